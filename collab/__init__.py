@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameter-efficient multi-head attention in JAX and Flax."""

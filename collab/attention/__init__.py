@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head attention and its parameter-efficient variants, for Flax linen.
+
+  from collab import attention
+  layer = attention.build('mhe_mul', num_heads=8)
+  variables = layer.init(jax.random.key(0), x)      # x [B, T, D]
+  y = layer.apply(variables, x, mask=attention.Mask(causal=True))
+
+`names()` lists the variants. Fields, call arguments and, for mha, parameters
+are those of flax.linen.MultiHeadDotProductAttention.
+"""
+
+from collab.attention.cache import Cache, cache_take
+from collab.attention.core import Attention, Heads
+from collab.attention.masks import Mask
+from collab.attention.variants import build, names
+
+__all__ = [
+  'Attention',
+  'Cache',
+  'Heads',
+  'Mask',
+  'build',
+  'cache_take',
+  'names',
+]

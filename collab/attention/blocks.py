@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop over blocks of queries that the kernels run in.
+
+A kernel says what happens to one block of t queries and all the keys that it
+may see (`Kernel`); `attend` cuts the queries into blocks, forward and backward,
+so that no T x S array exists and memory is linear in T and in S. The softmax
+of a block is exact and needs no running maximum. The backward pass computes a
+block again from saved row statistics. Causal blocks are cut to the keys that
+they can see.
+
+Axes: B batch, N heads (1 where they share), T queries, S keys, n blocks of t
+queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+# A block of scores stays in the last-level cache of a CPU; an accelerator
+# wants few large blocks.
+BLOCK_BYTES = {'cpu': 16 << 20}
+DEFAULT_BLOCK_BYTES = 256 << 20
+CAUSAL_PARTS = 8  # lengths to which the keys of causal blocks are cut
+
+
+class Kernel(NamedTuple):
+  """forward(q, keys, allowed, keep, precision) -> (o, stats), and its VJP.
+
+  backward(q, o, stats, g, keys, allowed, keep, precision) -> (dq, dkeys).
+
+  q, o, g are [B, N, t, *]; keys is a tuple of [B, *, S, *]; allowed is bool
+  [B|1, N|1, t, S] or None; keep is `keep_pairs`' [t, S] or None. stats is
+  float32 [B, N, t, *], with stats[..., 0] = inf where a row has no key.
+  """
+
+  forward: Any
+  backward: Any
+
+
+class Options(NamedTuple):
+  """What is known before tracing."""
+
+  kernel: Kernel
+  block: int  # queries at a time
+  rate: float  # of dropout
+  precision: Any
+
+
+def block_size(B, row_floats, T):
+  """Queries at a time that keep a block within the backend's budget."""
+  budget = BLOCK_BYTES.get(jax.default_backend(), DEFAULT_BLOCK_BYTES)
+  return max(1, min(T, budget // (4 * B * row_floats)))
+
+
+def keep_pairs(key, rate, start, size, stop):
+  """Dropout of attention weights, one pattern for all heads and examples.
+
+  A function of (key, query, key position) alone, whichever kernel asks and
+  however it cuts its blocks.
+
+  Returns:
+    float32 [size, stop]: 0 with probability `rate`, else 1 / (1 - rate).
+  """
+  rows = start + jnp.arange(size)
+  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, (stop,)))
+  return keep(row_keys).astype(jnp.float32) / (1 - rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(options, q, keys, mask, key):
+  """Runs a kernel over all queries.
+
+  Args:
+    options: Options.
+    q: [B, N, T, K].
+    keys: tuple of [B, *, S, *] (or None) for the kernel.
+    mask: masks.Mask or None.
+    key: random key, or None if options.rate is 0.
+
+  Returns:
+    o [B, N, T, *] and alive, bool [B, N, T, 1]: the row has a key to attend to.
+  """
+  return _forward(options, q, keys, mask, key)[0]
+
+
+def _forward(options, q, keys, mask, key):
+  runs = _runs(options, q, keys, mask, key)
+  blocks = _split(q, runs)
+  done = []
+  for run in runs:
+
+    def block(x, run=run):
+      i, q = x
+      return options.kernel.forward(q, *run.at(i), options.precision)
+
+    done.append(lax.map(block, (jnp.arange(run.first, run.last), run.of(blocks))))
+  o, stats = jax.tree.map(lambda *x: jnp.concatenate(x), *done)
+  T = q.shape[2]
+  out = _join(o, T), _join(stats[..., :1], T) < jnp.inf
+  return out, (q, o, stats, keys, mask, key)
+
+
+def _backward(options, saved, gs):
+  q, o, stats, keys, mask, key = saved
+  runs = _runs(options, q, keys, mask, key)
+  rows = (_split(q, runs), o, stats, _split(gs[0], runs))
+  # Cotangents of the keys add up over the blocks in float32, cast once.
+  total = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), keys
+  )
+  dqs = []
+  for run in runs:
+
+    def block(sums, x, run=run):
+      i, row = x
+      dq, dkeys = options.kernel.backward(*row, *run.at(i), options.precision)
+      return jax.tree.map(jnp.add, sums, dkeys), dq.astype(q.dtype)
+
+    sums, dq = lax.scan(
+      block,
+      jax.tree.map(lambda x: jnp.zeros_like(x), run.cut(total)),
+      (jnp.arange(run.first, run.last), run.of(rows)),
+    )
+    total = jax.tree.map(
+      lambda x, y: x.at[:, :, : y.shape[2]].add(y), total, sums
+    )
+    dqs.append(dq)
+  dkeys = jax.tree.map(lambda x, y: y.astype(x.dtype), keys, total)
+  return _join(jnp.concatenate(dqs), q.shape[2]), dkeys, None, None
+
+
+attend.defvjp(_forward, _backward)
+
+
+class _Run(NamedTuple):
+  """Blocks first..last of n, which see the keys 0..stop."""
+
+  first: int
+  last: int
+  stop: int
+  at: Any  # block index -> (keys, allowed, keep)
+  n: int
+  t: int
+
+  def of(self, blocks):
+    return jax.tree.map(lambda x: x[self.first : self.last], blocks)
+
+  def cut(self, keys):
+    return jax.tree.map(lambda x: x[:, :, : self.stop], keys)
+
+
+def _runs(options, q, keys, mask, key):
+  """Cuts the queries into blocks, and the blocks into runs of equal length."""
+  T, S = q.shape[2], keys[0].shape[2]
+  n = -(-T // options.block)
+  t = -(-T // n)
+  mask = mask and mask.pad_rows(n * t - T)
+  cuts = [0, n]
+  if mask and mask.causal and mask.q_positions is None:
+    cuts = [n * i // CAUSAL_PARTS for i in range(CAUSAL_PARTS + 1)]
+
+  def run(first, last):
+    stop = min(last * t, S) if len(cuts) > 2 else S
+    seen = jax.tree.map(lambda x: x[:, :, :stop], keys)
+
+    def at(i):
+      start, keep = i * t, None
+      if options.rate:
+        keep = keep_pairs(key, options.rate, start, t, stop)
+      return seen, mask and mask.block(start, t, stop), keep
+
+    return _Run(first, last, stop, at, n, t)
+
+  return [run(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+
+
+def _split(x, runs):
+  """[B, N, T, *] -> [n, B, N, t, *], padded with zeros."""
+  n, t = runs[0].n, runs[0].t
+  B, N, T, *rest = x.shape
+  pad = [(0, n * t - T if axis == 2 else 0) for axis in range(x.ndim)]
+  x = jnp.pad(x, pad).reshape(B, N, n, t, *rest)
+  return jnp.moveaxis(x, 2, 0)
+
+
+def _join(x, T):
+  """[n, B, N, t, *] -> [B, N, T, *]."""
+  n, B, N, t, *rest = x.shape
+  return jnp.moveaxis(x, 0, 2).reshape(B, N, n * t, *rest)[:, :, :T]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decoding keeps: whatever `heads` returned that has an S axis, once.
+
+Nothing is expanded to all heads and no key is kept twice, so the cache is as
+small as the variant allows (`cache_size` scalars a token).
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+
+@struct.dataclass
+class Cache:
+  """The keys and values of L places for each of B rows.
+
+  Attributes:
+    index: int32 [B], how many places of the row are taken; more than L once a
+      row has overflowed.
+    k: [B, L, Gk, K].
+    v: [B, L, Gv, V], or None where the values are the keys.
+    key_bias: [B, L, H] or None.
+    widths: of cross attention, the widths of inputs_q and of the memory's
+      inputs; None for self-attention.
+  """
+
+  index: jax.Array
+  k: jax.Array
+  v: jax.Array | None
+  key_bias: jax.Array | None
+  widths: tuple | None = struct.field(pytree_node=False, default=None)
+
+  @property
+  def overflowed(self):
+    """bool [B]: more was appended to the row than fits."""
+    return self.index > self.k.shape[1]
+
+  def heads(self, h):
+    """The Heads h with the cache's keys in the place of its own."""
+    return h._replace(k=self.k, v=self.v, key_bias=self.key_bias)
+
+
+def empty(h, widths=None):
+  """A cache with as many places as the Heads h have keys."""
+  parts = jax.tree.map(jnp.zeros_like, (h.k, h.v, h.key_bias))
+  return Cache(jnp.zeros(h.k.shape[0], jnp.int32), *parts, widths)
+
+
+def append(cache, h, lengths=None):
+  """Adds the keys of h to every row, each row at its own index.
+
+  Args:
+    cache: Cache of L places.
+    h: Heads of n tokens.
+    lengths: int [B], how many of the n are real, default all; the next call
+      writes over the rest.
+
+  Returns:
+    The new Cache. Tokens beyond L are dropped and show in `overflowed`.
+  """
+  B, n = h.k.shape[:2]
+  if B != cache.k.shape[0]:
+    raise ValueError(f'The cache has {cache.k.shape[0]} rows, the inputs {B}.')
+  rows, places = jnp.arange(B)[:, None], cache.index[:, None] + jnp.arange(n)
+
+  def write(old, new):
+    # A place beyond the end is dropped, never clamped onto the last one.
+    return old.at[rows, places].set(new.astype(old.dtype), mode='drop')
+
+  old = cache.k, cache.v, cache.key_bias
+  parts = jax.tree.map(write, old, (h.k, h.v, h.key_bias))
+  added = n if lengths is None else jnp.asarray(lengths, jnp.int32)
+  return Cache(cache.index + added, *parts, cache.widths)
+
+
+def cache_take(cache, rows):
+  """The cache collection with its rows reordered, for beam search.
+
+  Args:
+    cache: a 'cache' collection (any pytree of arrays [B, ...]).
+    rows: int [B'], which row each new row continues.
+  """
+  return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one attention layer. A variant only says how the inputs become heads.
+
+Axes: B batch, T queries, S keys, D model, H heads, G groups of heads that
+share, K key width, V value width.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from collab.attention import cache as caches
+from collab.attention import kernels
+from collab.attention import masks
+
+
+class Heads(NamedTuple):
+  """What a variant hands to the core; nothing that is shared is expanded.
+
+    o_h = softmax_s(scale q_h . k_h + key_bias_h) v_h,  h = 1..H
+
+  Gq, Gk and Gv each divide H; head h uses group h // (H / G).
+
+  Attributes:
+    q: [B, T, Gq, K].
+    k: [B, S, Gk, K].
+    v: [B, S, Gv, V], or None where the values are the keys.
+    key_bias: [B, S, H], already scaled, or None.
+    scale: of q . k; default 1 / sqrt(K).
+  """
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array | None = None
+  key_bias: jax.Array | None = None
+  scale: float | None = None
+
+
+class Attention(nn.Module):
+  """Multi-head attention, drop-in for linen's MultiHeadDotProductAttention.
+
+    out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
+
+  Abstract: a variant defines `heads`, `count`, `cache_size`, perhaps `finish`,
+  and is final. Fields have linen's names, order and defaults; the softmax is
+  always float32. A row with nothing to attend to has zero heads and zero
+  gradients (linen: the mean of the values).
+
+  Attributes:
+    num_heads: H.
+    dtype: of the computation; by default that of inputs and parameters.
+    param_dtype: of the parameters.
+    qkv_features: H times the width of a head, default the width of inputs_q.
+    out_features: width of the result, default the width of inputs_q.
+    broadcast_dropout: one dropout pattern for all heads and examples.
+    dropout_rate: of the attention weights.
+    deterministic: True switches dropout off; as a field or in the call.
+    precision: of the matrix products.
+    kernel_init: of the projections.
+    out_kernel_init: of the output projection, default kernel_init.
+    bias_init: of the projections' biases.
+    out_bias_init: of the output projection's bias, default bias_init.
+    use_bias: whether projections have biases.
+    decode: keep a cache and attend to what it holds; see `__call__`.
+  """
+
+  num_heads: int
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+  qkv_features: int | None = None
+  out_features: int | None = None
+  broadcast_dropout: bool = True
+  dropout_rate: float = 0.0
+  deterministic: bool | None = None
+  precision: Any = None
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  out_kernel_init: nn.initializers.Initializer | None = None
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  out_bias_init: nn.initializers.Initializer | None = None
+  use_bias: bool = True
+  decode: bool = False
+
+  # Variants whose values are the keys take no inputs_v.
+  separate_values: ClassVar[bool] = True
+
+  # What a variant defines -------------------------------------------------------
+
+  def heads(self, x, y, z):
+    """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values)."""
+    raise NotImplementedError
+
+  def finish(self, o):
+    """Acts on the mixed values, [B, T, H, V] -> [B, T, H, V']."""
+    return o
+
+  @nn.nowrap
+  def count(self, D):
+    """Number of parameters of self-attention at width D, in closed form."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def cache_size(self, D):
+    """Scalars that decoding keeps a token, at width D."""
+    raise NotImplementedError
+
+  # What variants use ------------------------------------------------------------
+
+  @nn.nowrap
+  def head_dim(self, D):
+    """d = qkv_features / H for inputs_q of width D."""
+    features = self.qkv_features or D
+    if self.num_heads < 1 or features % self.num_heads:
+      raise ValueError(
+        f'num_heads={self.num_heads} does not divide qkv_features={features}.'
+      )
+    return features // self.num_heads
+
+  def project(self, name, x, features, use_bias=None):
+    """x W + b; the parameters are name/kernel and name/bias, as in linen."""
+    return nn.DenseGeneral(
+      features,
+      use_bias=self.use_bias if use_bias is None else use_bias,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      kernel_init=self.kernel_init,
+      bias_init=self.bias_init,
+      precision=self.precision,
+      name=name,
+    )(x)
+
+  def vector(self, name, init, shape, like):
+    """A parameter [H, width] that is no projection, in the dtype of `like`."""
+    return self.param(name, init, shape, self.param_dtype).astype(like.dtype)
+
+  # The layer --------------------------------------------------------------------
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs_q,
+    inputs_k=None,
+    inputs_v=None,
+    *,
+    mask=None,
+    deterministic=None,
+    dropout_rng=None,
+    sow_weights=False,
+    lengths=None,
+  ):
+    """Attends from inputs_q to inputs_k and inputs_v.
+
+    With decode=True, `init` on inputs of full length makes the cache. Then each
+    call with n tokens appends n to every row and attends causally to what the
+    row holds; the first such call is the prefill. Rows whose tokens do not fit
+    come out as NaN; what a cache holds is never overwritten. A layer that was
+    initialised with inputs_k is cross attention: fill its cache once by
+    `prefill_memory`, then call it with inputs_q only.
+
+    Args:
+      inputs_q: [*batch, T, D].
+      inputs_k: [*batch, S, D'], default inputs_q.
+      inputs_v: [*batch, S, D''], default inputs_k.
+      mask: bool, broadcastable to [*batch, H, T, S], True where attention is
+        allowed, or a masks.Mask; when decoding, S is the cache's length.
+      deterministic: True switches dropout off.
+      dropout_rng: random key, default make_rng('dropout').
+      sow_weights: sow the weights before dropout, [*batch, H, T, S], as
+        intermediates/attention_weights.
+      lengths: int [*batch], how many of the n decoded tokens are real; the
+        rest is padding on the right.
+
+    Returns:
+      [*batch, T, out_features or D].
+
+    Raises:
+      ValueError: shapes that do not fit, or what the variant cannot do.
+    """
+    if inputs_q is None:  # prefill_memory
+      return self._fill(inputs_k, inputs_v, lengths)
+    *batch, T, D = inputs_q.shape
+    x = inputs_q.reshape(-1, T, D)
+    past = self.get_variable('cache', 'past') if self.decode else None
+    if past is None:
+      if lengths is not None:
+        raise ValueError('lengths is for a layer that decodes from its cache.')
+      y, z = self._memory(inputs_q, inputs_k, inputs_v)
+      h = self.heads(x, x if y is None else y, x if z is None else z)
+      if self.decode:
+        widths = None if y is None else (D, y.shape[-1], z.shape[-1])
+        self.put_variable('cache', 'past', caches.empty(h, widths))
+    else:
+      if inputs_k is not None and inputs_k is not inputs_q:
+        raise ValueError(
+          'A layer with a cache takes inputs_q only; the memory of cross '
+          'attention goes to prefill_memory, once.'
+        )
+      h, past, positions = self._recall(x, past, lengths)
+    mask = masks.flatten(mask, batch)
+    mask = masks.check(mask, x.shape[0], self.num_heads, T, h.k.shape[1])
+    if past is not None:
+      mask = _only_past(mask, past, positions)
+    o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
+    out = nn.DenseGeneral(
+      self.out_features or D,
+      axis=(-2, -1),
+      use_bias=self.use_bias,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      kernel_init=self.out_kernel_init or self.kernel_init,
+      bias_init=self.out_bias_init or self.bias_init,
+      precision=self.precision,
+      name='out',
+    )(o)
+    if past is not None:
+      out = jnp.where(past.overflowed[:, None, None], jnp.nan, out)
+    return out.reshape(*batch, T, -1)
+
+  def prefill_memory(self, inputs_k, inputs_v=None, *, lengths=None):
+    """Fills the cache of cross attention; what it held before is forgotten.
+
+    Args:
+      inputs_k: [*batch, S, D'], S at most the length at initialisation.
+      inputs_v: [*batch, S, D''], default inputs_k.
+      lengths: int [*batch], how many of the S are real, default all.
+    """
+    self(None, inputs_k, inputs_v, lengths=lengths)
+
+  def _memory(self, inputs_q, inputs_k, inputs_v):
+    """inputs_k and inputs_v as [B, S, *], both None for self-attention."""
+    if inputs_k is None and inputs_v is not None:
+      raise ValueError('inputs_v needs inputs_k.')
+    if inputs_v is None:
+      inputs_v = inputs_k
+    elif inputs_v is not inputs_k and not self.separate_values:
+      raise ValueError(
+        f"{type(self).__name__}'s values are its keys: it takes no separate "
+        'inputs_v.'
+      )
+    if inputs_k is None or (inputs_k is inputs_q and inputs_v is inputs_q):
+      return None, None
+    y = inputs_k.reshape(-1, *inputs_k.shape[-2:])
+    if inputs_v is inputs_k:
+      return y, y
+    return y, inputs_v.reshape(-1, *inputs_v.shape[-2:])
+
+  def _recall(self, x, past, lengths):
+    """Heads of x with the cache's keys, the cache, the positions of x in it."""
+    if past.widths is None:
+      h = self.heads(x, x, x)
+      positions = past.index[:, None] + jnp.arange(x.shape[1])
+      past = caches.append(past, h, lengths)
+      self.put_variable('cache', 'past', past)
+    else:  # the memory's projections run on no tokens at all
+      if lengths is not None:
+        raise ValueError('lengths of a memory go to prefill_memory.')
+      _, *widths = past.widths
+      h = self.heads(x, *(jnp.zeros((x.shape[0], 0, D), x.dtype) for D in widths))
+      positions = None
+    return past.heads(h), past, positions
+
+  def _fill(self, inputs_k, inputs_v, lengths):
+    past = self.get_variable('cache', 'past')
+    if past is None or past.widths is None:
+      raise ValueError(
+        'prefill_memory needs decode=True and a cache made by init with '
+        'inputs_k (cross attention).'
+      )
+    y, z = self._memory(None, inputs_k, inputs_v)
+    if y.shape[1] > past.k.shape[1]:
+      raise ValueError(
+        f'A memory of {y.shape[1]} tokens does not fit the cache of '
+        f'{past.k.shape[1]}.'
+      )
+    x = jnp.zeros((y.shape[0], 0, past.widths[0]), y.dtype)
+    past = past.replace(index=jnp.zeros_like(past.index))
+    past = caches.append(past, self.heads(x, y, z), lengths)
+    self.put_variable('cache', 'past', past)
+
+  def _attend(self, h, mask, batch, deterministic, dropout_rng, sow_weights):
+    """The kernel that fits, then `finish`: [B, T, H, V']."""
+    v = h.k if h.v is None else h.v
+    q = h.q * (h.q.shape[-1] ** -0.5 if h.scale is None else h.scale)
+    rate, key = 0.0, None
+    if self.dropout_rate > 0:
+      if not nn.merge_param('deterministic', self.deterministic, deterministic):
+        rate = self.dropout_rate
+        key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
+    common = dict(rate=rate, key=key, precision=self.precision)
+    if sow_weights or (rate and not self.broadcast_dropout):
+      p, alive = kernels.weights(
+        q, h.k, h.key_bias, mask, self.num_heads, self.precision
+      )
+      if sow_weights:
+        p_sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
+        self.sow('intermediates', 'attention_weights', p_sown)
+      p = kernels.drop(p, rate, key, self.broadcast_dropout)
+      o = kernels.mix(p, v, self.precision)
+    else:
+      o, alive = kernels.attend(
+        q, h.k, v, h.key_bias, mask, self.num_heads, **common
+      )
+    return jnp.where(alive, self.finish(o), 0)
+
+
+def _only_past(mask, past, positions):
+  """Adds to the mask that queries see nothing but what the cache holds."""
+  mask = mask or masks.Mask()
+  if positions is None:
+    held = jnp.arange(past.k.shape[1]) < past.index[:, None]
+    valid = held if mask.key_valid is None else held & mask.key_valid
+    return mask.replace(key_valid=valid)
+  if mask.q_positions is not None:
+    raise ValueError('The cache decides q_positions; leave them out.')
+  return mask.replace(causal=True, q_positions=positions)

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""softmax(q k^T) v, where what heads share is computed once.
+
+Axes: B batch, T queries, S keys, H heads, G groups that share (each divides
+H; head h uses group h // (H / G)), K key width, V value width. Queries come
+scaled, [B, T, Gq, K]; keys [B, S, Gk, K]; values [B, S, Gv, V]; key_bias
+[B, S, H] is added to the scores of key s; mask is a masks.Mask or None.
+
+  kernel          scores               memory       use
+  grouped         [B, H, T, S]         T x S        weights per head are wanted
+  blockwise       [B, H, block, S]     linear in T  any sharing
+  shared_scores   [B, 1, block, S]     linear in T  heads differ by key_bias only
+  fused           none                 linear in T  jax.nn, GPU
+
+All give the same numbers: o [B, T, H, V], zero where a row has no key, and
+alive, bool [B, T, H|1, 1], False for such rows. The heads of a group are folded
+into the query axis, [B, G, H/G T, K] x [B, G, S, K], so that with one key head
+all heads are a single matrix product an example, by construction.
+
+`blockwise` and `shared_scores` bring their own reverse mode; forward mode
+(jax.jvp) is `grouped`'s.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from collab.attention import blocks
+
+SAFE_RANGE = 60.0  # of a head's key bias: denominators stay above exp(-60)
+SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
+_MASKED = float(jnp.finfo(jnp.float32).min)
+
+
+# The choice -------------------------------------------------------------------
+
+
+def attend(q, k, v, key_bias, mask, H, *, rate=0.0, key=None, precision=None):
+  """The kernel for these shapes on this backend; see the module.
+
+  Args:
+    q, k, v, key_bias, mask: see the module.
+    H: number of heads.
+    rate, key, precision: as in `grouped`.
+
+  Returns:
+    o [B, T, H, V] and alive.
+  """
+  common = dict(rate=rate, key=key, precision=precision)
+  per_head = mask is not None and mask.per_head
+  single = q.shape[2] == k.shape[2] == v.shape[2] == 1 and not per_head
+  if single and key_bias is not None and q.shape[1] >= SHARED_FROM:
+    return shared_scores(q, k, v, key_bias, mask, **common)
+  if _fits_gpu(q, k, v, key_bias, mask, rate):
+    o, alive = fused(q, k, v, mask)
+  else:
+    if per_head and key_bias is None:
+      q = jnp.repeat(q, H // q.shape[2], 2)
+    o, alive = blockwise(q, k, v, key_bias, mask, **common)
+  if o.shape[2] < H:  # heads that are all the same were computed once
+    o = jnp.repeat(o, H // o.shape[2], 2)
+  return o, alive
+
+
+def _fits_gpu(q, k, v, key_bias, mask, rate):
+  """Whether cuDNN's kernel takes these inputs."""
+  return (
+    jax.default_backend() == 'gpu'
+    and q.dtype in (jnp.bfloat16, jnp.float16)
+    and key_bias is None
+    and not rate
+    and (mask is None or (mask.plain_causal and q.shape[1] == k.shape[1]))
+    and k.shape[2:] == v.shape[2:]
+    and k.shape[3] % 8 == 0
+    and k.shape[3] <= 128
+  )
+
+
+# The kernels by name ----------------------------------------------------------
+
+
+def grouped(
+  q, k, v, key_bias=None, mask=None, *, rate=0.0, key=None, precision=None
+):
+  """The plain formula, differentiable in every mode; see the module.
+
+  Args:
+    q, k, v, key_bias, mask: see the module.
+    rate: dropout of the weights, one pattern for all heads and examples.
+    key: random key, needed if rate > 0.
+    precision: of the matrix products.
+
+  Returns:
+    o and alive, see the module.
+  """
+  p, alive = weights(q, k, key_bias, mask, heads(q, k, v, key_bias), precision)
+  return mix(drop(p, rate, key), v, precision), alive
+
+
+def weights(q, k, key_bias, mask, H, precision=None):
+  """softmax_s(q_h . k_h + key_bias_h), zero where a row has no key.
+
+  Returns:
+    float32 [B, H, T, S], and alive.
+  """
+  q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
+  allowed = mask and mask.block(0, q.shape[2], k.shape[2])
+  p = jax.nn.softmax(_scores(q, k, key_bias, allowed, precision))
+  if allowed is None:
+    return p, jnp.ones((1, 1, 1, 1), bool)
+  alive = allowed.any(-1, keepdims=True)
+  return jnp.where(allowed, p, 0.0), alive.swapaxes(1, 2)
+
+
+def drop(p, rate, key, broadcast=True):
+  """Dropout of weights [B, H, T, S]: one pattern for all B and H, or each."""
+  if not rate:
+    return p
+  if broadcast:
+    return p * blocks.keep_pairs(key, rate, 0, *p.shape[2:])
+  return p * jax.random.bernoulli(key, 1 - rate, p.shape) / (1 - rate)
+
+
+def mix(p, v, precision=None):
+  """Weighted sums of values: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
+  o = _mix(p, v.swapaxes(1, 2), precision)
+  return o.swapaxes(1, 2).astype(v.dtype)
+
+
+def blockwise(
+  q, k, v, key_bias=None, mask=None, *, rate=0.0, key=None, precision=None,
+  block=None,
+):
+  """As `grouped`, a block of queries at a time: memory linear in T.
+
+  Args:
+    q, k, v, key_bias, mask, rate, key, precision: as in `grouped`.
+    block: queries at a time; by default what keeps a block in cache.
+  """
+  (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
+  q, k, v, key_bias = _head_major(H, q, k, v, key_bias)
+  block = block or blocks.block_size(B, H * S, T)
+  options = blocks.Options(_SOFTMAX, block, rate, precision)
+  o, alive = blocks.attend(options, q, (k, v, key_bias), mask, key)
+  return o.swapaxes(1, 2), alive.swapaxes(1, 2)
+
+
+def shared_scores(
+  q, k, v, key_bias, mask=None, *, rate=0.0, key=None, precision=None,
+  block=None,
+):
+  """As `blockwise` where q, k and v are one head: one exponential for all.
+
+    o_h[t] = sum_s A_ts W_sh v_s / sum_s A_ts W_sh,
+    A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
+
+  Half of MHA's arithmetic and 1/H of its exponentials. Exact while each head's
+  bias spans at most SAFE_RANGE over the keys that anybody may see; beyond that
+  `blockwise` takes over, at run time.
+
+  Args:
+    q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
+    mask: the same for all heads.
+    rate, key, precision, block: as in `blockwise`.
+  """
+  (B, T), S, V, H = q.shape[:2], k.shape[1], v.shape[3], key_bias.shape[2]
+  bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
+  seen = mask.visible() if mask else None
+  seen = True if seen is None else seen[:, :, None]
+  top = jnp.max(bias, 1, keepdims=True, where=seen, initial=_MASKED)
+  low = jnp.min(bias, 1, keepdims=True, where=seen, initial=-_MASKED)
+
+  def shared(q, k, v, bias):
+    # float16 cannot hold exp(-60); bfloat16 can.
+    dtype = jnp.promote_types(v.dtype, jnp.bfloat16)
+    w = jnp.exp(jnp.where(seen, bias - lax.stop_gradient(top), -jnp.inf))
+    u = (w[..., None] * v).reshape(B, 1, S, H * V)
+    keys = (k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype))
+    size = block or blocks.block_size(B, S + 3 * H * V, T)
+    options = blocks.Options(_SHARED, size, rate, precision)
+    o, alive = blocks.attend(options, q.swapaxes(1, 2), keys, mask, key)
+    o = o.reshape(B, T, H, V).astype(v.dtype)
+    return o, alive.swapaxes(1, 2)
+
+  def general(q, k, v, bias):
+    o, alive = blockwise(
+      q, k, v, bias, mask, rate=rate, key=key, precision=precision, block=block
+    )
+    return o, alive[:, :, :1]
+
+  safe = jnp.all(top - low <= SAFE_RANGE)
+  return lax.cond(safe, shared, general, q, k, v, bias)
+
+
+def fused(q, k, v, mask=None, *, implementation=None):
+  """`jax.nn.dot_product_attention`: as many value as key heads, V = K.
+
+  Args:
+    q, k, v: see the module.
+    mask: None, or causal alone.
+    implementation: 'cudnn', 'xla', or None for JAX's own choice.
+  """
+  o = jax.nn.dot_product_attention(
+    jnp.repeat(q, heads(q, k, v) // q.shape[2], 2), k, v, scale=1.0,
+    is_causal=mask is not None, implementation=implementation,
+  )
+  return o, jnp.ones((1, 1, 1, 1), bool)
+
+
+def heads(q, k, v, key_bias=None):
+  """H, the number of heads that come out."""
+  if key_bias is not None:
+    return key_bias.shape[2]
+  return max(x.shape[2] for x in (q, k, v))
+
+
+# Pieces -----------------------------------------------------------------------
+
+
+def _head_major(H, q, k, v, key_bias):
+  """-> q [B, H, T, K], k [B, Gk, S, K], v [B, Gv, S, V], key_bias [B, H, S]."""
+  if q.shape[2] < H:
+    q = jnp.repeat(q, H // q.shape[2], 2)
+  if key_bias is not None:
+    key_bias = key_bias.swapaxes(1, 2)
+  return *(x.swapaxes(1, 2) for x in (q, k, v)), key_bias
+
+
+def _scores(q, k, key_bias, allowed, precision):
+  """[B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
+  B, H, t, K = q.shape
+  G, S = k.shape[1:3]
+  s = _matmul('bgrk,bgsk->bgrs', q.reshape(B, G, -1, K), k, precision)
+  s = s.reshape(B, H, t, S)
+  if key_bias is not None:
+    s += key_bias[:, :, None, :]
+  return s if allowed is None else jnp.where(allowed, s, _MASKED)
+
+
+def _mix(p, v, precision):
+  """[B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
+  B, H, t, S = p.shape
+  G, V = v.shape[1], v.shape[3]
+  p = p.astype(v.dtype).reshape(B, G, -1, S)
+  return _matmul('bgrs,bgsv->bgrv', p, v, precision).reshape(B, H, t, V)
+
+
+def _matmul(spec, x, y, precision):
+  """einsum that adds up in float32 (or better) whatever the inputs are."""
+  return jnp.einsum(
+    spec, x, y, precision=precision,
+    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+  )
+
+
+# What `blockwise` does to a block of queries ----------------------------------
+
+
+def _softmax_forward(q, keys, allowed, keep, precision):
+  k, v, key_bias = keys
+  s = _scores(q, k, key_bias, allowed, precision)
+  top = s.max(-1, keepdims=True)
+  e = jnp.exp(s - top)
+  den = e.sum(-1, keepdims=True)
+  o = _mix(e if keep is None else e * keep, v, precision) / den
+  lse = top + jnp.log(den)
+  if allowed is not None:
+    alive = top > _MASKED
+    o, lse = jnp.where(alive, o, 0.0), jnp.where(alive, lse, jnp.inf)
+  return o.astype(v.dtype), lse
+
+
+def _softmax_backward(q, o, lse, g, keys, allowed, keep, precision):
+  k, v, key_bias = keys
+  (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
+  p = jnp.exp(_scores(q, k, key_bias, allowed, precision) - lse)
+  delta = (g.astype(lse.dtype) * o).sum(-1, keepdims=True)
+  g = g.reshape(B, Gv, -1, V)
+  dp = _matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(p.shape)
+  kept = p
+  if keep is not None:
+    dp, kept = dp * keep, p * keep
+  ds = p * (dp - delta)
+  dbias = None if key_bias is None else ds.sum(2)
+  kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
+  ds = ds.astype(k.dtype).reshape(B, Gk, -1, S)
+  dv = _matmul('bgrs,bgrv->bgsv', kept, g, precision)
+  dk = _matmul('bgrs,bgrk->bgsk', ds, q.reshape(B, Gk, -1, K), precision)
+  dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision).reshape(q.shape)
+  return dq, (dk, dv, dbias)
+
+
+_SOFTMAX = blocks.Kernel(_softmax_forward, _softmax_backward)
+
+
+# What `shared_scores` does to a block: num_h = A (W_h v), den_h = A W_h -------
+
+
+def _shared_forward(q, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  s = _scores(q, k, None, allowed, precision)
+  top = s.max(-1, keepdims=True)
+  a = jnp.exp(s - top)
+  num = _mix(a if keep is None else a * keep, u, precision)
+  # Under vmap both sides of the guard run: stay finite beyond it too.
+  den = jnp.maximum(_mix(a, w, precision), jnp.finfo(jnp.float32).tiny)
+  if allowed is not None:
+    alive = top > _MASKED
+    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
+    top = jnp.where(alive, top, jnp.inf)
+  o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
+  return o, jnp.concatenate([top, den], -1)
+
+
+def _shared_backward(q, o, stats, g, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  top, den = stats[..., :1], stats[..., 1:]
+  a = jnp.exp(_scores(q, k, None, allowed, precision) - top)
+  g, o = (x.reshape(B, 1, t, H, -1) for x in (g, o))
+  # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
+  dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
+  dden = (-(g * o).sum(-1) / den).astype(w.dtype)
+  da = _matmul('bgrx,bgsx->bgrs', dnum, u, precision)
+  kept = a
+  if keep is not None:
+    da, kept = da * keep, a * keep
+  da += _matmul('bgrh,bgsh->bgrs', dden, w, precision)
+  ds = (a * da).astype(k.dtype)
+  du = _matmul('bgrs,bgrx->bgsx', kept.astype(u.dtype), dnum, precision)
+  dw = _matmul('bgrs,bgrh->bgsh', a.astype(w.dtype), dden, precision)
+  dk = _matmul('bgrs,bgrk->bgsk', ds, q, precision)
+  dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision)
+  return dq, (dk, du, dw)
+
+
+_SHARED = blocks.Kernel(_shared_forward, _shared_backward)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The variants: one file each, found by its name."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+
+from collab.attention.core import Attention
+
+_ALIASES = {'mqa': ('gqa', dict(kv_heads=1))}
+
+
+def names():
+  """What `build` takes: the files of this folder, and mqa (gqa, kv_heads=1)."""
+  files = [module.name for module in pkgutil.iter_modules(__path__)]
+  return sorted([*files, *_ALIASES])
+
+
+def variant(name):
+  """The layer class in variants/<name>.py."""
+  if name not in names() or name in _ALIASES:
+    legal = ', '.join(n for n in names() if n not in _ALIASES)
+    raise ValueError(f'No attention variant {name!r}; there are {legal}.')
+  module = importlib.import_module(f'{__name__}.{name}')
+
+  def is_variant(x):
+    return (
+      inspect.isclass(x)
+      and issubclass(x, Attention)
+      and x.__module__ == module.__name__
+    )
+
+  (_, cls), = inspect.getmembers(module, is_variant)
+  return cls
+
+
+def build(name, **fields):
+  """An attention layer by the name of its variant.
+
+    layer = build('mhe_mul', num_heads=8)
+
+  Args:
+    name: one of `names()`.
+    **fields: of the layer: those of `Attention` and the variant's own.
+
+  Raises:
+    ValueError: no variant of that name.
+    TypeError: a field that the variant has not, or one that it needs.
+  """
+  if name not in names():
+    raise ValueError(
+      f'No attention variant {name!r}; there are {", ".join(names())}.'
+    )
+  target, preset = _ALIASES.get(name, (name, {}))
+  cls = variant(target)
+  fields = preset | fields
+  known = {
+    f.name: f for f in dataclasses.fields(cls) if f.name not in ('parent',)
+  }
+  if unknown := sorted(set(fields) - set(known)):
+    raise TypeError(
+      f'{name} has no field {", ".join(unknown)}; it has {", ".join(known)}.'
+    )
+  needed = [n for n, f in known.items() if f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING]
+  if missing := [n for n in needed if n not in fields]:
+    raise TypeError(f'{name} needs {", ".join(missing)}.')
+  return cls(**fields)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collaborative attention: heads mix one shared query/key space."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from collab.attention.core import Attention, Heads
+
+
+def concatenate(key, shape, dtype=jnp.float32):
+  """Mixing [H, k] of blocks of ones: head h has the h-th part of k for itself.
+
+  With k = D this is multi-head attention. Parts are numpy.array_split's where
+  H does not divide k.
+  """
+  del key
+  H, k = shape
+  owner = np.concatenate(
+    [np.full(len(part), h) for h, part in enumerate(np.array_split(range(k), H))]
+  )
+  return jnp.asarray(owner == np.arange(H)[:, None], dtype)
+
+
+MIXING = {
+  'concatenate': concatenate,
+  'normal': nn.initializers.normal(0.2),
+  'xavier': nn.initializers.xavier_uniform(),
+}
+BIASES = ('content', 'shared', 'none')
+
+
+class Collab(Attention, kw_only=True):
+  """softmax((x Wq * m_h) (y Wk)^T / sqrt(d) + y c_h / sqrt(d)) z Wv_h.
+
+  arXiv 2006.16362, section 3: Wq, Wk [D, k] are shared, head h has a mixing
+  row m_h [k]. c_h is the content bias, what is left of MHA's query and key
+  biases after the softmax. d = qkv_features / H whatever k is.
+  Parameters (no biases): 2 D k + H k + 2 D H d, and D H of content bias.
+  Cache: k + H d scalars a token, and H with content bias.
+
+  Attributes:
+    shared_dim: k.
+    bias: 'content', 'shared' (query and key biases before the mixing) or
+      'none'; use_bias=False removes them all.
+    mixing_init: 'normal' (0.2), 'concatenate' (blocks of ones) or 'xavier'.
+  """
+
+  shared_dim: int
+  bias: str = 'content'
+  mixing_init: str = 'normal'
+
+  def heads(self, x, y, z):
+    H, K, V = self.num_heads, self.shared_dim, self.head_dim(x.shape[-1])
+    for field, legal in (('bias', BIASES), ('mixing_init', MIXING)):
+      got = getattr(self, field)
+      if got not in legal:
+        raise ValueError(f'{field}={got!r} is none of {", ".join(legal)}.')
+    if K < 1:
+      raise ValueError(f'shared_dim={K} must be at least 1.')
+    shared = self.use_bias and self.bias == 'shared'
+    q = self.project('query', x, K, use_bias=shared)
+    k = self.project('key', y, K, use_bias=shared)
+    mixing = self.vector('mixing', MIXING[self.mixing_init], (H, K), q)
+    key_bias = None
+    if self.has_content_bias():
+      key_bias = self.project('content_bias', y, H, use_bias=False) * V**-0.5
+    return Heads(
+      q=q[:, :, None] * mixing,
+      k=k[:, :, None],
+      v=self.project('value', z, (H, V)),
+      key_bias=key_bias,
+      scale=V**-0.5,
+    )
+
+  def has_content_bias(self):
+    return self.use_bias and self.bias == 'content'
+
+  def count(self, D):
+    H, K, V = self.num_heads, self.shared_dim, self.head_dim(D)
+    Dout = self.out_features or D
+    kernels = 2 * D * K + H * K + D * H * V + H * V * Dout
+    scores = {'content': D * H, 'shared': 2 * K, 'none': 0}[self.bias]
+    return kernels + self.use_bias * (scores + H * V + Dout)
+
+  def cache_size(self, D):
+    H = self.num_heads
+    return self.shared_dim + H * self.head_dim(D) + H * self.has_content_bias()

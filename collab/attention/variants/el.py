@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EL attention in its trainable form, a baseline of the MHE paper."""
+
+from typing import ClassVar
+
+from collab.attention.core import Attention, Heads
+
+
+class EL(Attention, kw_only=True):
+  """softmax(x Wq_h y_h^T / sqrt(d)) y_h, y = [y_1 .. y_H] cut into slices.
+
+  arXiv 2310.07911's EL-ATT as understood here (the paper gives no formula).
+  Parameters (no biases): 2 D^2. Cache: D scalars a token, the input itself.
+  """
+
+  separate_values: ClassVar[bool] = False
+
+  def heads(self, x, y, z):
+    H, K = self.num_heads, self.head_dim(x.shape[-1])
+    if y.shape[-1] != H * K:
+      raise ValueError(
+        f'EL cuts its keys\' input into heads: width {y.shape[-1]}, expected '
+        f'qkv_features={H * K}.'
+      )
+    q = self.project('query', x, (H, K))
+    return Heads(q=q, k=y.reshape(*y.shape[:2], H, K).astype(q.dtype))
+
+  def count(self, D):
+    H, K = self.num_heads, self.head_dim(D)
+    Dout = self.out_features or D
+    return D * H * K + H * K * Dout + self.use_bias * (H * K + Dout)
+
+  def cache_size(self, D):
+    return D

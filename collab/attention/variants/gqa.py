@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grouped-query attention; multi-query attention is kv_heads=1."""
+
+from collab.attention.core import Attention, Heads
+
+
+class GQA(Attention, kw_only=True):
+  """softmax(x Wq_h (y Wk_g)^T / sqrt(d)) z Wv_g, g = floor(h G / H).
+
+  arXiv 2305.13245; with G = 1 MQA, arXiv 1911.02150.
+  Parameters (no biases): 2 D H d + 2 D G d. Cache: 2 G d scalars a token.
+
+  Attributes:
+    kv_heads: G, divides num_heads.
+  """
+
+  kv_heads: int
+
+  def heads(self, x, y, z):
+    H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])
+    if G < 1 or H % G:
+      raise ValueError(f'kv_heads={G} does not divide num_heads={H}.')
+    return Heads(
+      q=self.project('query', x, (H, K)),
+      k=self.project('key', y, (G, K)),
+      v=self.project('value', z, (G, K)),
+    )
+
+  def count(self, D):
+    H, G, K = self.num_heads, self.kv_heads, self.head_dim(D)
+    Dout = self.out_features or D
+    kernels = D * H * K + 2 * D * G * K + H * K * Dout
+    return kernels + self.use_bias * (H * K + 2 * G * K + Dout)
+
+  def cache_size(self, D):
+    return 2 * self.kv_heads * self.head_dim(D)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiple head embeddings, added: MHE-ADD."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from collab.attention.core import Attention, Heads
+
+
+class MHEAdd(Attention, kw_only=True):
+  """softmax((q + eq_h) (k + ek_h)^T / sqrt(d)) (v + ev_h), one q, k, v for all.
+
+  arXiv 2310.07911, MHE-ADD: q = x Wq, k = y Wk, v = z Wv are one head wide,
+  heads differ by embeddings eq, ek, ev [H, d]. Per query, (q + eq_h) . ek_h is
+  a constant, so ek is inert: it stays a parameter, with zero gradient, as the
+  paper counts it. What remains of eq is a bias eq_h . k_s per key; ev adds to
+  the mixed value (weights add up to one; it is not dropped with them).
+  Parameters (no biases): 3 D d + 3 H d + H d D.
+  Cache: 2 d + H scalars a token.
+  """
+
+  def heads(self, x, y, z):
+    H, K = self.num_heads, self.head_dim(x.shape[-1])
+    q = self.project('query', x, (K,))
+    k = self.project('key', y, (K,))
+    init = nn.initializers.normal(0.02)
+    eq = self.vector('query_embedding', init, (H, K), k)
+    self.vector('key_embedding', init, (H, K), k)  # inert, see above
+    return Heads(
+      q=q[:, :, None],
+      k=k[:, :, None],
+      v=self.project('value', z, (K,))[:, :, None],
+      key_bias=jnp.einsum(
+        'bsk,hk->bsh', k, eq, precision=self.precision
+      ) * K**-0.5,
+    )
+
+  def finish(self, o):
+    H, K = o.shape[2:]
+    return o + self.vector(
+      'value_embedding', nn.initializers.normal(0.02), (H, K), o
+    )
+
+  def count(self, D):
+    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
+    kernels = 3 * D * K + 3 * H * K + H * K * Dout
+    return kernels + self.use_bias * (3 * K + Dout)
+
+  def cache_size(self, D):
+    return 2 * self.head_dim(D) + self.num_heads

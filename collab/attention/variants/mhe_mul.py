@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiple head embeddings, multiplied: MHE-MUL."""
+
+from flax import linen as nn
+
+from collab.attention.core import Attention, Heads
+
+
+class MHEMul(Attention, kw_only=True):
+  """softmax(Q_h K_h^T / sqrt(d)) V_h, Q_h = q * (offset + eq_h) and so on.
+
+  arXiv 2310.07911, MHE-MUL: q = x Wq, k = y Wk, v = z Wv are one head wide,
+  heads differ by embeddings eq, ek, ev [H, d]. Both products stand with the
+  query, against one key head; ev scales the mixed value.
+  Parameters (no biases): 3 D d + 3 H d + H d D. Cache: 2 d scalars a token.
+
+  Attributes:
+    offset: what embeddings are added to (the paper's 1 is our reading).
+  """
+
+  offset: float = 1.0
+
+  def heads(self, x, y, z):
+    K = self.head_dim(x.shape[-1])
+    q = self.project('query', x, (K,))[:, :, None]
+    return Heads(
+      q=q * self.embedding('query', q) * self.embedding('key', q),
+      k=self.project('key', y, (K,))[:, :, None],
+      v=self.project('value', z, (K,))[:, :, None],
+    )
+
+  def finish(self, o):
+    return o * self.embedding('value', o)
+
+  def embedding(self, name, like):
+    """offset + e, [H, d]."""
+    shape = self.num_heads, like.shape[-1]
+    init = nn.initializers.normal(0.02)
+    return self.offset + self.vector(f'{name}_embedding', init, shape, like)
+
+  def count(self, D):
+    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
+    kernels = 3 * D * K + 3 * H * K + H * K * Dout
+    return kernels + self.use_bias * (3 * K + Dout)
+
+  def cache_size(self, D):
+    return 2 * self.head_dim(D)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head latent attention."""
+
+from typing import Any, ClassVar
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from collab.attention.core import Attention, Heads
+
+
+class MLA(Attention, kw_only=True):
+  """softmax(x Wq_h (c Uk_h)^T / sqrt(d)) c Uv_h, c = y Wc of width r.
+
+  arXiv 2405.04434 without its rotary part. Absorbed, (q_h Uk_h^T) c^T against
+  one key head c whose values are c itself, then Uv_h. Where r > d training
+  takes the form as written, which is cheaper there.
+  Parameters (no biases): D H d + D r + 2 r H d + H d D; biases with query and
+  out only. Cache: r scalars a token.
+
+  Attributes:
+    latent_dim: r.
+  """
+
+  latent_dim: int
+
+  separate_values: ClassVar[bool] = False
+
+  def heads(self, x, y, z):
+    H, K, R = self.num_heads, self.head_dim(x.shape[-1]), self.latent_dim
+    if R < 1:
+      raise ValueError(f'latent_dim={R} must be at least 1.')
+    q = self.project('query', x, (H, K))
+    c = self.project('latent', y, (R,), use_bias=False)
+    key_up = Up((R, H, K), self.kernel_init, self.param_dtype, name='key_up')()
+    if self.decode or R <= K:  # absorbed
+      q = self.einsum('bthk,rhk->bthr', q, key_up)
+      return Heads(q=q, k=c[:, :, None], scale=K**-0.5)
+    return Heads(
+      q=q,
+      k=self.einsum('bsr,rhk->bshk', c, key_up),
+      v=self.einsum('bsr,rhk->bshk', c, self.value_up(K)),
+    )
+
+  def finish(self, o):
+    if o.shape[-1] != self.latent_dim:  # not absorbed
+      return o
+    K = self.get_variable('params', 'key_up')['kernel'].shape[-1]
+    return self.einsum('bthr,rhk->bthk', o, self.value_up(K))
+
+  def value_up(self, K):
+    shape = self.latent_dim, self.num_heads, K
+    return Up(shape, self.kernel_init, self.param_dtype, name='value_up')()
+
+  def einsum(self, spec, x, kernel):
+    kernel = kernel.astype(x.dtype)
+    return jnp.einsum(spec, x, kernel, precision=self.precision)
+
+  def count(self, D):
+    H, K, R = self.num_heads, self.head_dim(D), self.latent_dim
+    Dout = self.out_features or D
+    kernels = D * H * K + D * R + 2 * R * H * K + H * K * Dout
+    return kernels + self.use_bias * (H * K + Dout)
+
+  def cache_size(self, D):
+    return self.latent_dim
+
+
+class Up(nn.Module):
+  """A projection [R, H, K] that is used as a matrix, drawn as linen draws."""
+
+  shape: tuple[int, int, int]
+  kernel_init: nn.initializers.Initializer
+  dtype: Any
+
+  @nn.compact
+  def __call__(self):
+    R, H, K = self.shape
+
+    def init(key):
+      return self.kernel_init(key, (R, H * K), self.dtype).reshape(self.shape)
+
+    return self.param('kernel', init)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single-head attention, the lower bound of the MHE paper."""
+
+from collab.attention.core import Attention, Heads
+
+
+class SHA(Attention, kw_only=True):
+  """softmax(x Wq (y Wk)^T / sqrt(d)) z Wv in all H places before Wo.
+
+  arXiv 2310.07911's SHA as its arithmetic forces it: MHE without embeddings.
+  Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token.
+  """
+
+  def heads(self, x, y, z):
+    K = self.head_dim(x.shape[-1])
+    return Heads(
+      q=self.project('query', x, (K,))[:, :, None],
+      k=self.project('key', y, (K,))[:, :, None],
+      v=self.project('value', z, (K,))[:, :, None],
+    )
+
+  def count(self, D):
+    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
+    return 3 * D * K + H * K * Dout + self.use_bias * (3 * K + Dout)
+
+  def cache_size(self, D):
+    return 2 * self.head_dim(D)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every attention layer as its paper writes it: float64 NumPy, head by head.
+
+Slow and literal on purpose, and independent of `collab`: what these say is the
+evidence that the fast forms compute the same thing. Everything also accepts
+complex arrays, so `directional` gives derivatives exact to rounding; hence no
+conj, abs or real on the way, only plain transposes.
+
+B batch, T queries, S keys, D model width, H heads, K key and V value width of
+a head; d = D/H, X the queries' input, Y the keys', Z the values' (Y in the
+papers). Papers: arXiv 2006.16362 (collaborative), 2310.07911 (MHE).
+"""
+
+import numpy as np
+
+
+def _map(f, tree, *rest):
+  if not isinstance(tree, dict):
+    return f(tree, *rest)
+  for other in rest:
+    if other.keys() != tree.keys():
+      raise ValueError(f'got keys {set(other)}, expected {set(tree)}')
+  return {n: _map(f, tree[n], *(other[n] for other in rest)) for n in tree}
+
+
+def _double(a):
+  return np.asarray(a, np.result_type(np.asarray(a).dtype, np.float64))
+
+
+def directional(f, tree, direction, h=1e-30):
+  """Im f(tree + i h direction) / h, the derivative of f along `direction`.
+
+  No difference is taken, hence no cancellation; real-analytic f only.
+  """
+  step = _map(lambda a, t: _double(a) + 1j * h * _double(t), tree, direction)
+  return np.imag(f(step)) / h
+
+
+def weights(q, k, *, key_bias=None, scale, mask=None, keep=None):
+  """softmax_j(scale q_h[i].k_h[j] + b_h[j]) * keep_h[i,j]: [B,H,T,S].
+
+  q [B,T,H,K], k [B,S,H,K], b = key_bias [B,S,H] (already scaled), mask (bool)
+  and keep broadcastable to [B,H,T,S]. keep is dropout: it multiplies after the
+  normalisation, 1/(1-rate) included. A row that sees nothing has no weight.
+  """
+  (B, T, H, _), S = q.shape, k.shape[1]
+  mask = np.broadcast_to(True if mask is None else mask, (B, H, T, S))
+  heads = []
+  for h in range(H):
+    seen = mask[:, h]
+    score = scale * (_double(q[:, :, h]) @ _double(k[:, :, h]).swapaxes(1, 2))
+    if key_bias is not None:
+      score = score + _double(key_bias)[:, None, :, h]
+    # Any constant cancels in the quotient, so this one may be real.
+    top = np.max(score.real, -1, keepdims=True, where=seen, initial=-np.inf)
+    e = np.exp(np.where(seen, score - np.where(seen, top, 0), 0)) * seen
+    total = e.sum(-1, keepdims=True)
+    heads.append(e / np.where(seen.any(-1, keepdims=True), total, 1))
+  A = np.stack(heads, 1)
+  return A if keep is None else A * _double(keep)
+
+
+def heads_softmax(q, k, v, *, key_bias=None, scale, mask=None, keep=None):
+  """o_h = weights_h v_h: q [B,T,H,K], k [B,S,H,K], v [B,S,H,V] -> [B,T,H,V]."""
+  A = weights(q, k, key_bias=key_bias, scale=scale, mask=mask, keep=keep)
+  H = q.shape[2]
+  return np.stack([A[:, h] @ _double(v[:, :, h]) for h in range(H)], 2)
+
+
+def _dense(p, x, h=None):
+  """x W + b, or head h of it."""
+  if h is None:
+    return x @ p['kernel'] + p.get('bias', 0)
+  return x @ p['kernel'][:, h] + (p['bias'][h] if 'bias' in p else 0)
+
+
+# A layer yields Q_h [B,T,K], K_h [B,S,K], V_h [B,S,V] and the keys' bias (None
+# or [B,S], not yet scaled) for h = 0 ... H-1.
+
+
+def mha(p, X, Y, Z, H):
+  """2006.16362, concatenated: Q_h = X Wq_h, K_h = Y Wk_h, V_h = Z Wv_h."""
+  for h in range(H):
+    Q, K = _dense(p['query'], X, h), _dense(p['key'], Y, h)
+    yield Q, K, _dense(p['value'], Z, h), None
+
+
+def gqa(p, X, Y, Z, H, kv_heads):
+  """MHA, but head h has the keys and values of group g = h // (H/G)."""
+  if p['key']['kernel'].shape[1] != kv_heads or H % kv_heads:
+    raise ValueError(f'{kv_heads=}: not the kernel, or no divisor of {H=}')
+  for h in range(H):
+    g = h // (H // kv_heads)
+    Q, K = _dense(p['query'], X, h), _dense(p['key'], Y, g)
+    yield Q, K, _dense(p['value'], Z, g), None
+
+
+def skv(p, X, Y, Z, H):
+  """SKV, a baseline in 2310.07911 (our reading): K_h = V_h = Y Wkv_h + b_h."""
+  for h in range(H):
+    KV = _dense(p['key'], Y, h)
+    yield _dense(p['query'], X, h), KV, KV, None
+
+
+def el(p, X, Y, Z, H):
+  """EL-ATT, a baseline there (our reading): K_h = V_h = slice h of Y."""
+  slices = np.split(Y, H, axis=-1)
+  for h in range(H):
+    yield _dense(p['query'], X, h), slices[h], slices[h], None
+
+
+def collab(p, X, Y, Z, H, bias='content'):
+  """2006.16362: score_h = ((X Wq * m_h) (Y Wk)^T + 1 (Y c_h)^T) / sqrt(d).
+
+  bias says what stands for the biases of queries and keys: 'content' is c_h,
+  'shared' X Wq + bq and Y Wk + bk without c_h, 'none' neither. V_h as in MHA.
+  """
+  if bias not in ('content', 'shared', 'none'):
+    raise ValueError(f'got {bias=}, expected content, shared or none')
+  use_bias = 'bias' in p['out']
+  Q, K = X @ p['query']['kernel'], Y @ p['key']['kernel']
+  if use_bias and bias == 'shared':
+    Q, K = Q + p['query']['bias'], K + p['key']['bias']
+  for h in range(H):
+    b = None
+    if use_bias and bias == 'content':
+      b = Y @ p['content_bias']['kernel'][:, h]
+    yield Q * p['mixing'][h], K, _dense(p['value'], Z, h), b
+
+
+def sha(p, X, Y, Z, H):
+  """SHA, a baseline there (our reading): X Wq, Y Wk, Z Wv in all H slots."""
+  for _ in range(H):
+    Q, K = _dense(p['query'], X), _dense(p['key'], Y)
+    yield Q, K, _dense(p['value'], Z), None
+
+
+def mhe_add(p, X, Y, Z, H):
+  """2310.07911, MHE-ADD: Q_h = Q + eq_h, K_h = K + ek_h, V_h = V + ev_h."""
+  eq, ek, ev = (p[f'{n}_embedding'] for n in ('query', 'key', 'value'))
+  for h, (Q, K, V, _) in enumerate(sha(p, X, Y, Z, H)):
+    yield Q + eq[h], K + ek[h], V + ev[h], None
+
+
+def mhe_mul(p, X, Y, Z, H, offset=1.0):
+  """2310.07911, MHE-MUL: Q_h = Q * (offset + eq_h), K_h and V_h likewise.
+
+  That the paper's offset is 1 is our reading.
+  """
+  eq, ek, ev = (offset + p[f'{n}_embedding'] for n in ('query', 'key', 'value'))
+  for h, (Q, K, V, _) in enumerate(sha(p, X, Y, Z, H)):
+    yield Q * eq[h], K * ek[h], V * ev[h], None
+
+
+def mla(p, X, Y, Z, H):
+  """MLA (2405.04434, no rotary part): c = Y Wc, K_h = c Uk_h, V_h = c Uv_h."""
+  c = Y @ p['latent']['kernel']
+  for h in range(H):
+    K, V = _dense(p['key_up'], c, h), _dense(p['value_up'], c, h)
+    yield _dense(p['query'], X, h), K, V, None
+
+
+LAYERS = {
+  layer.__name__: layer
+  for layer in (mha, gqa, skv, el, collab, sha, mhe_add, mhe_mul, mla)
+}
+
+
+def attention(
+  name, params, x, y, z, *, num_heads, mask=None, scale=None, **fields
+):
+  """Concat_h(softmax(scale Q_h K_h^T) V_h) Wo + bo: [B,T,D_out].
+
+  params is the layer's 'params' collection; scale is 1/sqrt(d) unless given,
+  d = qkv_features/H being the width of a head's output; fields are `name`'s.
+  """
+  p, H = _map(_double, params), num_heads
+  x, y, z = _double(x), _double(y), _double(z)
+  Wo = p['out']['kernel']
+  if Wo.shape[0] != H:
+    raise ValueError(f'got out/kernel {Wo.shape}, expected {H} heads first')
+  scale = Wo.shape[1] ** -0.5 if scale is None else scale
+  q, k, v, b = zip(*LAYERS[name](p, x, y, z, H, **fields), strict=True)
+  q, k, v = (np.stack(heads, 2) for heads in (q, k, v))
+  b = None if b[0] is None else np.stack(b, 2) * scale
+  o = heads_softmax(q, k, v, key_bias=b, scale=scale, mask=mask)
+  concat = o.reshape(*o.shape[:2], -1)
+  return concat @ Wo.reshape(-1, Wo.shape[-1]) + p['out'].get('bias', 0)

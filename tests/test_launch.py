@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch.sh in a tiny project, with Pythons that only pretend to install."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = ('python3', 'python3.13', 'python3.12', 'python3.11')
+
+# Answers the three things that launch.sh asks of a Python: its version and
+# place, an environment, an install. What else it is given, Python proper runs.
+PYTHON = """#!/usr/bin/env bash
+case "$1 ${{2-}}" in
+  -ESc*) echo "{version} $(cd "$(dirname "$0")" && pwd)/${{0##*/}}" ;;
+  '-m venv') mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  '-m pip')
+    echo "$@" >>installs
+    if [[ -e broken ]]; then
+      echo 'ERROR: No matching distribution found for jax' && echo 'a note'
+      exit 1
+    fi ;;
+  *) exec '{real}' "$@" ;;
+esac
+"""
+
+
+def write_python(path, version):
+  path.write_text(PYTHON.format(version=version, real=sys.executable))
+  path.chmod(0o755)
+
+
+@pytest.fixture
+def tree(tmp_path):
+  """A project in a directory with a space, and a bin/ that goes on PATH."""
+  tree = tmp_path / 'a project'
+  tree.mkdir()
+  shutil.copy(ROOT / 'launch.sh', tree)
+  (tree / 'pyproject.toml').write_text('[project]\n')
+  for name in ('constraints-3.11.txt', 'constraints-3.12.txt'):
+    (tree / name).write_text('')
+  (tmp_path / 'bin').mkdir()
+  for name in NAMES:
+    write_python(tmp_path / 'bin' / name, '3.12.1')
+  return tree
+
+
+def launch(tree, *command, cwd=None, **variables):
+  environ = {k: v for k, v in os.environ.items() if 'COLLAB_' not in k}
+  environ['PATH'] = f'{tree.parent / "bin"}:{os.environ["PATH"]}'
+  return subprocess.run(
+    [tree / 'launch.sh', *command],
+    cwd=cwd or tree.parent,
+    env=environ | variables,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    input='from stdin',
+    check=False,
+  )
+
+
+def installs(tree):
+  return (tree / 'installs').read_text().splitlines()
+
+
+def test_sets_up_once_and_is_silent_afterwards(tree):
+  first = launch(tree, 'python', '-c', 'print(1)')
+  assert (first.returncode, first.stdout) == (0, '1\n')
+  assert 'Python 3.12.1' in first.stderr
+  second = launch(tree, 'python', '-c', 'print(2)')
+  assert (second.stdout, second.stderr) == ('2\n', '')
+  [install] = installs(tree)
+  assert install.endswith('-c constraints-3.12.txt -e .[test]')
+
+
+def test_command_keeps_directory_stdin_and_exit_code(tree):
+  program = 'import os, sys; print(os.getcwd(), input()); sys.exit(7)'
+  done = launch(tree, 'python', '-c', program)
+  assert done.returncode == 7
+  assert done.stdout == f'{tree.parent} from stdin\n'
+
+
+def test_script_is_found_here_then_beside_launch(tree):
+  script = 'import sys; print({!r}, *sys.argv[1:])'
+  (tree / 'train.py').write_text(script.format('beside'))
+  assert launch(tree, 'train.py', '--x', 'a b').stdout == 'beside --x a b\n'
+  (tree.parent / 'train.py').write_text(script.format('here'))
+  assert launch(tree, 'train.py').stdout == 'here\n'
+  missing = launch(tree, 'other.py')
+  assert missing.returncode == 1
+  assert missing.stderr == (
+    f'launch.sh: no other.py in {tree.parent} or {tree}\n'
+  )
+
+
+@pytest.mark.parametrize('change', ['pyproject', 'constraints', 'place'])
+def test_stale_environment_is_made_anew(tree, change):
+  launch(tree, 'true')
+  (tree / '.venv' / 'left over').touch()
+  if change == 'pyproject':
+    (tree / 'pyproject.toml').write_text('[project]\nname = "x"\n')
+  elif change == 'constraints':
+    (tree / 'constraints-3.12.txt').write_text('jax==1\n')
+  else:
+    tree = tree.rename(tree.parent / 'moved')
+  assert launch(tree, 'true').returncode == 0
+  assert len(installs(tree)) == 2
+  assert not (tree / '.venv' / 'left over').exists()
+
+
+def test_environment_keeps_its_python_until_told(tree):
+  launch(tree, 'true')
+  other = tree.parent / 'bin' / 'other'
+  write_python(other, '3.11.7')
+  launch(tree, 'true', COLLAB_PYTHON=str(other))
+  assert installs(tree)[1].endswith('-c constraints-3.11.txt -e .[test]')
+  assert launch(tree, 'true').stderr == ''  # python3 is 3.12.1 still
+
+
+def test_extras_are_kept_until_told(tree):
+  launch(tree, 'true', COLLAB_EXTRAS='cuda')
+  assert installs(tree)[0].endswith('-e .[test,cuda]')
+  assert launch(tree, 'true').stderr == ''
+  launch(tree, 'true', COLLAB_EXTRAS='')
+  assert installs(tree)[1].endswith('-e .[test]')
+
+
+def test_failed_install_is_told_in_a_line_and_tried_again(tree):
+  (tree / 'broken').touch()
+  for _ in range(2):
+    failed = launch(tree, 'echo', 'ran')
+    assert (failed.returncode, failed.stdout) == (1, '')
+    log = tree / '.venv' / 'install.log'
+    assert failed.stderr.splitlines()[1:] == [
+      'launch.sh: no environment: ERROR: No matching distribution found for '
+      f'jax (the whole log: {log})'
+    ]
+    assert 'a note' in log.read_text()
+  (tree / 'broken').unlink()
+  assert launch(tree, 'echo', 'ran').stdout == 'ran\n'
+  assert len(installs(tree)) == 3
+
+
+def test_python_too_old_is_told_in_a_line(tree):
+  bin = tree.parent / 'bin'
+  for name in NAMES:
+    write_python(bin / name, '3.10.13')
+  done = launch(tree, 'true')
+  assert done.returncode == 1
+  assert done.stderr == (
+    f'launch.sh: collab needs Python >= 3.11; found 3.10.13 at {bin}/python3 '
+    f'(tried {" ".join(NAMES)})\n'
+  )
+
+
+def test_python_that_does_not_run_is_passed_over(tree):
+  bin = tree.parent / 'bin'
+  (bin / 'python3.13').write_text('#!/bin/sh\nexit 127\n')
+  write_python(bin / 'python3', '3.9.2')
+  assert 'Python 3.12.1' in launch(tree, 'true').stderr
+  done = launch(tree, 'true', COLLAB_PYTHON='python3.13')
+  assert (done.returncode, done.stdout) == (1, '')
+  assert 'found none that runs (tried python3.13)' in done.stderr
+
+
+def test_options(tree):
+  unknown = launch(tree, '--fast', 'true')
+  assert (unknown.returncode, len(unknown.stderr.splitlines())) == (1, 1)
+  assert 'unknown option --fast' in unknown.stderr
+  nothing = launch(tree)
+  assert nothing.returncode == 1
+  assert nothing.stderr.startswith('Usage:')
+  helped = launch(tree, '--help')
+  assert (helped.returncode, helped.stderr) == (0, '')
+  assert helped.stdout == nothing.stderr
+  assert not (tree / '.venv').exists()
+
+
+def test_two_launches_at_once_make_one_environment(tree):
+  if not shutil.which('flock'):
+    pytest.skip('needs flock')
+  environ = os.environ | {'PATH': f'{tree.parent}/bin:{os.environ["PATH"]}'}
+  launches = [
+    subprocess.Popen([tree / 'launch.sh', 'true'], env=environ)
+    for _ in range(4)
+  ]
+  assert [launch.wait(60) for launch in launches] == [0] * 4
+  assert len(installs(tree)) == 1

@@ -13,6 +13,7 @@ queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ class Kernel(NamedTuple):
   backward(q, o, stats, g, keys, allowed, keep, precision) -> (dq, dkeys).
 
   q, o, g are [B, N, t, *]; keys is a tuple of [B, *, S, *]; allowed is bool
-  [B|1, N|1, t, S] or None; keep is `keep_pairs`' [t, S] or None. stats is
+  [B|1, N|1, t, S] or None; keep is `keep_pairs`' [1, 1, t, S] or None. stats is
   float32 [B, N, t, *], with stats[..., 0] = inf where a row has no key.
   """
 
@@ -62,12 +63,13 @@ def keep_pairs(key, rate, start, size, stop):
   however it cuts its blocks.
 
   Returns:
-    float32 [size, stop]: 0 with probability `rate`, else 1 / (1 - rate).
+    float32 [1, 1, size, stop]: 0 with probability `rate`, else 1 / (1 - rate).
   """
   rows = start + jnp.arange(size)
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
   keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, (stop,)))
-  return keep(row_keys).astype(jnp.float32) / (1 - rate)
+  keep = keep(row_keys).astype(jnp.float32) / (1 - rate)
+  return keep[None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,11 +95,10 @@ def _forward(options, q, keys, mask, key):
   done = []
   for run in runs:
 
-    def block(x, run=run):
-      i, q = x
+    def block(i, q, run=run):
       return options.kernel.forward(q, *run.at(i), options.precision)
 
-    done.append(lax.map(block, (jnp.arange(run.first, run.last), run.of(blocks))))
+    done.append(run.map(block, blocks))
   o, stats = jax.tree.map(lambda *x: jnp.concatenate(x), *done)
   T = q.shape[2]
   out = _join(o, T), _join(stats[..., :1], T) < jnp.inf
@@ -108,28 +109,18 @@ def _backward(options, saved, gs):
   q, o, stats, keys, mask, key = saved
   runs = _runs(options, q, keys, mask, key)
   rows = (_split(q, runs), o, stats, _split(gs[0], runs))
-  # Cotangents of the keys add up over the blocks in float32, cast once.
-  total = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), keys
-  )
-  dqs = []
+  dqs, dkeys = [], []
   for run in runs:
 
-    def block(sums, x, run=run):
-      i, row = x
+    def block(i, row, run=run):
       dq, dkeys = options.kernel.backward(*row, *run.at(i), options.precision)
-      return jax.tree.map(jnp.add, sums, dkeys), dq.astype(q.dtype)
+      return dq.astype(q.dtype), dkeys
 
-    sums, dq = lax.scan(
-      block,
-      jax.tree.map(lambda x: jnp.zeros_like(x), run.cut(total)),
-      (jnp.arange(run.first, run.last), run.of(rows)),
-    )
-    total = jax.tree.map(
-      lambda x, y: x.at[:, :, : y.shape[2]].add(y), total, sums
-    )
+    dq, dkey = run.map_and_sum(block, rows)
     dqs.append(dq)
-  dkeys = jax.tree.map(lambda x, y: y.astype(x.dtype), keys, total)
+    dkeys.append(jax.tree.map(run.pad, dkey, keys))
+  # Cotangents of the keys add up over the blocks in float32, cast once.
+  dkeys = jax.tree.map(lambda x, *d: sum(d).astype(x.dtype), keys, *dkeys)
   return _join(jnp.concatenate(dqs), q.shape[2]), dkeys, None, None
 
 
@@ -137,7 +128,7 @@ attend.defvjp(_forward, _backward)
 
 
 class _Run(NamedTuple):
-  """Blocks first..last of n, which see the keys 0..stop."""
+  """Blocks first..last of n, each of t queries, which see the keys 0..stop."""
 
   first: int
   last: int
@@ -146,11 +137,38 @@ class _Run(NamedTuple):
   n: int
   t: int
 
-  def of(self, blocks):
-    return jax.tree.map(lambda x: x[self.first : self.last], blocks)
+  def map(self, f, rows):
+    """f(i, block i of rows) for each block, outputs stacked."""
+    if self.last - self.first == 1:
+      return jax.tree.map(lambda x: x[None], f(self.first, self._one(rows)))
+    return lax.map(lambda x: f(*x), self._all(rows))
 
-  def cut(self, keys):
-    return jax.tree.map(lambda x: x[:, :, : self.stop], keys)
+  def map_and_sum(self, f, rows):
+    """f -> (output, term): outputs stacked, terms added up."""
+    if self.last - self.first == 1:
+      out, total = f(self.first, self._one(rows))
+      return out[None], total
+
+    def step(total, x):
+      out, term = f(*x)
+      return jax.tree.map(jnp.add, total, term), out
+
+    terms = jax.eval_shape(f, 0, self._one(rows))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms)
+    total, out = lax.scan(step, zeros, self._all(rows))
+    return out, total
+
+  def pad(self, x, like):
+    """Zeros for the keys beyond stop."""
+    extra = like.shape[2] - self.stop
+    return jnp.pad(x, [(0, extra if i == 2 else 0) for i in range(x.ndim)])
+
+  def _one(self, rows):
+    return jax.tree.map(lambda x: x[self.first], rows)
+
+  def _all(self, rows):
+    rows = jax.tree.map(lambda x: x[self.first : self.last], rows)
+    return jnp.arange(self.first, self.last), rows
 
 
 def _runs(options, q, keys, mask, key):
@@ -175,7 +193,7 @@ def _runs(options, q, keys, mask, key):
 
     return _Run(first, last, stop, at, n, t)
 
-  return [run(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+  return [run(a, b) for a, b in itertools.pairwise(cuts) if a < b]
 
 
 def _split(x, runs):

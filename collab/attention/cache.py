@@ -59,9 +59,12 @@ def append(cache, h, lengths=None):
     The new Cache. Tokens beyond L are dropped and show in `overflowed`.
   """
   B, n = h.k.shape[:2]
-  if B != cache.k.shape[0]:
+  if cache.k.shape[0] != B:
     raise ValueError(f'The cache has {cache.k.shape[0]} rows, the inputs {B}.')
-  rows, places = jnp.arange(B)[:, None], cache.index[:, None] + jnp.arange(n)
+  rows, places = (
+    jnp.arange(B)[:, None],
+    cache.index[:, None] + jnp.arange(n)[None],
+  )
 
   def write(old, new):
     # A place beyond the end is dropped, never clamped onto the last one.

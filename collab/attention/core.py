@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from collab.attention import cache as caches
-from collab.attention import kernels
-from collab.attention import masks
+from collab.attention import kernels, masks
 
 
 class Heads(NamedTuple):
@@ -85,7 +84,7 @@ class Attention(nn.Module):
   # Variants whose values are the keys take no inputs_v.
   separate_values: ClassVar[bool] = True
 
-  # What a variant defines -------------------------------------------------------
+  # What a variant defines -----------------------------------------------------
 
   def heads(self, x, y, z):
     """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values)."""
@@ -105,7 +104,7 @@ class Attention(nn.Module):
     """Scalars that decoding keeps a token, at width D."""
     raise NotImplementedError
 
-  # What variants use ------------------------------------------------------------
+  # What variants use ----------------------------------------------------------
 
   @nn.nowrap
   def head_dim(self, D):
@@ -134,7 +133,7 @@ class Attention(nn.Module):
     """A parameter [H, width] that is no projection, in the dtype of `like`."""
     return self.param(name, init, shape, self.param_dtype).astype(like.dtype)
 
-  # The layer --------------------------------------------------------------------
+  # The layer ------------------------------------------------------------------
 
   @nn.compact
   def __call__(
@@ -249,14 +248,16 @@ class Attention(nn.Module):
     """Heads of x with the cache's keys, the cache, the positions of x in it."""
     if past.widths is None:
       h = self.heads(x, x, x)
-      positions = past.index[:, None] + jnp.arange(x.shape[1])
+      positions = past.index[:, None] + jnp.arange(x.shape[1])[None]
       past = caches.append(past, h, lengths)
       self.put_variable('cache', 'past', past)
     else:  # the memory's projections run on no tokens at all
       if lengths is not None:
         raise ValueError('lengths of a memory go to prefill_memory.')
       _, *widths = past.widths
-      h = self.heads(x, *(jnp.zeros((x.shape[0], 0, D), x.dtype) for D in widths))
+      h = self.heads(
+        x, *(jnp.zeros((x.shape[0], 0, D), x.dtype) for D in widths)
+      )
       positions = None
     return past.heads(h), past, positions
 
@@ -283,10 +284,11 @@ class Attention(nn.Module):
     v = h.k if h.v is None else h.v
     q = h.q * (h.q.shape[-1] ** -0.5 if h.scale is None else h.scale)
     rate, key = 0.0, None
-    if self.dropout_rate > 0:
-      if not nn.merge_param('deterministic', self.deterministic, deterministic):
-        rate = self.dropout_rate
-        key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
+    if self.dropout_rate > 0 and not nn.merge_param(
+      'deterministic', self.deterministic, deterministic
+    ):
+      rate = self.dropout_rate
+      key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
     common = dict(rate=rate, key=key, precision=self.precision)
     if sow_weights or (rate and not self.broadcast_dropout):
       p, alive = kernels.weights(
@@ -308,7 +310,7 @@ def _only_past(mask, past, positions):
   """Adds to the mask that queries see nothing but what the cache holds."""
   mask = mask or masks.Mask()
   if positions is None:
-    held = jnp.arange(past.k.shape[1]) < past.index[:, None]
+    held = jnp.arange(past.k.shape[1])[None] < past.index[:, None]
     valid = held if mask.key_valid is None else held & mask.key_valid
     return mask.replace(key_valid=valid)
   if mask.q_positions is not None:

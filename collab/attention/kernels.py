@@ -9,7 +9,7 @@ scaled, [B, T, Gq, K]; keys [B, S, Gk, K]; values [B, S, Gv, V]; key_bias
   kernel          scores               memory       use
   grouped         [B, H, T, S]         T x S        weights per head are wanted
   blockwise       [B, H, block, S]     linear in T  any sharing
-  shared_scores   [B, 1, block, S]     linear in T  heads differ by key_bias only
+  shared_scores   [B, 1, block, S]     linear in T  heads differ by key_bias
   fused           none                 linear in T  jax.nn, GPU
 
 All give the same numbers: o [B, T, H, V], zero where a row has no key, and
@@ -128,7 +128,15 @@ def mix(p, v, precision=None):
 
 
 def blockwise(
-  q, k, v, key_bias=None, mask=None, *, rate=0.0, key=None, precision=None,
+  q,
+  k,
+  v,
+  key_bias=None,
+  mask=None,
+  *,
+  rate=0.0,
+  key=None,
+  precision=None,
   block=None,
 ):
   """As `grouped`, a block of queries at a time: memory linear in T.
@@ -146,7 +154,15 @@ def blockwise(
 
 
 def shared_scores(
-  q, k, v, key_bias, mask=None, *, rate=0.0, key=None, precision=None,
+  q,
+  k,
+  v,
+  key_bias,
+  mask=None,
+  *,
+  rate=0.0,
+  key=None,
+  precision=None,
   block=None,
 ):
   """As `blockwise` where q, k and v are one head: one exponential for all.
@@ -201,8 +217,12 @@ def fused(q, k, v, mask=None, *, implementation=None):
     implementation: 'cudnn', 'xla', or None for JAX's own choice.
   """
   o = jax.nn.dot_product_attention(
-    jnp.repeat(q, heads(q, k, v) // q.shape[2], 2), k, v, scale=1.0,
-    is_causal=mask is not None, implementation=implementation,
+    jnp.repeat(q, heads(q, k, v) // q.shape[2], 2),
+    k,
+    v,
+    scale=1.0,
+    is_causal=mask is not None,
+    implementation=implementation,
   )
   return o, jnp.ones((1, 1, 1, 1), bool)
 
@@ -248,9 +268,20 @@ def _mix(p, v, precision):
 def _matmul(spec, x, y, precision):
   """einsum that adds up in float32 (or better) whatever the inputs are."""
   return jnp.einsum(
-    spec, x, y, precision=precision,
+    spec,
+    x,
+    y,
+    precision=precision,
     preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
   )
+
+
+def _matmul_tn(x, y, precision):
+  """x^T y over rows, [B, G, r, S], [B, G, r, X] -> float32 [B, G, S, X].
+
+  XLA's CPU backend is up to 4 times faster at y^T x for the narrow y here.
+  """
+  return _matmul('bgrs,bgrx->bgxs', x, y, precision).swapaxes(2, 3)
 
 
 # What `blockwise` does to a block of queries ----------------------------------
@@ -284,8 +315,8 @@ def _softmax_backward(q, o, lse, g, keys, allowed, keep, precision):
   dbias = None if key_bias is None else ds.sum(2)
   kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
   ds = ds.astype(k.dtype).reshape(B, Gk, -1, S)
-  dv = _matmul('bgrs,bgrv->bgsv', kept, g, precision)
-  dk = _matmul('bgrs,bgrk->bgsk', ds, q.reshape(B, Gk, -1, K), precision)
+  dv = _matmul_tn(kept, g, precision)
+  dk = _matmul_tn(ds, q.reshape(B, Gk, -1, K), precision)
   dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision).reshape(q.shape)
   return dq, (dk, dv, dbias)
 
@@ -321,16 +352,16 @@ def _shared_backward(q, o, stats, g, keys, allowed, keep, precision):
   g, o = (x.reshape(B, 1, t, H, -1) for x in (g, o))
   # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
   dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
-  dden = (-(g * o).sum(-1) / den).astype(w.dtype)
+  dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
   da = _matmul('bgrx,bgsx->bgrs', dnum, u, precision)
   kept = a
   if keep is not None:
     da, kept = da * keep, a * keep
   da += _matmul('bgrh,bgsh->bgrs', dden, w, precision)
   ds = (a * da).astype(k.dtype)
-  du = _matmul('bgrs,bgrx->bgsx', kept.astype(u.dtype), dnum, precision)
-  dw = _matmul('bgrs,bgrh->bgsh', a.astype(w.dtype), dden, precision)
-  dk = _matmul('bgrs,bgrk->bgsk', ds, q, precision)
+  du = _matmul_tn(kept.astype(u.dtype), dnum, precision)
+  dw = _matmul_tn(a.astype(w.dtype), dden, precision)
+  dk = _matmul_tn(ds, q, precision)
   dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision)
   return dq, (dk, du, dw)
 

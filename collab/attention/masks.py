@@ -59,7 +59,9 @@ class Mask:
         positions = (start + jnp.arange(size))[None]
       else:
         positions = rows(self.q_positions, 1)
-      parts.append((jnp.arange(stop) <= positions[:, :, None])[:, None])
+      parts.append(
+        (jnp.arange(stop)[None, None] <= positions[..., None])[:, None]
+      )
     if self.key_valid is not None:
       parts.append(self.key_valid[:, None, None, :stop])
     if self.q_segments is not None:

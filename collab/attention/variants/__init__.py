@@ -31,7 +31,7 @@ def variant(name):
       and x.__module__ == module.__name__
     )
 
-  (_, cls), = inspect.getmembers(module, is_variant)
+  ((_, cls),) = inspect.getmembers(module, is_variant)
   return cls
 
 
@@ -62,8 +62,12 @@ def build(name, **fields):
     raise TypeError(
       f'{name} has no field {", ".join(unknown)}; it has {", ".join(known)}.'
     )
-  needed = [n for n, f in known.items() if f.default is dataclasses.MISSING
-            and f.default_factory is dataclasses.MISSING]
+  needed = [
+    n
+    for n, f in known.items()
+    if f.default is dataclasses.MISSING
+    and f.default_factory is dataclasses.MISSING
+  ]
   if missing := [n for n in needed if n not in fields]:
     raise TypeError(f'{name} needs {", ".join(missing)}.')
   return cls(**fields)

@@ -17,7 +17,10 @@ def concatenate(key, shape, dtype=jnp.float32):
   del key
   H, k = shape
   owner = np.concatenate(
-    [np.full(len(part), h) for h, part in enumerate(np.array_split(range(k), H))]
+    [
+      np.full(len(part), h)
+      for h, part in enumerate(np.array_split(range(k), H))
+    ]
   )
   return jnp.asarray(owner == np.arange(H)[:, None], dtype)
 
@@ -66,7 +69,7 @@ class Collab(Attention, kw_only=True):
     if self.has_content_bias():
       key_bias = self.project('content_bias', y, H, use_bias=False) * V**-0.5
     return Heads(
-      q=q[:, :, None] * mixing,
+      q=q[:, :, None] * mixing[None, None],
       k=k[:, :, None],
       v=self.project('value', z, (H, V)),
       key_bias=key_bias,

@@ -19,7 +19,7 @@ class EL(Attention, kw_only=True):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
     if y.shape[-1] != H * K:
       raise ValueError(
-        f'EL cuts its keys\' input into heads: width {y.shape[-1]}, expected '
+        f"EL cuts its keys' input into heads: width {y.shape[-1]}, expected "
         f'qkv_features={H * K}.'
       )
     q = self.project('query', x, (H, K))

@@ -30,16 +30,14 @@ class MHEAdd(Attention, kw_only=True):
       q=q[:, :, None],
       k=k[:, :, None],
       v=self.project('value', z, (K,))[:, :, None],
-      key_bias=jnp.einsum(
-        'bsk,hk->bsh', k, eq, precision=self.precision
-      ) * K**-0.5,
+      key_bias=jnp.einsum('bsk,hk->bsh', k, eq, precision=self.precision)
+      * K**-0.5,
     )
 
   def finish(self, o):
     H, K = o.shape[2:]
-    return o + self.vector(
-      'value_embedding', nn.initializers.normal(0.02), (H, K), o
-    )
+    init = nn.initializers.normal(0.02)
+    return o + self.vector('value_embedding', init, (H, K), o)[None, None]
 
   def count(self, D):
     H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D

@@ -33,10 +33,11 @@ class MHEMul(Attention, kw_only=True):
     return o * self.embedding('value', o)
 
   def embedding(self, name, like):
-    """offset + e, [H, d]."""
+    """offset + e, [1, 1, H, d]."""
     shape = self.num_heads, like.shape[-1]
     init = nn.initializers.normal(0.02)
-    return self.offset + self.vector(f'{name}_embedding', init, shape, like)
+    e = self.vector(f'{name}_embedding', init, shape, like)
+    return self.offset + e[None, None]
 
   def count(self, D):
     H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D

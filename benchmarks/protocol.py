@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How everything here is timed, so that figures of one run compare.
+
+Compiled beforehand, one warm-up, then rounds in which every case runs once, in
+an order that is shuffled anew each round; the median of a case is its figure,
+and only ratios within one run are quoted.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import random
+import sys
+import time
+
+import flax
+import jax
+import numpy as np
+from tqdm import tqdm
+
+RESULTS = pathlib.Path(__file__).parent / 'results'
+
+
+def measure(cases, rounds, title):
+  """Times compiled functions side by side.
+
+  Args:
+    cases: dict of name -> (function, arguments).
+    rounds: how often each case runs.
+    title: of the progress bar.
+
+  Returns:
+    dict of name -> dict(ms, low, high, temp_mib): median and quartiles in
+    milliseconds, and the peak of temporary memory that XLA plans for.
+  """
+  compiled = {}
+  for name, (function, arguments) in cases.items():
+    run = jax.jit(function).lower(*arguments).compile()
+    jax.block_until_ready(run(*arguments))
+    compiled[name] = run, arguments
+  seconds = {name: [] for name in cases}
+  order, shuffle = list(cases), random.Random(0).shuffle
+  for _ in tqdm(range(rounds), title, leave=False, file=sys.stderr):
+    shuffle(order)
+    for name in order:
+      run, arguments = compiled[name]
+      start = time.perf_counter()
+      jax.block_until_ready(run(*arguments))
+      seconds[name].append(time.perf_counter() - start)
+  figures = {}
+  for name, (run, _) in compiled.items():
+    low, ms, high = (
+      1e3 * x for x in np.quantile(seconds[name], (0.25, 0.5, 0.75))
+    )
+    temp = run.memory_analysis().temp_size_in_bytes / 2**20
+    figures[name] = dict(ms=ms, low=low, high=high, temp_mib=temp)
+  return figures
+
+
+def machine():
+  """What the figures depend on."""
+  return dict(
+    date=datetime.date.today().isoformat(),
+    command=' '.join(['python -m', _module(), *sys.argv[1:]]),
+    cpu=_cpu(),
+    cores=len(os.sched_getaffinity(0)),
+    backend=jax.default_backend(),
+    python=platform.python_version(),
+    jax=jax.__version__,
+    flax=flax.__version__,
+  )
+
+
+def save(name, figures):
+  """Writes benchmarks/results/<name>.json with the machine beside it."""
+  RESULTS.mkdir(exist_ok=True)
+  path = RESULTS / f'{name}.json'
+  path.write_text(
+    json.dumps(dict(**machine(), figures=figures), indent=1) + '\n'
+  )
+  print(f'Kept in {os.path.relpath(path)}.')
+
+
+def _module():
+  return sys.modules['__main__'].__spec__.name
+
+
+def _cpu():
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:  # not Linux
+    return platform.processor()
+  names = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
+  return names[0] if names else platform.machine()

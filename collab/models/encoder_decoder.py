@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder-decoder of translation. Axes: B batch, S source, T target."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from collab.attention import Mask
+from collab.models import layers
+from collab.models.transformer import Stack
+
+
+class EncoderDecoder(nn.Module):
+  """arXiv 1706.03762, with an attention variant in each of its three places.
+
+  One embedding serves source, target and output.
+
+  Attributes:
+    vocab_size: V.
+    attention: fields of `attention.build`, with its name: encoder's attention.
+    decoder_attention: the decoder's, default the encoder's.
+    cross_attention: from decoder to encoder, default the encoder's.
+    dim: D.
+    encoder_layers, decoder_layers: number of blocks.
+    mlp_dim, activation, norm, dropout, attention_dropout, activation_dropout:
+      as in transformer.Block.
+    positions: 'sinusoidal', 'learned' or 'none'.
+    max_length: of learned positions and of decoding.
+    scan, remat: as in transformer.Stack.
+    dtype: of the computation.
+    decode: the decoder keeps caches.
+  """
+
+  vocab_size: int
+  attention: Mapping
+  decoder_attention: Mapping = ()
+  cross_attention: Mapping = ()
+  dim: int = 512
+  encoder_layers: int = 6
+  decoder_layers: int = 6
+  mlp_dim: int = 2048
+  activation: str = 'relu'
+  norm: str = 'post'
+  dropout: float = 0.1
+  attention_dropout: float = 0.0
+  activation_dropout: float = 0.0
+  positions: str = 'sinusoidal'
+  max_length: int = 1024
+  scan: bool = False
+  remat: bool = False
+  dtype: Any = None
+  decode: bool = False
+
+  def setup(self):
+    self.embed = layers.Embed(self.vocab_size, self.dim, self.dtype)
+    block = dict(
+      attention=self.attention,
+      mlp_dim=self.mlp_dim,
+      activation=self.activation,
+      norm=self.norm,
+      dropout=self.dropout,
+      attention_dropout=self.attention_dropout,
+      activation_dropout=self.activation_dropout,
+      dtype=self.dtype,
+    )
+    self.encoder = Stack(self.encoder_layers, block, self.scan, self.remat)
+    block |= dict(
+      attention=self.decoder_attention or self.attention,
+      cross_attention=self.cross_attention or self.attention,
+      decode=self.decode,
+    )
+    self.decoder = Stack(self.decoder_layers, block, self.scan, self.remat)
+    self.source_positions = layers.Positions(self.positions, self.max_length)
+    self.target_positions = layers.Positions(self.positions, self.max_length)
+    self.drop = nn.Dropout(self.dropout)
+
+  def __call__(self, batch):
+    """Logits [B, T, V] of packed pairs.
+
+    Args:
+      batch: dict of int [B, S]: source, source_segments, source_positions; and
+        [B, T]: target_inputs, target_segments, target_positions. Segment 0 is
+        padding; a pair attends within its own segment only.
+    """
+    memory = self.encode(
+      batch['source'], batch['source_segments'], batch['source_positions']
+    )
+    segments = batch['target_segments']
+    x = self.decoder(
+      self._embed(
+        batch['target_inputs'], self.target_positions, batch['target_positions']
+      ),
+      memory,
+      Mask(causal=True, q_segments=segments),
+      Mask(q_segments=segments, kv_segments=batch['source_segments']),
+    )
+    return self.embed.logits(x)
+
+  def encode(self, source, segments, positions=None):
+    """Memory [B, S, D] of source tokens int [B, S]."""
+    if positions is None:
+      positions = jnp.arange(source.shape[1])[None]
+    x = self._embed(source, self.source_positions, positions)
+    return self.encoder(x, mask=Mask(q_segments=segments))
+
+  def prefill_memory(self, memory, lengths):
+    """Gives the decoder's caches a memory [B, S, D] of `lengths` real tokens."""
+    self.decoder.prefill_memory(memory, lengths)
+
+  def next_logits(self, tokens, memory=None):
+    """Logits [B, n, V] of n more target tokens int [B, n] (decode=True).
+
+    `memory` only sizes the caches, at initialisation.
+    """
+    B, n = tokens.shape
+    start = jnp.zeros((B,), jnp.int32)
+    place = self.get_variable('cache', 'place', start)
+    positions = place[:, None] + jnp.arange(n)[None]
+    self.put_variable(
+      'cache', 'place', start if self.is_initializing() else place + n
+    )
+    x = self._embed(tokens, self.target_positions, positions)
+    return self.embed.logits(self.decoder(x, memory))
+
+  def _embed(self, tokens, add_positions, positions):
+    x = add_positions(self.embed(tokens), positions)
+    return self.drop(x, deterministic=not self.has_rng('dropout'))

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embeddings and positions, shared by all models. Axes: B batch, T, D, V."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+  'relu': nn.relu,
+  'gelu': lambda x: nn.gelu(x, approximate=False),
+  'gelu_tanh': nn.gelu,
+}
+
+
+def choose(what, name, legal):
+  """legal[name], or a ValueError that lists what is legal."""
+  if name not in legal:
+    raise ValueError(f'{what}={name!r} is none of {", ".join(legal)}.')
+  return legal[name]
+
+
+class Embed(nn.Module):
+  """A table E [V, D] that embeds tokens and, transposed, gives logits.
+
+    embed: sqrt(D) E[tokens];  logits: x E^T      (arXiv 1706.03762, 3.4)
+
+  Parameters: V D.
+  """
+
+  vocab_size: int
+  dim: int
+  dtype: Any = None
+
+  def setup(self):
+    init = nn.initializers.normal(self.dim**-0.5)
+    self.embedding = self.param(
+      'embedding', init, (self.vocab_size, self.dim), jnp.float32
+    )
+
+  def __call__(self, tokens):
+    """int [B, T] -> [B, T, D]."""
+    x = jnp.take(self.embedding, tokens, axis=0) * self.dim**0.5
+    return x.astype(self.dtype or x.dtype)
+
+  def logits(self, x):
+    """[B, T, D] -> [B, T, V]."""
+    table = self.embedding.astype(x.dtype)
+    return jnp.einsum('btd,vd->btv', x, table)
+
+
+def sinusoid(positions, D):
+  """sin and cos of p / 10000^(2i/D), [B, T] -> [B, T, D] (1706.03762, 3.5)."""
+  half = D // 2
+  rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
+  angles = positions[..., None].astype(jnp.float32) * rates[None, None]
+  x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+  return jnp.pad(x, ((0, 0), (0, 0), (0, D - 2 * half)))
+
+
+class Positions(nn.Module):
+  """Adds what stands for positions to x: 'sinusoidal', 'learned' or 'none'.
+
+  Parameters: max_length D if learned.
+  """
+
+  kind: str
+  max_length: int
+
+  @nn.compact
+  def __call__(self, x, positions):
+    """[B, T, D], int [B|1, T] -> [B, T, D]."""
+    D = x.shape[-1]
+    choose('positions', self.kind, dict.fromkeys(('sinusoidal', 'learned', 'none')))
+    if self.kind == 'none':
+      return x
+    if self.kind == 'sinusoidal':
+      return x + sinusoid(positions, D).astype(x.dtype)
+    table = self.param(
+      'embedding', nn.initializers.normal(0.02), (self.max_length, D), jnp.float32
+    )
+    return x + jnp.take(table, positions, axis=0).astype(x.dtype)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block and Stack: the transformer layer, written once, used by all models.
+
+Dropout is on where `apply` is given a 'dropout' random key, and off elsewhere;
+no flag is handed down. Axes: B batch, T queries, S memory, D model.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from collab import attention
+from collab.models import layers
+
+
+class Block(nn.Module):
+  """Self-attention, cross attention if it has a memory, and an MLP.
+
+    post: x = LN(x + f(x));   pre: x = x + f(LN(x))
+
+  for each f in turn, f(x) with dropout on its result.
+
+  Attributes:
+    attention: fields of `attention.build`, with its name.
+    cross_attention: likewise, or None for a block without memory.
+    mlp_dim: width of the MLP's hidden layer.
+    activation: one of layers.ACTIVATIONS.
+    norm: 'post' or 'pre'.
+    epsilon: of layer normalisation.
+    dropout: of each f's result.
+    attention_dropout: of attention weights.
+    activation_dropout: of the MLP's hidden layer.
+    dtype: of the computation.
+    decode: keep caches, see attention.Attention.
+  """
+
+  attention: Mapping
+  cross_attention: Mapping | None = None
+  mlp_dim: int = 2048
+  activation: str = 'relu'
+  norm: str = 'post'
+  epsilon: float = 1e-6
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+  activation_dropout: float = 0.0
+  dtype: Any = None
+  decode: bool = False
+
+  def setup(self):
+    layers.choose('norm', self.norm, dict(post=None, pre=None))
+    init = nn.initializers.xavier_uniform()
+
+    def build(fields, decode):
+      return attention.build(
+        **fields,
+        dtype=self.dtype,
+        decode=decode,
+        dropout_rate=self.attention_dropout,
+        kernel_init=init,
+      )
+
+    def norm():
+      return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+
+    self.self_attention = build(self.attention, self.decode)
+    self.self_norm = norm()
+    if self.cross_attention is not None:
+      self.cross = build(self.cross_attention, self.decode)
+      self.cross_norm = norm()
+    self.mlp_in = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=init)
+    self.mlp_norm = norm()
+
+  @nn.compact
+  def __call__(self, x, memory=None, mask=None, memory_mask=None, lengths=None):
+    """[B, T, D] -> [B, T, D].
+
+    Args:
+      x: [B, T, D].
+      memory: [B, S, D], None for a block without, or when its cache holds it.
+      mask: of self-attention.
+      memory_mask: of cross attention.
+      lengths: int [B] of real tokens when decoding, see attention.Attention.
+    """
+    deterministic = not self.has_rng('dropout')
+    drop = nn.Dropout(self.dropout, deterministic=deterministic)
+
+    def residual(x, norm, f):
+      if self.norm == 'pre':
+        return x + drop(f(norm(x)))
+      return norm(x + drop(f(x)))
+
+    def attend(x):
+      return self.self_attention(
+        x, mask=mask, lengths=lengths, deterministic=deterministic
+      )
+
+    def attend_to_memory(x):
+      return self.cross(
+        x, memory, mask=memory_mask, deterministic=deterministic
+      )
+
+    def mlp(x):
+      act = layers.choose('activation', self.activation, layers.ACTIVATIONS)
+      h = act(self.mlp_in(x))
+      h = nn.Dropout(self.activation_dropout, deterministic=deterministic)(h)
+      return nn.Dense(
+        x.shape[-1],
+        dtype=self.dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+        name='mlp_out',
+      )(h)
+
+    x = residual(x, self.self_norm, attend)
+    if self.cross_attention is not None:
+      x = residual(x, self.cross_norm, attend_to_memory)
+    return residual(x, self.mlp_norm, mlp)
+
+  def prefill_memory(self, memory, lengths=None):
+    self.cross.prefill_memory(memory, lengths=lengths)
+
+
+class Stack(nn.Module):
+  """num_layers Blocks, and a last layer norm if they are pre-norm.
+
+  The parameters are layer_0, layer_1, ... whatever `scan` does, in memory as on
+  disk: a scan stacks them on the way in, which costs one copy of them a step
+  and saves compile time.
+
+  Attributes:
+    num_layers: number of blocks.
+    block: fields of Block.
+    scan: run the blocks as a lax.scan.
+    remat: recompute each block in the backward pass.
+  """
+
+  num_layers: int
+  block: Mapping
+  scan: bool = False
+  remat: bool = False
+
+  def setup(self):
+    self.layer = [Block(**self.block) for _ in range(self.num_layers)]
+    if self.block.get('norm') == 'pre':
+      self.norm = nn.LayerNorm(
+        epsilon=self.block.get('epsilon', Block.epsilon),
+        dtype=self.block.get('dtype'),
+      )
+
+  def __call__(self, x, *args, **kwargs):
+    """As Block."""
+    decode = self.block.get('decode', False)
+    if self.is_initializing() or decode or not (self.scan or self.remat):
+      for layer in self.layer:
+        x = layer(x, *args, **kwargs)
+    else:
+      x = self._functional(x, args, kwargs)
+    return self.norm(x) if self.block.get('norm') == 'pre' else x
+
+  def _functional(self, x, args, kwargs):
+    """The blocks as calls of one pure function, for lax.scan and remat."""
+    block = Block(**self.block, parent=None)
+
+    def run(x, layer):
+      params, key = layer
+      rngs = {} if key is None else {'dropout': key}
+      return block.apply({'params': params}, x, *args, **kwargs, rngs=rngs), None
+
+    if self.remat:
+      run = jax.checkpoint(run)
+    params = [layer.variables['params'] for layer in self.layer]
+    keys = [None] * len(params)
+    if self.has_rng('dropout'):
+      keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
+    if self.scan:
+      stacked = jax.tree.map(lambda *x: jnp.stack(x), *zip(params, keys, strict=True))
+      return jax.lax.scan(run, x, stacked)[0]
+    for layer in zip(params, keys, strict=True):
+      x, _ = run(x, layer)
+    return x
+
+  def prefill_memory(self, memory, lengths=None):
+    for layer in self.layer:
+      layer.prefill_memory(memory, lengths)

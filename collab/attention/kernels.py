@@ -294,18 +294,19 @@ def _softmax_forward(q, keys, allowed, keep, precision):
   e = jnp.exp(s - top)
   den = e.sum(-1, keepdims=True)
   o = _mix(e if keep is None else e * keep, v, precision) / den
-  lse = top + jnp.log(den)
   if allowed is not None:
     alive = top > _MASKED
-    o, lse = jnp.where(alive, o, 0.0), jnp.where(alive, lse, jnp.inf)
-  return o.astype(v.dtype), lse
+    o, top = jnp.where(alive, o, 0.0), jnp.where(alive, top, jnp.inf)
+  # Not log(den) + top: next to a score of 10^4 it would lose three digits.
+  return o.astype(v.dtype), jnp.concatenate([top, den], -1)
 
 
-def _softmax_backward(q, o, lse, g, keys, allowed, keep, precision):
+def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
   k, v, key_bias = keys
   (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
-  p = jnp.exp(_scores(q, k, key_bias, allowed, precision) - lse)
-  delta = (g.astype(lse.dtype) * o).sum(-1, keepdims=True)
+  top, den = stats[..., :1], stats[..., 1:]
+  p = jnp.exp(_scores(q, k, key_bias, allowed, precision) - top) / den
+  delta = (g.astype(den.dtype) * o).sum(-1, keepdims=True)
   g = g.reshape(B, Gv, -1, V)
   dp = _matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(p.shape)
   kept = p

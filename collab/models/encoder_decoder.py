@@ -53,6 +53,17 @@ class EncoderDecoder(nn.Module):
   dtype: Any = None
   decode: bool = False
 
+  @nn.nowrap
+  def attentions(self):
+    """(place, fields, layers, whether it keeps a cache), for accounting."""
+    decoder = self.decoder_attention or self.attention
+    cross = self.cross_attention or self.attention
+    return [
+      ('encoder', self.attention, self.encoder_layers, False),
+      ('decoder', decoder, self.decoder_layers, True),
+      ('cross', cross, self.decoder_layers, True),
+    ]
+
   def setup(self):
     self.embed = layers.Embed(self.vocab_size, self.dim, self.dtype)
     block = dict(
@@ -106,7 +117,7 @@ class EncoderDecoder(nn.Module):
     return self.encoder(x, mask=Mask(q_segments=segments))
 
   def prefill_memory(self, memory, lengths):
-    """Gives the decoder's caches a memory [B, S, D] of `lengths` real tokens."""
+    """Fills the caches with a memory [B, S, D] of `lengths` real tokens."""
     self.decoder.prefill_memory(memory, lengths)
 
   def next_logits(self, tokens, memory=None):

@@ -71,12 +71,17 @@ class Positions(nn.Module):
   def __call__(self, x, positions):
     """[B, T, D], int [B|1, T] -> [B, T, D]."""
     D = x.shape[-1]
-    choose('positions', self.kind, dict.fromkeys(('sinusoidal', 'learned', 'none')))
+    choose(
+      'positions', self.kind, dict.fromkeys(('sinusoidal', 'learned', 'none'))
+    )
     if self.kind == 'none':
       return x
     if self.kind == 'sinusoidal':
       return x + sinusoid(positions, D).astype(x.dtype)
     table = self.param(
-      'embedding', nn.initializers.normal(0.02), (self.max_length, D), jnp.float32
+      'embedding',
+      nn.initializers.normal(0.02),
+      (self.max_length, D),
+      jnp.float32,
     )
     return x + jnp.take(table, positions, axis=0).astype(x.dtype)

@@ -166,7 +166,9 @@ class Stack(nn.Module):
     def run(x, layer):
       params, key = layer
       rngs = {} if key is None else {'dropout': key}
-      return block.apply({'params': params}, x, *args, **kwargs, rngs=rngs), None
+      return block.apply(
+        {'params': params}, x, *args, **kwargs, rngs=rngs
+      ), None
 
     if self.remat:
       run = jax.checkpoint(run)
@@ -175,7 +177,9 @@ class Stack(nn.Module):
     if self.has_rng('dropout'):
       keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
     if self.scan:
-      stacked = jax.tree.map(lambda *x: jnp.stack(x), *zip(params, keys, strict=True))
+      stacked = jax.tree.map(
+        lambda *x: jnp.stack(x), *zip(params, keys, strict=True)
+      )
       return jax.lax.scan(run, x, stacked)[0]
     for layer in zip(params, keys, strict=True):
       x, _ = run(x, layer)

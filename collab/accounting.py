@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model costs, and its attention beside multi-head attention."""
+
+import jax
+
+from collab import attention
+
+
+def size(tree):
+  """Number of scalars in a tree."""
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def attention_cost(model):
+  """Parameters and cache of a model's attention layers, and of MHA's.
+
+  Args:
+    model: with `dim` and `attentions()`: (place, fields, layers, cached).
+
+  Returns:
+    dict: parameters and cache (scalars a token and all layers that keep one),
+    mha_parameters and mha_cache of the same model with multi-head attention.
+  """
+  cost = dict(parameters=0, cache=0, mha_parameters=0, mha_cache=0)
+  for _, fields, layers, cached in model.attentions():
+    mha = dict(name='mha', num_heads=fields['num_heads'])
+    for prefix, layer in (('', fields), ('mha_', mha)):
+      layer = attention.build(**layer)
+      cost[f'{prefix}parameters'] += layers * layer.count(model.dim)
+      cost[f'{prefix}cache'] += cached * layers * layer.cache_size(model.dim)
+  return cost

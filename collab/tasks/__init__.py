@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks: data, loss and metrics of an experiment, one file a family."""
+
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+
+class Task(Protocol):
+  """What train.py knows of a task.
+
+  Attributes:
+    model_kwargs: fields of the model that the data decides.
+    tokens_per_step: of the global batch, for the log.
+  """
+
+  model_kwargs: dict
+  tokens_per_step: int
+
+  def batch(self, step: int) -> dict:
+    """This host's slice of batch `step` (0, 1, ...): a function of seed, step.
+
+    A dict of numpy arrays [rows, ...].
+    """
+
+  def inputs(self, batch: dict) -> tuple:
+    """The arguments of the model's `init`."""
+
+  def loss(self, apply, params, batch: dict, rngs: dict) -> tuple:
+    """(sum, weight, aux): the loss is sum / weight, aux a dict of sums."""
+
+  def evaluate(self, model, params, split: str) -> dict[str, float]:
+    """Metrics of 'val' (often, so quick) or 'test' (once, so complete)."""
+
+  def describe(self) -> dict[str, Any]:
+    """What the summary at the start shows."""
+
+
+def names():
+  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def build(name, **fields) -> Task:
+  """A task by the name of its file; ValueError or TypeError as for variants."""
+  if name not in names():
+    raise ValueError(f'No task {name!r}; there are {", ".join(names())}.')
+  return importlib.import_module(f'{__name__}.{name}').build(**fields)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What train.py needs besides a task and a model."""

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says of itself: metrics on disk, progress on the terminal."""
+
+import contextlib
+import errno
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+import jax
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+import tqdm
+
+from collab.training import files
+
+
+class Writer:
+  """Rows of metrics to workdir/metrics.jsonl, TensorBoard and perhaps W&B.
+
+  A row is {"step": 7, "train/loss": 3.25, ...}, flushed as it is written. Rows
+  beyond `resume_step` and a torn last line are cut off first: if a run writes
+  the rows of a step before it saves that step, the file of one that was killed
+  and restarted equals that of one that was not (`is_timing` aside).
+
+  Args:
+    workdir: of the run.
+    resume_step: that the run goes on from, 0 for a new one.
+    wandb: project at Weights & Biases, '' for none.
+
+  Raises:
+    ValueError: wandb asked for and not installed; a line that is no row.
+    OSError: the files cannot be written.
+  """
+
+  def __init__(self, workdir, resume_step=0, wandb=''):
+    self._file = self._events = self._wandb = None
+    if jax.process_index() != 0:
+      return
+    if wandb:
+      self._wandb = _start_wandb(wandb, workdir)
+    folder = pathlib.Path(workdir)
+    (folder / 'tensorboard').mkdir(parents=True, exist_ok=True)
+    path = folder / 'metrics.jsonl'
+    rows = [row for row in read_rows(path) if row['step'] <= resume_step]
+    files.write_text(path, ''.join(files.to_json(row) + '\n' for row in rows))
+    self._file = path.open('ab', buffering=0)
+    # Not SummaryWriter: when its thread dies of a full disk, its caller hangs.
+    self._events = EventsWriter(
+      str(folder / 'tensorboard' / 'events'), f'.{os.getpid()}'
+    )
+    start = SessionLog(status=SessionLog.START)  # hides what was cut off
+    self._event(step=resume_step + 1, session_log=start)
+
+  def write(self, step, values):
+    """Writes a row, all of it or an OSError.
+
+    Args:
+      step: of the run.
+      values: dict name -> scalar of Python, NumPy or JAX; those that are not
+        `is_timing` by name should be a function of configuration and step.
+    """
+    if self._file is None:
+      return
+    values = {name: files.scalar(value) for name, value in values.items()}
+    row = (files.to_json(dict(step=int(step)) | values) + '\n').encode()
+    numbers = [
+      Summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
+      if not isinstance(value, str)
+    ]
+    with files.naming(self._file.name):
+      size = self._file.tell()
+      if self._file.write(row) < len(row):
+        self._file.truncate(size)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+      self._event(step=int(step), summary=Summary(value=numbers))
+    if self._wandb:
+      self._wandb.log(values, step=int(step))
+
+  def close(self):
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+    if self._wandb:
+      self._wandb.finish()
+
+  def _event(self, **fields):
+    self._events.write_event(Event(wall_time=time.time(), **fields))
+    self._events.flush()
+
+
+class Progress:
+  """A bar on a terminal, a line a call of `show` elsewhere; on process 0.
+
+  Args:
+    first: step that the run goes on from.
+    last: step that it ends at.
+  """
+
+  def __init__(self, first, last):
+    self._first, self._last, self._began = first, last, None
+    self._silent = jax.process_index() != 0
+    self._bar = None
+    if not self._silent and sys.stderr.isatty():
+      self._bar = tqdm.tqdm(
+        total=last, initial=first, unit='step', dynamic_ncols=True
+      )
+
+  def step(self):
+    """One step is done."""
+    self._began = self._began or time.monotonic()  # not the compilation
+    if self._bar is not None:
+      self._bar.update()
+
+  def show(self, step, values):
+    """Shows values (loss, lr, tokens_per_second, ...), at log intervals."""
+    words = [f'{name} {value:.4g}' for name, value in values.items()]
+    if self._bar is not None:
+      self._bar.set_postfix_str(', '.join(words))
+    elif not self._silent:
+      words.insert(0, f'step {step}/{self._last}')
+      if self._began and step > self._first + 1:
+        spent = time.monotonic() - self._began
+        left = spent * (self._last - step) / (step - self._first - 1)
+        words.append(f'{tqdm.tqdm.format_interval(left)} left')
+      print(', '.join(words), file=sys.stderr, flush=True)
+
+  def close(self):
+    if self._bar is not None:
+      self._bar.close()
+
+
+def is_timing(name):
+  """Whether a metric depends on the clock: time/..., ...per_second..."""
+  return name.startswith('time/') or 'per_second' in name
+
+
+def read_rows(path):
+  """The rows of a metrics.jsonl, without a torn last line; [] if missing.
+
+  Raises:
+    ValueError: another line is no row.
+  """
+  path = pathlib.Path(path)
+  lines = path.read_text().split('\n') if path.exists() else []
+  rows = []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      row['step'] + 0
+      rows.append(row)
+    except (ValueError, TypeError, KeyError):
+      if number < len(lines):
+        raise ValueError(f'{path}, line {number}: no row of metrics.') from None
+  return rows
+
+
+def versions():
+  """What a run ran on, for its result: packages, device, CPU."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
+  return dict(
+    python=platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+    devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    cpu=_cpu_name(),
+  )
+
+
+def summary(title, values):
+  """Prints a title and a dict as two columns, on process 0."""
+  if jax.process_index() == 0:
+    width = max(map(len, values), default=0)
+    lines = [f'  {name:<{width}}  {value}' for name, value in values.items()]
+    print('\n'.join([title, *lines]), flush=True)
+
+
+def _cpu_name():
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def _start_wandb(project, workdir):
+  try:
+    import wandb  # optional, and slow to import
+  except ImportError:
+    raise ValueError(
+      f'wandb={project!r}, but wandb is not installed: pip install wandb'
+    ) from None
+  name = pathlib.Path(workdir).absolute().name
+  return wandb.init(
+    project=project, dir=str(workdir), id=name, name=name, resume='allow'
+  )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user reads at the start and at the end of a run."""
+
+import pathlib
+import time
+
+from clu import parameter_overview
+import jax
+
+from collab import accounting
+from collab.training import files, logs
+from collab.training import workdir as workdirs
+
+
+def start(config, workdir, task, model, params, mesh, step):
+  """Prints devices, sizes, the cost of attention beside MHA's, and the data."""
+  cost = accounting.attention_cost(model)
+  share = cost['parameters'] / cost['mha_parameters']
+  cache = cost['cache'] / cost['mha_cache']
+  kind, shape = jax.devices()[0].device_kind, dict(mesh.shape)
+  logs.summary(
+    f'{config.task.name} with {config.model.attention.name}, '
+    f'seed {config.seed}',
+    {
+      'devices': f'{mesh.devices.size} x {kind}, {shape}',
+      'parameters': f'{accounting.size(params):,}',
+      **{f'  {k}': f'{accounting.size(v):,}' for k, v in params.items()},
+      'in attention': f'{cost["parameters"]:,}, {share:.2f} of mha',
+      'cache': f'{4 * cost["cache"]:,} bytes a token, {cache:.2f} of mha',
+      'steps': f'{step:,} of {config.total_steps:,} done',
+      'workdir': workdir,
+    },
+  )
+  data = task.describe().items()
+  logs.summary(
+    'data',
+    {k: f'{v:,}' if isinstance(v, int) else _short(v) for k, v in data},
+  )
+  table = parameter_overview.get_parameter_overview(params, include_stats=False)
+  files.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
+
+
+def end(config, workdir, model, params, step, scores):
+  """Writes result.json; prints the scores and where everything lies."""
+  rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
+  seconds = sum(row.get('time/seconds', 0) for row in rows)
+  result = dict(
+    command=workdirs.read(workdir)['command'],
+    date=time.strftime('%Y-%m-%d'),
+    config_hash=workdirs.config_hash(config),
+    task=config.task.name,
+    variant=config.model.attention.name,
+    seed=config.seed,
+    steps=step,
+    seconds=round(seconds, 1),
+    parameters=accounting.size(params),
+    attention_parameters=accounting.attention_cost(model)['parameters'],
+    versions=logs.versions(),
+    metrics=scores,
+  )
+  files.save_json(pathlib.Path(workdir) / 'result.json', result)
+  logs.summary(
+    f'test, after {step:,} steps and {seconds:,.0f} s of training',
+    {k: _short(v) for k, v in scores.items()},
+  )
+  print(f'In {workdir}: result.json, metrics.jsonl, tensorboard/, checkpoints/')
+
+
+def _short(value):
+  return f'{value:.4g}' if isinstance(value, float) else value

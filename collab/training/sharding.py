@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where arrays live: the mesh, and how batches and states lie on it.
+
+Programs are written for the global arrays and compiled by `jax.jit`; these
+shardings alone decide between one device, data parallelism (every device holds
+the state) and FSDP (the state is split, and gathered where it is used).
+"""
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+
+AXES = ('data', 'fsdp')
+# Leaves of fewer elements are replicated: gathering them costs more in latency
+# than they take in memory.
+SMALL = 1 << 12
+
+
+def make_mesh(fsdp=1):
+  """All devices as a mesh [data, fsdp] with data = devices / fsdp.
+
+  Args:
+    fsdp: over how many devices the state is split; 1 replicates it.
+
+  Raises:
+    ValueError: fsdp does not divide the number of devices.
+  """
+  n = jax.device_count()
+  if fsdp < 1 or n % fsdp:
+    legal = ', '.join(str(i) for i in range(1, n + 1) if n % i == 0)
+    raise ValueError(
+      f'fsdp={fsdp} does not divide the {n} devices; legal are {legal}.'
+    )
+  # Auto, because linen does not run on the Explicit axes that make_mesh makes
+  # unless told otherwise.
+  return jax.make_mesh(
+    (n // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def batch_sharding(mesh):
+  """The leading axis over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def state_shardings(mesh, abstract_state):
+  """A sharding for each leaf of a state.
+
+  Replicated when fsdp = 1. Otherwise the largest axis that fsdp divides is
+  split (the first of equals); leaves below `SMALL` elements and leaves without
+  such an axis are replicated. Parameters, moments and averages of one shape
+  so get one sharding.
+
+  Args:
+    mesh: of `make_mesh`.
+    abstract_state: pytree of anything with a shape, as `jax.eval_shape` gives.
+
+  Returns:
+    The same tree of NamedSharding.
+  """
+  fsdp = mesh.shape['fsdp']
+
+  def spec(shape):
+    axes = [i for i, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or np.prod(shape) < SMALL or not axes:
+      return PartitionSpec()
+    axis = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*[None] * axis, 'fsdp')
+
+  return jax.tree.map(
+    lambda x: NamedSharding(mesh, spec(x.shape)), abstract_state
+  )
+
+
+def put(batch, sharding):
+  """This host's rows, as parts of global arrays.
+
+  Args:
+    batch: pytree of numpy arrays [b, ...] with b the rows of this host, the
+      same number on every host.
+    sharding: of `batch_sharding`.
+
+  Returns:
+    The same tree of jax.Array [b * hosts, ...].
+
+  Raises:
+    ValueError: b does not divide over this host's devices, or leaves differ
+      in b.
+  """
+  rows = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
+  if len(rows) != 1 or rows == {()}:
+    shapes = {
+      jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(x)
+      for path, x in jax.tree_util.tree_leaves_with_path(batch)
+    }
+    raise ValueError(f'Leaves of a batch differ in their rows: {shapes}.')
+  [(b,)] = rows
+  devices = len(sharding.addressable_devices)
+  if b % devices:
+    raise ValueError(
+      f'A batch of {b} rows does not divide over {devices} devices; legal are '
+      f'multiples of {devices}.'
+    )
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )

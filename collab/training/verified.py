@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One checkpoint, written and read with the checksums of its leaves.
+
+Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
+"""
+
+import contextlib
+import gc
+import logging
+
+import absl.logging
+import orbax.checkpoint as ocp
+
+from collab.training import leaves
+
+
+def quiet():
+  """Drops what Orbax logs: what fails there fails here, in one line."""
+  absl.logging.get_absl_logger().addFilter(_not_by_orbax)
+
+
+def _not_by_orbax(record):
+  return '/orbax/' not in record.pathname
+
+
+class OtherModel(ValueError):
+  """The checkpoint is good, and of another model."""
+
+
+def handlers():
+  return dict(
+    state=ocp.PyTreeCheckpointHandler(), leaves=ocp.JsonCheckpointHandler()
+  )
+
+
+def save(manager, step, state, metrics):
+  """Starts to write; `state` may be donated as soon as this returns."""
+  shapes, sums = leaves.shapes(state), leaves.checksums(state)
+  table = leaves.seal({name: [shapes[name], sums[name]] for name in shapes})
+  items = ocp.args.Composite(
+    state=ocp.args.PyTreeSave(state), leaves=ocp.args.JsonSave(table)
+  )
+  manager.save(step, args=items, metrics=metrics)
+
+
+def restore(manager, step, abstract):
+  """Reads a whole state, or the parameters of one.
+
+  Args:
+    manager: ocp.CheckpointManager with `handlers`.
+    step: of the checkpoint.
+    abstract: pytree of ShapeDtypeStruct with shardings; dict(params=...) for
+      the parameters only.
+
+  Raises:
+    OtherModel: leaves differ in name, type or shape.
+    Exception: of any kind, OSError if a checksum differs: it is damaged.
+  """
+
+  def read(**items):
+    return manager.restore(step, args=ocp.args.Composite(**items))
+
+  table = leaves.unseal(read(leaves=ocp.args.JsonRestore())['leaves'])
+  if abstract.keys() == {'params'}:
+    table = {k: v for k, v in table.items() if k.split('/')[0] == 'params'}
+  found = {name: shape for name, (shape, _) in table.items()}
+  if differences := leaves.differences(leaves.shapes(abstract), found):
+    raise OtherModel(
+      f'{manager.directory}/{step} is of another model: {differences}.'
+    )
+  arrays = ocp.args.PyTreeRestore(
+    abstract,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+    partial_restore=True,
+  )
+  with _quiet_asyncio():
+    tree = read(state=arrays)['state']
+  sums = leaves.checksums(tree)
+  if bad := [name for name in sums if sums[name] != table[name][1]]:
+    raise OSError(f'checksum of {", ".join(bad)}')
+  return tree
+
+
+@contextlib.contextmanager
+def _quiet_asyncio():
+  """Without the pages of the tasks that Orbax abandons when one fails."""
+  logger = logging.getLogger('asyncio')
+  logger.disabled = True
+  try:
+    yield
+  finally:
+    gc.collect()  # they write as they are collected
+    logger.disabled = False

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: its config, kept so that the folder alone can resume."""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+from ml_collections import ConfigDict
+
+from collab.training import files, logs
+
+
+def default(config_file, config):
+  """runs/<config>[-<argument>]-s<seed>, from the value of --config."""
+  name, _, argument = config_file.partition('.py:')
+  name = pathlib.Path(name.removesuffix('.py')).name
+  words = [name, *argument.replace('=', '').split(',')]
+  return f'runs/{"-".join(filter(None, words))}-s{config.seed}'
+
+
+def claim(config, workdir):
+  """Starts a run in a new workdir, or goes on in one of the same config.
+
+  Args:
+    config: ConfigDict, or None for the one that the workdir keeps.
+    workdir: path; made if need be.
+
+  Returns:
+    The run's config, locked.
+
+  Raises:
+    ValueError: config is None and the workdir keeps none; or it keeps another,
+      and then the message says what differs.
+  """
+  folder = pathlib.Path(workdir)
+  path = folder / 'run.json'
+  kept = read(workdir)['config'] if path.exists() else None
+  if config is None:
+    if kept is None:
+      raise ValueError(f'{path} is missing: start the run with --config.')
+    return ConfigDict(kept).lock()
+  if kept is not None:
+    old, new = _flat(kept), _flat(config.to_dict())
+    different = [
+      f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
+      for key in old | new
+      if old.get(key) != new.get(key)
+    ]
+    if different:
+      raise ValueError(
+        f'{workdir} is of another config: {"; ".join(different)}.'
+      )
+  elif jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'tokenizer.json').unlink(missing_ok=True)  # of a failed start
+    files.save_json(
+      path,
+      dict(
+        command=' '.join(['python', *sys.argv]),
+        versions=logs.versions(),
+        config=config.to_dict(),
+      ),
+    )
+  return config
+
+
+def abandon(workdir):
+  """Forgets a run that failed before its first checkpoint."""
+  folder = pathlib.Path(workdir)
+  steps = folder / 'checkpoints'
+  if not any(steps.glob('[0-9]*')) and jax.process_index() == 0:
+    (folder / 'run.json').unlink(missing_ok=True)
+
+
+def read(workdir):
+  """What `claim` kept: dict(command, versions, config)."""
+  kept = json.loads((pathlib.Path(workdir) / 'run.json').read_text())
+  return kept | dict(config=_tuples(kept['config']))
+
+
+def config_hash(config):
+  """Twelve hexadecimal digits that change with any value of the config."""
+  text = json.dumps(config.to_dict(), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _tuples(x):
+  """JSON's lists as the tuples that they were."""
+  if isinstance(x, dict):
+    return {key: _tuples(value) for key, value in x.items()}
+  return tuple(map(_tuples, x)) if isinstance(x, list) else x
+
+
+def _flat(config, prefix=''):
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat

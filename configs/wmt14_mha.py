@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""wmt14 with multi-head attention; see configs/wmt14.py.
+
+The paper's "concatenate" rows: --config.model.attention.key_features=256.
+"""
+
+from configs import wmt14
+
+
+def get_config(argument=''):
+  return wmt14.get_config(argument)

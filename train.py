@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Trains one experiment, evaluates it, and resumes it where it stopped.
+
+  python train.py --config=configs/wmt14_mhe_mul.py:sample
+  python train.py --workdir=runs/wmt14_mhe_mul-sample-s0              # go on
+  python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --eval_only
+
+A config names a task, a model and an optimiser. This file builds the three,
+joins them into one compiled step over the devices, and loops. What a user can
+mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+from absl import app, flags, logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import optax
+
+from collab import models, tasks
+from collab.data import pipeline
+from collab.training import checkpoint, guard, logs, optim, report, sharding
+from collab.training import workdir as workdirs
+
+CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+WORKDIR = flags.DEFINE_string(
+  'workdir', '', 'Of the run; default runs/<config>[-<argument>]-s<seed>.'
+)
+EVAL_ONLY = flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
+
+
+def run(config, workdir, eval_only=False):
+  """Trains to config.total_steps; returns test metrics, None if stopped."""
+
+  # The parts that a config names ----------------------------------------------
+
+  shard = jax.process_index(), jax.process_count()
+  task = tasks.build(
+    **config.task,
+    data=config.data,
+    workdir=workdir,
+    seed=config.seed,
+    shard=shard,
+  )
+  model = models.build(**config.model.to_dict(), **task.model_kwargs)
+  tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
+  mesh = sharding.make_mesh(config.fsdp)
+  split = sharding.batch_sharding(mesh)
+
+  # State: one tree, made on the devices that hold it --------------------------
+
+  init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+  batch = task.batch(0)
+  sharding.put(batch, split)  # refuses what does not divide
+  inputs = task.inputs(jax.tree.map(lambda x: jnp.zeros_like(x[:1]), batch))
+
+  def init():
+    params = model.init(init_key, *inputs)['params']
+    state = dict(step=jnp.int32(0), params=params, opt=tx.init(params))
+    return state | (dict(ema=params) if config.optim.ema else {})
+
+  abstract = jax.eval_shape(init)
+  shardings = sharding.state_shardings(mesh, abstract)
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract,
+    shardings,
+  )
+  checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep)
+  step, state = checkpoints.restore(abstract) or (0, None)
+  if state is None:
+    if eval_only:
+      raise ValueError(f'{workdir} has no checkpoint to evaluate.')
+    state = jax.jit(init, out_shardings=shardings)()
+  report.start(config, workdir, task, model, state['params'], mesh, step)
+
+  # The step -------------------------------------------------------------------
+
+  def loss(params, batch, key):
+    total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
+    return total, (weight, aux)
+
+  def train_step(state, batch):
+    key = jax.random.fold_in(dropout_key, state['step'])
+    (mean, (weight, aux)), grads = optim.accumulate(
+      loss, state['params'], batch, key, config.accumulate
+    )
+    updates, opt = tx.update(grads, state['opt'], state['params'])
+    params = optax.apply_updates(state['params'], updates)
+    new = dict(step=state['step'] + 1, params=params, opt=opt)
+    if config.optim.ema:
+      new['ema'] = optim.ema_update(state['ema'], params, config.optim.ema)
+    scalars = dict(
+      loss=mean,
+      learning_rate=schedule(state['step']),
+      gradient_norm=optax.tree.norm(grads),
+      weight=weight,
+      **{name: value / weight for name, value in aux.items()},
+    )
+    return new, scalars
+
+  train_step = jax.jit(
+    train_step,
+    donate_argnums=0,
+    in_shardings=(shardings, split),
+    out_shardings=(shardings, None),
+  )
+
+  # The loop -------------------------------------------------------------------
+
+  last = step if eval_only else config.total_steps
+  writer = logs.Writer(workdir, step, config.wandb)
+  progress = logs.Progress(step, last)
+  losses, since = [], time.monotonic()  # since the last look at them
+
+  def due(what):
+    return step == last or step % config.every[what] == 0
+
+  with contextlib.closing(checkpoints), guard.stop_signal() as stopped:
+    for batch in pipeline.stream(task.batch, step, last):
+      state, scalars = train_step(state, sharding.put(batch, split))
+      losses.append(scalars['loss'])
+      jax.block_until_ready(losses[-2:-1])  # one step ahead of the device
+      step += 1
+      progress.step()
+      stop = bool(stopped)  # one answer for all of this step
+      if due('log') or due('checkpoint') or stop:
+        n, losses_seen = len(losses), jax.device_get(losses)
+        guard.check_finite(losses_seen, step, workdir)
+        seconds, since, losses = time.monotonic() - since, time.monotonic(), []
+        rate = n * task.tokens_per_step / seconds
+      if due('log'):
+        row = {f'train/{k}': v for k, v in jax.device_get(scalars).items()}
+        times = {'tokens_per_second': rate, 'time/seconds': seconds}
+        writer.write(step, row | times)
+        loss_now, lr = row['train/loss'], row['train/learning_rate']
+        progress.show(step, dict(loss=loss_now, lr=lr, tokens_per_second=rate))
+      if due('eval'):
+        params = state.get('ema', state['params'])
+        scores = task.evaluate(model, params, 'val')
+        writer.write(step, {f'val/{k}': v for k, v in scores.items()})
+        since = time.monotonic()
+      if due('checkpoint') or stop:
+        checkpoints.save(step, state)
+      if stop and step < last:
+        progress.close()
+        print(f'Stopped and saved at step {step}; --workdir={workdir} goes on.')
+        return None
+    progress.close()
+    writer.close()
+
+    # The end ------------------------------------------------------------------
+
+    params = state.get('ema', state['params'])
+    if config.checkpoint.average > 1 and not config.optim.ema:
+      n = config.checkpoint.average
+      params = checkpoints.average(n, abstract['params'])
+  scores = task.evaluate(model, params, 'test')
+  report.end(config, workdir, model, params, step, scores)
+  return scores
+
+
+def main(argv):
+  logging.set_verbosity(logging.WARNING)
+  if len(argv) > 1:
+    raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
+  config, workdir = CONFIG.value, WORKDIR.value
+  if config is None and not workdir:
+    raise ValueError('Give --config=configs/....py, or --workdir=DIR to go on.')
+  if not workdir:
+    name = config_flags.get_config_filename(flags.FLAGS['config'])
+    workdir = workdirs.default(name, config)
+  config = workdirs.claim(config, workdir)
+  try:
+    run(config, os.path.abspath(workdir), EVAL_ONLY.value)
+  except Exception:
+    workdirs.abandon(workdir)
+    raise
+
+
+if __name__ == '__main__':
+  # Compiled programs are kept, so that the next start is quick.
+  home = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{home}/collab')
+  jax.config.update(
+    'jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR']
+  )
+  try:
+    app.run(main)
+  except Exception as e:
+    if os.environ.get('COLLAB_TRACEBACK'):
+      raise
+    words = ' '.join(str(e).split()) or type(e).__name__
+    sys.exit(f'train.py: {words}')

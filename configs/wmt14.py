@@ -98,15 +98,15 @@ def size(c, argument):
     c.every.update(log=50, eval=400, checkpoint=200)
     c.checkpoint.update(keep=3, average=3)
   elif argument == 'small':
-    c.data.update(vocab_size=8000, row_length=64, batch_size=48)
+    c.data.update(vocab_size=4000, row_length=64, batch_size=48)
     c.model.update(
       dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768, max_length=512
     )
     c.model.update(dropout=0.2)
     c.model.attention.num_heads = 6
-    c.optim.update(lr=1.5e-3, warmup_steps=800)
-    c.total_steps = 3000
-    c.every.update(log=50, eval=500, checkpoint=200)
+    c.optim.update(lr=2e-3, warmup_steps=400)
+    c.total_steps = 2400
+    c.every.update(log=50, eval=400, checkpoint=100)
     c.checkpoint.update(keep=5, average=5)
   elif argument:
     raise ValueError(

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenised pairs, in memory or in a folder that is complete or not there."""
+
+from collections.abc import Iterable
+from itertools import chain, islice
+import json
+import os
+from pathlib import Path
+import shutil
+from typing import NamedTuple
+from uuid import uuid4
+import zlib
+
+import numpy as np
+from tqdm import tqdm
+
+CHUNK = 8192  # pairs tokenised at a time
+
+
+class Side(NamedTuple):
+  """One language: sentence i is tokens[offsets[i]:offsets[i + 1]].
+
+  Attributes:
+    tokens: uint16 or uint32, the ids of all sentences, without <bos> and <eos>.
+    offsets: int64 [N + 1].
+  """
+
+  tokens: np.ndarray
+  offsets: np.ndarray
+
+  @property
+  def lengths(self):
+    """Tokens of each sentence, int64 [N]."""
+    return np.diff(self.offsets)
+
+
+class Tokenized(NamedTuple):
+  """Pairs of token sequences.
+
+  Attributes:
+    source, target: Sides of the same N sentences.
+    info: of the corpus: see `Corpus.describe`.
+  """
+
+  source: Side
+  target: Side
+  info: dict
+
+  def __len__(self):
+    return len(self.source.offsets) - 1
+
+
+def in_memory(pairs: Iterable, tokenizer) -> Tokenized:
+  """Tokenises (source, target) strings, without a cache."""
+  sides = ([], [])
+  for ids in _encoded(pairs, tokenizer):
+    for side, new in zip(sides, ids, strict=True):
+      side.extend(new)
+  kind = _kind(tokenizer)
+  flat = [
+    Side(
+      np.fromiter(chain.from_iterable(side), kind),
+      np.cumsum([0, *map(len, side)], dtype=np.int64),
+    )
+    for side in sides
+  ]
+  return Tokenized(*flat, {})
+
+
+def tokenized(corpus, split, tokenizer, folder, say=print) -> Tokenized:
+  """Tokenises a split once; from then on it is read from the cache.
+
+  A cache belongs to the corpus' fingerprint and the tokenizer's. It is written
+  under another name and renamed when complete, and its sizes and checksums are
+  looked at before it is used; one that does not agree is made anew.
+
+  Args:
+    corpus: a `sources.Corpus`.
+    split: 'train', 'val' or 'test'.
+    tokenizer: a `tokenizer.Tokenizer`.
+    folder: where caches lie; made if need be.
+    say: called with a line of text when a damaged cache is replaced.
+
+  Returns:
+    Tokenized, its arrays mapped from disk.
+
+  Raises:
+    ValueError: see `Corpus.rows`; no pairs; the folder cannot be written.
+  """
+  key = f'{corpus.fingerprint}-{split}-{tokenizer.fingerprint}'
+  place = Path(folder) / key
+  if place.exists():
+    try:
+      return _open(place)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+      say(f'The cache {place} is damaged ({error}): making it anew.')
+  temporary = place.with_name(f'{key}.tmp-{uuid4().hex[:8]}')
+  try:
+    temporary.mkdir(parents=True)
+    _fill(temporary, corpus, split, tokenizer)
+    shutil.rmtree(place, ignore_errors=True)  # damaged
+    try:
+      os.rename(temporary, place)
+    except OSError:
+      if not place.exists():  # another process was first: take its
+        raise
+    return _open(place)
+  except OSError as error:
+    raise ValueError(f'Cannot write the cache {place}: {error}') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _kind(tokenizer):
+  return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+
+
+def _encoded(pairs, tokenizer):
+  """Yields (ids of sources, ids of targets) of CHUNK pairs at a time."""
+  pairs = iter(pairs)
+  while chunk := list(islice(pairs, CHUNK)):
+    yield [tokenizer.encode_batch(texts) for texts in zip(*chunk, strict=True)]
+
+
+def _fill(place, corpus, split, tokenizer):
+  """Writes tokens and offsets of both sides, then what they must be."""
+  kind, lengths = _kind(tokenizer), ([], [])
+  bar = tqdm(
+    corpus.pairs(split),
+    f'tokenising {split}',
+    unit=' pairs',
+    delay=1,
+    disable=None,
+  )
+  names = ('source', 'target')
+  with (
+    open(place / 'source.tokens', 'wb') as source,
+    open(place / 'target.tokens', 'wb') as target,
+  ):
+    for chunk in _encoded(bar, tokenizer):
+      for file, ids, side in zip((source, target), chunk, lengths, strict=True):
+        np.fromiter(chain.from_iterable(ids), kind).tofile(file)
+        side.append(np.fromiter(map(len, ids), np.int64))
+  if not lengths[0]:
+    raise ValueError(f'{corpus.name}: the split {split} has no pairs.')
+  for name, side in zip(names, lengths, strict=True):
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(side))])
+    offsets.astype(np.int64).tofile(place / f'{name}.offsets')
+  files = {p.name: _checksum(p) for p in sorted(place.iterdir())}
+  content = dict(dtype=kind.__name__, files=files, info=corpus.describe())
+  (place / 'content.json').write_text(json.dumps(content, indent=2))
+
+
+def _open(place):
+  """Maps a cache whose files are what content.json says."""
+  content = json.loads((place / 'content.json').read_text())
+  for name, wanted in content['files'].items():
+    if (got := _checksum(place / name)) != wanted:
+      raise ValueError(f'{name} has bytes and checksum {got}, not {wanted}')
+  sides = [
+    Side(
+      np.memmap(place / f'{side}.tokens', content['dtype'], 'r'),
+      np.fromfile(place / f'{side}.offsets', np.int64),
+    )
+    for side in ('source', 'target')
+  ]
+  return Tokenized(*sides, content['info'])
+
+
+def _checksum(path):
+  """[size, crc32] of a file."""
+  size, crc = 0, 0
+  with open(path, 'rb') as file:
+    while block := file.read(2**20):
+      size, crc = size + len(block), zlib.crc32(block, crc)
+  return [size, crc]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several pairs in a row of fixed length: which pair lies in which row.
+
+The plan is a function of the lengths and the seed alone. The pairs are shuffled
+once and cut into windows; in each window the longest pair goes first, into the
+first row where both its sides fit (first-fit decreasing). All windows advance
+together, one pair each, in NumPy. Epochs then shuffle the rows:
+which pairs are neighbours stays, which is nothing to a model that does not
+attend across pairs, and in return every epoch has the same number of rows, and
+any batch of any epoch can be made alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+WINDOW = 1024  # pairs; 256 would leave 1% more of a row empty
+TOGETHER = 128  # windows at a time: their free space stays in the cache
+
+
+class Plan(NamedTuple):
+  """Rows of pairs: row r holds pairs[starts[r]:starts[r + 1]].
+
+  Attributes:
+    pairs: int64 [N], indices of pairs; each at most once.
+    starts: int64 [rows + 1].
+  """
+
+  pairs: np.ndarray
+  starts: np.ndarray
+
+  @property
+  def rows(self):
+    """Number of rows."""
+    return len(self.starts) - 1
+
+
+def plan(source_lengths, target_lengths, row_length, seed) -> Plan:
+  """Packs pairs into rows of row_length tokens a side.
+
+  Args:
+    source_lengths, target_lengths: int [N], tokens of a pair with what is
+      added to it, each 1..row_length, or 0 on both sides: a pair to leave out.
+    row_length: tokens in a row.
+    seed: an int.
+
+  Returns:
+    A Plan with every pair that is not left out.
+
+  Raises:
+    ValueError: a length is outside 0..row_length.
+  """
+  lengths = np.stack([source_lengths, target_lengths])  # [2, N]
+  if lengths.size and not 0 <= lengths.min() <= lengths.max() <= row_length:
+    raise ValueError(
+      f'Lengths are {lengths.min()}..{lengths.max()}, expected 0..{row_length}.'
+    )
+  order = np.random.default_rng(seed).permutation(lengths.shape[1])
+  order = order[lengths[:, order].min(0) > 0]
+  step = WINDOW * TOGETHER
+  kind = np.int16 if row_length < 2**15 else np.int32
+  pairs, rows, used = [], [], 0
+  for begin in range(0, len(order), step):
+    chunk = order[begin : begin + step]
+    # [windows, WINDOW]: the last window is filled up with pairs of length 0.
+    chunk = np.pad(chunk, (0, -len(chunk) % WINDOW), constant_values=-1)
+    chunk = chunk.reshape(-1, WINDOW)
+    sides = np.where(chunk < 0, 0, lengths[:, chunk]).astype(kind)
+    longest_first = np.argsort(-sides.max(0), axis=1, kind='stable')
+    chunk = np.take_along_axis(chunk, longest_first, 1)
+    sides = np.take_along_axis(sides, longest_first[None], 2)
+    bins = _first_fit(*sides, row_length)
+    opened = np.where(chunk < 0, -1, bins).max(1) + 1
+    bins += (used + np.cumsum(opened) - opened)[:, None]
+    used += opened.sum()
+    pairs.append(chunk[chunk >= 0])
+    rows.append(bins[chunk >= 0])
+  pairs = np.concatenate([np.zeros(0, np.int64), *pairs])
+  rows = np.concatenate([np.zeros(0, np.int64), *rows])
+  starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=used))])
+  return Plan(pairs[np.argsort(rows, kind='stable')], starts.astype(np.int64))
+
+
+def _first_fit(source, target, row_length):
+  """Row in its window of each pair: int64 [windows, WINDOW].
+
+  source, target: lengths [windows, WINDOW], in the order of going in.
+  """
+  windows, size = source.shape
+  free = np.full((2, windows, size), row_length, source.dtype)
+  rows = np.zeros((windows, size), np.int64)
+  every, opened = np.arange(windows), 0
+  for i in range(size):
+    s, t = source[:, i], target[:, i]
+    # Nobody has used a row beyond `opened`, so the first of these always fits.
+    room = free[:, :, : opened + 1]
+    row = ((room[0] >= s[:, None]) & (room[1] >= t[:, None])).argmax(1)
+    free[0, every, row] -= s
+    free[1, every, row] -= t
+    rows[:, i] = row
+    opened = min(max(opened, row.max() + 1), size - 1)
+  return rows
+
+
+def epoch_order(rows, seed, epoch):
+  """The order of the rows in an epoch: a permutation int64 [rows]."""
+  return np.random.default_rng((seed, epoch)).permutation(rows)

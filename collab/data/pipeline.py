@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of token pairs: packed rows for training, one a row to evaluate.
+
+R rows of a batch, L tokens of a row. Every batch is a dict of
+  source            int32 [R, L]: tokens, <eos> after each sentence
+  target_inputs     int32 [R, L]: <bos>, then the tokens
+  labels            int32 [R, L]: the tokens, then <eos>
+  source_segments, target_segments    int32 [R, L]: 1, 2, ... for the pairs of a
+                    row, 0 for padding
+  source_positions, target_positions  int32 [R, L]: 0, 1, ... in each pair
+  weights           float32 [R, L]: 1 where labels count
+and padding is 0 everywhere.
+"""
+
+from collections.abc import Callable
+import functools
+
+import grain
+import numpy as np
+
+from collab.data import packing
+from collab.data.cache import Side, Tokenized
+from collab.data.tokenizer import BOS, EOS
+
+POLICIES = ('drop', 'truncate')
+
+
+class PackedPairs:
+  """Training batches: `batch(step)` is a function of (seed, step) alone.
+
+  An epoch has `steps_per_epoch` batches; the rows % batch_size rows that make
+  no whole batch wait for another epoch, where the order is another one.
+
+  Attributes:
+    steps_per_epoch: the same for every epoch.
+    rows: of an epoch, before the last ones are left out.
+    statistics: what the start-up summary shows.
+  """
+
+  def __init__(
+    self,
+    tokenized: Tokenized,
+    row_length: int,
+    batch_size: int,
+    seed: int = 0,
+    too_long: str = 'drop',
+    shard: tuple[int, int] = (0, 1),
+  ):
+    """Plans the rows: two seconds for 4.5 million pairs.
+
+    Args:
+      tokenized: the pairs.
+      row_length: tokens of a row, for the source and for the target.
+      batch_size: rows of the global batch, over all hosts.
+      seed: of the order.
+      too_long: pairs with more than row_length - 1 tokens on a side are left
+        out ('drop') or cut, still ending in <eos> ('truncate').
+      shard: (index, count) of this host: it gets rows index * R to
+        (index + 1) * R - 1 of the global batch, R = batch_size / count.
+
+    Raises:
+      ValueError: an argument that is impossible, or fewer rows than a batch.
+    """
+    _check(row_length, batch_size, shard)
+    if too_long not in POLICIES:
+      raise ValueError(
+        f"too_long is '{too_long}', expected one of {', '.join(POLICIES)}."
+      )
+    limit = row_length - 1
+    real = np.stack([tokenized.source.lengths, tokenized.target.lengths])
+    over = (real > limit).any(0)
+    lengths = np.minimum(real, limit) + 1  # [2, N], with <bos> or <eos>
+    if too_long == 'drop':
+      lengths[:, over] = 0
+    self._plan = packing.plan(*lengths, row_length, seed)
+    self._sides, self._lengths = (tokenized.source, tokenized.target), lengths
+    self._length, self._batch_size = row_length, batch_size
+    self._shard = shard
+    self._order = functools.lru_cache(2)(
+      functools.partial(packing.epoch_order, self.rows, seed)
+    )
+    self.steps_per_epoch = self.rows // batch_size
+    if not self.steps_per_epoch:
+      raise ValueError(
+        f'{len(self._plan.pairs)} pairs fill {self.rows} rows of {row_length} '
+        f'tokens; a batch has {batch_size} ({int(over.sum())} pairs are too '
+        f'long, too_long={too_long}).'
+      )
+    places = self.rows * row_length
+    padding = 1 - lengths.sum(1) / places
+    self.statistics = dict(
+      pairs=len(tokenized),
+      packed=len(self._plan.pairs),
+      too_long=int(over.sum()),
+      too_long_policy=too_long,
+      rows=self.rows,
+      pairs_per_row=len(self._plan.pairs) / self.rows,
+      source_padding=float(padding[0]),
+      target_padding=float(padding[1]),
+      steps_per_epoch=self.steps_per_epoch,
+      rows_left_out_per_epoch=self.rows % batch_size,
+    )
+
+  @property
+  def rows(self):
+    return self._plan.rows
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """This host's slice of the global batch of a step (0, 1, ...)."""
+    epoch, index = divmod(step, self.steps_per_epoch)
+    host, hosts = self._shard
+    R = self._batch_size // hosts
+    begin = index * self._batch_size + host * R
+    rows = self._order(epoch)[begin : begin + R]
+    starts = self._plan.starts[rows]
+    counts = self._plan.starts[rows + 1] - starts
+    pairs = self._plan.pairs[_ranges(starts, counts)]
+    return _assemble(
+      self._sides, pairs, self._lengths[:, pairs], counts, self._length
+    )
+
+
+def eval_batches(tokenized, batch_size, row_length, shard=(0, 1)):
+  """Yields batches of one pair a row, in order, each pair exactly once.
+
+  They have one more key: `valid`, bool [R], False for the rows that fill up the
+  last batch. Pairs that are too long are cut: an evaluation leaves nothing out.
+  `too_long` says how many there are.
+
+  Args:
+    tokenized: the pairs.
+    batch_size: rows of the global batch.
+    row_length: tokens of a row.
+    shard: (index, count) of this host, as in PackedPairs.
+
+  Raises:
+    ValueError: an argument that is impossible.
+  """
+  _check(row_length, batch_size, shard)
+  host, hosts = shard
+  R = batch_size // hosts
+  sides = (tokenized.source, tokenized.target)
+
+  def batches():
+    for begin in range(host * R, len(tokenized) + host * R, batch_size):
+      pairs = np.arange(begin, max(begin, min(begin + R, len(tokenized))))
+      counts = (begin + np.arange(R) < len(tokenized)).astype(np.int64)
+      real = [np.diff(side.offsets)[pairs] for side in sides]
+      lengths = np.minimum(real, row_length - 1) + 1
+      batch = _assemble(sides, pairs, lengths, counts, row_length)
+      yield batch | dict(valid=counts > 0)
+
+  return batches()
+
+
+def too_long(tokenized, row_length):
+  """Pairs with a side that does not fit a row, with its <bos> or <eos>."""
+  sides = (tokenized.source, tokenized.target)
+  over = [side.lengths > row_length - 1 for side in sides]
+  return int(np.logical_or(*over).sum())
+
+
+def stream(batch: Callable, first: int, last: int, ahead: int = 4):
+  """Yields batch(first), ..., batch(last - 1) in order, made ahead of time.
+
+  One thread of Grain makes them while the device works; it ends with the
+  iteration, or when the generator is closed or dropped. An error in `batch`
+  comes out at the step that it belongs to.
+
+  Args:
+    batch: a function of a step.
+    first, last: steps, last exclusive.
+    ahead: how many batches wait ready at most.
+  """
+  steps = grain.MapDataset.range(first, last).map(batch)
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
+  iterator = iter(steps.to_iter_dataset(options))
+  try:
+    yield from iterator
+  finally:
+    iterator.close()
+
+
+def _check(row_length, batch_size, shard):
+  index, count = shard
+  if row_length < 2:
+    raise ValueError(f'row_length is {row_length}, expected at least 2.')
+  if not 0 <= index < count:
+    raise ValueError(
+      f'shard is {shard}, expected (index, count), index < count'
+    )
+  if batch_size < 1 or batch_size % count:
+    raise ValueError(
+      f'batch_size is {batch_size}, expected a multiple of the {count} hosts.'
+    )
+
+
+def _ranges(starts, counts):
+  """starts[0], starts[0] + 1, ... counts[0] of them, starts[1], ...: int64."""
+  ends = np.cumsum(counts)
+  return np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+    starts - ends + counts, counts
+  )
+
+
+def _assemble(sides: tuple[Side, Side], pairs, lengths, counts, L):
+  """Lays pairs into rows.
+
+  Args:
+    sides: source and target.
+    pairs: int64 [P], row after row.
+    lengths: int64 [2, P], tokens of each with its <bos> or <eos>.
+    counts: int64 [R], pairs of each row.
+    L: tokens of a row.
+  """
+  R = len(counts)
+  row = np.repeat(np.arange(R), counts)  # of each pair
+  first = np.cumsum(counts) - counts
+  segment = np.arange(len(pairs)) - first[row] + 1
+  batch = {}
+
+  def empty(key, kind=np.int32):
+    batch[key] = np.zeros((R, L), kind)
+    return batch[key].reshape(-1)
+
+  for name, side, n in zip(('source', 'target'), sides, lengths, strict=True):
+    before = np.cumsum(n) - n
+    begin = row * L + before - np.append(before, 0)[first][row]  # in the batch
+    place = _ranges(begin, n)
+    within = place - np.repeat(begin, n)
+    ends = begin + n - 1
+    empty(f'{name}_segments')[place] = np.repeat(segment, n)
+    empty(f'{name}_positions')[place] = within
+    words = _ranges(side.offsets[pairs], n - 1)
+    tokens = empty('labels' if name == 'target' else 'source')
+    not_last = np.ones(len(place), bool)
+    not_last[np.cumsum(n) - 1] = False
+    body = place[not_last]
+    tokens[body] = np.asarray(side.tokens)[words]
+    tokens[ends] = EOS
+    if name == 'target':
+      inputs = empty('target_inputs')
+      inputs[body + 1] = tokens[body]
+      inputs[begin] = BOS
+      empty('weights', np.float32)[place] = 1
+  return batch

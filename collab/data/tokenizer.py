@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joint byte-level BPE: any Unicode text to ids and back without loss.
+
+Every digit is a token of its own, so that numbers can be copied and regrouped.
+A space goes before every sentence and is taken off again, so that a word has
+the same ids at the beginning of a sentence as within.
+"""
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+import sys
+from uuid import uuid4
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+
+SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>')
+PAD, BOS, EOS, UNK = range(4)
+SMALLEST = len(SPECIAL) + 256  # a token for each byte
+
+
+class Tokenizer:
+  """Text <-> ids.
+
+  Attributes:
+    vocab_size: number of ids, special ones included.
+    pad_id, bos_id, eos_id: 0, 1, 2. Nothing encodes to them, not even '<eos>'.
+    fingerprint: a hash of the vocabulary and rules, for caches.
+  """
+
+  pad_id, bos_id, eos_id = PAD, BOS, EOS
+
+  def __init__(self, rules: tokenizers.Tokenizer):
+    rules.encode_special_tokens = True  # '<eos>' in a text is just text
+    self._rules = rules
+    self.vocab_size = rules.get_vocab_size()
+    text = rules.to_str().encode()
+    self.fingerprint = hashlib.sha256(text).hexdigest()[:16]
+
+  def encode_batch(self, texts) -> list[list[int]]:
+    """Ids of each text, without <bos> and <eos>."""
+    batch = self._rules.encode_batch_fast([f' {text}' for text in texts])
+    return [encoding.ids for encoding in batch]
+
+  def encode(self, text) -> list[int]:
+    """Ids of a text, without <bos> and <eos>."""
+    return self.encode_batch([text])[0]
+
+  def decode(self, ids) -> str:
+    """The text of ids; special ones are left out.
+
+    Ids that are no whole UTF-8 text, as a model may say, give U+FFFD in places.
+    """
+    ids = [int(i) for i in ids if i >= len(SPECIAL)]
+    return self._rules.decode(ids).removeprefix(' ')
+
+
+def train(lines, vocab_size, path) -> Tokenizer:
+  """Trains on lines of text and writes the tokenizer to a JSON file.
+
+  The same lines give the same file, byte by byte. A small text may have fewer
+  than vocab_size tokens to learn: look at `Tokenizer.vocab_size`.
+
+  Args:
+    lines: iterator of strings, of both languages.
+    vocab_size: ids to have in all, at least SMALLEST = 260.
+    path: file to write; it is there whole or not at all.
+
+  Raises:
+    ValueError: vocab_size too small, no text, or the file cannot be written.
+  """
+  if vocab_size < SMALLEST:
+    raise ValueError(
+      f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
+      f'byte and {len(SPECIAL)} special ones.'
+    )
+  count = 0
+
+  def counted():
+    nonlocal count
+    # disable=None: no bar where standard error is not a terminal.
+    for line in tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None):
+      count += 1
+      yield f' {line}'
+
+  rules = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
+  rules.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  rules.decoder = decoders.ByteLevel()
+  rules.train_from_iterator(
+    counted(),
+    trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      special_tokens=list(SPECIAL),
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=sys.stderr.isatty(),
+    ),
+  )
+  if not count:
+    raise ValueError('The tokenizer got no lines to train on.')
+  _write(Path(path), rules.to_str(pretty=True))
+  return Tokenizer(rules)
+
+
+def load(path) -> Tokenizer:
+  """Reads what `train` wrote. It is data: nothing in it is executed.
+
+  Raises:
+    ValueError: no such file, damaged, or another kind of tokenizer.
+  """
+  try:
+    rules = tokenizers.Tokenizer.from_str(Path(path).read_text('utf-8'))
+  except FileNotFoundError as error:
+    raise ValueError(f'There is no tokenizer file {path}.') from error
+  except Exception as error:  # the library raises bare Exceptions
+    raise ValueError(
+      f'{path} is no tokenizer file, or damaged: {str(error).strip()}'
+    ) from error
+  vocabulary = rules.get_vocab()
+  wanted = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
+  got = {token: vocabulary.get(token) for token in SPECIAL}
+  letters = set(pre_tokenizers.ByteLevel.alphabet())
+  ids = sorted(vocabulary.values())
+  if got != wanted or not letters <= vocabulary.keys():
+    raise ValueError(
+      f'{path} is not a tokenizer of this project: expected the ids {wanted} '
+      f'and a token for every byte, got {got}.'
+    )
+  if ids != list(range(len(ids))):
+    raise ValueError(f'{path} is damaged: its ids are not 0, 1, 2, ...')
+  return Tokenizer(rules)
+
+
+def _write(path, text):
+  """Writes a file whole or not at all."""
+  temporary = path.with_name(f'{path.name}.tmp-{uuid4().hex[:8]}')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(text, 'utf-8')
+    os.replace(temporary, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise ValueError(
+      f'Cannot write the tokenizer to {path}: {error}'
+    ) from error

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are whole or not used.
+
+Orbax writes them in the background and renames them into place, so that a
+killed writer leaves the earlier ones. It does not notice damaged array data:
+checksums of the leaves are kept beside the arrays and compared after reading.
+"""
+
+import contextlib
+import pathlib
+import re
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from collab.training import verified
+
+
+class Checkpoints:
+  """The checkpoints of one run, in workdir/checkpoints/<step>.
+
+  A damaged one is reported in a line and the one before it used; it stays on
+  disk, and the next `save` moves it to workdir/damaged. All processes of a run
+  make the same calls.
+
+  Args:
+    workdir: of the run.
+    keep: how many of the newest stay.
+    best: metric whose best checkpoint stays too ('-name': the lower the
+      better), '' for none.
+
+  Raises:
+    ValueError: keep < 1.
+    OSError: the folder cannot be made or read.
+  """
+
+  def __init__(self, workdir, keep, best=''):
+    if keep < 1:
+      raise ValueError(f'keep={keep}; expected at least 1.')
+    verified.quiet()
+    self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
+    self._keep = keep
+    self._damaged = set()
+    self._best = best
+    rank = self._quality if best else None
+    kept = [policies.LatestN(keep)]
+    if best:
+      kept.append(
+        policies.BestN(
+          get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
+    options = ocp.CheckpointManagerOptions(
+      best_fn=rank, preservation_policy=policies.AnyPreservationPolicy(kept)
+    )
+    with self._writing():
+      self._path.mkdir(parents=True, exist_ok=True)
+      self._manager = ocp.CheckpointManager(
+        self._path, options=options, item_handlers=verified.handlers()
+      )
+
+  def save(self, step, state, metrics=None):
+    """Copies the state and returns; the copy is written in the background.
+
+    The buffers of `state` may be donated as soon as this returns.
+
+    Args:
+      step: of the run, beyond that of the newest checkpoint.
+      state: dict of pytrees of jax.Array, one of them 'params'.
+      metrics: dict name -> float, for `best`.
+
+    Raises:
+      ValueError: there is a checkpoint of this step or a later one.
+      OSError: this or the previous one cannot be written; the earlier are kept.
+    """
+    if self._damaged:
+      self._set_aside()
+    latest = self._manager.latest_step()
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f'save of step {step}: {self._path} has one of step {latest}; restore '
+        'that first, or use another workdir.'
+      )
+    with self._writing():
+      verified.save(self._manager, step, state, metrics or {})
+
+  def restore(self, abstract_state):
+    """The newest good state.
+
+    Args:
+      abstract_state: pytree of ShapeDtypeStruct with shardings, on any mesh.
+
+    Returns:
+      (step, state), or None if there is no checkpoint at all.
+
+    Raises:
+      ValueError: leaves differ in name, type or shape from the newest good
+        checkpoint's; or all are damaged.
+    """
+    for step, state in self._good(abstract_state):
+      return step, state
+    if self._damaged:
+      raise ValueError(
+        f'All checkpoints in {self._path} are damaged: {sorted(self._damaged)}.'
+      )
+    return None
+
+  def best(self, abstract_params):
+    """(step, parameters) of the checkpoint with the best metric.
+
+    Raises:
+      ValueError: it is damaged, or none has the metric; or as `restore`.
+    """
+    self._wait()
+    step = self._manager.best_step()
+    metrics = {} if step is None else self._manager.metrics(step) or {}
+    if self._quality(metrics) == -np.inf:
+      raise ValueError(
+        f'best={self._best!r}: no checkpoint in {self._path} has this metric.'
+      )
+    for _, state in self._good(dict(params=abstract_params), [step]):
+      return step, state['params']
+    raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
+
+  def average(self, n, abstract_params):
+    """Mean of the parameters in the n newest good checkpoints.
+
+    Args:
+      n: 1 just reads the newest parameters.
+      abstract_params: as in `restore`, of state['params'].
+
+    Raises:
+      ValueError: n > keep, or fewer good ones; or as `restore`.
+    """
+    if not 1 <= n <= self._keep:
+      raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
+    total, count = None, 0
+    for _, state in self._good(dict(params=abstract_params)):
+      new = jax.tree.map(lambda x: x.astype(jnp.float32), state['params'])
+      total = new if count == 0 else jax.tree.map(jnp.add, total, new)
+      count += 1
+      if count == n:
+        return jax.tree.map(
+          lambda x, a: (x / n).astype(a.dtype), total, abstract_params
+        )
+    raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
+
+  def close(self):
+    """Waits for the writer; an OSError if it has failed."""
+    try:
+      self._wait()
+    finally:
+      self._manager.close()
+
+  def _wait(self):
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def _quality(self, metrics):
+    value = metrics.get(self._best.removeprefix('-'), np.nan)
+    if not np.isfinite(value):
+      return -np.inf
+    return -value if self._best.startswith('-') else value
+
+  def _good(self, abstract, steps=None):
+    """Yields (step, tree) of the good ones of `steps`, newest first."""
+    self._wait()  # what is being written would seem damaged
+    steps = set(steps or self._manager.all_steps()) - self._damaged
+    for step in sorted(steps, reverse=True):
+      tree, fault = None, ''
+      try:
+        tree = verified.restore(self._manager, step, abstract)
+      except verified.OtherModel:
+        raise
+      except Exception as e:  # Orbax raises all kinds, Exception included.
+        fault = _line(e)
+      # What one host cannot read, none uses.
+      if multihost_utils.process_allgather(np.array(bool(fault))).any():
+        told = 'Checkpoint %s/%d is damaged and not used: %s'
+        logging.warning(told, self._path, step, fault or 'on another host')
+        self._damaged.add(step)
+      else:
+        yield step, tree
+
+  def _set_aside(self):
+    """Moves the damaged away: Orbax does not save below the newest step."""
+    if jax.process_index() == 0:
+      folder = self._path.parent / 'damaged'
+      folder.mkdir(exist_ok=True)
+      for step in self._damaged:
+        times = len(list(folder.glob(f'{step}.*')))
+        (self._path / str(step)).rename(folder / f'{step}.{times}')
+    multihost_utils.sync_global_devices('damaged checkpoints set aside')
+    self._damaged.clear()
+    self._manager.reload()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Whatever fails in writing is an OSError of one line."""
+    try:
+      yield
+    except Exception as e:
+      raise OSError(f'No checkpoint written in {self._path}: {_line(e)}') from e
+
+
+def _line(e):
+  """The exception as one line, of TensorStore's the beginning and the cause."""
+  text = ' '.join(f'{type(e).__name__}: {e}'.split())
+  text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
+  return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'

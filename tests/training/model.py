@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A two-layer network and its training, for the tests of all devices.
+
+  python -m tests.training.model WORKDIR
+
+is the part of `test_devices` that needs several devices.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collab.training import checkpoint, leaves, optim, sharding
+
+ROWS = 48  # of a batch; divides over 8 devices in 1, 2, 3 or 6 parts
+STEPS = 7
+
+
+def init(key):
+  k1, k2 = jax.random.split(key)
+  return {
+    'layer_0': {
+      'kernel': jax.random.normal(k1, (37, 128)) / 6,
+      'bias': jnp.zeros(128),
+    },
+    'layer_1': {'kernel': jax.random.normal(k2, (128, 40)) / 11},
+  }
+
+
+def batch(step):
+  """Rows of uneven weights."""
+  rng = np.random.default_rng(step)
+  x = rng.normal(size=(ROWS, 37)).astype(np.float32)
+  return dict(
+    x=x,
+    y=np.sin(x[:, :1] * np.arange(40)).astype(np.float32),
+    weight=rng.integers(0, 9, ROWS).astype(np.float32),
+  )
+
+
+def loss(params, batch, key, rate=0.1):
+  """Weighted squared error, with dropout."""
+  h = batch['x'] @ params['layer_0']['kernel'] + params['layer_0']['bias'][None]
+  h = jnp.tanh(h) * jax.random.bernoulli(key, 1 - rate, h.shape) / (1 - rate)
+  error = ((h @ params['layer_1']['kernel'] - batch['y']) ** 2).mean(-1)
+  weight = batch['weight']
+  return (error * weight).sum(), (weight.sum(), dict(rows=jnp.size(weight)))
+
+
+def make(mesh, parts=1):
+  """Initial state, jitted step and abstract state on a mesh."""
+  tx, _ = optim.build(total_steps=STEPS, lr=0.01, warmup_steps=2, clip=1.0)
+
+  def first():
+    params = init(jax.random.key(0))
+    return dict(step=jnp.int32(0), params=params, opt=tx.init(params))
+
+  def step(state, batch):
+    key = jax.random.fold_in(jax.random.key(1), state['step'])
+    params = state['params']
+    (value, _), grads = optim.accumulate(loss, params, batch, key, parts)
+    updates, opt = tx.update(grads, state['opt'], params)
+    params = jax.tree.map(jnp.add, params, updates)
+    return dict(step=state['step'] + 1, params=params, opt=opt), value
+
+  shapes = jax.eval_shape(first)
+  shardings = sharding.state_shardings(mesh, shapes)
+  state = jax.jit(first, out_shardings=shardings)()
+  step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+  return state, step, abstract(shapes, shardings)
+
+
+def abstract(tree, shardings):
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings,
+  )
+
+
+def curve(mesh, parts=1):
+  """Losses, last state, its abstract form, and kinds of communication."""
+  state, step, shapes = make(mesh, parts)
+  split = sharding.batch_sharding(mesh)
+  step = step.lower(state, sharding.put(batch(0), split)).compile()
+  kinds = re.findall(r' (all-[a-z]+|collective-[a-z]+)\(', step.as_text())
+  losses = []
+  for i in range(STEPS):
+    state, value = step(state, sharding.put(batch(i), split))
+    losses.append(float(value))
+  return losses, state, shapes, sorted(set(kinds))
+
+
+def main(workdir):
+  workdir = pathlib.Path(workdir)
+  result = dict(devices=jax.device_count(), curves={}, kinds={})
+  for fsdp in (1, 2, 8):
+    mesh = sharding.make_mesh(fsdp)
+    losses, state, shapes, kinds = curve(mesh)
+    result['curves'][f'fsdp={fsdp}'] = losses
+    result['kinds'][f'fsdp={fsdp}'] = kinds
+    kernel = state['params']['layer_0']['kernel']
+    result[f'part of fsdp={fsdp}'] = list(
+      kernel.addressable_shards[0].data.shape
+    )
+    # What one device has saved comes back on eight, however split.
+    checkpoints = checkpoint.Checkpoints(workdir / 'one', keep=1)
+    step, restored = checkpoints.restore(shapes)
+    checkpoints.close()
+    result[f'restored fsdp={fsdp}'] = [step, leaves.checksums(restored)]
+    placed = jax.tree.map(
+      lambda x, a: x.sharding == a.sharding, restored, shapes
+    )
+    assert all(jax.tree.leaves(placed))
+  losses, _, _, kinds = curve(sharding.make_mesh(), parts=2)
+  result['curves']['2 parts'], result['kinds']['2 parts'] = losses, kinds
+  checkpoints = checkpoint.Checkpoints(workdir / 'eight', keep=1)
+  checkpoints.save(STEPS, state)
+  checkpoints.close()
+  result['saved'] = leaves.checksums(state)
+  try:
+    sharding.put(
+      jax.tree.map(lambda x: x[:9], batch(0)), state['step'].sharding
+    )
+  except ValueError as e:
+    result['error'] = str(e)
+  print(json.dumps(result))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

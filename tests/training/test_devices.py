@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One device and eight: the same training, and each other's checkpoints."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from collab.training import checkpoint, leaves, sharding
+from tests.training import model
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Losses on this device, and what the same program says of eight."""
+  workdir = tmp_path_factory.mktemp('runs')
+  losses, state, shapes, _ = model.curve(sharding.make_mesh())
+  checkpoints = checkpoint.Checkpoints(workdir / 'one', keep=1)
+  checkpoints.save(model.STEPS, state)
+  checkpoints.close()
+  flags = '--xla_force_host_platform_device_count=8'
+  done = subprocess.run(
+    [sys.executable, '-W', 'error', '-m', 'tests.training.model', workdir],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  eight = json.loads(done.stdout.splitlines()[-1])
+  assert eight['devices'] == 8
+  return workdir, losses, state, shapes, eight
+
+
+def test_same_losses(runs):
+  _, losses, _, _, eight = runs
+  assert losses[-1] < 0.9 * losses[0]
+  for name in ('fsdp=1', 'fsdp=2', 'fsdp=8'):
+    np.testing.assert_allclose(eight['curves'][name], losses, rtol=1e-5)
+
+
+def test_same_losses_accumulated(runs):
+  parts = model.curve(sharding.make_mesh(), parts=2)[0]
+  np.testing.assert_allclose(runs[-1]['curves']['2 parts'], parts, rtol=1e-5)
+
+
+def test_state_is_split_by_fsdp(runs):
+  shapes = [runs[-1][f'part of fsdp={n}'] for n in (1, 2, 8)]
+  assert shapes == [[37, 128], [37, 64], [37, 16]]
+
+
+def test_micro_batches_stay_on_their_device(runs):
+  kinds = runs[-1]['kinds']
+  assert kinds['fsdp=1'] == kinds['2 parts'] == ['all-reduce']
+
+
+def test_one_device_to_eight(runs):
+  expected = [model.STEPS, leaves.checksums(runs[2])]
+  for fsdp in (1, 2, 8):
+    assert runs[-1][f'restored fsdp={fsdp}'] == expected
+
+
+def test_eight_devices_to_one(runs):
+  workdir, _, _, shapes, eight = runs
+  checkpoints = checkpoint.Checkpoints(workdir / 'eight', keep=1)
+  step, state = checkpoints.restore(shapes)
+  checkpoints.close()
+  assert step == model.STEPS
+  assert leaves.checksums(state) == eight['saved']
+
+
+def test_rows_that_do_not_divide(runs):
+  assert runs[-1]['error'] == (
+    'A batch of 9 rows does not divide over 8 devices; legal are multiples '
+    'of 8.'
+  )

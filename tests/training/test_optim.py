@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedules against closed forms, decay, clipping, accumulation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from collab.training import optim
+from tests.training import model
+
+LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
+
+
+def schedule(name, step):
+  """Learning rate of the step-th update, from 1, in plain Python."""
+  if name == 'inverse_sqrt':
+    return LR * min(step / WARMUP, math.sqrt(WARMUP / step))
+  if step <= WARMUP:
+    return LR * step / WARMUP
+  p = min(1, (step - WARMUP) / (TOTAL - WARMUP))
+  return {
+    'constant': LR,
+    'linear': LR + (END - LR) * p,
+    'cosine': END + (LR - END) * (1 + math.cos(math.pi * p)) / 2,
+  }[name]
+
+
+@pytest.mark.parametrize('name', optim.SCHEDULES)
+def test_schedule(name):
+  end = dict(end_lr=END) if name in ('linear', 'cosine') else {}
+  _, rate = optim.build(
+    total_steps=TOTAL, lr=LR, schedule=name, warmup_steps=WARMUP, **end
+  )
+  for step in (1, 2, WARMUP - 1, WARMUP, WARMUP + 1, 20, TOTAL, TOTAL + 5):
+    np.testing.assert_allclose(rate(step - 1), schedule(name, step), rtol=2e-6)
+    np.testing.assert_allclose(rate(jnp.int32(step - 1)), rate(step - 1))
+
+
+def test_noam_of_the_paper():
+  """D^(-1/2) min(step^(-1/2), step warmup^(-3/2)), Vaswani et al., eq. 3."""
+  _, rate = optim.build(
+    total_steps=10**5,
+    lr=(512 * 4000) ** -0.5,
+    schedule='inverse_sqrt',
+    warmup_steps=4000,
+  )
+  for step in (1, 4000, 100_000):
+    paper = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+    np.testing.assert_allclose(rate(step - 1), paper, rtol=1e-6)
+
+
+def test_without_warmup_the_first_rate_is_the_peak():
+  _, rate = optim.build(total_steps=5, lr=LR, schedule='constant')
+  assert rate(0) == rate(4) == np.float32(LR)
+
+
+@pytest.mark.parametrize('name', optim.NAMES)
+def test_first_update_is_adams(name):
+  """-lr (g / (|g| + eps) + decay p): both moments are exact after one step."""
+  decay = 0.1 if name == 'adamw' else 0.0
+  tx, _ = optim.build(
+    total_steps=5, name=name, lr=LR, schedule='constant', eps=0.5,
+    weight_decay=decay,
+  )  # fmt: skip
+  params = dict(kernel=jnp.full((2, 3), 2.0), bias=jnp.full((2, 3), 2.0))
+  grads = jax.tree.map(lambda p: p + 1, params)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  step = 3 / 3.5
+  np.testing.assert_allclose(
+    updates['kernel'], np.full((2, 3), -LR * (step + decay * 2)), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    updates['bias'], np.full((2, 3), -LR * step), rtol=1e-5
+  )
+
+
+def test_decay_mask():
+  params = {
+    'embedding': jnp.zeros((5, 3)),
+    'query': dict(kernel=jnp.zeros((3, 2, 2)), bias=jnp.zeros((2, 2))),
+    'content_bias': dict(kernel=jnp.zeros((3, 2))),  # a projection
+    'LayerNorm_0': dict(scale=jnp.zeros((4, 3)), bias=jnp.zeros(3)),
+    'offset': jnp.zeros(3),
+  }
+  assert optim.decay_mask(params) == {
+    'embedding': True,
+    'query': dict(kernel=True, bias=False),
+    'content_bias': dict(kernel=True),
+    'LayerNorm_0': dict(scale=False, bias=False),
+    'offset': False,
+  }
+
+
+def test_clip():
+  params = dict(kernel=jnp.zeros((2, 2)))
+  grads = dict(kernel=jnp.full((2, 2), 100.0))
+  fields = dict(total_steps=5, lr=1.0, schedule='constant', eps=1.0)
+  tx, _ = optim.build(clip=0.5, **fields)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  # Of norm 0.5 each of four is 0.25.
+  np.testing.assert_allclose(
+    updates['kernel'], np.full((2, 2), -0.25 / 1.25), rtol=1e-5
+  )
+
+
+def test_ema():
+  ema = optim.ema_update(dict(a=jnp.ones(3)), dict(a=jnp.zeros(3)), 0.9)
+  np.testing.assert_allclose(ema['a'], np.full(3, 0.9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(name='sgd'), "name='sgd'; there are adam, adamw"),
+    (
+      dict(schedule='step'),
+      "schedule='step'; there are inverse_sqrt, linear, cosine, constant",
+    ),
+    (dict(schedule='inverse_sqrt'), 'warmup_steps=0; inverse_sqrt needs'),
+    (dict(warmup_steps=9), 'warmup_steps=9 leaves none of total_steps=9'),
+    (dict(schedule='constant', end_lr=0.1), 'only linear and cosine end'),
+    (dict(name='adam', weight_decay=0.1), 'only adamw decays'),
+    (dict(lr=-1.0), 'lr=-1.0; expected at least 0'),
+    (dict(clip=math.nan), 'clip=nan; expected at least 0'),
+    (dict(ema=1.0), 'ema=1.0; expected 0 <= ema < 1'),
+  ],
+)
+def test_errors(fields, message):
+  with pytest.raises(ValueError, match=message):
+    optim.build(total_steps=9, **fields)
+
+
+def loss(params, batch, key):
+  return model.loss(params, batch, key, rate=0.0)
+
+
+def accumulate(n, loss=loss, dtype=jnp.float32):
+  params = jax.tree.map(
+    lambda x: x.astype(dtype), model.init(jax.random.key(0))
+  )
+  run = jax.jit(
+    lambda params, batch, key: optim.accumulate(loss, params, batch, key, n)
+  )
+  return run(params, model.batch(0), jax.random.key(1))
+
+
+@pytest.mark.parametrize('n', [1, 3, 48])
+def test_accumulation_is_the_full_batch(n):
+  """Weights are uneven, and in 48 parts of one row each some are zero."""
+  weight = model.batch(0)['weight']
+  assert 0 in weight
+
+  def mean(params):
+    s, (w, _) = loss(params, model.batch(0), jax.random.key(0))
+    return s / w
+
+  expected = jax.value_and_grad(mean)(model.init(jax.random.key(0)))
+  (value, (w, aux)), grads = accumulate(n)
+  assert (w, aux['rows']) == (weight.sum(), model.ROWS)
+  for a, b in zip(
+    jax.tree.leaves((value, grads)), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_one_part_has_the_key_of_the_plain_step():
+  batch, params = model.batch(0), model.init(jax.random.key(0))
+  s, (w, _) = model.loss(params, batch, jax.random.key(1))
+  (value, _), _ = accumulate(1, model.loss)
+  np.testing.assert_allclose(value, s / w, rtol=1e-6)
+
+
+def test_parts_have_keys_of_their_own():
+  def draw(params, batch, key):
+    x = jax.random.uniform(key)
+    return 0.0 * params['layer_0']['bias'].sum(), (1.0, dict(x=x, square=x * x))
+
+  (_, (w, aux)), _ = accumulate(4, draw)
+  assert w == 4
+  assert aux['square'] / 4 > (aux['x'] / 4) ** 2 + 1e-3
+
+
+def test_low_precision_gradients_add_up_in_float32():
+  _, grads = accumulate(48, dtype=jnp.bfloat16)
+  _, exact = accumulate(1)
+  assert grads['layer_1']['kernel'].dtype == jnp.bfloat16
+  error = optax.tree.norm(optax.tree.sub(grads, exact)) / optax.tree.norm(exact)
+  assert error < 0.02
+
+
+def test_parts_that_do_not_divide():
+  with pytest.raises(ValueError, match=r'^5 micro-batches do not'):
+    accumulate(5)

@@ -70,7 +70,9 @@ def run(config, workdir, eval_only=False):
     abstract,
     shardings,
   )
-  checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep)
+  checkpoints = checkpoint.Checkpoints(
+    workdir, config.checkpoint.keep, config.checkpoint.best
+  )
   step, state = checkpoints.restore(abstract) or (0, None)
   if state is None:
     if eval_only:
@@ -96,7 +98,7 @@ def run(config, workdir, eval_only=False):
       new['ema'] = optim.ema_update(state['ema'], params, config.optim.ema)
     scalars = dict(
       loss=mean,
-      learning_rate=schedule(state['step']),
+      lr=schedule(state['step']),
       gradient_norm=optax.tree.norm(grads),
       weight=weight,
       **{name: value / weight for name, value in aux.items()},
@@ -112,53 +114,63 @@ def run(config, workdir, eval_only=False):
 
   # The loop -------------------------------------------------------------------
 
-  last = step if eval_only else config.total_steps
-  writer = logs.Writer(workdir, step, config.wandb)
-  progress = logs.Progress(step, last)
+  last = config.total_steps
+  average = 1 if config.optim.ema else config.checkpoint.average
+  written = min(-(-last // config.every.checkpoint), config.checkpoint.keep)
+  if average > written:
+    raise ValueError(
+      f'checkpoint.average={average}, but only {written} will be there: '
+      'checkpoint.keep of total_steps / every.checkpoint.'
+    )
   losses, since = [], time.monotonic()  # since the last look at them
 
   def due(what):
     return step == last or step % config.every[what] == 0
 
-  with contextlib.closing(checkpoints), guard.stop_signal() as stopped:
-    for batch in pipeline.stream(task.batch, step, last):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.closing(checkpoints))
+    if not eval_only:
+      writer = logs.Writer(workdir, step, config.wandb)
+      progress = logs.Progress(step, last)
+      stack.enter_context(contextlib.closing(writer))
+      stack.enter_context(contextlib.closing(progress))
+    stopped = stack.enter_context(guard.stop_signal())
+
+    for batch in pipeline.stream(task.batch, step, step if eval_only else last):
       state, scalars = train_step(state, sharding.put(batch, split))
       losses.append(scalars['loss'])
       jax.block_until_ready(losses[-2:-1])  # one step ahead of the device
-      step += 1
-      progress.step()
+      step, scores = step + 1, {}
       stop = bool(stopped)  # one answer for all of this step
       if due('log') or due('checkpoint') or stop:
-        n, losses_seen = len(losses), jax.device_get(losses)
-        guard.check_finite(losses_seen, step, workdir)
-        seconds, since, losses = time.monotonic() - since, time.monotonic(), []
-        rate = n * task.tokens_per_step / seconds
+        guard.check_finite(jax.device_get(losses), step, workdir)
+        seconds, since = time.monotonic() - since, time.monotonic()
+        rate, losses = len(losses) * task.tokens_per_step / seconds, []
       if due('log'):
-        row = {f'train/{k}': v for k, v in jax.device_get(scalars).items()}
-        times = {'tokens_per_second': rate, 'time/seconds': seconds}
-        writer.write(step, row | times)
-        loss_now, lr = row['train/loss'], row['train/learning_rate']
-        progress.show(step, dict(loss=loss_now, lr=lr, tokens_per_second=rate))
+        row = jax.device_get(scalars)
+        shown = dict(loss=row['loss'], lr=row['lr'], tokens_per_second=rate)
+        row = {f'train/{name}': value for name, value in row.items()}
+        row |= {'tokens_per_second': rate, 'time/seconds': seconds}
+        writer.write(step, row)
+        progress.show(step, shown)
       if due('eval'):
         params = state.get('ema', state['params'])
         scores = task.evaluate(model, params, 'val')
-        writer.write(step, {f'val/{k}': v for k, v in scores.items()})
+        scores = {f'val/{name}': value for name, value in scores.items()}
+        writer.write(step, scores)
         since = time.monotonic()
       if due('checkpoint') or stop:
-        checkpoints.save(step, state)
+        checkpoints.save(step, state, scores)
+      progress.step()
       if stop and step < last:
-        progress.close()
         print(f'Stopped and saved at step {step}; --workdir={workdir} goes on.')
         return None
-    progress.close()
-    writer.close()
 
     # The end ------------------------------------------------------------------
 
     params = state.get('ema', state['params'])
-    if config.checkpoint.average > 1 and not config.optim.ema:
-      n = config.checkpoint.average
-      params = checkpoints.average(n, abstract['params'])
+    if average > 1:
+      params = checkpoints.average(average, abstract['params'])
   scores = task.evaluate(model, params, 'test')
   report.end(config, workdir, model, params, step, scores)
   return scores

@@ -13,6 +13,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+PART = 4 << 20  # logits that exist at a time; they stay in a CPU's cache
+
 # Texts ------------------------------------------------------------------------
 
 
@@ -131,19 +133,57 @@ def cross_entropy(logits, labels, weights, label_smoothing=0.0):
       f'label_smoothing must be 0 to below 1, got {label_smoothing}.'
     )
   logits, labels, weights, valid = _counted(logits, labels, weights)
-  log_p = jax.nn.log_softmax(logits)
-  loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+  # Sums over v alone, which compile to few passes over the logits: gathering
+  # the label's logit would scatter its gradient into zeros of their size.
+  loss = jax.nn.logsumexp(logits, axis=-1)
+  loss -= (1 - label_smoothing) * _picked(logits, labels)
   if label_smoothing:
-    e = label_smoothing
-    loss = (1 - e) * loss - e * log_p.mean(axis=-1)
+    loss -= label_smoothing * logits.mean(axis=-1)
   loss = jnp.where(valid, loss, jnp.nan)
   return (loss * weights).sum(), weights.sum()
 
 
+def projected_cross_entropy(x, table, labels, weights, label_smoothing=0.0):
+  """`cross_entropy` and `accuracy` of the logits x E^T, a part of T at a time.
+
+  The logits [B, T, V] never exist in full: a part is made, used and forgotten,
+  and made again in the backward pass. Parts are cut along T, so that a batch
+  that is split over devices stays where it is.
+
+  Args:
+    x: [B, T, D].
+    table: E, [V, D].
+    labels, weights, label_smoothing: as in `cross_entropy`.
+
+  Returns:
+    dict of float32 []: loss, nll (the loss without smoothing), right, weight:
+    sums over the labels that count.
+  """
+  B, T, _ = x.shape
+  n = next(
+    n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * len(table)
+  )
+
+  @jax.checkpoint
+  def part(x, labels, weights):
+    # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
+    logits = x @ table.astype(x.dtype).T
+    loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
+    nll, _ = cross_entropy(logits, labels, weights)
+    right, _ = accuracy(logits, labels, weights)
+    return dict(loss=loss, nll=nll, right=right, weight=weight)
+
+  def cut(x):
+    return jnp.moveaxis(x.reshape(B, n, T // n, *x.shape[2:]), 1, 0)
+
+  sums = jax.lax.map(lambda p: part(*p), (cut(x), cut(labels), cut(weights)))
+  return jax.tree.map(lambda x: x.sum(0), sums)
+
+
 def accuracy(logits, labels, weights):
-  """sum_i w_i [argmax_v logits_iv = label_i]. Arguments as `cross_entropy`."""
+  """sum_i w_i [logit_i,label = max_v logits_iv]. Arguments: `cross_entropy`."""
   logits, labels, weights, valid = _counted(logits, labels, weights)
-  right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+  right = (_picked(logits, labels) == logits.max(-1)).astype(jnp.float32)
   right = jnp.where(valid, right, jnp.nan)
   return (right * weights).sum(), weights.sum()
 
@@ -162,6 +202,13 @@ def perplexity(nll_sum, count):
     return math.exp(nll_sum / count)
   except OverflowError:
     return math.inf
+
+
+def _picked(logits, labels):
+  """logits_i,label, [..., V] -> [...]."""
+  ids = jnp.arange(logits.shape[-1])
+  hit = labels[..., None] == ids.reshape((1,) * labels.ndim + ids.shape)
+  return jnp.where(hit, logits, 0).sum(-1)
 
 
 def _counted(logits, labels, weights):

@@ -75,7 +75,9 @@ def get_config(argument=''):
   c.fsdp = 1  # devices over which the state is split
   c.total_steps = 100_000
   c.every = dict(log=100, eval=2000, checkpoint=2000)
-  c.checkpoint = dict(keep=10, average=10)
+  # The last `keep` and the best by a metric (- if lower is better) stay; the
+  # mean of the last `average` is evaluated at the end.
+  c.checkpoint = dict(keep=10, best='-val/nll', average=10)
   c.seed = 0
   c.init_from = ''
   c.wandb = ''  # project at Weights & Biases

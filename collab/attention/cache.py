@@ -52,8 +52,8 @@ def append(cache, h, lengths=None):
   Args:
     cache: Cache of L places.
     h: Heads of n tokens.
-    lengths: int [B], how many of the n are real, default all; the next call
-      writes over the rest.
+    lengths: int [*batch], how many of the n are real, default all; the next
+      call writes over the rest.
 
   Returns:
     The new Cache. Tokens beyond L are dropped and show in `overflowed`.
@@ -61,6 +61,9 @@ def append(cache, h, lengths=None):
   B, n = h.k.shape[:2]
   if cache.k.shape[0] != B:
     raise ValueError(f'The cache has {cache.k.shape[0]} rows, the inputs {B}.')
+  added = jnp.full(B, n) if lengths is None else jnp.ravel(lengths)
+  if added.shape[0] != B:
+    raise ValueError(f'The cache has {B} rows, lengths {added.shape[0]}.')
   rows, places = (
     jnp.arange(B)[:, None],
     cache.index[:, None] + jnp.arange(n)[None],
@@ -72,8 +75,7 @@ def append(cache, h, lengths=None):
 
   old = cache.k, cache.v, cache.key_bias
   parts = jax.tree.map(write, old, (h.k, h.v, h.key_bias))
-  added = n if lengths is None else jnp.asarray(lengths, jnp.int32)
-  return Cache(cache.index + added, *parts, cache.widths)
+  return Cache(cache.index + added.astype(jnp.int32), *parts, cache.widths)
 
 
 def cache_take(cache, rows):

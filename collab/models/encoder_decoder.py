@@ -88,7 +88,11 @@ class EncoderDecoder(nn.Module):
     self.drop = nn.Dropout(self.dropout)
 
   def __call__(self, batch):
-    """Logits [B, T, V] of packed pairs.
+    """Logits [B, T, V] of packed pairs; see `features`."""
+    return self.embed.logits(self.features(batch))
+
+  def features(self, batch):
+    """What the embedding turns into logits, [B, T, D], of packed pairs.
 
     Args:
       batch: dict of int [B, S]: source, source_segments, source_positions; and
@@ -99,7 +103,7 @@ class EncoderDecoder(nn.Module):
       batch['source'], batch['source_segments'], batch['source_positions']
     )
     segments = batch['target_segments']
-    x = self.decoder(
+    return self.decoder(
       self._embed(
         batch['target_inputs'], self.target_positions, batch['target_positions']
       ),
@@ -107,7 +111,6 @@ class EncoderDecoder(nn.Module):
       Mask(causal=True, q_segments=segments),
       Mask(q_segments=segments, kv_segments=batch['source_segments']),
     )
-    return self.embed.logits(x)
 
   def encode(self, source, segments, positions=None):
     """Memory [B, S, D] of source tokens int [B, S]."""

@@ -45,8 +45,8 @@ class Embed(nn.Module):
 
   def logits(self, x):
     """[B, T, D] -> [B, T, V]."""
-    table = self.embedding.astype(x.dtype)
-    return jnp.einsum('btd,vd->btv', x, table)
+    # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
+    return x @ self.embedding.astype(x.dtype).T
 
 
 def sinusoid(positions, D):
@@ -78,6 +78,11 @@ class Positions(nn.Module):
       return x
     if self.kind == 'sinusoidal':
       return x + sinusoid(positions, D).astype(x.dtype)
+    if x.shape[1] > self.max_length:
+      raise ValueError(
+        f'{x.shape[1]} tokens have no learned positions beyond '
+        f'max_length={self.max_length}.'
+      )
     table = self.param(
       'embedding',
       nn.initializers.normal(0.02),

@@ -16,6 +16,14 @@ from collab import decoding, metrics
 from collab.data import cache, pipeline, samples, sources, tokenizer
 
 SHOWN = 10  # translations to look at
+INPUTS = (  # what the model takes of a batch
+  'source',
+  'source_segments',
+  'source_positions',
+  'target_inputs',
+  'target_segments',
+  'target_positions',
+)
 
 
 class Translation:
@@ -58,15 +66,19 @@ class Translation:
     self.batch = self._packed.batch
 
   def inputs(self, batch):
-    return (batch,)
+    return ({key: batch[key] for key in INPUTS},)
 
   def loss(self, apply, params, batch, rngs):
-    logits = apply({'params': params}, batch, rngs=rngs)
-    target = batch['labels'], batch['weights']
-    loss, weight = metrics.cross_entropy(logits, *target, self._label_smoothing)
-    nll, _ = metrics.cross_entropy(logits, *target)
-    right, _ = metrics.accuracy(logits, *target)
-    return loss, weight, dict(nll=nll, accuracy=right)
+    x = apply({'params': params}, batch, rngs=rngs, method='features')
+    sums = metrics.projected_cross_entropy(
+      x,
+      params['embed']['embedding'],
+      batch['labels'],
+      batch['weights'],
+      self._label_smoothing,
+    )
+    aux = dict(nll=sums['nll'], accuracy=sums['right'])
+    return sums['loss'], sums['weight'], aux
 
   def evaluate(self, model, params, split):
     """Perplexity and accuracy per token; of 'test', translations as well."""
@@ -82,7 +94,7 @@ class Translation:
 
   def describe(self):
     shown = dict(corpus=self.corpus.name, vocabulary=self.tokenizer.vocab_size)
-    dropped = self.corpus.describe()['empty_lines_dropped']
+    dropped = self._tokenized('train').info['empty_lines_dropped']
     shown |= {f'empty lines in {k}': v for k, v in dropped.items() if v}
     return shown | self._packed.statistics
 

@@ -127,12 +127,13 @@ class Checkpoints:
       return step, state['params']
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
-  def average(self, n, abstract_params):
+  def average(self, n, abstract_params, name='params'):
     """Mean of the parameters in the n newest good checkpoints.
 
     Args:
       n: 1 just reads the newest parameters.
-      abstract_params: as in `restore`, of state['params'].
+      abstract_params: as in `restore`, of state[name].
+      name: 'params', or 'ema' for their moving average.
 
     Raises:
       ValueError: n > keep, or fewer good ones; or as `restore`.
@@ -140,8 +141,8 @@ class Checkpoints:
     if not 1 <= n <= self._keep:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
     total, count = None, 0
-    for _, state in self._good(dict(params=abstract_params)):
-      new = jax.tree.map(lambda x: x.astype(jnp.float32), state['params'])
+    for _, state in self._good({name: abstract_params}):
+      new = jax.tree.map(lambda x: x.astype(jnp.float32), state[name])
       total = new if count == 0 else jax.tree.map(jnp.add, total, new)
       count += 1
       if count == n:

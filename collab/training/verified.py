@@ -61,8 +61,9 @@ def restore(manager, step, abstract):
     return manager.restore(step, args=ocp.args.Composite(**items))
 
   table = leaves.unseal(read(leaves=ocp.args.JsonRestore())['leaves'])
-  if abstract.keys() == {'params'}:
-    table = {k: v for k, v in table.items() if k.split('/')[0] == 'params'}
+  if len(abstract) == 1:  # a part of the state
+    (part,) = abstract
+    table = {k: v for k, v in table.items() if k.split('/')[0] == part}
   found = {name: shape for name, (shape, _) in table.items()}
   if differences := leaves.differences(leaves.shapes(abstract), found):
     raise OtherModel(

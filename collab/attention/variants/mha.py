@@ -30,12 +30,12 @@ class MHA(Attention, kw_only=True):
     )
 
   def key_dim(self, D):
-    H = self.num_heads
+    H, V = self.num_heads, self.head_dim(D)
     if self.key_features % H:
       raise ValueError(
         f'num_heads={H} does not divide key_features={self.key_features}.'
       )
-    return self.key_features // H or self.head_dim(D)
+    return self.key_features // H or V
 
   def count(self, D):
     H, K, V = self.num_heads, self.key_dim(D), self.head_dim(D)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What a training step costs, and what train.py and its data add to it.
+
+  ./launch.sh python -m benchmarks.train_step [--save]
+
+The `wmt14:small` model on the bundled sample, so that nothing is needed: the
+compiled step on a batch that lies on the device, its achieved GFLOP/s beside a
+bare matrix product of this machine, tokens/s per variant; the steps per second
+of train.py's own loop beside those of the bare step; batches/s of the data.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from benchmarks import protocol
+from collab import models, tasks
+from collab.training import optim
+from collab.training import workdir as workdirs
+import train
+
+VARIANTS = ('mha', 'sha', 'mqa', 'gqa', 'skv', 'el', 'collab', 'mhe_add')
+VARIANTS += ('mhe_mul', 'mla')
+
+
+def config_of(variant, **changes):
+  """wmt14_<variant>:small on the sample, with its own row and batch size."""
+  config = importlib.import_module(f'configs.wmt14_{variant}').get_config(
+    'small'
+  )
+  config.data.corpus = 'sample'
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def bare_step(config, task):
+  """(step(params, opt, batch, key), its arguments): as train.py's step."""
+  model = models.build(**config.model.to_dict(), **task.model_kwargs)
+  tx, _ = optim.build(total_steps=config.total_steps, **config.optim)
+  batch = jax.tree.map(jnp.asarray, task.batch(0))
+  params = jax.jit(model.init)(jax.random.key(0), *task.inputs(batch))['params']
+
+  def loss(params, batch, key):
+    total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
+    return total, (weight, aux)
+
+  def step(params, opt, batch, key):
+    _, grads = optim.accumulate(loss, params, batch, key)
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt, optax.tree.norm(grads)
+
+  return step, (params, tx.init(params), batch, jax.random.key(0))
+
+
+def gemm_rate():
+  """GFLOP/s of a 2048-cubed float32 product, best of 10."""
+  x = jnp.ones((2048, 2048))
+  run = jax.jit(jnp.matmul).lower(x, x).compile()
+  best = min(_seconds(run, x, x) for _ in range(10))
+  return 2 * 2048**3 / best / 1e9
+
+
+def _seconds(run, *arguments):
+  start = time.perf_counter()
+  jax.block_until_ready(run(*arguments))
+  return time.perf_counter() - start
+
+
+def loop_rate(config, steps):
+  """(steps/s of train.py, steps/s of the bare step), alternating in one run.
+
+  train.py's figure is from its own log: every interval but the first one.
+  """
+  changes = dict(total_steps=steps)
+  changes |= {'every.log': steps // 4, 'every.eval': 10**9}
+  changes |= {'every.checkpoint': 10**9, 'checkpoint.average': 1}
+  config.update_from_flattened_dict(changes)
+  with tempfile.TemporaryDirectory() as workdir:
+    task = build_task(config, workdir)
+    step, arguments = bare_step(config, task)
+    run = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
+    params, opt, batch, key = arguments
+    bare = []
+    # The final evaluation translates: not what is measured here.
+    type(task).evaluate, kept = lambda *_: {}, type(task).evaluate
+    try:
+      workdirs.claim(config, workdir)
+      for part in range(2):
+        start = time.perf_counter()
+        for _ in range(steps // 2):
+          params, opt, norm = run(params, opt, batch, key)
+          jax.block_until_ready(norm)
+        bare.append((steps // 2) / (time.perf_counter() - start))
+        if part == 0:
+          with contextlib.redirect_stdout(io.StringIO()):
+            train.run(config, workdir)
+    finally:
+      type(task).evaluate = kept
+    lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    seconds = [row['time/seconds'] for row in rows if 'time/seconds' in row][1:]
+    return (steps // 4) / np.median(seconds), np.mean(bare)
+
+
+def data_rate(task, count=200):
+  start = time.perf_counter()
+  for step in range(count):
+    task.batch(step)
+  return count / (time.perf_counter() - start)
+
+
+def build_task(config, workdir):
+  return tasks.build(
+    **config.task, data=config.data, workdir=workdir, seed=0, shard=(0, 1)
+  )
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--rounds', type=int, default=20)
+  parser.add_argument('--steps', type=int, default=80, help='of the loop')
+  parser.add_argument(
+    '--save', action='store_true', help='to benchmarks/results'
+  )
+  args = parser.parse_args()
+  print(*(f'{k}: {v}' for k, v in protocol.machine().items()), sep='\n')
+  figures, cases, flops = {}, {}, {}
+  with tempfile.TemporaryDirectory() as workdir:
+    task = build_task(config_of('mha'), workdir)
+    for variant in tqdm(VARIANTS, 'compiling', leave=False, disable=None):
+      step, arguments = bare_step(config_of(variant), task)
+      cases[variant] = step, arguments
+      cost = jax.jit(step).lower(*arguments).compile().cost_analysis()
+      flops[variant] = cost['flops']
+    gemm = gemm_rate()
+    times = protocol.measure(cases, args.rounds, 'steps')
+    batches = data_rate(task)
+  print(f'\nmatrix product  {gemm:6.0f} GFLOP/s')
+  print(
+    f'{"":10}{"ms a step":>10}{"tokens/s":>10}{"GFLOP/s":>10}{"of GEMM":>9}'
+  )
+  for variant, figure in times.items():
+    rate = flops[variant] / figure['ms'] / 1e6
+    tokens = task.tokens_per_step / figure['ms'] * 1e3
+    print(
+      f'{variant:10}{figure["ms"]:10.1f}{tokens:10.0f}{rate:10.1f}'
+      f'{rate / gemm:9.2f}'
+    )
+    figures[variant] = figure | dict(tokens_per_second=tokens, gflops=rate)
+  loop, bare = loop_rate(config_of('mha'), args.steps)
+  print(
+    f'\ntrain.py {loop:.3f} steps/s, bare step {bare:.3f}: {loop / bare:.3f}'
+  )
+  used = 1e3 / times['mha']['ms']
+  print(
+    f'data {batches:.0f} batches/s, {batches / used:.0f} times what is used'
+  )
+  figures |= dict(
+    gemm_gflops=gemm,
+    loop=dict(train=loop, bare=bare, share=loop / bare),
+    data=dict(batches_per_second=batches, times_used=batches / used),
+  )
+  if args.save:
+    protocol.save('train_step', figures)
+
+
+if __name__ == '__main__':
+  main()

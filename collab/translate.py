@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Translates lines of text with a trained run.
+
+  python -m collab.translate --workdir=DIR < in.en > out.de
+
+One line in, one line out; an empty line stays empty.
+"""
+
+import argparse
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from collab import models
+from collab.data import tokenizer
+from collab.tasks import wmt14
+from collab.training import checkpoint
+from collab.training import workdir as workdirs
+
+
+def load(workdir):
+  """The model of a run and the parameters that its evaluation used.
+
+  Returns:
+    EncoderDecoder, params, Tokenizer, the run's config.
+
+  Raises:
+    ValueError: no run, no checkpoint, or damaged ones.
+  """
+  config = workdirs.claim(None, workdir)
+  words = tokenizer.load(config.data.vocabulary or f'{workdir}/tokenizer.json')
+  fields = config.model.to_dict() | dict(vocab_size=words.vocab_size)
+  model = models.build(**fields)
+  one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  batch = dict.fromkeys(wmt14.INPUTS, one)
+  params = jax.eval_shape(model.init, jax.random.key(0), batch)['params']
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params
+  )
+  keep = config.checkpoint
+  checkpoints = checkpoint.Checkpoints(workdir, keep.keep, keep.best)
+  name = 'ema' if config.optim.ema else 'params'
+  average = 1 if config.optim.ema else keep.average
+  params = checkpoints.average(average, params, name)
+  checkpoints.close()
+  return model, params, words, config
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__.split('\n')[0], prog='python -m collab.translate'
+  )
+  parser.add_argument('--workdir', required=True, help='of a translation run')
+  parser.add_argument('--beam', type=int, help='default: that of the run')
+  parser.add_argument('--alpha', type=float, help='length penalty, likewise')
+  args = parser.parse_args()
+  try:
+    model, params, words, config = load(args.workdir)
+    if config.task.name != 'wmt14':
+      raise ValueError(f'{args.workdir} is a run of {config.task.name}.')
+    beam = config.task.beam if args.beam is None else args.beam
+    alpha = config.task.alpha if args.alpha is None else args.alpha
+    lines = [line.strip() for line in sys.stdin]
+    full = [line for line in lines if line]
+    found = iter(
+      wmt14.translate(model, params, words, full, beam=beam, alpha=alpha)
+    )
+    for line in lines:
+      print(next(found) if line else '')
+  except (ValueError, OSError) as e:
+    sys.exit(f'translate: {" ".join(str(e).split())}')
+
+
+if __name__ == '__main__':
+  main()

@@ -104,9 +104,9 @@ def size(c, argument):
     c.model.update(
       dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768, max_length=512
     )
-    c.model.update(dropout=0.2)
+    c.model.update(norm='pre', dropout=0.1)
     c.model.attention.num_heads = 6
-    c.optim.update(lr=2e-3, warmup_steps=400)
+    c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=400)
     c.total_steps = 2400
     c.every.update(log=50, eval=400, checkpoint=100)
     c.checkpoint.update(keep=5, average=5)

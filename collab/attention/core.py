@@ -159,7 +159,8 @@ class Attention(nn.Module):
 
     Args:
       inputs_q: [*batch, T, D].
-      inputs_k: [*batch, S, D'], default inputs_q.
+      inputs_k: [*batch, S, D'], default inputs_q; the same object as inputs_q
+        is self-attention, an equal one is not.
       inputs_v: [*batch, S, D''], default inputs_k.
       mask: bool, broadcastable to [*batch, H, T, S], True where attention is
         allowed, or a masks.Mask; when decoding, S is the cache's length.

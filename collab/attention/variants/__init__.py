@@ -44,6 +44,9 @@ def build(name, **fields):
     name: one of `names()`.
     **fields: of the layer: those of `Attention` and the variant's own.
 
+  To name the module inside @compact, take its class: variants.mha.MHA(...,
+  name='attention'); in setup the attribute names it.
+
   Raises:
     ValueError: no variant of that name.
     TypeError: a field that the variant has not, or one that it needs.

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong says what it got and what is legal."""
+
+import jax
+import numpy as np
+import pytest
+
+from collab import attention
+from collab.attention.variants import variant
+from tests.attention import variants as V
+
+KEY = jax.random.key(0)
+X = np.ones((2, 11, 12), 'float32')
+Y = np.ones((2, 7, 12), 'float32')
+VARIANTS = sorted(set(attention.names()) - {'mqa'})
+
+
+def init(name, *args, num_heads=3, apply=None, **fields):
+  layer = attention.build(name, num_heads=num_heads, **fields)
+  f = lambda *args: layer.init_with_output(KEY, *args, **apply or {})
+  return jax.eval_shape(f, *(args or (X,)))
+
+
+def fails(error, *words):
+  """Raises `error`, its message with each of the words."""
+  pattern = ''.join(f'(?=.*{word})' for word in words)
+  return pytest.raises(error, match=f'(?s){pattern}')
+
+
+def test_wrong_name_lists_the_right_ones():
+  with fails(ValueError, "'mhe'", *attention.names()):
+    attention.build('mhe', num_heads=3)
+  with fails(ValueError, "'mqa'", *VARIANTS):
+    variant('mqa')
+
+
+@pytest.mark.parametrize('name', attention.names())
+def test_unknown_field_lists_the_fields(name):
+  fields = V.FIELDS.get(name, {}) | dict(num_heads=6)
+  with fails(TypeError, f'^{name} has no field colour', 'num_heads', *fields):
+    attention.build(name, colour=1, **fields)
+
+
+@pytest.mark.parametrize(
+  'name, field',
+  [('gqa', 'kv_heads'), ('collab', 'shared_dim'), ('mla', 'latent_dim')],
+)
+def test_missing_field_is_named(name, field):
+  with fails(TypeError, f'^{name} needs {field}'):
+    attention.build(name, num_heads=3)
+  with fails(TypeError, f'^{name} needs num_heads, {field}'):
+    attention.build(name)
+
+
+@pytest.mark.parametrize('name', attention.names())
+@pytest.mark.parametrize('num_heads', [5, 0, -1])
+def test_heads_that_do_not_divide_the_width(name, num_heads):
+  fields = dict.fromkeys(V.FIELDS.get(name, {}), 1)
+  fields['num_heads'] = num_heads
+  with fails(ValueError, f'num_heads={num_heads}', 'divide', '12'):
+    init(name, **fields)
+  with fails(ValueError, f'num_heads={num_heads}', 'divide', '12'):
+    attention.build(name, **fields).count(12)
+  if num_heads == 5:
+    with fails(ValueError, 'num_heads=5', 'divide qkv_features=18'):
+      init(name, qkv_features=18, **fields)
+
+
+@pytest.mark.parametrize('kv_heads', [2, 0, 6])
+def test_kv_heads_that_do_not_divide_the_heads(kv_heads):
+  with fails(ValueError, f'kv_heads={kv_heads}', 'divide num_heads=3'):
+    init('gqa', kv_heads=kv_heads)
+
+
+def test_values_a_variant_cannot_take():
+  with fails(ValueError, 'num_heads=3', 'divide key_features=8'):
+    init('mha', key_features=8)
+  with fails(ValueError, "bias='key'", 'content', 'shared', 'none'):
+    init('collab', shared_dim=5, bias='key')
+  with fails(
+    ValueError, "mixing_init='cat'", 'concatenate', 'normal', 'xavier'
+  ):
+    init('collab', shared_dim=5, mixing_init='cat')
+  with fails(ValueError, 'shared_dim=0', 'at least 1'):
+    init('collab', shared_dim=0)
+  with fails(ValueError, 'latent_dim=0', 'at least 1'):
+    init('mla', latent_dim=0)
+  with fails(ValueError, 'width 12', 'qkv_features=15'):
+    init('el', qkv_features=15)
+
+
+@pytest.mark.parametrize('name', ['mha', 'mhe_add'])
+def test_bad_mask_shape(name):
+  bad = np.ones((2, 1, 11, 7), bool)
+  with fails(ValueError, r'\(2, 1, 11, 7\)', r'expected \(2, 3, 11, 11\)'):
+    init(name, apply=dict(mask=bad))
+  bad = attention.Mask(key_valid=np.ones((2, 11), bool))
+  with fails(ValueError, r'mask.key_valid', r'\(2, 11\)', r'\(2, 7\)'):
+    init(name, X, Y, apply=dict(mask=bad))
+
+
+@pytest.mark.parametrize('name', ['skv', 'el', 'mla'])
+def test_values_that_are_keys_take_no_inputs_v(name):
+  fields = V.FIELDS.get(name, {})
+  with fails(ValueError, 'values are its keys', 'inputs_v'):
+    init(name, X, Y, Y + 1, **fields)
+  layer = attention.build(name, num_heads=3, **fields)
+  layer.init(KEY, X, Y, Y)  # the same array is what it means
+
+
+def test_inputs_v_needs_inputs_k():
+  with fails(ValueError, 'inputs_v needs inputs_k'):
+    init('mha', X, None, Y)
+
+
+def test_decoding_arguments():
+  lengths = np.array([1, 2])
+  with fails(ValueError, 'lengths', 'decodes'):
+    init('mha', apply=dict(lengths=lengths))
+  layer = attention.build('mha', num_heads=3, decode=True)
+  own, cross = layer.init(KEY, X), layer.init(KEY, X, Y)
+
+  def call(tree, *args, **kwargs):
+    return layer.apply(tree, *args, mutable=['cache'], **kwargs)
+
+  with fails(ValueError, 'inputs_q only', 'prefill_memory'):
+    call(own, X, Y)
+  with fails(ValueError, 'inputs_q only', 'prefill_memory'):
+    call(cross, X, Y)
+  with fails(ValueError, 'lengths of a memory', 'prefill_memory'):
+    call(cross, X, lengths=lengths)
+  long = np.ones((2, 8, 12), 'float32')
+  with fails(ValueError, 'memory of 8', 'cache of 7'):
+    call(cross, long, method='prefill_memory')
+  with fails(ValueError, 'prefill_memory', 'cross attention'):
+    call(own, Y, method='prefill_memory')
+  with fails(ValueError, 'cache has 2 rows', '3'):
+    call(own, np.ones((3, 1, 12), 'float32'))
+  with fails(ValueError, 'cache has 2 rows', '3'):
+    call(cross, np.ones((3, 7, 12), 'float32'), method='prefill_memory')
+  with fails(ValueError, 'cache has 2 rows', 'lengths 3'):
+    call(own, X, lengths=np.array([1, 2, 3]))
+  mask = attention.Mask(causal=True, q_positions=np.zeros((2, 11), int))
+  with fails(ValueError, 'cache decides q_positions'):
+    call(own, X, mask=mask)
+  with fails(ValueError, r'mask', r'\(2, 3, 1, 11\)'):
+    call(own, X[:, :1], mask=np.ones((2, 1, 1, 10), bool))
+  plain = attention.build('mha', num_heads=3)
+  with fails(ValueError, 'prefill_memory', 'decode=True'):
+    plain.apply(plain.init(KEY, X), Y, method='prefill_memory')

@@ -1,0 +1,539 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel is the float64 formula, forward and backward, at its limits."""
+
+import functools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab.attention import blocks, kernels, masks
+from tests.attention import reference
+from tests.attention.test_masks import literal
+from tests.attention.variants import close, normal
+
+B, H, T, S, K, V = 2, 3, 11, 7, 5, 13
+SHARED = dict(Gq=1, Gk=1, Gv=1, bias=True)
+
+
+def problem(
+  Gq=H, Gk=H, Gv=H, bias=False, H=H, T=T, S=S, K=K, V=V, lead=(), seed=0
+):
+  """q, k, v and maybe key_bias, and the cotangent of the output."""
+  rng = np.random.default_rng(seed)
+  H = H if bias else max(Gq, Gk, Gv)
+  make = lambda *shape: normal(rng, *lead, B, *shape)
+  args = dict(q=make(T, Gq, K), k=make(S, Gk, K), v=make(S, Gv, V))
+  if bias:
+    args['key_bias'] = make(S, H)
+  return args, make(T, H, V)
+
+
+def formula(args, mask=None, keep=None):
+  """The reference on the same arguments, expanded to all heads."""
+  args = dict(args)
+  q, k, v, b = (args.get(n) for n in ('q', 'k', 'v', 'key_bias'))
+  H = b.shape[2] if b is not None else max(x.shape[2] for x in (q, k, v))
+  q, k, v = (np.repeat(x, H // x.shape[2], 2) for x in (q, k, v))
+  return reference.heads_softmax(
+    q, k, v, key_bias=b, scale=1.0, mask=mask, keep=keep
+  )
+
+
+def check(args, w, o, grads, mask=None, keep=None):
+  """Output and gradients to 1e-5; of one key alone, ds is rounding only."""
+  close(o, formula(args, mask, keep))
+  total = sum(np.linalg.norm(g) for g in grads.values())
+  check_gradients(args, w, grads, mask, keep, slack=1e-6 * total)
+
+
+def check_gradients(args, w, grads, mask=None, keep=None, rel=1e-5, slack=0.0):
+  """Derivatives along random directions of each argument alone."""
+  rng = np.random.default_rng(3)
+  loss = lambda args: (formula(args, mask, keep) * w).sum()
+  zero = {n: np.zeros(x.shape) for n, x in args.items()}
+  for name, g in grads.items():
+    g = np.asarray(g, 'float64')
+    assert np.isfinite(g).all(), name
+    for _ in range(3):
+      u = rng.normal(size=g.shape)
+      want = reference.directional(loss, args, zero | {name: u})
+      # u is standard normal, so that |g . u| is about |g|.
+      error, size = abs((g * u).sum() - want), np.linalg.norm(g)
+      assert error <= rel * size + slack, (name, error, size)
+
+
+@functools.lru_cache
+def compiled(kernel, **static):
+  """(args, w, mask, key) -> output, alive and gradients, under jit."""
+
+  @jax.jit
+  def run(args, w, mask=None, key=None):
+    def loss(args):
+      o, alive = kernel(**args, mask=mask, key=key, **static)
+      return (o * w).sum(), (o, alive)
+
+    grads, (o, alive) = jax.grad(loss, has_aux=True)(args)
+    return o, alive, grads
+
+  return run
+
+
+def cut(mask, **sizes):
+  """The Mask made ready, and the same as an array."""
+  sizes = dict(B=B, H=H, T=T, S=S) | sizes
+  return masks.check(mask, **sizes), literal(mask, **sizes)
+
+
+RNG = np.random.default_rng(5)
+EVERY_KIND = {
+  'none': masks.Mask(),
+  'causal': masks.Mask(causal=True),
+  'valid': masks.Mask(key_valid=RNG.random((B, S)) < 0.6),
+  'one_row_valid': masks.Mask(key_valid=RNG.random((1, S)) < 0.6),
+  'segments': masks.Mask(
+    q_segments=RNG.integers(0, 3, (B, T)),
+    kv_segments=RNG.integers(0, 2, (B, S)),  # nothing for segment 2
+  ),
+  'positions': masks.Mask(causal=True, q_positions=RNG.integers(-1, S, (B, T))),
+  'dense_11': masks.Mask(dense=RNG.random((1, 1, T, S)) < 0.6),
+  'dense_keys': masks.Mask(dense=RNG.random((B, 1, 1, S)) < 0.6),
+  'dense_heads': masks.Mask(dense=RNG.random((B, H, T, S)) < 0.4),
+  'all': masks.Mask(
+    causal=True,
+    key_valid=RNG.random((B, S)) < 0.8,
+    q_segments=RNG.integers(0, 2, (B, T)),
+    kv_segments=RNG.integers(0, 2, (B, S)),
+    q_positions=RNG.integers(0, S, (B, T)),
+    dense=RNG.random((B, 1, T, S)) < 0.8,
+  ),
+}
+
+
+# The formula ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', EVERY_KIND)
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+def test_kernels_are_the_formula_under_every_mask(kernel, kind):
+  if (kernel, kind) == ('shared_scores', 'dense_heads'):
+    pytest.skip('shared scores have one mask for all heads')
+  args, w = problem(**SHARED)
+  mask, dense = cut(EVERY_KIND[kind])
+  static = {} if kernel == 'grouped' else dict(block=3)
+  o, alive, grads = compiled(getattr(kernels, kernel), **static)(args, w, mask)
+  check(args, w, o, grads, dense)
+  want = np.broadcast_to(dense.any(-1).swapaxes(1, 2)[..., None], (B, T, H, 1))
+  np.testing.assert_array_equal(np.broadcast_to(alive, want.shape), want)
+  dead = ~want[..., 0]
+  assert (np.asarray(o)[dead] == 0).all()
+  if (gone := dead.all(-1)).any():
+    assert (np.asarray(grads['q'])[gone] == 0).all()
+
+
+@pytest.mark.parametrize(
+  'kernel, block',
+  [('blockwise', n) for n in (1, 2, 3, T, 100)]
+  + [('shared_scores', n) for n in (1, 3, T)],
+)
+def test_any_block_size(kernel, block):
+  """T is prime: no block divides it but 1 and T. Causal runs are cut."""
+  args, w = problem(**SHARED)
+  mask, dense = cut(masks.Mask(causal=True))
+  o, _, grads = compiled(getattr(kernels, kernel), block=block)(args, w, mask)
+  check(args, w, o, grads, dense)
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@pytest.mark.parametrize('T, S', [(2, 17), (17, 2), (1, 5), (5, 1), (1, 1)])
+def test_causal_with_more_keys_or_more_queries(kernel, T, S):
+  args, w = problem(**SHARED, T=T, S=S)
+  mask, dense = cut(masks.Mask(causal=True), T=T, S=S)
+  static = {} if kernel == 'grouped' else dict(block=4)
+  o, _, grads = compiled(getattr(kernels, kernel), **static)(args, w, mask)
+  check(args, w, o, grads, dense)
+
+
+def test_long_causal_runs_are_cut_to_what_they_see():
+  """More blocks than runs, and every run but the last sees fewer keys."""
+  T = 37
+  args, w = problem(T=T, S=T, H=2, Gq=2, Gk=2, Gv=1)
+  mask, dense = cut(masks.Mask(causal=True), H=2, T=T, S=T)
+  o, _, grads = compiled(kernels.blockwise, block=2)(args, w, mask)
+  check(args, w, o, grads, dense)
+  options = blocks.Options(None, 2, 0.0, None)
+  q = jnp.zeros((B, 1, T, K))
+  stops = [run.stop for run in blocks._runs(options, q, (q,), mask, None)]
+  assert len(stops) == blocks.CAUSAL_PARTS
+  assert stops == sorted(set(stops))
+  assert stops[-1] == T
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+  H=st.sampled_from([4, 6]),
+  groups=st.tuples(*[st.integers(0, 9)] * 3),
+  bias=st.booleans(),
+  block=st.integers(1, T + 1),
+  kind=st.sampled_from(sorted(set(EVERY_KIND) - {'dense_heads'})),
+)
+def test_any_sharing(H, groups, bias, block, kind):
+  """Gq, Gk, Gv divide H independently; with the formula's repeat of heads."""
+  divisors = [g for g in range(1, H + 1) if H % g == 0]
+  Gq, Gk, Gv = (divisors[i % len(divisors)] for i in groups)
+  args, w = problem(Gq, Gk, Gv, bias, H=H)
+  if w.shape[2] % Gq or w.shape[2] % Gk or w.shape[2] % Gv:
+    return  # without bias, H is the largest of the three
+  mask, dense = cut(EVERY_KIND[kind], H=w.shape[2])
+  o, _, grads = compiled(kernels.blockwise, block=block)(args, w, mask)
+  check(args, w, o, grads, dense)
+  close(kernels.grouped(**args, mask=mask)[0], formula(args, dense))
+
+
+@pytest.mark.parametrize('groups', [(3, 3, 3), (6, 2, 2), (3, 1, 1)])
+@pytest.mark.parametrize('causal', [False, True])
+def test_fused_equals_grouped(groups, causal):
+  args, w = problem(*groups, T=T, S=T, V=K)
+  fused = functools.partial(kernels.fused, implementation='xla')
+  mask = masks.Mask(causal=True) if causal else None
+
+  @jax.jit
+  def run(args):
+    def loss(args):
+      o, alive = fused(**args, mask=mask)
+      return (o * w).sum(), (o, alive)
+
+    return jax.grad(loss, has_aux=True)(args)
+
+  grads, (o, alive) = run(args)
+  dense = np.tril(np.ones((T, T), bool)) if causal else None
+  check(args, w, o, grads, dense)
+  want, alive_too, _ = compiled(kernels.grouped)(args, w, mask)
+  close(o, want)
+  assert alive.all()
+  assert alive_too.all()
+
+
+def test_grouped_has_forward_mode():
+  args, _ = problem(**SHARED)
+  rng = np.random.default_rng(3)
+  along = {n: normal(rng, *x.shape) for n, x in args.items()}
+  f = lambda args: kernels.grouped(**args)[0]
+  _, got = jax.jvp(f, (args,), (along,))
+  close(got, reference.directional(formula, args, along))
+
+
+# Dropout ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+def test_dropout_is_one_pattern_whatever_the_kernel(kernel):
+  """Dropped after the normalisation, forward and backward."""
+  args, w = problem(**SHARED)
+  mask, dense = cut(masks.Mask(causal=True))
+  key, rate = jax.random.key(4), 0.4
+  keep = np.asarray(blocks.keep_pairs(key, rate, 0, T, S))
+  assert 0 < (keep == 0).mean() < 1
+  static = {} if kernel == 'grouped' else dict(block=3)
+  run = compiled(getattr(kernels, kernel), rate=rate, **static)
+  o, _, grads = run(args, w, mask, key)
+  check(args, w, o, grads, dense, keep)
+
+
+def test_dropout_takes_raw_keys():
+  args, w = problem()
+  run = compiled(kernels.blockwise, rate=0.5, block=3)
+  o = run(args, w, None, jax.random.key(4))[0]
+  np.testing.assert_array_equal(o, run(args, w, None, jax.random.PRNGKey(4))[0])
+
+
+def test_dropout_keeps_its_rate_and_depends_on_key_and_place():
+  n, rate = 211, 0.3
+  keep = np.asarray(blocks.keep_pairs(jax.random.key(0), rate, 0, n, n))
+  assert set(np.unique(keep)) == {0, np.float32(1 / (1 - rate))}
+  sigma = (rate * (1 - rate)) ** 0.5 / n
+  assert abs((keep == 0).mean() - rate) < 4 * sigma
+  assert abs((keep == 0).mean(-1) - rate).max() < 6 * sigma * n**0.5
+  other = np.asarray(blocks.keep_pairs(jax.random.key(1), rate, 0, n, n))
+  assert (keep != other).mean() > 0.3  # 2 rate (1 - rate) of them
+  part = blocks.keep_pairs(jax.random.key(0), rate, 100, 7, n)
+  np.testing.assert_array_equal(part, keep[:, :, 100:107])
+
+
+def test_dropout_per_head_and_example():
+  p = jnp.ones((B, H, 31, 37))
+  key = jax.random.key(0)
+  one = np.asarray(kernels.drop(p, 0.3, key))
+  each = np.asarray(kernels.drop(p, 0.3, key, broadcast=False))
+  assert (one == one[:1, :1]).all()
+  flat = each.reshape(B * H, -1)
+  for i in range(B * H):
+    for j in range(i):
+      assert (flat[i] != flat[j]).mean() > 0.3
+  assert abs((each == 0).mean() - 0.3) < 0.03
+  assert each.max() == np.float32(1 / 0.7)
+
+
+# Nothing to attend to ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+def test_no_key_at_all_is_zero_with_zero_gradients(kernel, rate):
+  args, w = problem(**SHARED)
+  mask = masks.check(masks.Mask(key_valid=np.zeros((B, S))), B, H, T, S)
+  mask = mask.replace(key_valid=mask.key_valid.astype(bool))
+  static = {} if kernel == 'grouped' else dict(block=3)
+  run = compiled(getattr(kernels, kernel), rate=rate, **static)
+  o, alive, grads = run(args, w, mask, jax.random.key(0))
+  assert not alive.any()
+  for x in (o, *grads.values()):
+    assert (np.asarray(x) == 0).all()
+
+
+# Numerics ---------------------------------------------------------------------
+
+
+def integers(scale, bias_range, T, S, lead=(), seed=0):
+  """Scores and biases that float32 and bfloat16 hold exactly.
+
+  So that errors are the kernel's, not of rounding a score of 10^4.
+  """
+  rng = np.random.default_rng(seed)
+  f = lambda high, *shape: rng.integers(-high, high + 1, (*lead, B, *shape))
+  args = dict(q=f(2, T, 1, 3) * scale, k=f(3, S, 1, 3), v=f(4, S, 1, 2))
+  bias = rng.random((*lead, B, S, H)).argsort(-2) / max(S - 1, 1)
+  args['key_bias'] = bias * bias_range - bias_range / 2
+  args = {n: x.astype('bfloat16').astype('float32') for n, x in args.items()}
+  return args, f(3, T, H, 2).astype('float32')
+
+
+BIAS_RANGES = [0, 44, 58, 59.9, 60, 60.1, 90, 200, 1e4]
+SCALES = [1, 16, 1024]  # scores up to 18, 288 and 18,432
+
+
+def one_key_left(T, S, rng):
+  return (np.arange(S) == rng.integers(0, S, (B, 1, T, 1))).astype(bool)
+
+
+def adversarial_masks(T, S):
+  rng = np.random.default_rng(1)
+  dense = rng.random((B, 1, T, S)) < 0.5
+  dense[0, 0, 0] = False
+  return [
+    np.ones((B, 1, T, S), bool),
+    np.broadcast_to(np.tril(np.ones((T, S), bool)), (B, 1, T, S)),
+    one_key_left(T, S, rng),
+    dense,
+  ]
+
+
+def slack(args, w, eps):
+  """What rounding by eps can do to a saturated, hence tiny, gradient."""
+  peak = {n: np.abs(x).max() for n, x in (args | dict(w=w)).items()}
+  size = peak['w'] * peak['v'] * max(peak['q'], peak['k'], 1)
+  return eps * size * w.size
+
+
+@pytest.mark.parametrize('T, S', [(11, 7), (1, 7), (7, 1), (1, 1)])
+def test_shared_scores_survive_any_range(T, S):
+  run = compiled(kernels.shared_scores, block=3)
+  for bias_range in BIAS_RANGES:
+    for scale in SCALES:
+      args, w = integers(scale, bias_range, T, S)
+      for dense in adversarial_masks(T, S):
+        o, _, grads = run(args, w, masks.Mask(dense=dense))
+        close(o, formula(args, dense))
+        check_gradients(args, w, grads, dense, slack=slack(args, w, 1e-7))
+
+
+@pytest.mark.parametrize('T', [11, 1])
+def test_shared_scores_survive_any_range_in_bfloat16(T):
+  run = compiled(kernels.shared_scores, block=3)
+  for bias_range in BIAS_RANGES:
+    for scale in SCALES:
+      args, w = integers(scale, bias_range, T, S)
+      low = {n: x.astype(jnp.bfloat16) for n, x in args.items()}
+      for dense in adversarial_masks(T, S):
+        o, _, grads = run(low, w, masks.Mask(dense=dense))
+        assert o.dtype == jnp.bfloat16
+        close(o.astype('float32'), formula(args, dense), rel=2e-2)
+        check_gradients(
+          args, w, grads, dense, rel=3e-2, slack=slack(args, w, 4e-3)
+        )
+
+
+def test_causal_rows_may_see_only_keys_far_below_the_top():
+  """The case that a bound per visible pair would get wrong: 0 / 0 in row 0."""
+  args, w = integers(1, 0, 4, 4)
+  args['q'] *= 0
+  args['key_bias'] = np.zeros((B, 4, H), 'float32')
+  dense = np.tril(np.ones((4, 4), bool))
+  for depth in (-59, -61, -100, -1e4):
+    args['key_bias'][:, 0] = depth
+    run = compiled(kernels.shared_scores)
+    o, _, grads = run(args, w, masks.Mask(causal=True))
+    close(o, formula(args, dense))
+    check_gradients(args, w, grads, dense, slack=slack(args, w, 1e-7))
+
+
+@pytest.mark.parametrize('order', ['grad of vmap', 'vmap of grad'])
+def test_shared_scores_survive_vmap(order):
+  """cond becomes select: both sides run, and neither may spoil the other."""
+  T, S = 11, 7
+
+  def attend(args, mask):
+    return kernels.shared_scores(**args, mask=mask, block=3)[0]
+
+  if order == 'grad of vmap':
+    f = jax.grad(lambda a, w, m: (jax.vmap(attend)(a, m) * w).sum())
+  else:
+    f = jax.vmap(jax.grad(lambda a, w, m: (attend(a, m) * w).sum()))
+  f, forward = jax.jit(f), jax.jit(jax.vmap(attend))
+  for scale in SCALES:
+    # One program, each example of it on its own side of the bound.
+    ranges = np.repeat([0, 59, 61, 1e4], 4)
+    cases = [integers(scale, r, T, S, seed=i) for i, r in enumerate(ranges)]
+    dense = adversarial_masks(T, S) * 4
+    stack = lambda *x: np.stack(x)
+    args, w = jax.tree.map(stack, *cases)
+    mask = masks.Mask(dense=np.stack(dense))
+    o, grads = forward(args, mask), f(args, w, mask)
+    for i, (a, b) in enumerate(cases):
+      close(o[i], formula(a, dense[i]))
+      g = {n: x[i] for n, x in grads.items()}
+      check_gradients(a, b, g, dense[i], slack=slack(a, b, 1e-7))
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+def test_a_large_common_score_costs_no_precision(kernel):
+  """Scores 10^4 and a few: the row statistics must not round the few away."""
+  args, w = integers(1, 4, T, S)
+  wide = lambda x: np.concatenate([np.full_like(x[..., :1], 100), x], -1)
+  args |= dict(q=wide(args['q']), k=wide(args['k'] / 8))
+  static = {} if kernel == 'grouped' else dict(block=3)
+  o, _, grads = compiled(getattr(kernels, kernel), **static)(args, w)
+  close(o, formula(args))
+  del grads['q']  # of its first component nothing but rounding is left
+  check_gradients(args, w, grads)
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise'])
+def test_general_kernels_survive_any_range(kernel):
+  static = {} if kernel == 'grouped' else dict(block=3)
+  run = compiled(getattr(kernels, kernel), **static)
+  for bias_range in (0, 200, 1e4):
+    for scale in SCALES:
+      args, w = integers(scale, bias_range, T, S)
+      for dense in adversarial_masks(T, S):
+        o, _, grads = run(args, w, masks.Mask(dense=dense))
+        close(o, formula(args, dense))
+        check_gradients(args, w, grads, dense, slack=slack(args, w, 1e-7))
+
+
+def test_an_invisible_key_does_not_count_for_the_guard():
+  """Biases of padding may be anything; the shared side stays exact."""
+  args, w = integers(1, 40, T, S)
+  valid = np.arange(S) < S - 2
+  args['key_bias'][:, ~valid] = 1e30
+  mask = masks.Mask(key_valid=np.broadcast_to(valid, (B, S)))
+  o, _, grads = compiled(kernels.shared_scores, block=3)(args, w, mask)
+  dense = valid[None, None, None]
+  close(o, formula(args, dense))
+  check_gradients(args, w, grads, dense)
+  assert (np.asarray(grads['key_bias'])[:, ~valid] == 0).all()
+
+
+@pytest.mark.parametrize(
+  'bias_range, padding, shared',
+  [(0, 0, True), (59.9, 0, True), (60.1, 0, False), (1e4, 0, False)]
+  + [(59.9, 1e30, True), (59.9, -1e30, True), (60.1, 1e30, False)],
+)
+def test_the_guard_takes_the_side_it_should(
+  monkeypatch, bias_range, padding, shared
+):
+  """Only keys that somebody may see count. The general side is poisoned."""
+  general = kernels.blockwise
+
+  def poisoned(*args, **kwargs):
+    o, alive = general(*args, **kwargs)
+    return o * jnp.nan, alive
+
+  monkeypatch.setattr(kernels, 'blockwise', poisoned)
+  args, _ = problem(**SHARED)
+  bias = np.linspace(0, bias_range, S, dtype='float32')
+  args['key_bias'] = np.broadcast_to(bias[None, :, None], (B, S, H)).copy()
+  mask = None
+  if padding:
+    args = {n: np.concatenate([x, x], 1) for n, x in args.items() if n != 'q'}
+    args['q'] = problem(**SHARED)[0]['q']
+    args['key_bias'][:, S:] = padding
+    mask = masks.Mask(key_valid=np.arange(2 * S)[None] < S)
+  o, _ = kernels.shared_scores(**args, mask=mask)
+  assert np.isfinite(o).all() == shared
+
+
+# The choice -------------------------------------------------------------------
+
+
+def chosen(monkeypatch, mask=None, T=T, **shape):
+  """The name of the kernel that `attend` takes."""
+  calls = []
+  for name in ('grouped', 'blockwise', 'shared_scores', 'fused'):
+
+    def spy(real, name, *args, **kwargs):
+      calls.append(name)
+      return real(*args, **kwargs)
+
+    real = getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, functools.partial(spy, real, name))
+  args, w = problem(T=T, **shape)
+  args = {'key_bias': None} | args
+  run = lambda: kernels.attend(**args, mask=mask, H=H)
+  o, _ = jax.eval_shape(run)
+  assert o.shape == (B, T, H, V)
+  return calls[0]
+
+
+@pytest.mark.parametrize(
+  'expected, case',
+  [
+    ('shared_scores', SHARED),
+    ('blockwise', SHARED | dict(T=1)),  # too few queries to pay
+    ('blockwise', SHARED | dict(mask=EVERY_KIND['dense_heads'])),
+    ('blockwise', dict(Gq=1, Gk=1, Gv=1)),
+    ('blockwise', dict(Gq=1, Gk=1, Gv=1, mask=EVERY_KIND['dense_heads'])),
+    ('blockwise', dict(Gk=1, Gv=1)),
+    ('blockwise', dict()),
+  ],
+)
+def test_the_choice_of_kernel(monkeypatch, expected, case):
+  assert chosen(monkeypatch, **case) == expected
+
+
+def test_equal_heads_under_a_mask_per_head():
+  """One head of q, k and v, but each head sees other keys."""
+  args, _ = problem(Gq=1, Gk=1, Gv=1)
+  mask, dense = cut(EVERY_KIND['dense_heads'])
+  o, alive = kernels.attend(**args, key_bias=None, mask=mask, H=H)
+  expanded = args | dict(q=np.repeat(args['q'], H, 2))
+  close(o, formula(expanded, dense))
+  assert alive.shape == (B, T, H, 1)
+
+
+@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+def test_memory_is_linear_in_length(kernel):
+  """Four times the length takes four times the memory, not sixteen."""
+
+  def temporary(T):
+    args, w = problem(**SHARED, T=8, S=8)
+    longer = lambda x: jax.ShapeDtypeStruct((B, T, *x.shape[2:]), x.dtype)
+    shapes = {n: longer(x) for n, x in args.items()}
+    run = compiled(getattr(kernels, kernel), block=16)
+    program = run.lower(shapes, longer(w)).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  assert temporary(4096) < 5 * temporary(1024)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Mask is the conjunction that its docstring says, block by block."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab.attention import masks
+
+B, H, T, S = 2, 3, 5, 7
+PARTS = ('causal', 'key_valid', 'segments', 'positions', 'dense')
+DENSE = [(B, H, T, S), (1, 1, T, S), (B, 1, 1, S), (1, H, 1, S), (B, 1, T, 1)]
+
+
+def make(parts, dense=DENSE[0], rows=B, seed=0):
+  """A Mask of the parts, each random."""
+  rng = np.random.default_rng(seed)
+  fields = dict(causal='causal' in parts or 'positions' in parts)
+  if 'key_valid' in parts:
+    fields['key_valid'] = rng.random((rows, S)) < 0.7
+  if 'segments' in parts:
+    fields['q_segments'] = rng.integers(0, 2, (rows, T))
+    fields['kv_segments'] = rng.integers(0, 2, (rows, S))
+  if 'positions' in parts:
+    fields['q_positions'] = rng.integers(0, S, (rows, T))
+  if 'dense' in parts:
+    fields['dense'] = rng.random(dense) < 0.7
+  return masks.Mask(**fields)
+
+
+def literal(mask, B=B, H=H, T=T, S=S):
+  """The docstring's four lines for each pair."""
+  at = lambda x, *i: x[tuple(j if n > 1 else 0 for j, n in zip(i, x.shape))]  # noqa: B905
+  allowed = np.ones((B, H, T, S), bool)
+  for b, h, t, s in np.ndindex(B, H, T, S):
+    if mask.causal:
+      p = t if mask.q_positions is None else at(mask.q_positions, b, t)
+      allowed[b, h, t, s] &= s <= p
+    if mask.key_valid is not None:
+      allowed[b, h, t, s] &= at(mask.key_valid, b, s)
+    if mask.q_segments is not None:
+      q, kv = at(mask.q_segments, b, t), at(mask.kv_segments, b, s)
+      allowed[b, h, t, s] &= q == kv
+    if mask.dense is not None:
+      allowed[b, h, t, s] &= at(mask.dense, b, h, t, s)
+  return allowed
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+  parts=st.sets(st.sampled_from(PARTS), min_size=1),
+  dense=st.sampled_from(DENSE),
+  rows=st.sampled_from([1, B]),
+  block=st.integers(1, T),
+  stop=st.integers(1, S),
+  seed=st.integers(0, 9),
+)
+def test_blocks_are_the_docstring(parts, dense, rows, block, stop, seed):
+  mask = masks.check(make(parts, dense, rows, seed), B, H, T, S)
+  n = -(-T // block)
+  padded = mask.pad_rows(n * block - T)
+  got = [padded.block(i * block, block, stop) for i in range(n)]
+  shape = (B, H, block, stop)
+  got = np.concatenate([np.broadcast_to(x, shape) for x in got], 2)[:, :, :T]
+  np.testing.assert_array_equal(got, literal(mask)[..., :stop])
+
+
+def test_no_part_allows_everything():
+  assert masks.Mask().block(0, T, S) is None
+  assert masks.check(masks.Mask(), B, H, T, S) is None
+  assert masks.check(None, B, H, T, S) is None
+
+
+def test_self_attention_needs_one_segment_array():
+  segments = jnp.asarray([[0, 0, 1, 1, 1]])
+  mask = masks.check(masks.Mask(q_segments=segments), B, H, T, T)
+  want = np.asarray(segments)[0][:, None] == np.asarray(segments)
+  np.testing.assert_array_equal(mask.block(0, T, T)[0, 0], want)
+
+
+@pytest.mark.parametrize(
+  'shape', [(S,), (T, S), (1, S), (H, T, S), (B, 1, T, S), (1, 1, 1, 1)]
+)
+def test_arrays_broadcast_as_in_linen(shape):
+  array = np.random.default_rng(0).random(shape) < 0.5
+  got = masks.check(array, B, H, T, S)
+  want = np.broadcast_to(array, (B, H, T, S))
+  np.testing.assert_array_equal(
+    np.broadcast_to(got.block(0, T, S), (B, H, T, S)), want
+  )
+
+
+@pytest.mark.parametrize(
+  'shape', [(2, 3, H, T, S), (3, 1, T, S), (2, 1, 1, 1, S), (T, S), (H, T, S)]
+)
+def test_extra_batch_axes_are_flattened(shape):
+  array = np.random.default_rng(0).random(shape) < 0.5
+  got = masks.check(masks.flatten(array, (2, 3)), 6, H, T, S)
+  want = np.broadcast_to(array, (2, 3, H, T, S)).reshape(6, H, T, S)
+  np.testing.assert_array_equal(
+    np.broadcast_to(got.block(0, T, S), want.shape), want
+  )
+
+
+def test_a_number_mask_counts_as_its_truth():
+  floats = np.tril(np.full((T, S), 0.5, 'float32'))
+  np.testing.assert_array_equal(
+    masks.check(floats, B, H, T, S).block(0, T, S)[0, 0], floats > 0
+  )
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+  parts=st.sets(st.sampled_from(PARTS)),
+  dense=st.sampled_from(DENSE),
+  seed=st.integers(0, 9),
+)
+def test_visible_forgets_no_key_that_somebody_sees(parts, dense, seed):
+  """Exact for key_valid and dense, an upper bound under the other parts."""
+  mask = make(parts, dense, seed=seed)
+  seen = literal(mask).any((1, 2))
+  visible = mask.visible()
+  if visible is None:
+    assert not {'key_valid', 'dense'} & parts
+    return
+  visible = np.broadcast_to(visible, (B, S))
+  assert (visible >= seen).all()
+  if parts <= {'key_valid', 'dense'}:
+    np.testing.assert_array_equal(visible, seen)
+
+
+def test_per_head_and_plain_causal():
+  assert make(['dense'], DENSE[3]).per_head
+  assert not make(['dense'], DENSE[1]).per_head
+  assert not make(['causal', 'key_valid']).per_head
+  assert make(['causal']).plain_causal
+  assert not make(['key_valid']).plain_causal
+  assert not make(['causal', 'key_valid']).plain_causal
+  assert not make(['positions']).plain_causal
+
+
+def test_a_mask_is_a_pytree_whose_structure_holds_causal():
+  mask = make(['causal', 'key_valid'])
+  f = jax.jit(lambda mask: mask.block(0, T, S))
+  np.testing.assert_array_equal(
+    np.broadcast_to(f(mask), (B, H, T, S)), literal(mask)
+  )
+  free = mask.replace(causal=False)
+  np.testing.assert_array_equal(
+    np.broadcast_to(f(free), (B, H, T, S)), literal(free)
+  )
+
+
+@pytest.mark.parametrize(
+  'field, shape, expected',
+  [
+    ('key_valid', (B, S + 1), '(2, 7)'),
+    ('key_valid', (S,), '(2, 7)'),
+    ('key_valid', (B, 1), '(2, 7)'),
+    ('q_segments', (B, S), '(2, 5)'),
+    ('dense', (B, H, S, T), '(2, 3, 5, 7)'),
+    ('dense', (1, B, H, T, S), '(2, 3, 5, 7)'),
+  ],
+)
+def test_wrong_shapes_are_told(field, shape, expected):
+  fields = {field: np.ones(shape, 'int32')}
+  with pytest.raises(ValueError, match='mask') as error:
+    masks.check(masks.Mask(**fields), B, H, T, S)
+  words = str(error.value)
+  assert f'{shape}' in words
+  assert f'expected {expected}' in words
+  assert ('.' + field in words) == (field != 'dense')
+
+
+def test_parts_that_mean_nothing_alone():
+  with pytest.raises(ValueError, match='kv_segments but no q_segments'):
+    masks.check(masks.Mask(kv_segments=np.ones((B, S))), B, H, T, S)
+  with pytest.raises(ValueError, match=r'q_positions.*causal=True'):
+    masks.check(masks.Mask(q_positions=np.ones((B, T))), B, H, T, S)

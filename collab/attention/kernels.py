@@ -25,11 +25,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from collab.attention import blocks
+from collab.attention import block_math, blocks
 
 SAFE_RANGE = 60.0  # of a head's key bias: denominators stay above exp(-60)
 SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
-_MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 # The choice -------------------------------------------------------------------
@@ -105,7 +104,7 @@ def weights(q, k, key_bias, mask, H, precision=None):
   """
   q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
   allowed = mask and mask.block(0, q.shape[2], k.shape[2])
-  p = jax.nn.softmax(_scores(q, k, key_bias, allowed, precision))
+  p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, precision))
   if allowed is None:
     return p, jnp.ones((1, 1, 1, 1), bool)
   alive = allowed.any(-1, keepdims=True)
@@ -123,7 +122,7 @@ def drop(p, rate, key, broadcast=True):
 
 def mix(p, v, precision=None):
   """Weighted sums of values: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
-  o = _mix(p, v.swapaxes(1, 2), precision)
+  o = block_math.mix(p, v.swapaxes(1, 2), precision)
   return o.swapaxes(1, 2).astype(v.dtype)
 
 
@@ -148,7 +147,7 @@ def blockwise(
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
   q, k, v, key_bias = _head_major(H, q, k, v, key_bias)
   block = block or blocks.block_size(B, H * S, T)
-  options = blocks.Options(_SOFTMAX, block, rate, precision)
+  options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
   o, alive = blocks.attend(options, q, (k, v, key_bias), mask, key)
   return o.swapaxes(1, 2), alive.swapaxes(1, 2)
 
@@ -183,8 +182,8 @@ def shared_scores(
   bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
   seen = mask.visible() if mask else None
   seen = True if seen is None else seen[:, :, None]
-  top = jnp.max(bias, 1, keepdims=True, where=seen, initial=_MASKED)
-  low = jnp.min(bias, 1, keepdims=True, where=seen, initial=-_MASKED)
+  top = jnp.max(bias, 1, keepdims=True, where=seen, initial=block_math.MASKED)
+  low = jnp.min(bias, 1, keepdims=True, where=seen, initial=-block_math.MASKED)
 
   def shared(q, k, v, bias):
     # float16 cannot hold exp(-60); bfloat16 can.
@@ -193,7 +192,7 @@ def shared_scores(
     u = (w[..., None] * v).reshape(B, 1, S, H * V)
     keys = (k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype))
     size = block or blocks.block_size(B, S + 3 * H * V, T)
-    options = blocks.Options(_SHARED, size, rate, precision)
+    options = blocks.Options(block_math.SHARED, size, rate, precision)
     o, alive = blocks.attend(options, q.swapaxes(1, 2), keys, mask, key)
     o = o.reshape(B, T, H, V).astype(v.dtype)
     return o, alive.swapaxes(1, 2)
@@ -234,9 +233,6 @@ def heads(q, k, v, key_bias=None):
   return max(x.shape[2] for x in (q, k, v))
 
 
-# Pieces -----------------------------------------------------------------------
-
-
 def _head_major(H, q, k, v, key_bias):
   """-> q [B, H, T, K], k [B, Gk, S, K], v [B, Gv, S, V], key_bias [B, H, S]."""
   if q.shape[2] < H:
@@ -244,127 +240,3 @@ def _head_major(H, q, k, v, key_bias):
   if key_bias is not None:
     key_bias = key_bias.swapaxes(1, 2)
   return *(x.swapaxes(1, 2) for x in (q, k, v)), key_bias
-
-
-def _scores(q, k, key_bias, allowed, precision):
-  """[B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
-  B, H, t, K = q.shape
-  G, S = k.shape[1:3]
-  s = _matmul('bgrk,bgsk->bgrs', q.reshape(B, G, -1, K), k, precision)
-  s = s.reshape(B, H, t, S)
-  if key_bias is not None:
-    s += key_bias[:, :, None, :]
-  return s if allowed is None else jnp.where(allowed, s, _MASKED)
-
-
-def _mix(p, v, precision):
-  """[B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
-  B, H, t, S = p.shape
-  G, V = v.shape[1], v.shape[3]
-  p = p.astype(v.dtype).reshape(B, G, -1, S)
-  return _matmul('bgrs,bgsv->bgrv', p, v, precision).reshape(B, H, t, V)
-
-
-def _matmul(spec, x, y, precision):
-  """einsum that adds up in float32 (or better) whatever the inputs are."""
-  return jnp.einsum(
-    spec,
-    x,
-    y,
-    precision=precision,
-    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-  )
-
-
-def _matmul_tn(x, y, precision):
-  """x^T y over rows, [B, G, r, S], [B, G, r, X] -> float32 [B, G, S, X].
-
-  XLA's CPU backend is up to 4 times faster at y^T x for the narrow y here.
-  """
-  return _matmul('bgrs,bgrx->bgxs', x, y, precision).swapaxes(2, 3)
-
-
-# What `blockwise` does to a block of queries ----------------------------------
-
-
-def _softmax_forward(q, keys, allowed, keep, precision):
-  k, v, key_bias = keys
-  s = _scores(q, k, key_bias, allowed, precision)
-  top = s.max(-1, keepdims=True)
-  e = jnp.exp(s - top)
-  den = e.sum(-1, keepdims=True)
-  o = _mix(e if keep is None else e * keep, v, precision) / den
-  if allowed is not None:
-    alive = top > _MASKED
-    o, top = jnp.where(alive, o, 0.0), jnp.where(alive, top, jnp.inf)
-  # Not log(den) + top: next to a score of 10^4 it would lose three digits.
-  return o.astype(v.dtype), jnp.concatenate([top, den], -1)
-
-
-def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
-  k, v, key_bias = keys
-  (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
-  top, den = stats[..., :1], stats[..., 1:]
-  p = jnp.exp(_scores(q, k, key_bias, allowed, precision) - top) / den
-  delta = (g.astype(den.dtype) * o).sum(-1, keepdims=True)
-  g = g.reshape(B, Gv, -1, V)
-  dp = _matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(p.shape)
-  kept = p
-  if keep is not None:
-    dp, kept = dp * keep, p * keep
-  ds = p * (dp - delta)
-  dbias = None if key_bias is None else ds.sum(2)
-  kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
-  ds = ds.astype(k.dtype).reshape(B, Gk, -1, S)
-  dv = _matmul_tn(kept, g, precision)
-  dk = _matmul_tn(ds, q.reshape(B, Gk, -1, K), precision)
-  dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision).reshape(q.shape)
-  return dq, (dk, dv, dbias)
-
-
-_SOFTMAX = blocks.Kernel(_softmax_forward, _softmax_backward)
-
-
-# What `shared_scores` does to a block: num_h = A (W_h v), den_h = A W_h -------
-
-
-def _shared_forward(q, keys, allowed, keep, precision):
-  k, u, w = keys
-  (B, _, t, _), H = q.shape, w.shape[3]
-  s = _scores(q, k, None, allowed, precision)
-  top = s.max(-1, keepdims=True)
-  a = jnp.exp(s - top)
-  num = _mix(a if keep is None else a * keep, u, precision)
-  # Under vmap both sides of the guard run: stay finite beyond it too.
-  den = jnp.maximum(_mix(a, w, precision), jnp.finfo(jnp.float32).tiny)
-  if allowed is not None:
-    alive = top > _MASKED
-    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
-    top = jnp.where(alive, top, jnp.inf)
-  o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
-  return o, jnp.concatenate([top, den], -1)
-
-
-def _shared_backward(q, o, stats, g, keys, allowed, keep, precision):
-  k, u, w = keys
-  (B, _, t, _), H = q.shape, w.shape[3]
-  top, den = stats[..., :1], stats[..., 1:]
-  a = jnp.exp(_scores(q, k, None, allowed, precision) - top)
-  g, o = (x.reshape(B, 1, t, H, -1) for x in (g, o))
-  # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
-  dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
-  dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
-  da = _matmul('bgrx,bgsx->bgrs', dnum, u, precision)
-  kept = a
-  if keep is not None:
-    da, kept = da * keep, a * keep
-  da += _matmul('bgrh,bgsh->bgrs', dden, w, precision)
-  ds = (a * da).astype(k.dtype)
-  du = _matmul_tn(kept.astype(u.dtype), dnum, precision)
-  dw = _matmul_tn(a.astype(w.dtype), dden, precision)
-  dk = _matmul_tn(ds, q, precision)
-  dq = _matmul('bgrs,bgsk->bgrk', ds, k, precision)
-  return dq, (dk, du, dw)
-
-
-_SHARED = blocks.Kernel(_shared_forward, _shared_backward)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels compute for one block of queries, forward and backward.
+
+Axes: B batch, t queries of the block, S keys, H heads, G groups that share, K
+key width, V value width. Layout: head-major, [B, H, t, K] and [B, G, S, K]. The
+heads of a group are folded into the query axis for every product.
+"""
+
+import jax.numpy as jnp
+
+from collab.attention import blocks
+
+MASKED = float(jnp.finfo(jnp.float32).min)
+
+
+def scores(q, k, key_bias, allowed, precision):
+  """[B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
+  B, H, t, K = q.shape
+  G, S = k.shape[1:3]
+  s = matmul('bgrk,bgsk->bgrs', q.reshape(B, G, -1, K), k, precision)
+  s = s.reshape(B, H, t, S)
+  if key_bias is not None:
+    s += key_bias[:, :, None, :]
+  return s if allowed is None else jnp.where(allowed, s, MASKED)
+
+
+def mix(p, v, precision):
+  """[B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
+  B, H, t, S = p.shape
+  G, V = v.shape[1], v.shape[3]
+  p = p.astype(v.dtype).reshape(B, G, -1, S)
+  return matmul('bgrs,bgsv->bgrv', p, v, precision).reshape(B, H, t, V)
+
+
+def matmul(spec, x, y, precision):
+  """einsum that adds up in float32 (or better) whatever the inputs are."""
+  return jnp.einsum(
+    spec,
+    x,
+    y,
+    precision=precision,
+    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+  )
+
+
+def matmul_tn(x, y, precision):
+  """x^T y over rows, [B, G, r, S], [B, G, r, X] -> float32 [B, G, S, X].
+
+  XLA's CPU backend is up to 4 times faster at y^T x for the narrow y here.
+  """
+  return matmul('bgrs,bgrx->bgxs', x, y, precision).swapaxes(2, 3)
+
+
+# What `blockwise` does to a block of queries ----------------------------------
+
+
+def _softmax_forward(q, keys, allowed, keep, precision):
+  k, v, key_bias = keys
+  s = scores(q, k, key_bias, allowed, precision)
+  top = s.max(-1, keepdims=True)
+  e = jnp.exp(s - top)
+  den = e.sum(-1, keepdims=True)
+  o = mix(e if keep is None else e * keep, v, precision) / den
+  if allowed is not None:
+    alive = top > MASKED
+    o, top = jnp.where(alive, o, 0.0), jnp.where(alive, top, jnp.inf)
+  # Not log(den) + top: next to a score of 10^4 it would lose three digits.
+  return o.astype(v.dtype), jnp.concatenate([top, den], -1)
+
+
+def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
+  k, v, key_bias = keys
+  (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
+  top, den = stats[..., :1], stats[..., 1:]
+  e = jnp.exp(scores(q, k, key_bias, allowed, precision) - top)
+  g = g.astype(den.dtype) / den  # not the weights: rows are shorter than S
+  delta = (g * o).sum(-1, keepdims=True)
+  g = g.astype(v.dtype).reshape(B, Gv, -1, V)
+  dp = matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(e.shape)
+  kept = e
+  if keep is not None:
+    dp, kept = dp * keep, e * keep
+  ds = e * (dp - delta)
+  dbias = None if key_bias is None else ds.sum(2)
+  kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
+  ds = ds.astype(k.dtype).reshape(B, Gk, -1, S)
+  dv = matmul_tn(kept, g, precision)
+  dk = matmul_tn(ds, q.reshape(B, Gk, -1, K), precision)
+  dq = matmul('bgrs,bgsk->bgrk', ds, k, precision).reshape(q.shape)
+  return dq, (dk, dv, dbias)
+
+
+SOFTMAX = blocks.Kernel(_softmax_forward, _softmax_backward)
+
+
+# What `shared_scores` does to a block: num_h = A (W_h v), den_h = A W_h -------
+
+
+def _shared_forward(q, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  s = scores(q, k, None, allowed, precision)
+  top = s.max(-1, keepdims=True)
+  a = jnp.exp(s - top)
+  num = mix(a if keep is None else a * keep, u, precision)
+  # Under vmap both sides of the guard run: stay finite beyond it too.
+  den = jnp.maximum(mix(a, w, precision), jnp.finfo(jnp.float32).tiny)
+  if allowed is not None:
+    alive = top > MASKED
+    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
+    top = jnp.where(alive, top, jnp.inf)
+  o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
+  return o, jnp.concatenate([top, den], -1)
+
+
+def _shared_backward(q, o, stats, g, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  top, den = stats[..., :1], stats[..., 1:]
+  a = jnp.exp(scores(q, k, None, allowed, precision) - top)
+  g, o = (x.reshape(B, 1, t, H, -1) for x in (g, o))
+  # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
+  dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
+  dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
+  da = matmul('bgrx,bgsx->bgrs', dnum, u, precision)
+  kept = a
+  if keep is not None:
+    da, kept = da * keep, a * keep
+  da += matmul('bgrh,bgsh->bgrs', dden, w, precision)
+  ds = (a * da).astype(k.dtype)
+  du = matmul_tn(kept.astype(u.dtype), dnum, precision)
+  dw = matmul_tn(a.astype(w.dtype), dden, precision)
+  dk = matmul_tn(ds, q, precision)
+  dq = matmul('bgrs,bgsk->bgrk', ds, k, precision)
+  return dq, (dk, du, dw)
+
+
+SHARED = blocks.Kernel(_shared_forward, _shared_backward)

@@ -12,6 +12,7 @@ mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
 
 import contextlib
 import os
+import re
 import sys
 import time
 
@@ -29,6 +30,9 @@ from collab.training import workdir as workdirs
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Of the run; default runs/<config>[-<argument>]-s<seed>.'
+)
+RESULTS = flags.DEFINE_string(
+  'results', '', 'A .jsonl file that the result is appended to as well.'
 )
 EVAL_ONLY = flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
 
@@ -176,6 +180,16 @@ def run(config, workdir, eval_only=False):
   return scores
 
 
+def parse(argv):
+  """The flags; errors as exceptions, for one line each."""
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as e:  # of ml_collections
+    (inner,) = e.args  # the text, or an exception of the text
+    words = '. '.join(str(*getattr(inner, 'args', [inner])).split('\n'))
+    raise ValueError(f'--config has no field {words}') from e
+
+
 def main(argv):
   logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
@@ -188,7 +202,9 @@ def main(argv):
     workdir = workdirs.default(name, config)
   config = workdirs.claim(config, workdir)
   try:
-    run(config, os.path.abspath(workdir), EVAL_ONLY.value)
+    scores = run(config, workdir, EVAL_ONLY.value)
+    if scores and RESULTS.value:
+      report.append(workdir, RESULTS.value)
   except Exception:
     workdirs.abandon(workdir)
     raise
@@ -202,9 +218,10 @@ if __name__ == '__main__':
     'jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR']
   )
   try:
-    app.run(main)
+    app.run(main, flags_parser=parse)
   except Exception as e:
     if os.environ.get('COLLAB_TRACEBACK'):
       raise
-    words = ' '.join(str(e).split()) or type(e).__name__
-    sys.exit(f'train.py: {words}')
+    # ml_collections wraps what a config raises in the text of a traceback.
+    words = re.sub(r'Traceback \(most.*\n\w+: ', '', str(e), flags=re.DOTALL)
+    sys.exit(f'train.py: {" ".join(words.split()) or type(e).__name__}')

@@ -79,7 +79,6 @@ def get_config(argument=''):
   # mean of the last `average` is evaluated at the end.
   c.checkpoint = dict(keep=10, best='-val/nll', average=10)
   c.seed = 0
-  c.init_from = ''
   c.wandb = ''  # project at Weights & Biases
   size(c, argument)
   return c
@@ -89,16 +88,17 @@ def size(c, argument):
   """Applies the argument of a config to it."""
   if argument == 'sample':
     c.data.update(
-      corpus='sample', vocab_size=2048, row_length=64, batch_size=48
+      corpus='sample', vocab_size=2000, row_length=64, batch_size=64
     )
     c.model.update(
       dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512, max_length=256
     )
+    c.model.update(norm='pre')
     c.model.attention.num_heads = 4
-    c.optim.update(lr=3e-3, warmup_steps=200)
-    c.total_steps = 1200
-    c.every.update(log=50, eval=400, checkpoint=200)
-    c.checkpoint.update(keep=3, average=3)
+    c.optim.update(lr=3e-3, schedule='cosine', warmup_steps=100)
+    c.total_steps = 600
+    c.every.update(log=50, eval=200, checkpoint=100)
+    c.checkpoint.update(keep=3, average=2)
   elif argument == 'small':
     c.data.update(vocab_size=4000, row_length=64, batch_size=48)
     c.model.update(

@@ -51,7 +51,7 @@ def test_there_are_configs():
   assert set(NAMES) >= {'wmt14'} | variants
 
 
-@pytest.mark.parametrize('name, argument', cases())
+@pytest.mark.parametrize('name, argument', list(cases()))
 def test_builds(name, argument):
   config = get(name, argument).lock()
   fields = config.model.to_dict()
@@ -90,7 +90,9 @@ def test_is_a_difference_in_attention(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_unknown_argument(name):
-  with pytest.raises(ValueError, match='sample, small or nothing, got .sampel'):
+  with pytest.raises(
+    ValueError, match="takes sample, small or nothing, got 'sampel'"
+  ):
     get(name, 'sampel')
 
 

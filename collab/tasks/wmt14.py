@@ -50,8 +50,9 @@ class Translation:
     self._tokenized = functools.partial(
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
     )
+    train, *_ = map(self._tokenized, sources.SPLITS)  # bad input shows early
     self._packed = pipeline.PackedPairs(
-      self._tokenized('train'), length, size, seed, too_long, shard
+      train, length, size, seed, too_long, shard
     )
     self._length, self._size = length, size
     self._label_smoothing, self._beam, self._alpha = (
@@ -129,7 +130,8 @@ class Translation:
     rows = list(self.corpus.rows('test'))
     ours, references, categories = zip(*rows, strict=True)
     found = self.translator(model, params)(ours)
-    print(f'\nThe first {SHOWN} of {len(rows)} translations of the test set:')
+    shown = min(SHOWN, len(rows))
+    print(f'\nThe first {shown} of {len(rows)} translations of the test set:')
     for triple in zip(ours[:SHOWN], references, found, strict=False):
       print(
         '  source     {}\n  reference  {}\n  ours       {}\n'.format(*triple)
@@ -228,6 +230,12 @@ def translate(
     functools.partial(_decode, model, beam, alpha), static_argnums=3
   )
   order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+  most = 2 * (model.max_length - 10) // 3
+  if ids and len(ids[order[-1]]) > most:
+    raise ValueError(
+      f'Sentence {order[-1] + 1} has {len(ids[order[-1]])} tokens; with '
+      f'max_length={model.max_length} the model translates at most {most}.'
+    )
   found = [''] * len(ids)
   starts = range(0, len(order), batch_size)
   for start in tqdm(starts, 'translating', leave=False, disable=None):
@@ -235,14 +243,8 @@ def translate(
     lengths = np.array(
       [len(ids[i]) for i in rows] + [1] * (batch_size - len(rows))
     )
-    S = 1 << int(max(lengths) - 1).bit_length()
-    limit = 3 * S // 2 + 10
-    if limit > model.max_length:
-      raise ValueError(
-        f'Sentence {rows[-1] + 1} has {max(lengths)} tokens; with '
-        f'max_length={model.max_length} the model translates at most '
-        f'{2 * (model.max_length - 10) // 3}.'
-      )
+    S = min(1 << int(max(lengths) - 1).bit_length(), model.max_length)
+    limit = min(3 * S // 2 + 10, model.max_length)
     tokens = np.zeros((batch_size, S), np.int32)
     for row, i in enumerate(rows):
       tokens[row, : len(ids[i])] = ids[i]
@@ -254,7 +256,9 @@ def translate(
 
 def _decode(model, beam, alpha, params, source, lengths, limit):
   """Token ids [B, limit] of the best translations of source [B, S]."""
-  valid = (jnp.arange(source.shape[1]) < lengths[:, None]).astype(jnp.int32)
+  valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
+    jnp.int32
+  )
   variables = {'params': params}
   memory = model.apply(variables, source, valid, method='encode')
   decoder = model.clone(decode=True)

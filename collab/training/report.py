@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user reads at the start and at the end of a run."""
 
+import json
 import pathlib
 import time
 
@@ -64,6 +65,15 @@ def end(config, workdir, model, params, step, scores):
     {k: _short(v) for k, v in scores.items()},
   )
   print(f'In {workdir}: result.json, metrics.jsonl, tensorboard/, checkpoints/')
+
+
+def append(workdir, path):
+  """Appends workdir/result.json to a .jsonl file as one line."""
+  result = (pathlib.Path(workdir) / 'result.json').read_text()
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    file.write(json.dumps(json.loads(result)) + '\n')
 
 
 def _short(value):

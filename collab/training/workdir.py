@@ -41,8 +41,9 @@ def claim(config, workdir):
     if kept is None:
       raise ValueError(f'{path} is missing: start the run with --config.')
     return ConfigDict(kept).lock()
+  values = config.to_dict()
   if kept is not None:
-    old, new = _flat(kept), _flat(config.to_dict())
+    old, new = _flat(kept), _flat(values)
     different = [
       f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
       for key in old | new
@@ -60,7 +61,7 @@ def claim(config, workdir):
       dict(
         command=' '.join(['python', *sys.argv]),
         versions=logs.versions(),
-        config=config.to_dict(),
+        config=values,
       ),
     )
   return config

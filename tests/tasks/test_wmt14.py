@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The translation task on a tiny corpus: losses, scores, translations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab import metrics, models, tasks
+from collab.data.tokenizer import BOS, EOS
+from collab.tasks import wmt14
+from tests import tiny
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  return tmp_path_factory.mktemp('workdir')
+
+
+def build(config, workdir):
+  return tasks.build(
+    **config.task,
+    data=config.data,
+    workdir=str(workdir),
+    seed=config.seed,
+    shard=(0, 1),
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(corpus, workdir):
+  """A task, its model, and parameters far from their initial values."""
+  config = tiny.config(corpus)
+  task = build(config, workdir)
+  model = models.build(**config.model.to_dict(), **task.model_kwargs)
+  inputs = task.inputs(task.batch(0))
+  params = jax.jit(model.init)(jax.random.key(0), *inputs)['params']
+  leaves, tree = jax.tree.flatten(params)
+  rng = np.random.default_rng(1)
+  return (
+    task,
+    model,
+    tree.unflatten(
+      [x + rng.normal(size=x.shape).astype(np.float32) * 0.3 for x in leaves]
+    ),
+  )
+
+
+def tokens_of(task, split):
+  """(source, target) token ids of each pair, <eos> included."""
+  return [
+    [[*task.tokenizer.encode(text), EOS] for text in pair]
+    for pair in task.corpus.pairs(split)
+  ]
+
+
+def test_no_such_task(corpus, workdir):
+  with pytest.raises(ValueError, match=r"No task 'wmt15'; there are .*wmt14"):
+    build(tiny.config(corpus, task__name='wmt15'), workdir)
+
+
+def test_tokens_per_step(trained):
+  task, *_ = trained
+  mean = np.mean(
+    [
+      task.batch(i)['weights'].sum()
+      for i in range(5 * task.describe()['steps_per_epoch'])
+    ]
+  )
+  assert task.tokens_per_step == pytest.approx(mean, rel=0.05)
+  pairs = tokens_of(task, 'train')
+  every = sum(len(y) for x, y in pairs if max(len(x), len(y)) <= 24)
+  rows = task.describe()['rows']
+  assert task.tokens_per_step == round(8 * every / rows)
+
+
+def test_loss_is_a_sum_and_its_weight(trained):
+  """-(1-e) log p(y) - e mean_v log p(v), summed over target tokens."""
+  task, model, params = trained
+  uneven = lambda batch: (
+    batch['weights'][:4].sum() != batch['weights'][4:].sum()
+  )
+  batch = next(filter(uneven, map(task.batch, range(9))))
+  loss = jax.jit(lambda p, b: task.loss(model.apply, p, b, {}))
+  total, weight, aux = loss(params, batch)
+  logits = model.apply({'params': params}, *task.inputs(batch))
+  log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+  real = batch['target_segments'] > 0
+  np.testing.assert_array_equal(batch['weights'] > 0, real)
+  nll = -np.take_along_axis(log_p, batch['labels'][..., None], -1)[..., 0]
+  smoothed = 0.9 * nll - 0.1 * log_p.mean(-1)
+  assert weight == real.sum() > 50
+  np.testing.assert_allclose(total, smoothed[real].sum(), rtol=1e-5)
+  np.testing.assert_allclose(aux['nll'], nll[real].sum(), rtol=1e-5)
+  right = (np.argmax(logits, -1) == batch['labels'])[real].sum()
+  assert aux['accuracy'] == right
+  # Halves add up, whatever their weights: accumulation is exact.
+  halves = [
+    loss(params, jax.tree.map(lambda x, i=i: x[i : i + 4], batch))
+    for i in (0, 4)
+  ]
+  added = jax.tree.map(jnp.add, *halves)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    added,
+    (total, weight, aux),
+  )
+
+
+def test_dropout_only_with_a_key(trained):
+  task, model, params = trained
+  batch = task.batch(0)
+  loss = jax.jit(lambda rngs: task.loss(model.apply, params, batch, rngs)[0])
+  assert loss({}) == loss({})
+  keys = [{'dropout': jax.random.key(i)} for i in range(2)]
+  assert len({float(loss(rngs)) for rngs in (*keys, {})}) == 3
+
+
+def test_evaluate_is_the_mean_over_tokens(trained, corpus, workdir):
+  """Each pair counts once, by its tokens; batches and padding do not count."""
+  task, model, params = trained
+  scores = task.evaluate(model, params, 'val')
+  assert set(scores) == {'nll', 'perplexity', 'accuracy'}
+  logits_of = jax.jit(lambda batch: model.apply({'params': params}, batch))
+  nll, right, count = 0.0, 0, 0
+  pairs = tokens_of(task, 'val')
+  assert len(pairs) == 11
+  for source, target in pairs:
+    batch = {}
+    for side, key, ids in (
+      ('source', 'source', source),
+      ('target', 'target_inputs', [BOS, *target[:-1]]),
+    ):
+      row = np.pad(ids, (0, 25 - len(ids)))[None].astype(np.int32)
+      segments = (np.arange(25) < len(ids)).astype(np.int32)[None]
+      batch |= {key: row, f'{side}_segments': segments}
+      batch |= {f'{side}_positions': np.arange(25)[None]}
+    logits = logits_of(batch)[0, : len(target)]
+    log_p = jax.nn.log_softmax(logits)
+    nll -= float(log_p[np.arange(len(target)), np.array(target)].sum())
+    right += int((logits.argmax(-1) == np.array(target)).sum())
+    count += len(target)
+  assert scores['nll'] == pytest.approx(nll / count, rel=1e-4)
+  assert scores['perplexity'] == pytest.approx(np.exp(nll / count), rel=1e-3)
+  assert scores['accuracy'] == pytest.approx(right / count)
+  other = build(tiny.config(corpus, data__batch_size=5), workdir)
+  again = other.evaluate(model, params, 'val')
+  for name, value in scores.items():
+    assert again[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_scores_of_the_test(trained, monkeypatch, capsys):
+  """BLEU and what it is compared with, of translations that are known."""
+  task, model, params = trained
+  source, target = zip(*task.corpus.pairs('test'), strict=True)
+  asked = []
+
+  def perfect_but_one(*args, **options):
+    asked.append((args[3], options['beam'], options['alpha']))
+    return ['null', *target[1:]]
+
+  assert target[0] != 'null'
+  monkeypatch.setattr(wmt14, 'translate', perfect_but_one)
+  scores = task.evaluate(model, params, 'test')
+  assert asked == [(source, 2, 0.6)]
+  assert scores['exact'] == pytest.approx(6 / 7)
+  expected = metrics.bleu(['null', *target[1:]], list(target))
+  assert 50 < scores['bleu'] == expected['score'] < 100
+  assert 'tok:13a' in scores['bleu_signature']
+  assert scores['bleu_of_copying'] < 5 < 50 < scores['chrf'] < 100
+  assert {'nll', 'perplexity', 'accuracy'} < set(scores)
+  assert not [name for name in scores if name.startswith('bleu/')]
+  shown = capsys.readouterr().out
+  assert 'The first 7 of 7 translations' in shown
+  for text in (*source, *target):
+    assert text in shown
+
+
+def test_scores_by_category(trained, tmp_path, monkeypatch):
+  task, model, params = trained
+  rows = [
+    f'{x}\t{y}\t{"long" if " " in x else "short"}'
+    for x, y in task.corpus.pairs('train')
+  ]
+  for split in ('train', 'val', 'test'):
+    tiny.write_lines(tmp_path / f'{split}.tsv', rows[:60])
+  task = build(tiny.config(tmp_path), tmp_path / 'run')
+  references = [y for _, y in task.corpus.pairs('test')]
+  monkeypatch.setattr(wmt14, 'translate', lambda *args, **kw: references)
+  scores = task._translation_scores(model, params)
+  assert scores['bleu'] == pytest.approx(100)
+  assert scores['bleu/long'] == pytest.approx(100)
+  assert 'bleu/short' in scores
+
+
+# Translations -----------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def translate(trained):
+  task, model, params = trained
+  return functools.partial(
+    wmt14.translate, model, params, task.tokenizer, beam=2, batch_size=3
+  )
+
+
+def test_translations_keep_their_order(translate):
+  """Whatever is decoded together, each sentence gets its own translation."""
+  words = tiny.WORDS['en'].split()
+  texts = [' '.join(words[i : i + 1 + i % 3]) for i in range(7)]
+  found = translate(texts)
+  assert len(set(found)) > 3
+  order = [4, 0, 6, 2, 5, 1, 3]
+  shuffled = translate([texts[i] for i in order])
+  assert shuffled == [found[i] for i in order]
+  assert translate(texts[2:3]) == found[2:3]
+
+
+def test_nothing_to_translate(translate):
+  assert translate([]) == []
+  empty, one = translate(['', 'one'])
+  assert isinstance(empty, str)
+  assert translate(['one']) == [one]
+
+
+def test_sentence_that_is_too_long(translate, trained):
+  """The message says what fits, and what it says fits does; none is decoded."""
+  task, *_ = trained
+  fits = '1' * 34  # each digit a token; a space before, <eos> after
+  assert len(task.tokenizer.encode(fits)) == 35
+  assert len(translate([fits])) == 1
+  with pytest.raises(
+    ValueError,
+    match='Sentence 2 has 37 tokens; with max_length=64 the model translates '
+    'at most 36',
+  ):
+    translate(['one', fits + '1', 'two'])

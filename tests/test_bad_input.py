@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user can get wrong: one clear line, and nothing half-written."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from collab.data import pipeline
+from collab.tasks import wmt14
+from collab.training import workdir
+from tests import tiny
+import train
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+  """Leaves out what takes time and is not looked at here."""
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+
+
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory):
+  return tmp_path_factory.mktemp('compiled')
+
+
+def run(config, folder):
+  """As train.main, in this process."""
+  config = workdir.claim(config, folder)
+  try:
+    return train.run(config, str(folder))
+  except Exception:
+    workdir.abandon(folder)
+    raise
+
+
+def check_refused(config, folder, *words):
+  """It fails with these words, and leaves the workdir to another config."""
+  with pytest.raises((ValueError, TypeError, OSError)) as info:
+    run(config, folder)
+  for word in words:
+    assert word in str(info.value)
+  assert not (folder / 'run.json').exists()
+  assert not (folder / 'result.json').exists()
+  assert tiny.rows(folder) == []
+  assert not list(folder.glob('checkpoints/*'))
+  assert not [p for p in folder.rglob('*') if '.tmp' in p.name]
+
+
+def copy(corpus, folder):
+  folder.mkdir()
+  for path in corpus.iterdir():
+    (folder / path.name).write_bytes(path.read_bytes())
+  return folder
+
+
+def edit(path, change):
+  """Applies `change` to the list of a file's lines."""
+  lines = path.read_text('utf-8').splitlines()
+  change(lines)
+  tiny.write_lines(path, lines)
+
+
+def check_line(code, err, *words):
+  """Progress, then exactly one line that says what is wrong."""
+  *progress, line = err.splitlines()
+  assert all(text.startswith('step ') for text in progress), err
+  assert code == 1
+  assert line.startswith('train.py: ')
+  assert 'Traceback' not in line
+  for word in words:
+    assert word in line
+
+
+# On the command line ----------------------------------------------------------
+
+SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    ([], ['Give --config=', 'or --workdir=DIR']),
+    ([SAMPLE, '--config.model.dimm=8'], ["field 'dimm'", 'Did you mean "dim"']),
+    ([SAMPLE, '--config.model.dim=wide'], ['config.model.dim=wide', 'int()']),
+    (['--config=missing.py'], ['missing.py', 'No such file']),
+    (
+      [SAMPLE.replace(':sample', ':big')],
+      ['mhe_mul.py:big', 'takes sample, small or nothing', "'big'"],
+    ),
+    pytest.param(
+      ['--confg=x'],
+      ["Unknown command line flag 'confg'", 'Did you mean: config'],
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      [SAMPLE, 'x'], ['Unexpected arguments: x'], marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_command_line(arguments, words, tmp_path):
+  code, out, err = tiny.train(arguments, tmp_path / 'cache', cwd=tmp_path)
+  check_line(code, err, *words)
+  assert out == ''
+  assert len(err.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_rows_and_devices(corpus, compiled, tmp_path):
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
+  command = tiny.command(corpus, tmp_path, data__batch_size=9)
+  code, _, err = tiny.train(command, compiled, XLA_FLAGS=flags)
+  check_line(code, err, 'batch of 9 rows', '8 devices', 'multiples of 8')
+  assert not (tmp_path / 'run.json').exists()
+
+
+# Configs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    (
+      {'model.attention': dict(name='mhb', num_heads=2)},
+      ["No attention variant 'mhb'", 'mhe_add', 'mqa'],
+    ),
+    (
+      {'model.attention': dict(name='sha', num_heads=2, key_features=8)},
+      ['sha has no field key_features', 'num_heads'],
+    ),
+    ({'model.attention': dict(name='mla', num_heads=2)}, ['needs latent_dim']),
+    (
+      {'model.attention.num_heads': 3},
+      ['num_heads=3 does not divide', '=16'],
+    ),
+    ({'data.too_long': 'cut'}, ["too_long is 'cut'", 'drop, truncate']),
+    ({'data.vocab_size': 100}, ['vocab_size is 100', 'at least 260']),
+    ({'data.row_length': 1}, ['row_length is 1', 'at least 2']),
+    ({'data.batch_size': 5000}, ['a batch has 5000']),
+    ({'data.corpus': 'x', 'data.path': ''}, ["TFDS cannot open 'x'"]),
+    ({'data.vocabulary': 'none.json'}, ['no tokenizer file none.json']),
+    ({'optim.name': 'sgd'}, ["name='sgd'", 'adam, adamw']),
+    ({'optim.schedule': 'step'}, ["schedule='step'", 'inverse_sqrt']),
+    ({'fsdp': 2}, ['fsdp=2 does not divide the 1 devices', 'legal are 1']),
+    ({'accumulate': 3}, ['3 micro-batches do not divide', '8 rows']),
+    ({'model.norm': 'last'}, ["norm='last'", 'post, pre']),
+    ({'task.label_smoothing': 1.5}, ['label_smoothing must be', '1.5']),
+    ({'checkpoint.keep': 0}, ['keep=0', 'at least 1']),
+    ({'checkpoint.average': 3}, ['checkpoint.average=3', '2']),
+    ({'every.checkpoint': 12}, ['checkpoint.average=2', '1']),
+    ({'wandb': 'mine'}, ["wandb='mine'", 'pip install wandb']),
+  ],
+)
+def test_config(changes, words, corpus, tmp_path):
+  attention = changes.pop('model.attention', None)
+  config = tiny.config(corpus, **changes)
+  if attention:
+    with config.unlocked():
+      config.model.attention = attention
+  check_refused(config, tmp_path, *words)
+
+
+def test_goes_on_after_all_of_it(corpus, tmp_path, no_evaluation):
+  """Into one workdir: mistakes, each with its words, then a run."""
+  folder = copy(corpus, tmp_path / 'corpus')
+  edit(folder / 'train.de', lambda lines: lines.pop())
+  good, run_in = tiny.config(folder), tmp_path / 'run'
+  check_refused(good, run_in, '200 lines', '199')
+  edit(folder / 'train.de', lambda lines: lines.append('acht'))
+  check_refused(tiny.config(folder, data__vocab_size=270, fsdp=2), run_in)
+  check_refused(tiny.config(folder, model__attention__num_heads=3), run_in)
+  run(good, run_in)
+  assert tiny.rows(run_in)[-1]['step'] == 12
+  assert (run_in / 'result.json').exists()
+  wanted = wmt14.Translation(
+    good.data, workdir=str(tmp_path / 'other'), seed=0, shard=(0, 1)
+  )
+  assert '270' not in str(wanted.describe()['vocabulary'])
+  mine = (run_in / 'tokenizer.json').read_bytes()
+  assert mine == (tmp_path / 'other' / 'tokenizer.json').read_bytes()
+
+
+def test_workdir_of_another_config(corpus, tmp_path):
+  config = tiny.config(corpus)
+  workdir.claim(config, tmp_path)
+  kept = (tmp_path / 'run.json').read_bytes()
+  other = tiny.config(corpus, model__dim=32, data__files=('test=a,b',), seed=1)
+  with pytest.raises(ValueError, match='another config') as info:
+    workdir.claim(other, tmp_path)
+  differences = str(info.value).split(': ', 1)[1]
+  assert differences == (
+    "data.files is (), got ('test=a,b',); model.dim is 16, got 32; "
+    'seed is 0, got 1.'
+  )
+  assert (tmp_path / 'run.json').read_bytes() == kept
+  assert workdir.claim(config, tmp_path) == config
+
+
+def test_workdir_of_no_run(tmp_path):
+  with pytest.raises(ValueError, match=' is missing: start the run with'):
+    workdir.claim(None, tmp_path / 'nowhere')
+  assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_evaluate(corpus, tmp_path):
+  config = workdir.claim(tiny.config(corpus), tmp_path)
+  with pytest.raises(ValueError, match='has no checkpoint to evaluate'):
+    train.run(config, str(tmp_path), eval_only=True)
+
+
+# Data -------------------------------------------------------------------------
+
+
+def test_missing_folder(corpus, tmp_path):
+  where = corpus / 'not'
+  layouts = ('train.en and train.de', 'val.*', 'train.tsv', '.gz', 'data.files')
+  check_refused(tiny.config(where), tmp_path, f'{where} is not a', *layouts)
+
+
+@pytest.mark.parametrize(
+  'missing, words',
+  [
+    (['train.de'], ['has train.en, but no train.de']),
+    (['test.en', 'test.de'], ["no split 'test'", 'only train, val', 'test.*']),
+    (['val.en', 'val.de'], ["no split 'val'", 'valid.*']),
+    (['train.en', 'train.de'], ["no split 'train'", 'There: test.de, test.en']),
+  ],
+)
+def test_missing_file(missing, words, corpus, tmp_path):
+  """Refused before the training, even if it is only needed after it."""
+  folder = copy(corpus, tmp_path / 'corpus')
+  for name in missing:
+    (folder / name).unlink()
+  check_refused(tiny.config(folder), tmp_path / 'run', *words)
+
+
+@pytest.mark.parametrize('split, n', [('train', 200), ('val', 11), ('test', 7)])
+def test_sides_of_different_length(split, n, corpus, tmp_path):
+  folder = copy(corpus, tmp_path / 'corpus')
+  edit(folder / f'{split}.en', lambda lines: lines.pop(3))
+  words = f'{split}.en has {n - 1} lines', f'{split}.de {n}', f'line {n} has no'
+  check_refused(tiny.config(folder), tmp_path / 'run', *words)
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_invalid_utf8(split, corpus, tmp_path):
+  folder = copy(corpus, tmp_path / 'corpus')
+  path = folder / f'{split}.de'
+  lines = path.read_bytes().split(b'\n')
+  lines[4] = 'fünf'.encode('latin-1')
+  path.write_bytes(b'\n'.join(lines))
+  words = f'{path}, line 5', 'invalid UTF-8', '0xfc'
+  check_refused(tiny.config(folder), tmp_path / 'run', *words)
+
+
+def test_no_pairs_left(corpus, tmp_path):
+  folder = copy(corpus, tmp_path / 'corpus')
+  tiny.write_lines(folder / 'val.en', [''] * 11)
+  words = 'the split val has no pairs'
+  check_refused(tiny.config(folder), tmp_path / 'run', words)
+
+
+def test_empty_lines_are_counted(corpus, tmp_path):
+  folder = copy(corpus, tmp_path / 'corpus')
+
+  def empty(*places):
+    return lambda lines: [lines.__setitem__(i, '  ') for i in places]
+
+  edit(folder / 'train.en', empty(0, 7))
+  edit(folder / 'train.de', empty(7, 9, 199))
+  for _ in range(2):  # the second time from the cache
+    task = build(tiny.config(folder), tmp_path)
+    said = task.describe()
+    assert said['empty lines in train.en'] == 2
+    assert said['empty lines in train.de'] == 3
+    assert said['pairs'] == 200 - 4
+    assert not [x for x in said if 'lines in val' in x]
+
+
+def test_too_long_is_counted(corpus, tmp_path):
+  """By the policy of the config: left out, or cut to the row."""
+  folder = copy(corpus, tmp_path / 'corpus')
+  edit(folder / 'train.en', lambda lines: lines.__setitem__(2, 'one ' * 30))
+  said = {}
+  for policy in ('drop', 'truncate'):
+    config = tiny.config(folder, data__too_long=policy)
+    task = build(config, tmp_path)
+    said[policy] = task.describe()
+    assert said[policy]['too_long_policy'] == policy
+    longest = max(
+      (task.batch(step)['source_positions'] + 1).max() for step in range(20)
+    )
+    assert longest <= 24
+    assert (longest == 24) == (policy == 'truncate')
+  assert said['drop']['too_long'] == said['truncate']['too_long'] == 1
+  assert said['drop']['packed'] == 199
+  assert said['truncate']['packed'] == 200
+
+
+def build(config, folder):
+  return wmt14.Translation(
+    config.data, workdir=str(folder), seed=0, shard=(0, 1)
+  )
+
+
+# While it runs ----------------------------------------------------------------
+
+
+def test_loss_that_is_not_finite(
+  corpus, tmp_path, monkeypatch, no_evaluation, capsys
+):
+  """The step is named though it was seen later; what was good goes on."""
+  good = pipeline.PackedPairs.batch
+
+  def batch(self, step):
+    found = good(self, step)
+    factor = np.float32(np.nan if step == 6 else 1)
+    return found | dict(weights=found['weights'] * factor)
+
+  monkeypatch.setattr(pipeline.PackedPairs, 'batch', batch)
+  changes = dict(every__log=5, every__checkpoint=4)
+  config = tiny.config(corpus, **changes)
+  with pytest.raises(
+    FloatingPointError, match='loss is nan at step 7;'
+  ) as info:
+    run(config, tmp_path)
+  assert f'the checkpoints in {tmp_path} are from before it' in str(info.value)
+  assert not (tmp_path / 'result.json').exists()
+  names = os.listdir(tmp_path / 'checkpoints')
+  assert names == ['4']
+  assert tiny.rows(tmp_path)[-1]['step'] == 5
+  monkeypatch.undo()
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+  capsys.readouterr()
+  run(None, tmp_path)
+  assert '4 of 12 done' in capsys.readouterr().out
+  assert [row['step'] for row in tiny.rows(tmp_path) if len(row) > 1] == [
+    5,
+    10,
+    12,
+  ]
+
+
+def test_learning_rate_of_a_typo(corpus, compiled, tmp_path):
+  """Nothing was saved yet: a run of another config may take the workdir."""
+  command = tiny.command(corpus, tmp_path, optim__lr=1e30)
+  code, _, err = tiny.train(command, compiled)
+  check_line(code, err, 'The loss is ', 'at step 2;')
+  assert not (tmp_path / 'run.json').exists()
+  workdir.claim(tiny.config(corpus), tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 400 kB, which can grow."""
+  if os.geteuid() != 0:
+    pytest.skip('only root can mount a file system')
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', folder]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip('mount does not work here')
+  yield folder
+  subprocess.run(['umount', folder], check=True)
+
+
+def test_full_disk(corpus, compiled, small_disk):
+  """Runs out of space at a checkpoint; with more space it goes on."""
+  command = tiny.command(corpus, small_disk / 'run')
+  code, _, err = tiny.train(command, compiled)
+  check_line(code, err, 'No space left')
+  assert not (small_disk / 'run' / 'result.json').exists()
+  grow = ['mount', '-o', 'remount,size=40m', small_disk]
+  subprocess.run(grow, check=True)
+  code, _, err = tiny.train(command, compiled)
+  assert code == 0, err
+  rows = tiny.rows(small_disk / 'run')
+  assert [row['step'] for row in rows if 'train/loss' in row] == [*range(1, 13)]

@@ -11,6 +11,7 @@ mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -39,6 +40,21 @@ EVAL_ONLY = flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
 
 def run(config, workdir, eval_only=False):
   """Trains to config.total_steps; returns test metrics, None if stopped."""
+
+  last, every = config.total_steps, config.every
+  average = 1 if config.optim.ema else config.checkpoint.average
+
+  def due(what, step):
+    return step == last or step % every[what] == 0
+
+  if min(every.values()) < 1:
+    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
+  written = min(-(-last // every.checkpoint), config.checkpoint.keep)
+  if average > written:
+    raise ValueError(
+      f'checkpoint.average={average}, but only {written} will be there: '
+      'checkpoint.keep of total_steps / every.checkpoint.'
+    )
 
   # The parts that a config names ----------------------------------------------
 
@@ -75,7 +91,10 @@ def run(config, workdir, eval_only=False):
     shardings,
   )
   checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
+    workdir,
+    config.checkpoint.keep,
+    config.checkpoint.best,
+    functools.partial(due, 'checkpoint'),
   )
   step, state = checkpoints.restore(abstract) or (0, None)
   if state is None:
@@ -118,18 +137,7 @@ def run(config, workdir, eval_only=False):
 
   # The loop -------------------------------------------------------------------
 
-  last = config.total_steps
-  average = 1 if config.optim.ema else config.checkpoint.average
-  written = min(-(-last // config.every.checkpoint), config.checkpoint.keep)
-  if average > written:
-    raise ValueError(
-      f'checkpoint.average={average}, but only {written} will be there: '
-      'checkpoint.keep of total_steps / every.checkpoint.'
-    )
   losses, since = [], time.monotonic()  # since the last look at them
-
-  def due(what):
-    return step == last or step % config.every[what] == 0
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(contextlib.closing(checkpoints))
@@ -146,24 +154,24 @@ def run(config, workdir, eval_only=False):
       jax.block_until_ready(losses[-2:-1])  # one step ahead of the device
       step, scores = step + 1, {}
       stop = bool(stopped)  # one answer for all of this step
-      if due('log') or due('checkpoint') or stop:
+      if due('log', step) or due('checkpoint', step) or stop:
         guard.check_finite(jax.device_get(losses), step, workdir)
         seconds, since = time.monotonic() - since, time.monotonic()
         rate, losses = len(losses) * task.tokens_per_step / seconds, []
-      if due('log'):
+      if due('log', step):
         row = jax.device_get(scalars)
         shown = dict(loss=row['loss'], lr=row['lr'], tokens_per_second=rate)
         row = {f'train/{name}': value for name, value in row.items()}
         row |= {'tokens_per_second': rate, 'time/seconds': seconds}
         writer.write(step, row)
         progress.show(step, shown)
-      if due('eval'):
+      if due('eval', step):
         params = state.get('ema', state['params'])
         scores = task.evaluate(model, params, 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         writer.write(step, scores)
         since = time.monotonic()
-      if due('checkpoint') or stop:
+      if due('checkpoint', step) or stop:
         checkpoints.save(step, state, scores)
       progress.step()
       if stop and step < last:

@@ -39,10 +39,9 @@ def load(workdir):
   params = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params
   )
-  keep = config.checkpoint
-  checkpoints = checkpoint.Checkpoints(workdir, keep.keep, keep.best)
   name = 'ema' if config.optim.ema else 'params'
-  average = 1 if config.optim.ema else keep.average
+  average = 1 if config.optim.ema else config.checkpoint.average
+  checkpoints = checkpoint.Checkpoints(workdir, average)
   params = checkpoints.average(average, params, name)
   checkpoints.close()
   return model, params, words, config

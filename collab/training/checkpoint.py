@@ -6,9 +6,11 @@ killed writer leaves the earlier ones. It does not notice damaged array data:
 checksums of the leaves are kept beside the arrays and compared after reading.
 """
 
+from collections.abc import Callable
 import contextlib
 import pathlib
 import re
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -30,25 +32,27 @@ class Checkpoints:
 
   Args:
     workdir: of the run.
-    keep: how many of the newest stay.
+    keep: how many of the newest scheduled ones stay, and the newest of all.
     best: metric whose best checkpoint stays too ('-name': the lower the
       better), '' for none.
+    scheduled: step -> whether an undisturbed run saves it. What a preempted run
+      saves besides is there to go on from; it takes nobody's place.
 
   Raises:
     ValueError: keep < 1.
     OSError: the folder cannot be made or read.
   """
 
-  def __init__(self, workdir, keep, best=''):
+  def __init__(self, workdir, keep, best='', scheduled=lambda step: True):
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
     verified.quiet()
     self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
-    self._keep = keep
+    self._keep, self._scheduled = keep, scheduled
     self._damaged = set()
     self._best = best
     rank = self._quality if best else None
-    kept = [policies.LatestN(keep)]
+    kept = [policies.LatestN(1), _LatestScheduled(keep, scheduled)]
     if best:
       kept.append(
         policies.BestN(
@@ -128,7 +132,7 @@ class Checkpoints:
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
   def average(self, n, abstract_params, name='params'):
-    """Mean of the parameters in the n newest good checkpoints.
+    """Mean of the parameters in the n newest good scheduled checkpoints.
 
     Args:
       n: 1 just reads the newest parameters.
@@ -141,7 +145,9 @@ class Checkpoints:
     if not 1 <= n <= self._keep:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
     total, count = None, 0
-    for _, state in self._good({name: abstract_params}):
+    self._wait()
+    steps = [x for x in self._manager.all_steps() if self._scheduled(x)]
+    for _, state in self._good({name: abstract_params}, steps):
       new = jax.tree.map(lambda x: x.astype(jnp.float32), state[name])
       total = new if count == 0 else jax.tree.map(jnp.add, total, new)
       count += 1
@@ -171,7 +177,8 @@ class Checkpoints:
   def _good(self, abstract, steps=None):
     """Yields (step, tree) of the good ones of `steps`, newest first."""
     self._wait()  # what is being written would seem damaged
-    steps = set(steps or self._manager.all_steps()) - self._damaged
+    steps = self._manager.all_steps() if steps is None else steps
+    steps = set(steps) - self._damaged
     for step in sorted(steps, reverse=True):
       tree, fault = None, ''
       try:
@@ -214,3 +221,15 @@ def _line(e):
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
   return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'
+
+
+class _LatestScheduled(NamedTuple):
+  """Orbax' policy for the newest `keep` checkpoints of an undisturbed run."""
+
+  keep: int
+  scheduled: Callable
+
+  def should_preserve(self, checkpoints, *, context):
+    steps = [c.step for c in checkpoints if self.scheduled(c.step)]
+    newest = set(steps[-self.keep :])
+    return [c.step in newest for c in checkpoints]

@@ -84,12 +84,13 @@ def attend(options, q, keys, mask, key):
     key: random key, or None if options.rate is 0.
 
   Returns:
-    o [B, N, T, *] and alive, bool [B, N, T, 1]: the row has a key to attend to.
+    o [B, N, T, *], and the kernel's stats [B, N, T, *].
   """
-  return _forward(options, q, keys, mask, key)[0]
+  return forward(options, q, keys, mask, key)
 
 
-def _forward(options, q, keys, mask, key):
+def forward(options, q, keys, mask, key):
+  """As `attend`."""
   runs = _runs(options, q, keys, mask, key)
   blocks = _split(q, runs)
   done = []
@@ -100,15 +101,14 @@ def _forward(options, q, keys, mask, key):
 
     done.append(run.map(block, blocks))
   o, stats = jax.tree.map(lambda *x: jnp.concatenate(x), *done)
-  T = q.shape[2]
-  out = _join(o, T), _join(stats[..., :1], T) < jnp.inf
-  return out, (q, o, stats, keys, mask, key)
+  return _join(o, q.shape[2]), _join(stats, q.shape[2])
 
 
-def _backward(options, saved, gs):
-  q, o, stats, keys, mask, key = saved
+def backward(options, q, keys, mask, key, o, stats, g):
+  """The cotangents of q and of keys, given what `forward` returned and o's."""
   runs = _runs(options, q, keys, mask, key)
-  rows = (_split(q, runs), o, stats, _split(gs[0], runs))
+  stats = _split(stats, runs, 1)  # padding has a denominator, too
+  rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)
   dqs, dkeys = [], []
   for run in runs:
 
@@ -121,10 +121,20 @@ def _backward(options, saved, gs):
     dkeys.append(jax.tree.map(run.pad, dkey, keys))
   # Cotangents of the keys add up over the blocks in float32, cast once.
   dkeys = jax.tree.map(lambda x, *d: sum(d).astype(x.dtype), keys, *dkeys)
-  return _join(jnp.concatenate(dqs), q.shape[2]), dkeys, None, None
+  return _join(jnp.concatenate(dqs), q.shape[2]), dkeys
 
 
-attend.defvjp(_forward, _backward)
+def _attend_forward(options, *arguments):
+  o, stats = forward(options, *arguments)
+  return (o, stats), (arguments, o, stats)
+
+
+def _attend_backward(options, saved, gs):
+  arguments, o, stats = saved
+  return *backward(options, *arguments, o, stats, gs[0]), None, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 class _Run(NamedTuple):
@@ -196,12 +206,12 @@ def _runs(options, q, keys, mask, key):
   return [run(a, b) for a, b in itertools.pairwise(cuts) if a < b]
 
 
-def _split(x, runs):
-  """[B, N, T, *] -> [n, B, N, t, *], padded with zeros."""
+def _split(x, runs, fill=0):
+  """[B, N, T, *] -> [n, B, N, t, *], padded with `fill`."""
   n, t = runs[0].n, runs[0].t
   B, N, T, *rest = x.shape
   pad = [(0, n * t - T if axis == 2 else 0) for axis in range(x.ndim)]
-  x = jnp.pad(x, pad).reshape(B, N, n, t, *rest)
+  x = jnp.pad(x, pad, constant_values=fill).reshape(B, N, n, t, *rest)
   return jnp.moveaxis(x, 2, 0)
 
 

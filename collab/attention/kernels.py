@@ -22,12 +22,10 @@ all heads are a single matrix product an example, by construction.
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from collab.attention import block_math, blocks
+from collab.attention import block_math, blocks, shared
 
-SAFE_RANGE = 60.0  # of a head's key bias: denominators stay above exp(-60)
 SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
 
 
@@ -145,11 +143,11 @@ def blockwise(
     block: queries at a time; by default what keeps a block in cache.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
-  q, k, v, key_bias = _head_major(H, q, k, v, key_bias)
   block = block or blocks.block_size(B, H * S, T)
   options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
-  o, alive = blocks.attend(options, q, (k, v, key_bias), mask, key)
-  return o.swapaxes(1, 2), alive.swapaxes(1, 2)
+  q, *keys = _head_major(H, q, k, v, key_bias)
+  o, stats = blocks.attend(options, q, tuple(keys), mask, key)
+  return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) < jnp.inf
 
 
 def shared_scores(
@@ -166,45 +164,20 @@ def shared_scores(
 ):
   """As `blockwise` where q, k and v are one head: one exponential for all.
 
-    o_h[t] = sum_s A_ts W_sh v_s / sum_s A_ts W_sh,
-    A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
-
   Half of MHA's arithmetic and 1/H of its exponentials. Exact while each head's
-  bias spans at most SAFE_RANGE over the keys that anybody may see; beyond that
-  `blockwise` takes over, at run time.
+  bias spans at most shared.SAFE_RANGE over the keys that anybody may see;
+  beyond that the heads are computed one by one, decided at run time.
 
   Args:
     q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
     mask: the same for all heads.
     rate, key, precision, block: as in `blockwise`.
   """
-  (B, T), S, V, H = q.shape[:2], k.shape[1], v.shape[3], key_bias.shape[2]
+  (B, T), (_, S, H) = q.shape[:2], key_bias.shape
   bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
-  seen = mask.visible() if mask else None
-  seen = True if seen is None else seen[:, :, None]
-  top = jnp.max(bias, 1, keepdims=True, where=seen, initial=block_math.MASKED)
-  low = jnp.min(bias, 1, keepdims=True, where=seen, initial=-block_math.MASKED)
-
-  def shared(q, k, v, bias):
-    # float16 cannot hold exp(-60); bfloat16 can.
-    dtype = jnp.promote_types(v.dtype, jnp.bfloat16)
-    w = jnp.exp(jnp.where(seen, bias - lax.stop_gradient(top), -jnp.inf))
-    u = (w[..., None] * v).reshape(B, 1, S, H * V)
-    keys = (k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype))
-    size = block or blocks.block_size(B, S + 3 * H * V, T)
-    options = blocks.Options(block_math.SHARED, size, rate, precision)
-    o, alive = blocks.attend(options, q.swapaxes(1, 2), keys, mask, key)
-    o = o.reshape(B, T, H, V).astype(v.dtype)
-    return o, alive.swapaxes(1, 2)
-
-  def general(q, k, v, bias):
-    o, alive = blockwise(
-      q, k, v, bias, mask, rate=rate, key=key, precision=precision, block=block
-    )
-    return o, alive[:, :, :1]
-
-  safe = jnp.all(top - low <= SAFE_RANGE)
-  return lax.cond(safe, shared, general, q, k, v, bias)
+  sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block)
+  o, stats = shared.attend(sides, q, k, v, bias, mask, key)
+  return o, stats[:, :, :1, :1] < jnp.inf
 
 
 def fused(q, k, v, mask=None, *, implementation=None):

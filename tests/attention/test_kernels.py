@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from collab.attention import blocks, kernels, masks
+from collab.attention import shared as shared_scores
 from tests.attention import reference
 from tests.attention.test_masks import literal
 from tests.attention.variants import close, normal
@@ -456,13 +457,14 @@ def test_the_guard_takes_the_side_it_should(
   monkeypatch, bias_range, padding, shared
 ):
   """Only keys that somebody may see count. The general side is poisoned."""
-  general = kernels.blockwise
+  general = shared_scores._EXPANDED
 
-  def poisoned(*args, **kwargs):
-    o, alive = general(*args, **kwargs)
-    return o * jnp.nan, alive
+  def poisoned(o, stats):
+    o, stats = general.leave(o, stats)
+    return o * jnp.nan, stats
 
-  monkeypatch.setattr(kernels, 'blockwise', poisoned)
+  form = general._replace(leave=poisoned)
+  monkeypatch.setattr(shared_scores, '_EXPANDED', form)
   args, _ = problem(**SHARED)
   bias = np.linspace(0, bias_range, S, dtype='float32')
   args['key_bias'] = np.broadcast_to(bias[None, :, None], (B, S, H)).copy()

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One score matrix for all heads, where heads differ by a bias per key only.
+
+    o_h = num_h / den_h,  num_h[t] = sum_s A_ts W_sh v_s,  den_h = A W_h
+    A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
+
+Safe while each head's bias spans at most SAFE_RANGE over the keys that anybody
+may see: every denominator is then above exp(-60). A two-sided bound with the
+range of the scores would not do, as a causal row may see few keys. Beyond it
+the heads are computed one by one; `lax.cond` decides in both passes, and what
+is saved between them is the same on both sides, so neither pays for the other.
+
+Axes: B batch, T queries, S keys, H heads, K key width, V value width.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from collab.attention import block_math, blocks
+
+SAFE_RANGE = 60.0
+
+
+class Sides(NamedTuple):
+  """blocks.Options of the two ways."""
+
+  shared: blocks.Options
+  general: blocks.Options
+
+
+def sides(B, T, S, H, V, rate, precision, block):
+  """Sides with `block` queries at a time, or what keeps a block in cache."""
+
+  def options(kernel, row_floats):
+    size = block or blocks.block_size(B, row_floats, T)
+    return blocks.Options(kernel, size, rate, precision)
+
+  return Sides(
+    options(_SHARED, S + 3 * H * V), options(block_math.SOFTMAX, H * S)
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(sides, q, k, v, key_bias, mask, key):
+  """kernels.shared_scores.
+
+  Returns:
+    o [B, T, H, V], and stats [B, T, H, 2]: maximum (inf for a row without keys)
+    and denominator.
+  """
+  return _forward(sides, q, k, v, key_bias, mask, key)[0]
+
+
+def _forward(sides, q, k, v, key_bias, mask, key):
+  def run(options, form):
+    q_, keys = form.enter(mask, q, k, v, key_bias)
+    o, stats = blocks.forward(options, q_, keys, mask, key)
+    return form.leave(o.astype(v.dtype), stats)
+
+  safe = _is_safe(key_bias, mask)
+  o, stats = lax.cond(
+    safe,
+    lambda: run(sides.shared, _WEIGHTED),
+    lambda: run(sides.general, _EXPANDED),
+  )
+  return (o, stats), (safe, q, k, v, key_bias, mask, key, o, stats)
+
+
+def _backward(sides, saved, gs):
+  safe, q, k, v, key_bias, mask, key, o, stats = saved
+
+  def run(options, form):
+    enter = functools.partial(form.enter, mask)
+    (q_, keys), pull = jax.vjp(enter, q, k, v, key_bias)
+    rows = form.rows(o, stats, gs[0])
+    return pull(blocks.backward(options, q_, keys, mask, key, *rows))
+
+  cotangents = lax.cond(
+    safe,
+    lambda: run(sides.shared, _WEIGHTED),
+    lambda: run(sides.general, _EXPANDED),
+  )
+  return *cotangents, None, None
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _is_safe(key_bias, mask):
+  top, low = _extent(key_bias, mask)[:2]
+  return jnp.all(top - low <= SAFE_RANGE)
+
+
+def _extent(key_bias, mask):
+  """Largest and smallest bias [B, 1, H] of the keys seen, and which are."""
+  seen = mask.visible() if mask else None
+  seen = True if seen is None else seen[:, :, None]
+  big = -block_math.MASKED
+  top = jnp.max(key_bias, 1, keepdims=True, where=seen, initial=-big)
+  low = jnp.min(key_bias, 1, keepdims=True, where=seen, initial=big)
+  return top, low, seen
+
+
+# How arguments and results look to the two ways -------------------------------
+
+
+class _Form(NamedTuple):
+  """enter(mask, q, k, v, key_bias) -> q and keys as the block kernel has them.
+
+  leave(o, stats) -> as `attend` returns them; rows(o, stats, g) -> back again.
+  """
+
+  enter: Any
+  leave: Any
+  rows: Any
+
+
+def _weighted(mask, q, k, v, key_bias):
+  (B, S, _, V), H = v.shape, key_bias.shape[2]
+  top, _, seen = _extent(key_bias, mask)
+  w = jnp.exp(jnp.where(seen, key_bias - lax.stop_gradient(top), -jnp.inf))
+  u = (w[..., None] * v).reshape(B, 1, S, H * V)
+  # float16 cannot hold exp(-60); bfloat16 can.
+  dtype = jnp.promote_types(v.dtype, jnp.bfloat16)
+  keys = k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype)
+  return q.swapaxes(1, 2), keys
+
+
+def _weighted_leave(o, stats):
+  (B, _, T, X), H = o.shape, stats.shape[3] - 1
+  top = jnp.broadcast_to(stats[:, 0, :, :1], (B, T, H))
+  return o.reshape(B, T, H, X // H), jnp.stack([top, stats[:, 0, :, 1:]], -1)
+
+
+def _weighted_rows(o, stats, g):
+  B, T, H, V = o.shape
+  row = lambda x: x.reshape(B, 1, T, H * V)
+  stats = jnp.concatenate([stats[:, :, :1, 0], stats[..., 1]], -1)
+  return row(o), stats[:, None], row(g)
+
+
+def _expanded(mask, q, k, v, key_bias):
+  q = jnp.repeat(q, key_bias.shape[2], 2)
+  return q.swapaxes(1, 2), tuple(x.swapaxes(1, 2) for x in (k, v, key_bias))
+
+
+def _swapped(*rows):
+  return tuple(x.swapaxes(1, 2) for x in rows)
+
+
+_WEIGHTED = _Form(_weighted, _weighted_leave, _weighted_rows)
+_EXPANDED = _Form(_expanded, _swapped, _swapped)
+
+
+# What happens to a block of queries -------------------------------------------
+
+
+def _block_forward(q, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  s = block_math.scores(q, k, None, allowed, precision)
+  top = s.max(-1, keepdims=True)
+  a = jnp.exp(s - top)
+  num = block_math.mix(a if keep is None else a * keep, u, precision)
+  # Under vmap both sides of the guard run: stay finite beyond it too.
+  den = jnp.maximum(
+    block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
+  )
+  if allowed is not None:
+    alive = top > block_math.MASKED
+    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
+    top = jnp.where(alive, top, jnp.inf)
+  o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
+  return o, jnp.concatenate([top, den], -1)
+
+
+def _block_backward(q, o, stats, g, keys, allowed, keep, precision):
+  k, u, w = keys
+  (B, _, t, _), H = q.shape, w.shape[3]
+  top, den = stats[..., :1], stats[..., 1:]
+  a = jnp.exp(block_math.scores(q, k, None, allowed, precision) - top)
+  g, o = (x.astype(den.dtype).reshape(B, 1, t, H, -1) for x in (g, o))
+  # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
+  dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
+  dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
+  da = block_math.matmul('bgrx,bgsx->bgrs', dnum, u, precision)
+  kept = a
+  if keep is not None:
+    da, kept = da * keep, a * keep
+  da += block_math.matmul('bgrh,bgsh->bgrs', dden, w, precision)
+  ds = (a * da).astype(k.dtype)
+  du = block_math.matmul_tn(kept.astype(u.dtype), dnum, precision)
+  dw = block_math.matmul_tn(a.astype(w.dtype), dden, precision)
+  dk = block_math.matmul_tn(ds, q, precision)
+  dq = block_math.matmul('bgrs,bgsk->bgrk', ds, k, precision)
+  return dq, (dk, du, dw)
+
+
+_SHARED = blocks.Kernel(_block_forward, _block_backward)

@@ -49,11 +49,11 @@ def run(config, workdir, eval_only=False):
 
   if min(every.values()) < 1:
     raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
-  written = min(-(-last // every.checkpoint), config.checkpoint.keep)
-  if average > written:
+  written, keep = -(-last // every.checkpoint), config.checkpoint.keep
+  if average > min(written, keep):
     raise ValueError(
-      f'checkpoint.average={average}, but only {written} will be there: '
-      'checkpoint.keep of total_steps / every.checkpoint.'
+      f'checkpoint.average={average}, but checkpoint.keep={keep} of the '
+      f'{written} that total_steps={last} makes.'
     )
 
   # The parts that a config names ----------------------------------------------

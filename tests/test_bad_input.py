@@ -151,7 +151,7 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'accumulate': 3}, ['3 micro-batches do not divide', '8 rows']),
     ({'model.norm': 'last'}, ["norm='last'", 'post, pre']),
     ({'task.label_smoothing': 1.5}, ['label_smoothing must be', '1.5']),
-    ({'checkpoint.keep': 0}, ['keep=0', 'at least 1']),
+    ({'checkpoint.keep': 0}, ['checkpoint.average=2', 'checkpoint.keep=0']),
     ({'checkpoint.average': 3}, ['checkpoint.average=3', '2']),
     ({'every.checkpoint': 12}, ['checkpoint.average=2', '1']),
     ({'wandb': 'mine'}, ["wandb='mine'", 'pip install wandb']),

@@ -45,7 +45,8 @@ def run(config, workdir, eval_only=False):
   average = 1 if config.optim.ema else config.checkpoint.average
 
   def due(what, step):
-    return step == last or step % every[what] == 0
+    first = what == 'log' and step == 1  # a user sees at once that it runs
+    return first or step == last or step % every[what] == 0
 
   if min(every.values()) < 1:
     raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')

@@ -56,9 +56,10 @@ def bare_step(config, task):
     return total, (weight, aux)
 
   def step(params, opt, batch, key):
-    _, grads = optim.accumulate(loss, params, batch, key)
+    (mean, aux), grads = optim.accumulate(loss, params, batch, key)
     updates, opt = tx.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt, optax.tree.norm(grads)
+    logged = mean, aux, optax.tree.norm(grads)  # train.py's step has them too
+    return optax.apply_updates(params, updates), opt, logged
 
   return step, (params, tx.init(params), batch, jax.random.key(0))
 
@@ -82,7 +83,7 @@ def loop_rate(config, steps):
 
   train.py's figure is from its own log: every interval but the first one.
   """
-  changes = dict(total_steps=steps)
+  changes = {'total_steps': steps, 'optim.warmup_steps': 1}
   changes |= {'every.log': steps // 4, 'every.eval': 10**9}
   changes |= {'every.checkpoint': 10**9, 'checkpoint.average': 1}
   config.update_from_flattened_dict(changes)
@@ -99,8 +100,8 @@ def loop_rate(config, steps):
       for part in range(2):
         start = time.perf_counter()
         for _ in range(steps // 2):
-          params, opt, norm = run(params, opt, batch, key)
-          jax.block_until_ready(norm)
+          params, opt, logged = run(params, opt, batch, key)
+          jax.block_until_ready(logged)
         bare.append((steps // 2) / (time.perf_counter() - start))
         if part == 0:
           with contextlib.redirect_stdout(io.StringIO()):

@@ -74,17 +74,18 @@ def run(config, workdir, eval_only=False):
 
   # State: one tree, made on the devices that hold it --------------------------
 
+  # Keys are arguments: a program is compiled once for all seeds.
   init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
   batch = task.batch(0)
   sharding.put(batch, split)  # refuses what does not divide
   inputs = task.inputs(jax.tree.map(lambda x: jnp.zeros_like(x[:1]), batch))
 
-  def init():
-    params = model.init(init_key, *inputs)['params']
+  def init(key):
+    params = model.init(key, *inputs)['params']
     state = dict(step=jnp.int32(0), params=params, opt=tx.init(params))
     return state | (dict(ema=params) if config.optim.ema else {})
 
-  abstract = jax.eval_shape(init)
+  abstract = jax.eval_shape(init, init_key)
   shardings = sharding.state_shardings(mesh, abstract)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -101,7 +102,7 @@ def run(config, workdir, eval_only=False):
   if state is None:
     if eval_only:
       raise ValueError(f'{workdir} has no checkpoint to evaluate.')
-    state = jax.jit(init, out_shardings=shardings)()
+    state = jax.jit(init, out_shardings=shardings)(init_key)
   report.start(config, workdir, task, model, state['params'], mesh, step)
 
   # The step -------------------------------------------------------------------
@@ -110,8 +111,8 @@ def run(config, workdir, eval_only=False):
     total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
     return total, (weight, aux)
 
-  def train_step(state, batch):
-    key = jax.random.fold_in(dropout_key, state['step'])
+  def train_step(state, batch, key):
+    key = jax.random.fold_in(key, state['step'])
     (mean, (weight, aux)), grads = optim.accumulate(
       loss, state['params'], batch, key, config.accumulate
     )
@@ -132,7 +133,7 @@ def run(config, workdir, eval_only=False):
   train_step = jax.jit(
     train_step,
     donate_argnums=0,
-    in_shardings=(shardings, split),
+    in_shardings=(shardings, split, None),
     out_shardings=(shardings, None),
   )
 
@@ -150,7 +151,8 @@ def run(config, workdir, eval_only=False):
     stopped = stack.enter_context(guard.stop_signal())
 
     for batch in pipeline.stream(task.batch, step, step if eval_only else last):
-      state, scalars = train_step(state, sharding.put(batch, split))
+      batch = sharding.put(batch, split)
+      state, scalars = train_step(state, batch, dropout_key)
       losses.append(scalars['loss'])
       jax.block_until_ready(losses[-2:-1])  # one step ahead of the device
       step, scores = step + 1, {}

@@ -341,6 +341,7 @@ def test_loss_that_is_not_finite(
   run(None, tmp_path)
   assert '4 of 12 done' in capsys.readouterr().out
   assert [row['step'] for row in tiny.rows(tmp_path) if len(row) > 1] == [
+    1,
     5,
     10,
     12,

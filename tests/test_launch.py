@@ -49,9 +49,14 @@ def tree(tmp_path):
   return tree
 
 
-def launch(tree, *command, cwd=None, **variables):
+def environment(tree):
+  """The stand-ins first on PATH, and nothing that the user has set."""
   environ = {k: v for k, v in os.environ.items() if 'COLLAB_' not in k}
-  environ['PATH'] = f'{tree.parent / "bin"}:{os.environ["PATH"]}'
+  return environ | {'PATH': f'{tree.parent / "bin"}:{os.environ["PATH"]}'}
+
+
+def launch(tree, *command, cwd=None, **variables):
+  environ = environment(tree)
   return subprocess.run(
     [tree / 'launch.sh', *command],
     cwd=cwd or tree.parent,
@@ -184,7 +189,7 @@ def test_options(tree):
 def test_two_launches_at_once_make_one_environment(tree):
   if not shutil.which('flock'):
     pytest.skip('needs flock')
-  environ = os.environ | {'PATH': f'{tree.parent}/bin:{os.environ["PATH"]}'}
+  environ = environment(tree)
   launches = [
     subprocess.Popen([tree / 'launch.sh', 'true'], env=environ)
     for _ in range(4)

@@ -125,7 +125,6 @@ def eval_batches(tokenized, batch_size, row_length, shard=(0, 1)):
 
   They have one more key: `valid`, bool [R], False for the rows that fill up the
   last batch. Pairs that are too long are cut: an evaluation leaves nothing out.
-  `too_long` says how many there are.
 
   Args:
     tokenized: the pairs.
@@ -151,13 +150,6 @@ def eval_batches(tokenized, batch_size, row_length, shard=(0, 1)):
       yield batch | dict(valid=counts > 0)
 
   return batches()
-
-
-def too_long(tokenized, row_length):
-  """Pairs with a side that does not fit a row, with its <bos> or <eos>."""
-  sides = (tokenized.source, tokenized.target)
-  over = [side.lengths > row_length - 1 for side in sides]
-  return int(np.logical_or(*over).sum())
 
 
 def stream(batch: Callable, first: int, last: int, ahead: int = 4):

@@ -25,7 +25,15 @@ import optax
 
 from collab import models, tasks
 from collab.data import pipeline
-from collab.training import checkpoint, guard, logs, optim, report, sharding
+from collab.training import (
+  checkpoint,
+  guard,
+  initial,
+  logs,
+  optim,
+  report,
+  sharding,
+)
 from collab.training import workdir as workdirs
 
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
@@ -42,20 +50,12 @@ def run(config, workdir, eval_only=False):
   """Trains to config.total_steps; returns test metrics, None if stopped."""
 
   last, every = config.total_steps, config.every
-  average = 1 if config.optim.ema else config.checkpoint.average
 
   def due(what, step):
     first = what == 'log' and step == 1  # a user sees at once that it runs
     return first or step == last or step % every[what] == 0
 
-  if min(every.values()) < 1:
-    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
-  written, keep = -(-last // every.checkpoint), config.checkpoint.keep
-  if average > min(written, keep):
-    raise ValueError(
-      f'checkpoint.average={average}, but checkpoint.keep={keep} of the '
-      f'{written} that total_steps={last} makes.'
-    )
+  checkpoint.check(config)
 
   # The parts that a config names ----------------------------------------------
 
@@ -103,6 +103,11 @@ def run(config, workdir, eval_only=False):
     if eval_only:
       raise ValueError(f'{workdir} has no checkpoint to evaluate.')
     state = jax.jit(init, out_shardings=shardings)(init_key)
+    if config.init_from:
+      params = initial.load(config.init_from, state['params'])
+      state = jax.device_put(state | dict(params=params), shardings)
+      if config.optim.ema:
+        state['ema'] = jax.tree.map(jnp.copy, state['params'])
   report.start(config, workdir, task, model, state['params'], mesh, step)
 
   # The step -------------------------------------------------------------------
@@ -160,12 +165,13 @@ def run(config, workdir, eval_only=False):
       if due('log', step) or due('checkpoint', step) or stop:
         guard.check_finite(jax.device_get(losses), step, workdir)
         seconds, since = time.monotonic() - since, time.monotonic()
-        rate, losses = len(losses) * task.tokens_per_step / seconds, []
+        rate, losses = len(losses) * task.units_per_step / seconds, []
       if due('log', step):
         row = jax.device_get(scalars)
-        shown = dict(loss=row['loss'], lr=row['lr'], tokens_per_second=rate)
+        speed = {f'{task.unit}_per_second': rate}
+        shown = dict(loss=row['loss'], lr=row['lr'], **speed)
         row = {f'train/{name}': value for name, value in row.items()}
-        row |= {'tokens_per_second': rate, 'time/seconds': seconds}
+        row |= speed | {'time/seconds': seconds}
         writer.write(step, row)
         progress.show(step, shown)
       if due('eval', step):
@@ -184,8 +190,8 @@ def run(config, workdir, eval_only=False):
     # The end ------------------------------------------------------------------
 
     params = state.get('ema', state['params'])
-    if average > 1:
-      params = checkpoints.average(average, abstract['params'])
+    if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
+      params = checkpoint.final_params(config, checkpoints, abstract['params'])
   scores = task.evaluate(model, params, 'test')
   report.end(config, workdir, model, params, step, scores)
   return scores

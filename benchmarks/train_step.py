@@ -153,7 +153,7 @@ def main():
   )
   for variant, figure in times.items():
     rate = flops[variant] / figure['ms'] / 1e6
-    tokens = task.tokens_per_step / figure['ms'] * 1e3
+    tokens = task.units_per_step / figure['ms'] * 1e3
     print(
       f'{variant:10}{figure["ms"]:10.1f}{tokens:10.0f}{rate:10.1f}'
       f'{rate / gemm:9.2f}'

@@ -9,9 +9,6 @@ One line in, one line out; an empty line stays empty.
 import argparse
 import sys
 
-import jax
-import jax.numpy as jnp
-
 from collab import models
 from collab.data import tokenizer
 from collab.tasks import wmt14
@@ -29,20 +26,13 @@ def load(workdir):
     ValueError: no run, no checkpoint, or damaged ones.
   """
   config = workdirs.claim(None, workdir)
-  words = tokenizer.load(config.data.vocabulary or f'{workdir}/tokenizer.json')
-  fields = config.model.to_dict() | dict(vocab_size=words.vocab_size)
-  model = models.build(**fields)
-  one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  batch = dict.fromkeys(wmt14.INPUTS, one)
-  params = jax.eval_shape(model.init, jax.random.key(0), batch)['params']
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  params = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params
+  words = tokenizer.load(f'{workdir}/tokenizer.json')
+  model = models.build(**config.model.to_dict(), vocab_size=words.vocab_size)
+  checkpoints = checkpoint.Checkpoints(
+    workdir, config.checkpoint.keep, config.checkpoint.best
   )
-  name = 'ema' if config.optim.ema else 'params'
-  average = 1 if config.optim.ema else config.checkpoint.average
-  checkpoints = checkpoint.Checkpoints(workdir, average)
-  params = checkpoints.average(average, params, name)
+  abstract = checkpoints.abstract()
+  params = checkpoint.final_params(config, checkpoints, abstract)
   checkpoints.close()
   return model, params, words, config
 

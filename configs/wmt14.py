@@ -6,8 +6,8 @@ r"""WMT-14 English-German, the translation experiments of both papers.
   python train.py --config=configs/wmt14_mha.py:small \
       --config.data.path=DIR                                  # one CPU
 
-Argument: `sample` (the bundled sample, a small model), `small` (a model for one
-CPU, for local files), or nothing: the published recipe (Transformer base, at
+Sizes: `sample` (the bundled sample, a small model), `small` (a model for one
+CPU, for local files), or none: the published recipe (Transformer base, at
 most 28,672 tokens an update, Adam 0.9/0.98, inverse square root with 4,000
 warm-up steps to 7e-4, dropout 0.1, label smoothing 0.1, joint BPE of 32k). The
 papers' number of updates, averaging and decoding were not recovered; 100,000
@@ -15,15 +15,20 @@ updates, the mean of the last 10 checkpoints, beam 4 and alpha 0.6 are our
 choice.
 
 Published BLEU (arXiv 2006.16362), key width 512 / 256 / 128 / 64:
-  concatenate    27.40 / 27.10 / 26.89 / 26.77   attention.key_features, mha
-  collaborative  27.58 / 27.41 / 27.40 / 27.31   attention.shared_dim, collab
+  concatenate    27.40 / 27.10 / 26.89 / 26.77   wmt14_mha.py:key_features=
+  collaborative  27.58 / 27.41 / 27.40 / 27.31   wmt14_collab.py:shared_dim=
 """
 
 from ml_collections import ConfigDict
 
+from configs import attend, parse
 
-def get_config(argument=''):
-  """The experiment with multi-head attention; variants change `attention`."""
+MHA = dict(name='mha', key_features=0)
+
+
+def get_config(argument='', attention=MHA):
+  """The experiment; a variant's file gives another attention."""
+  _, size, fields = parse(argument)
   c = ConfigDict()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
   c.data = dict(
@@ -55,7 +60,7 @@ def get_config(argument=''):
     scan=False,
     remat=False,
     dtype='float32',
-    attention=dict(name='mha', num_heads=8, key_features=0),
+    attention=dict(name='mha', num_heads=8),
     decoder_attention=dict(),  # default: attention
     cross_attention=dict(),
   )
@@ -70,23 +75,25 @@ def get_config(argument=''):
     weight_decay=0.0,
     clip=0.0,
     ema=0.0,
+    layer_decay=1.0,
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
   c.total_steps = 100_000
   c.every = dict(log=100, eval=2000, checkpoint=2000)
-  # The last `keep` and the best by a metric (- if lower is better) stay; the
-  # mean of the last `average` is evaluated at the end.
-  c.checkpoint = dict(keep=10, best='-val/nll', average=10)
+  # The last `keep` and the best by a metric (- if lower is better) stay. At the
+  # end the mean of the last `average` is evaluated, or (final='best') the best.
+  c.checkpoint = dict(keep=10, best='-val/nll', average=10, final='last')
   c.seed = 0
+  c.init_from = ''  # workdir of a run whose parameters this one starts with
   c.wandb = ''  # project at Weights & Biases
-  size(c, argument)
-  return c
+  resize(c, size)
+  return attend(c, attention, fields)
 
 
-def size(c, argument):
-  """Applies the argument of a config to it."""
-  if argument == 'sample':
+def resize(c, size):
+  """A model and a training of another size."""
+  if size == 'sample':
     c.data.update(
       corpus='sample', vocab_size=2000, row_length=64, batch_size=64
     )
@@ -99,7 +106,7 @@ def size(c, argument):
     c.total_steps = 600
     c.every.update(log=50, eval=200, checkpoint=100)
     c.checkpoint.update(keep=3, average=2)
-  elif argument == 'small':
+  elif size == 'small':
     c.data.update(vocab_size=4000, row_length=64, batch_size=48)
     c.model.update(
       dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768, max_length=512
@@ -110,7 +117,3 @@ def size(c, argument):
     c.total_steps = 2400
     c.every.update(log=50, eval=400, checkpoint=100)
     c.checkpoint.update(keep=5, average=5)
-  elif argument:
-    raise ValueError(
-      f'configs/wmt14 takes sample, small or nothing, got {argument!r}.'
-    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """wmt14 with multi-head attention; see configs/wmt14.py.
 
-The paper's "concatenate" rows: --config.model.attention.key_features=256.
+The paper's "concatenate" rows: configs/wmt14_mha.py:key_features=256.
 """
 
 from configs import wmt14

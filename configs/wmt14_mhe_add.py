@@ -5,7 +5,4 @@ from configs import wmt14
 
 
 def get_config(argument=''):
-  c = wmt14.get_config(argument)
-  heads = c.model.attention.num_heads
-  c.model.attention = dict(name='mhe_add', num_heads=heads)
-  return c
+  return wmt14.get_config(argument, dict(name='mhe_add'))

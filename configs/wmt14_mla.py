@@ -5,9 +5,6 @@ from configs import wmt14
 
 
 def get_config(argument=''):
-  c = wmt14.get_config(argument)
-  heads = c.model.attention.num_heads
-  c.model.attention = dict(
-    name='mla', latent_dim=c.model.dim // 4, num_heads=heads
+  return wmt14.get_config(
+    argument, dict(name='mla', latent_dim=lambda c: c.model.dim // 4)
   )
-  return c

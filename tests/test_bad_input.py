@@ -140,7 +140,7 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
       ['num_heads=3 does not divide', '=16'],
     ),
     ({'data.too_long': 'cut'}, ["too_long is 'cut'", 'drop, truncate']),
-    ({'data.vocab_size': 100}, ['vocab_size is 100', 'at least 260']),
+    ({'data.vocab_size': 100}, ['vocab_size is 100', 'at least 261']),
     ({'data.row_length': 1}, ['row_length is 1', 'at least 2']),
     ({'data.batch_size': 5000}, ['a batch has 5000']),
     ({'data.corpus': 'x', 'data.path': ''}, ["TFDS cannot open 'x'"]),

@@ -108,7 +108,7 @@ def _named(folder, files, expected):
   return {split: found[split] for split in PREFIXES if split in found}
 
 
-def _lines(path):
+def lines(path):
   """Lines of a file, plain or .gz: (number, text with its end of line)."""
   number = 0
   try:
@@ -147,7 +147,7 @@ def read(paths, dropped):
 
 
 def _read_tsv(path):
-  for number, line in _lines(path):
+  for number, line in lines(path):
     columns = line.rstrip('\r\n').split('\t')
     if not line.strip():
       columns = ['', '']
@@ -161,7 +161,7 @@ def _read_tsv(path):
 
 def _read_two(*paths):
   none = (0, None)
-  sides = [_lines(p) for p in paths]
+  sides = [lines(p) for p in paths]
   for (n, source), (m, target) in zip_longest(*sides, fillvalue=none):
     if source is None or target is None:
       counts = [max(n, m) - 1] * 2

@@ -11,7 +11,7 @@ import os
 from typing import NamedTuple
 
 from collab.data import files as local
-from collab.data import samples
+from collab.data import prepared, samples
 
 SPLITS = ('train', 'val', 'test')
 
@@ -137,9 +137,6 @@ def parallel(path, source, target, files=()) -> Corpus:
 def tfds(name, source, target, data_dir=None) -> Corpus:
   """A translation data set of TFDS, e.g. 'wmt14_translate/de-en'.
 
-  It is read by random access (array_record), without TensorFlow, and never
-  downloaded here: preparing 4.5 million pairs is a decision of its own.
-
   Args:
     name: TFDS name with its configuration.
     source, target: two of its features.
@@ -148,30 +145,8 @@ def tfds(name, source, target, data_dir=None) -> Corpus:
   Raises:
     ValueError: unknown name, not prepared, or no such languages.
   """
-  import tensorflow_datasets  # slow, and the other sources do not need it
-
-  try:
-    builder = tensorflow_datasets.builder(
-      name, data_dir=data_dir, file_format='array_record'
-    )
-  except Exception as error:  # its own and many others
-    reason = str(error).strip().split('\n')[0]
-    raise ValueError(f"TFDS cannot open '{name}': {reason}") from error
-  prepare = (
-    'Prepare it once (it downloads): python -c "import tensorflow_datasets as '
-    f"t; t.builder('{name}', data_dir={data_dir!r}, "
-    "file_format='array_record').download_and_prepare()\"; or give local files "
-    'by data.path.'
-  )
+  builder = prepared.builder(name, (source, target), data_dir)
   info = builder.info
-  if not info.splits:
-    raise ValueError(
-      f'{name} is not prepared as array_record in {builder.data_dir}. {prepare}'
-    )
-  if not {source, target} <= set(info.features):
-    raise ValueError(
-      f'{name} has {", ".join(info.features)}; got {source} and {target}.'
-    )
   splits = {'train': 'train', 'val': 'validation', 'test': 'test'}
   splits = {
     ours: theirs for ours, theirs in splits.items() if theirs in info.splits
@@ -203,5 +178,5 @@ def tfds(name, source, target, data_dir=None) -> Corpus:
       for ours, theirs in splits.items()
     },
     dropped=dropped,
-    expected=prepare,
+    expected=prepared.how(name, data_dir),
   )

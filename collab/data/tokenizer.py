@@ -17,8 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>')
-PAD, BOS, EOS, UNK = range(4)
+SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>', '<mask>')
+PAD, BOS, EOS, UNK, MASK = range(5)
 SMALLEST = len(SPECIAL) + 256  # a token for each byte
 
 
@@ -27,11 +27,12 @@ class Tokenizer:
 
   Attributes:
     vocab_size: number of ids, special ones included.
-    pad_id, bos_id, eos_id: 0, 1, 2. Nothing encodes to them, not even '<eos>'.
+    pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4. No text encodes to them, not
+      even '<eos>'.
     fingerprint: a hash of the vocabulary and rules, for caches.
   """
 
-  pad_id, bos_id, eos_id = PAD, BOS, EOS
+  pad_id, bos_id, eos_id, mask_id = PAD, BOS, EOS, MASK
 
   def __init__(self, rules: tokenizers.Tokenizer):
     rules.encode_special_tokens = True  # '<eos>' in a text is just text
@@ -66,7 +67,7 @@ def train(lines, vocab_size, path) -> Tokenizer:
 
   Args:
     lines: iterator of strings, of both languages.
-    vocab_size: ids to have in all, at least SMALLEST = 260.
+    vocab_size: ids to have in all, at least SMALLEST = 261.
     path: file to write; it is there whole or not at all.
 
   Raises:
@@ -107,6 +108,26 @@ def train(lines, vocab_size, path) -> Tokenizer:
     raise ValueError('The tokenizer got no lines to train on.')
   _write(Path(path), rules.to_str(pretty=True))
   return Tokenizer(rules)
+
+
+def prepare(workdir, vocabulary, lines, vocab_size) -> Tokenizer:
+  """The tokenizer of a run, kept in its workdir.
+
+  Args:
+    workdir: whose tokenizer.json is used if it is there: of a run that goes on,
+      or of the one that `init_from` names.
+    vocabulary: else a tokenizer.json to copy, '' for none.
+    lines: else a function that starts an iterator of the text to train on.
+    vocab_size: see `train`.
+  """
+  kept = os.path.join(workdir, 'tokenizer.json')
+  if os.path.exists(kept):
+    return load(kept)
+  if vocabulary:
+    load(vocabulary)  # refuses what is none
+    _write(Path(kept), Path(vocabulary).read_text('utf-8'))
+    return load(kept)
+  return train(lines(), vocab_size, kept)
 
 
 def load(path) -> Tokenizer:

@@ -11,11 +11,13 @@ class Task(Protocol):
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
-    tokens_per_step: of the global batch, for the log.
+    unit: what the log counts: 'tokens', 'examples' or 'images'.
+    units_per_step: of the global batch.
   """
 
   model_kwargs: dict
-  tokens_per_step: int
+  unit: str
+  units_per_step: int
 
   def batch(self, step: int) -> dict:
     """This host's slice of batch `step` (0, 1, ...): a function of seed, step.

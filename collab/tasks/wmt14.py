@@ -61,7 +61,8 @@ class Translation:
       alpha,
     )
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
-    self.tokens_per_step = round(
+    self.unit = 'tokens'
+    self.units_per_step = round(
       size * length * (1 - self._packed.statistics['target_padding'])
     )
     self.batch = self._packed.batch
@@ -195,14 +196,12 @@ def read(
     text = sources.sample()
   else:
     text = sources.tfds(corpus, source, target)
-  kept = os.path.join(workdir, 'tokenizer.json')
-  if vocabulary:
-    rules = tokenizer.load(vocabulary)
-  elif os.path.exists(kept):
-    rules = tokenizer.load(kept)
-  else:
-    lines = (line for pair in text.pairs('train') for line in pair)
-    rules = tokenizer.train(lines, vocab_size, kept)
+  rules = tokenizer.prepare(
+    workdir,
+    vocabulary,
+    lambda: (line for pair in text.pairs('train') for line in pair),
+    vocab_size,
+  )
   return text, rules, folder or os.path.join(workdir, 'data')
 
 

@@ -114,8 +114,11 @@ class Checkpoints:
       )
     return None
 
-  def best(self, abstract_params):
+  def best(self, abstract_params, name='params'):
     """(step, parameters) of the checkpoint with the best metric.
+
+    Args:
+      abstract_params, name: as in `average`.
 
     Raises:
       ValueError: it is damaged, or none has the metric; or as `restore`.
@@ -127,8 +130,8 @@ class Checkpoints:
       raise ValueError(
         f'best={self._best!r}: no checkpoint in {self._path} has this metric.'
       )
-    for _, state in self._good(dict(params=abstract_params), [step]):
-      return step, state['params']
+    for _, state in self._good({name: abstract_params}, [step]):
+      return step, state[name]
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
   def average(self, n, abstract_params, name='params'):
@@ -156,6 +159,18 @@ class Checkpoints:
           lambda x, a: (x / n).astype(a.dtype), total, abstract_params
         )
     raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
+
+  def abstract(self, name='params'):
+    """state[name] of the newest good checkpoint, as ShapeDtypeStructs.
+
+    Raises:
+      ValueError: there is none.
+    """
+    self._wait()
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      with contextlib.suppress(Exception):  # as in `_good`: damaged
+        return verified.abstract(self._manager, step)[name]
+    raise ValueError(f'{self._path} has no checkpoint.')
 
   def close(self):
     """Waits for the writer; an OSError if it has failed."""
@@ -214,6 +229,43 @@ class Checkpoints:
       yield
     except Exception as e:
       raise OSError(f'No checkpoint written in {self._path}: {_line(e)}') from e
+
+
+def check(config):
+  """Refuses what a run could only find out at its end, with a ValueError."""
+  c, every = config.checkpoint, config.every
+  if min(every.values()) < 1:
+    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
+  if c.final not in ('last', 'best'):
+    raise ValueError(f'checkpoint.final={c.final!r}; there are last, best.')
+  written = -(-config.total_steps // every.checkpoint)
+  if not 1 <= c.average <= min(written, c.keep):
+    raise ValueError(
+      f'checkpoint.average={c.average}, but checkpoint.keep={c.keep} of the '
+      f'{written} that total_steps={config.total_steps} makes.'
+    )
+  if c.final == 'best' and (not c.best or every.eval % every.checkpoint):
+    raise ValueError(
+      "checkpoint.final='best' needs checkpoint.best, a metric, and an "
+      f'every.eval that is a multiple of every.checkpoint; got {c.best!r}, '
+      f'{every.eval} and {every.checkpoint}.'
+    )
+
+
+def final_params(config, checkpoints, abstract_params):
+  """The parameters that a run is judged by at its end.
+
+  With config.checkpoint.final='best' those of the best checkpoint, with 'last'
+  the mean of the newest config.checkpoint.average; of the moving average of the
+  parameters if the optimiser keeps one.
+
+  Raises:
+    ValueError: as `Checkpoints.best` and `Checkpoints.average`.
+  """
+  name = 'ema' if config.optim.ema else 'params'
+  if config.checkpoint.final == 'best':
+    return checkpoints.best(abstract_params, name)[1]
+  return checkpoints.average(config.checkpoint.average, abstract_params, name)
 
 
 def _line(e):

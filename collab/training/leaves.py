@@ -25,6 +25,22 @@ def shapes(tree):
   return {k: f'{x.dtype}{list(x.shape)}' for k, x in named(tree).items()}
 
 
+def tree(shapes):
+  """What `shapes` was made of, as nested dicts of ShapeDtypeStruct."""
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  found = {}
+  for name, text in shapes.items():
+    kind, _, shape = text.partition('[')
+    *folders, last = name.split('/')
+    place = found
+    for folder in folders:
+      place = place.setdefault(folder, {})
+    place[last] = jax.ShapeDtypeStruct(
+      tuple(json.loads('[' + shape)), kind, sharding=here
+    )
+  return found
+
+
 def checksums(tree):
   """{name: checksum} of a tree of jax.Array."""
   sums = jax.device_get(jax.tree.map(checksum, tree))

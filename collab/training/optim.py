@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The optimiser of a config, its schedule, accumulation, and averages."""
 
+import functools
+import re
+
 import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
 
 NAMES = ('adam', 'adamw')
+INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # below layer 0
 
 
 def build(
@@ -23,6 +27,7 @@ def build(
   weight_decay=0.0,
   clip=0.0,
   ema=0.0,
+  layer_decay=1.0,
 ):
   """The optimiser, and its learning rate for the log.
 
@@ -37,6 +42,7 @@ def build(
     weight_decay: times lr; of matrices only, see `decay_mask`.
     clip: largest global norm of the gradients, 0 for none.
     ema: decay of the parameters' average, by `ema_update`; 0 for none.
+    layer_decay: of the learning rate from layer to layer, see `layer_rates`.
 
   Returns:
     An optax.GradientTransformation, and count -> learning rate of the update
@@ -63,6 +69,8 @@ def build(
   for field, value in dict(b1=b1, b2=b2, ema=ema).items():
     if not 0 <= value < 1:
       raise ValueError(f'{field}={value}; expected 0 <= {field} < 1.')
+  if not 0 < layer_decay <= 1:
+    raise ValueError(f'layer_decay={layer_decay}; expected above 0, at most 1.')
   if schedule in ('linear', 'cosine'):
     if warmup_steps >= total_steps:
       raise ValueError(
@@ -86,7 +94,11 @@ def build(
     tx = optax.adamw(
       rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
     )
-  return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx, rate
+  parts = [optax.clip_by_global_norm(clip)] if clip else []
+  parts.append(tx)
+  if layer_decay < 1:
+    parts.append(optax.stateless(functools.partial(_by_layer, layer_decay)))
+  return optax.chain(*parts) if len(parts) > 1 else tx, rate
 
 
 # Schedules. step counts from 1, so that the first update is not zero. ---------
@@ -141,6 +153,40 @@ def decay_mask(params):
     return x.ndim >= 2 and not ('bias' in name or 'scale' in name)
 
   return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def layer_rates(params, decay):
+  """Factors of the learning rate: decay^(n + 1 - depth), n layers.
+
+  Depth is 0 for what makes the input (see `INPUTS`), i + 1 for layer i, n + 1
+  for what comes after the layers: a new head learns at the full rate, what is
+  deep in a pre-trained model moves less (Clark et al., 2020, ELECTRA).
+
+  Returns:
+    A tree like params, of floats.
+  """
+  names = jax.tree_util.tree_map_with_path(
+    lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'),
+    params,
+  )
+  n = 1 + max(map(_layer, jax.tree.leaves(names)))
+
+  def depth(name):
+    if (layer := _layer(name)) >= 0:
+      return layer + 1
+    return 0 if name.startswith(INPUTS) else n + 1
+
+  return jax.tree.map(lambda name: decay ** (n + 1 - depth(name)), names)
+
+
+def _layer(name):
+  """The i of .../layer_i/..., or -1."""
+  found = re.search(r'layer_(\d+)/', name)
+  return int(found[1]) if found else -1
+
+
+def _by_layer(decay, updates, params):
+  return jax.tree.map(jnp.multiply, updates, layer_rates(updates, decay))
 
 
 def ema_update(ema, params, decay):

@@ -43,6 +43,15 @@ def save(manager, step, state, metrics):
   manager.save(step, args=items, metrics=metrics)
 
 
+def abstract(manager, step):
+  """The tree of a checkpoint as ShapeDtypeStructs on one device."""
+  found = manager.restore(
+    step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())
+  )
+  table = leaves.unseal(found['leaves'])
+  return leaves.tree({name: shape for name, (shape, _) in table.items()})
+
+
 def restore(manager, step, abstract):
   """Reads a whole state, or the parameters of one.
 

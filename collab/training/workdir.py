@@ -56,6 +56,8 @@ def claim(config, workdir):
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'tokenizer.json').unlink(missing_ok=True)  # of a failed start
+    if config.init_from:
+      _take_tokenizer(config, folder)
     files.save_json(
       path,
       dict(
@@ -65,6 +67,22 @@ def claim(config, workdir):
       ),
     )
   return config
+
+
+def _take_tokenizer(config, folder):
+  """Copies the tokenizer of config.init_from, if that run has one."""
+  source = pathlib.Path(config.init_from)
+  if not (source / 'run.json').exists():
+    raise ValueError(f'init_from={source} is no workdir: it has no run.json.')
+  kept = source / 'tokenizer.json'
+  if not kept.exists():
+    return
+  if config.data.vocabulary:
+    raise ValueError(
+      f'data.vocabulary={config.data.vocabulary}, but init_from={source} '
+      'brings its own.'
+    )
+  files.write_text(folder / kept.name, kept.read_text('utf-8'))
 
 
 def abandon(workdir):

@@ -81,8 +81,8 @@ def test_training_is_reproducible_and_loads(tok, path, tmp_path):
 
 
 def test_impossible_training(tmp_path):
-  with pytest.raises(ValueError, match=r'vocab_size is 259.*at least 260'):
-    tokenizer.train(iter(LINES), 259, tmp_path / 't.json')
+  with pytest.raises(ValueError, match=r'vocab_size is 260.*at least 261'):
+    tokenizer.train(iter(LINES), 260, tmp_path / 't.json')
   with pytest.raises(ValueError, match='no lines'):
     tokenizer.train(iter([]), 300, tmp_path / 't.json')
   (tmp_path / 'file').write_text('')

@@ -66,7 +66,7 @@ def test_no_such_task(corpus, workdir):
     build(tiny.config(corpus, task__name='wmt15'), workdir)
 
 
-def test_tokens_per_step(trained):
+def test_units_per_step(trained):
   task, *_ = trained
   mean = np.mean(
     [
@@ -74,11 +74,11 @@ def test_tokens_per_step(trained):
       for i in range(5 * task.describe()['steps_per_epoch'])
     ]
   )
-  assert task.tokens_per_step == pytest.approx(mean, rel=0.05)
+  assert task.units_per_step == pytest.approx(mean, rel=0.05)
   pairs = tokens_of(task, 'train')
   every = sum(len(y) for x, y in pairs if max(len(x), len(y)) <= 24)
   rows = task.describe()['rows']
-  assert task.tokens_per_step == round(8 * every / rows)
+  assert task.units_per_step == round(8 * every / rows)
 
 
 def test_loss_is_a_sum_and_its_weight(trained):

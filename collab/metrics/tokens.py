@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as plain functions; what is a library's is left to the library.
+"""Metrics of tokens: (sum, weight) of arrays, which can be jitted.
 
-`bleu` and `chrf` take texts. `cross_entropy` and `accuracy` take arrays, can be
-jitted, and return (sum, weight) in float32, so that sums over batches, devices
-and accumulation steps are exact whatever the padding: mean = sum / weight.
-
-Axes: B batch, T tokens, V vocabulary.
+Sums over batches, devices and accumulation steps are exact whatever the
+padding: mean = sum / weight, in float32. Axes: B batch, T tokens, V vocabulary.
 """
 
 import math
@@ -14,99 +11,6 @@ import jax
 import jax.numpy as jnp
 
 PART = 4 << 20  # logits that exist at a time; they stay in a CPU's cache
-
-# Texts ------------------------------------------------------------------------
-
-
-def bleu(hypotheses, references, *, effective_order=False):
-  """BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus, by sacreBLEU.
-
-  Post, 2018. Tokenised by sacreBLEU (13a), so the texts must be detokenised.
-
-  Args:
-    hypotheses: list of str.
-    references: list of str, as many.
-    effective_order: leave out the n for which no hypothesis is long enough.
-      Otherwise texts of at most three words score 0 even when all are right.
-
-  Returns:
-    dict: score, signature (belongs into every result), precisions (a list, in
-    percent), brevity_penalty, length_ratio, sentences.
-
-  Raises:
-    ValueError: no texts, or not as many references.
-  """
-  from sacrebleu.metrics import BLEU  # only who scores text waits for it
-
-  _check_texts(hypotheses, references)
-  metric = BLEU(tokenize='13a', effective_order=effective_order)
-  result = metric.corpus_score(hypotheses, [references])
-  return dict(
-    score=result.score,
-    signature=str(metric.get_signature()),
-    precisions=result.precisions,
-    brevity_penalty=result.bp,
-    length_ratio=result.ratio,
-    sentences=len(hypotheses),
-  )
-
-
-def chrf(hypotheses, references):
-  """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, by sacreBLEU.
-
-  Popović, 2015. Arguments and errors as `bleu`.
-
-  Returns:
-    dict: score (0 to 100), signature, sentences.
-  """
-  from sacrebleu.metrics import CHRF
-
-  _check_texts(hypotheses, references)
-  metric = CHRF()
-  score = metric.corpus_score(hypotheses, [references]).score
-  signature = str(metric.get_signature())
-  return dict(score=score, signature=signature, sentences=len(hypotheses))
-
-
-def bleu_by(categories, hypotheses, references):
-  """`bleu` of each category alone, with effective_order (see the signature).
-
-  Args:
-    categories: list of str, as many as hypotheses.
-    hypotheses: list of str.
-    references: list of str.
-
-  Returns:
-    dict from category, sorted, to the result of `bleu`.
-  """
-  _check_texts(hypotheses, references)
-  if isinstance(categories, str) or len(categories) != len(hypotheses):
-    raise ValueError(
-      f'categories must be a list of {len(hypotheses)}, one a hypothesis, got '
-      f'{type(categories).__name__} of {len(categories)}.'
-    )
-  groups = {category: ([], []) for category in sorted(set(categories))}
-  for category, *pair in zip(categories, hypotheses, references, strict=True):
-    for texts, text in zip(groups[category], pair, strict=True):
-      texts.append(text)
-  return {c: bleu(*pair, effective_order=True) for c, pair in groups.items()}
-
-
-def _check_texts(hypotheses, references):
-  for name, texts in dict(hypotheses=hypotheses, references=references).items():
-    items = [texts] if isinstance(texts, str) else texts
-    wrong = [x for x in items if x is texts or not isinstance(x, str)]
-    if wrong:
-      kind = type(wrong[0]).__name__
-      raise ValueError(f'{name} must be a list of str, got {kind}.')
-  if not hypotheses or len(hypotheses) != len(references):
-    raise ValueError(
-      f'There must be as many hypotheses as references, and some; got '
-      f'{len(hypotheses)} and {len(references)}.'
-    )
-
-
-# Tokens -----------------------------------------------------------------------
 
 
 def cross_entropy(logits, labels, weights, label_smoothing=0.0):
@@ -143,8 +47,10 @@ def cross_entropy(logits, labels, weights, label_smoothing=0.0):
   return (loss * weights).sum(), weights.sum()
 
 
-def projected_cross_entropy(x, table, labels, weights, label_smoothing=0.0):
-  """`cross_entropy` and `accuracy` of the logits x E^T, a part of T at a time.
+def projected_cross_entropy(
+  x, table, labels, weights, label_smoothing=0.0, bias=None
+):
+  """`cross_entropy` and `accuracy` of the logits x E^T + b, part by part of T.
 
   The logits [B, T, V] never exist in full: a part is made, used and forgotten,
   and made again in the backward pass. Parts are cut along T, so that a batch
@@ -154,6 +60,7 @@ def projected_cross_entropy(x, table, labels, weights, label_smoothing=0.0):
     x: [B, T, D].
     table: E, [V, D].
     labels, weights, label_smoothing: as in `cross_entropy`.
+    bias: b, [V], or None for 0.
 
   Returns:
     dict of float32 []: loss, nll (the loss without smoothing), right, weight:
@@ -168,6 +75,8 @@ def projected_cross_entropy(x, table, labels, weights, label_smoothing=0.0):
   def part(x, labels, weights):
     # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
     logits = x @ table.astype(x.dtype).T
+    if bias is not None:
+      logits += bias.astype(x.dtype)[None, None]
     loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
     nll, _ = cross_entropy(logits, labels, weights)
     right, _ = accuracy(logits, labels, weights)

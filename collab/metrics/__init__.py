@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as plain functions; what is a library's is left to the library."""
+
+from collab.metrics.text import bleu, bleu_by, chrf
+from collab.metrics.tokens import (
+  accuracy,
+  cross_entropy,
+  perplexity,
+  projected_cross_entropy,
+)
+
+__all__ = [
+  'accuracy',
+  'bleu',
+  'bleu_by',
+  'chrf',
+  'cross_entropy',
+  'perplexity',
+  'projected_cross_entropy',
+]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of generated texts, by sacreBLEU."""
+
+
+def bleu(hypotheses, references, *, effective_order=False):
+  """BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus, by sacreBLEU.
+
+  Post, 2018. Tokenised by sacreBLEU (13a), so the texts must be detokenised.
+
+  Args:
+    hypotheses: list of str.
+    references: list of str, as many.
+    effective_order: leave out the n for which no hypothesis is long enough.
+      Otherwise texts of at most three words score 0 even when all are right.
+
+  Returns:
+    dict: score, signature (belongs into every result), precisions (a list, in
+    percent), brevity_penalty, length_ratio, sentences.
+
+  Raises:
+    ValueError: no texts, or not as many references.
+  """
+  from sacrebleu.metrics import BLEU  # only who scores text waits for it
+
+  _check_texts(hypotheses, references)
+  metric = BLEU(tokenize='13a', effective_order=effective_order)
+  result = metric.corpus_score(hypotheses, [references])
+  return dict(
+    score=result.score,
+    signature=str(metric.get_signature()),
+    precisions=result.precisions,
+    brevity_penalty=result.bp,
+    length_ratio=result.ratio,
+    sentences=len(hypotheses),
+  )
+
+
+def chrf(hypotheses, references):
+  """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, by sacreBLEU.
+
+  Popović, 2015. Arguments and errors as `bleu`.
+
+  Returns:
+    dict: score (0 to 100), signature, sentences.
+  """
+  from sacrebleu.metrics import CHRF
+
+  _check_texts(hypotheses, references)
+  metric = CHRF()
+  score = metric.corpus_score(hypotheses, [references]).score
+  signature = str(metric.get_signature())
+  return dict(score=score, signature=signature, sentences=len(hypotheses))
+
+
+def bleu_by(categories, hypotheses, references):
+  """`bleu` of each category alone, with effective_order (see the signature).
+
+  Args:
+    categories: list of str, as many as hypotheses.
+    hypotheses: list of str.
+    references: list of str.
+
+  Returns:
+    dict from category, sorted, to the result of `bleu`.
+  """
+  _check_texts(hypotheses, references)
+  if isinstance(categories, str) or len(categories) != len(hypotheses):
+    raise ValueError(
+      f'categories must be a list of {len(hypotheses)}, one a hypothesis, got '
+      f'{type(categories).__name__} of {len(categories)}.'
+    )
+  groups = {category: ([], []) for category in sorted(set(categories))}
+  for category, *pair in zip(categories, hypotheses, references, strict=True):
+    for texts, text in zip(groups[category], pair, strict=True):
+      texts.append(text)
+  return {c: bleu(*pair, effective_order=True) for c, pair in groups.items()}
+
+
+def _check_texts(hypotheses, references):
+  for name, texts in dict(hypotheses=hypotheses, references=references).items():
+    items = [texts] if isinstance(texts, str) else texts
+    wrong = [x for x in items if x is texts or not isinstance(x, str)]
+    if wrong:
+      kind = type(wrong[0]).__name__
+      raise ValueError(f'{name} must be a list of str, got {kind}.')
+  if not hypotheses or len(hypotheses) != len(references):
+    raise ValueError(
+      f'There must be as many hypotheses as references, and some; got '
+      f'{len(hypotheses)} and {len(references)}.'
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from collab.training import optim
+from collab.training import leaves, optim
 from tests.training import model
 
 LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
@@ -107,6 +107,43 @@ def test_clip():
   )
 
 
+NAMES = [
+  'embed/embedding',
+  'types/embedding',
+  'encoder/layer_0/kernel',
+  'encoder/layer_1/kernel',
+  'encoder/layer_2/kernel',
+  'encoder/norm/scale',
+  'head/bias',
+]
+
+
+def test_layer_rates():
+  params = leaves.tree(dict.fromkeys(NAMES, 'float32[3]'))
+  got = leaves.named(optim.layer_rates(params, 0.5))
+  powers = (4, 4, 3, 2, 1, 0, 0)
+  assert got == {n: 0.5**p for n, p in zip(NAMES, powers, strict=True)}
+
+
+def test_layer_decay_scales_the_update():
+  """Weight decay and all, as one rate a layer would."""
+  shapes = leaves.tree(dict.fromkeys(NAMES, 'float32[3, 5]'))
+  keys = iter(jax.random.split(jax.random.key(0), 2 * len(NAMES)))
+  params, grads = (
+    jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), shapes)
+    for _ in range(2)
+  )
+  found = []
+  for decay in (1.0, 0.7):
+    fields = dict(lr=0.1, weight_decay=0.3, clip=1.0, schedule='constant')
+    tx, _ = optim.build(total_steps=9, layer_decay=decay, **fields)
+    found.append(tx.update(grads, tx.init(params), params)[0])
+  want = jax.tree.map(jnp.multiply, found[0], optim.layer_rates(params, 0.7))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, 1e-6), found[1], want
+  )
+
+
 def test_ema():
   ema = optim.ema_update(dict(a=jnp.ones(3)), dict(a=jnp.zeros(3)), 0.9)
   np.testing.assert_allclose(ema['a'], np.full(3, 0.9), rtol=1e-6)
@@ -126,6 +163,7 @@ def test_ema():
     (dict(name='adam', weight_decay=0.1), 'only adamw decays'),
     (dict(lr=-1.0), 'lr=-1.0; expected at least 0'),
     (dict(clip=math.nan), 'clip=nan; expected at least 0'),
+    (dict(layer_decay=0.0), 'layer_decay=0.0; expected above 0'),
     (dict(ema=1.0), 'ema=1.0; expected 0 <= ema < 1'),
   ],
 )

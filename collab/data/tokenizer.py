@@ -50,6 +50,21 @@ class Tokenizer:
     """Ids of a text, without <bos> and <eos>."""
     return self.encode_batch([text])[0]
 
+  def encode_with_offsets(self, texts):
+    """(ids, their (start, end) in the characters) of each text.
+
+    A word's token has the blank before it too. Several tokens may be bytes of
+    the same character.
+    """
+    batch = self._rules.encode_batch([f' {text}' for text in texts])
+    return [
+      (
+        found.ids,
+        [(max(start - 1, 0), end - 1) for start, end in found.offsets],
+      )
+      for found in batch
+    ]
+
   def decode(self, ids) -> str:
     """The text of ids; special ones are left out.
 

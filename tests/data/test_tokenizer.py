@@ -122,3 +122,16 @@ def test_missing_file(tmp_path):
   (tmp_path / 'binary').write_bytes(b'\xff\xfe')
   with pytest.raises(ValueError, match='damaged'):
     tokenizer.load(tmp_path / 'binary')
+
+
+@given(text=st.text(max_size=30))
+def test_offsets(text, tok):
+  """They cover the text in order; each token is a part of what it points to."""
+  ((ids, places),) = tok.encode_with_offsets([text])
+  assert ids == tok.encode(text)
+  reached = 0
+  for start, end in places:
+    assert 0 <= start <= end <= len(text)
+    assert start <= reached
+    reached = max(reached, end)
+  assert reached == len(text)

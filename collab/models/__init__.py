@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models: stacks of one Block, composed by what the task needs."""
 
+from collab.models.decoder import Decoder
+from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
+from collab.models.vit import ViT
 
-MODELS = {'encoder_decoder': EncoderDecoder}
+MODELS = dict(
+  encoder=Encoder,
+  decoder=Decoder,
+  encoder_decoder=EncoderDecoder,
+  vit=ViT,
+)
 
 
 def build(name, **fields):

@@ -4,6 +4,7 @@
 from typing import Any
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 ACTIVATIONS = {
@@ -18,6 +19,16 @@ def choose(what, name, legal):
   if name not in legal:
     raise ValueError(f'{what}={name!r} is none of {", ".join(legal)}.')
   return legal[name]
+
+
+def drop_path(key, x, rate):
+  """Stochastic depth: 0 with probability `rate`, else x / (1 - rate).
+
+  One draw for each example, the first axis of x. Larsson et al., 2016.
+  """
+  shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+  keep = jax.random.bernoulli(key, 1 - rate, shape)
+  return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
 class Embed(nn.Module):
@@ -47,6 +58,12 @@ class Embed(nn.Module):
     """[B, T, D] -> [B, T, V]."""
     # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
     return x @ self.embedding.astype(x.dtype).T
+
+
+def table(vocab_size, dim, dtype=None, **options):
+  """A table [V, D] as BERT and GPT-2 have it: x = E[tokens], logits = x E^T."""
+  init = nn.initializers.normal(0.02)
+  return nn.Embed(vocab_size, dim, dtype, embedding_init=init, **options)
 
 
 def sinusoid(positions, D):

@@ -11,6 +11,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collab import attention
 from collab.models import layers
@@ -21,7 +22,7 @@ class Block(nn.Module):
 
     post: x = LN(x + f(x));   pre: x = x + f(LN(x))
 
-  for each f in turn, f(x) with dropout on its result.
+  for each f in turn, f(x) with dropout on its result, and stochastic depth.
 
   Attributes:
     attention: fields of `attention.build`, with its name.
@@ -74,7 +75,15 @@ class Block(nn.Module):
     self.mlp_norm = norm()
 
   @nn.compact
-  def __call__(self, x, memory=None, mask=None, memory_mask=None, lengths=None):
+  def __call__(
+    self,
+    x,
+    memory=None,
+    mask=None,
+    memory_mask=None,
+    lengths=None,
+    drop_path=None,
+  ):
     """[B, T, D] -> [B, T, D].
 
     Args:
@@ -83,9 +92,16 @@ class Block(nn.Module):
       mask: of self-attention.
       memory_mask: of cross attention.
       lengths: int [B] of real tokens when decoding, see attention.Attention.
+      drop_path: probability of leaving f out, for each example and f.
     """
     deterministic = not self.has_rng('dropout')
-    drop = nn.Dropout(self.dropout, deterministic=deterministic)
+    dropout = nn.Dropout(self.dropout, deterministic=deterministic)
+
+    def drop(x):
+      x = dropout(x)
+      if deterministic or drop_path is None:
+        return x
+      return layers.drop_path(self.make_rng('dropout'), x, drop_path)
 
     def residual(x, norm, f):
       if self.norm == 'pre':
@@ -134,15 +150,21 @@ class Stack(nn.Module):
     block: fields of Block.
     scan: run the blocks as a lax.scan.
     remat: recompute each block in the backward pass.
+    drop_path: probability of leaving an f of the last block out; from 0 at the
+      first it grows evenly (Huang et al., 2016, stochastic depth).
+    shared: one block's parameters, layer_0, serve all layers (ALBERT).
   """
 
   num_layers: int
   block: Mapping
   scan: bool = False
   remat: bool = False
+  drop_path: float = 0.0
+  shared: bool = False
 
   def setup(self):
-    self.layer = [Block(**self.block) for _ in range(self.num_layers)]
+    n = 1 if self.shared else self.num_layers
+    self.layer = [Block(**self.block) for _ in range(n)]
     if self.block.get('norm') == 'pre':
       self.norm = nn.LayerNorm(
         epsilon=self.block.get('epsilon', Block.epsilon),
@@ -152,36 +174,40 @@ class Stack(nn.Module):
   def __call__(self, x, *args, **kwargs):
     """As Block."""
     decode = self.block.get('decode', False)
+    blocks = [*self.layer] * (self.num_layers if self.shared else 1)
+    rates = [None] * self.num_layers
+    if self.drop_path:
+      rates = list(np.linspace(0, self.drop_path, self.num_layers))
     if self.is_initializing() or decode or not (self.scan or self.remat):
-      for layer in self.layer:
-        x = layer(x, *args, **kwargs)
+      for block, rate in zip(blocks, rates, strict=True):
+        x = block(x, *args, **kwargs, drop_path=rate)
     else:
-      x = self._functional(x, args, kwargs)
+      x = self._functional(x, blocks, rates, args, kwargs)
     return self.norm(x) if self.block.get('norm') == 'pre' else x
 
-  def _functional(self, x, args, kwargs):
+  def _functional(self, x, blocks, rates, args, kwargs):
     """The blocks as calls of one pure function, for lax.scan and remat."""
     block = Block(**self.block, parent=None)
 
     def run(x, layer):
-      params, key = layer
+      params, key, rate = layer
       rngs = {} if key is None else {'dropout': key}
-      return block.apply(
-        {'params': params}, x, *args, **kwargs, rngs=rngs
-      ), None
+      x = block.apply(
+        {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
+      )
+      return x, None
 
     if self.remat:
       run = jax.checkpoint(run)
-    params = [layer.variables['params'] for layer in self.layer]
+    params = [block.variables['params'] for block in blocks]
     keys = [None] * len(params)
     if self.has_rng('dropout'):
       keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
+    parts = list(zip(params, keys, rates, strict=True))
     if self.scan:
-      stacked = jax.tree.map(
-        lambda *x: jnp.stack(x), *zip(params, keys, strict=True)
-      )
+      stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
       return jax.lax.scan(run, x, stacked)[0]
-    for layer in zip(params, keys, strict=True):
+    for layer in parts:
       x, _ = run(x, layer)
     return x
 

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from collab.attention import Mask
+from collab.models import layers
+from collab.models.transformer import Stack
+
+HEADS = ('none', 'mlm', 'classify', 'choice', 'span')
+INIT = nn.initializers.normal(0.02)
+
+
+class Encoder(nn.Module):
+  """BERT (1810.04805), and by their fields RoBERTa, DistilBERT and ALBERT.
+
+    x = Stack(LN(E[tokens] + P + E_types[types]));  pooled = tanh(W x_0 + b)
+
+  Attributes:
+    vocab_size: V.
+    attention: fields of `attention.build`, with its name.
+    dim: D.
+    num_layers: number of layers.
+    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
+      activation_dropout: as in transformer.Block.
+    positions: 'learned', 'sinusoidal' or 'none'.
+    max_length: of learned positions.
+    types: number of token types, 0 for none (DistilBERT).
+    embed_dim: E of the embeddings that a projection takes to D (ALBERT); 0 for
+      D and no projection.
+    shared: one layer's parameters for all (ALBERT).
+    pooler: whether there is one (not in DistilBERT).
+    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. It is
+      all of `params` that depends on the task.
+    outputs: of 'classify'.
+    scan, remat: as in transformer.Stack.
+    dtype: of the computation.
+  """
+
+  vocab_size: int
+  attention: Mapping
+  dim: int = 768
+  num_layers: int = 12
+  mlp_dim: int = 3072
+  activation: str = 'gelu'
+  norm: str = 'post'
+  epsilon: float = 1e-12
+  dropout: float = 0.1
+  attention_dropout: float = 0.1
+  activation_dropout: float = 0.0
+  positions: str = 'learned'
+  max_length: int = 512
+  types: int = 2
+  embed_dim: int = 0
+  shared: bool = False
+  pooler: bool = True
+  head: str = 'none'
+  outputs: int = 0
+  scan: bool = False
+  remat: bool = False
+  dtype: Any = None
+
+  @nn.nowrap
+  def attentions(self):
+    """(place, fields, layers, whether it keeps a cache), for accounting."""
+    layers_with_parameters = 1 if self.shared else self.num_layers
+    return [('encoder', self.attention, layers_with_parameters, False)]
+
+  def setup(self):
+    layers.choose('head', self.head, dict.fromkeys(HEADS))
+    E = self.embed_dim or self.dim
+    self.embed = layers.table(self.vocab_size, E, self.dtype)
+    self.place = layers.Positions(
+      self.positions, self.max_length, name='positions'
+    )
+    if self.types:
+      self.type_table = layers.table(self.types, E, self.dtype, name='types')
+    self.embed_norm = self._norm()
+    if self.embed_dim not in (0, self.dim):
+      self.embed_project = self._dense(self.dim)
+    block = dict(
+      attention=self.attention,
+      mlp_dim=self.mlp_dim,
+      activation=self.activation,
+      norm=self.norm,
+      epsilon=self.epsilon,
+      dropout=self.dropout,
+      attention_dropout=self.attention_dropout,
+      activation_dropout=self.activation_dropout,
+      dtype=self.dtype,
+    )
+    self.encoder = Stack(
+      self.num_layers, block, self.scan, self.remat, shared=self.shared
+    )
+    if self.pooler:
+      self.pool = self._dense(self.dim, name='pooler')
+    self.drop = nn.Dropout(self.dropout)
+    if self.head == 'mlm':
+      self.task = MaskedHead(
+        self.vocab_size,
+        E,
+        self.activation,
+        self.epsilon,
+        self.dtype,
+        name='head',
+      )
+    elif self.head == 'span':
+      self.task = self._dense(2, name='head')
+    elif self.head != 'none':
+      outputs = self.outputs if self.head == 'classify' else 1
+      self.task = ClassHead(
+        outputs, not self.pooler, self.dropout, self.dtype, name='head'
+      )
+
+  def __call__(self, batch):
+    """What the head makes of texts.
+
+    Args:
+      batch: dict of int tokens [B, L], padded on the right; types [B, L], which
+        is looked at if the model has types; lengths [B], real tokens; of 'mlm'
+        also positions [B, P]. Of 'choice' each has an axis of C after B.
+
+    Returns:
+      'none': x [B, L, D] and pooled [B, D], or None without pooler; 'mlm':
+      logits [B, P, V] of the tokens at the positions; 'classify': [B, outputs];
+      'choice': [B, C]; 'span': logits of start and end, [B, L, 2].
+    """
+    if self.head == 'mlm':
+      x = self.features(batch)
+      return self.embed.attend(x) + self.task.bias[None, None].astype(x.dtype)
+    if self.head == 'choice':
+      B, C, _ = batch['tokens'].shape
+      keys = ('tokens', 'types', 'lengths')
+      flat = {k: batch[k].reshape(B * C, *batch[k].shape[2:]) for k in keys}
+      return self._classify(self._hidden(flat)).reshape(B, C)
+    x = self._hidden(batch)
+    if self.head == 'classify':
+      return self._classify(x)
+    if self.head == 'span':
+      return self.task(x)
+    return x, self._pooled(x) if self.pooler else None
+
+  def features(self, batch):
+    """What table and bias turn into logits at the positions, [B, P, E]."""
+    x = self._hidden(batch)
+    at = batch['positions'][:, :, None]
+    return self.task(jnp.take_along_axis(x, at, axis=1))
+
+  def _hidden(self, batch):
+    tokens = batch['tokens']
+    positions = jnp.arange(tokens.shape[1])[None]
+    x = self.place(self.embed(tokens), positions)
+    if self.types:
+      x += self.type_table(batch['types'])
+    x = self.embed_norm(x)
+    x = self.drop(x, deterministic=not self.has_rng('dropout'))
+    if self.embed_dim not in (0, self.dim):
+      x = self.embed_project(x)
+    valid = positions < batch['lengths'][:, None]
+    return self.encoder(x, mask=Mask(key_valid=valid))
+
+  def _pooled(self, x):
+    return jnp.tanh(self.pool(x[:, 0]))
+
+  def _classify(self, x):
+    return self.task(self._pooled(x) if self.pooler else x[:, 0])
+
+  def _dense(self, width, **options):
+    return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, **options)
+
+  def _norm(self):
+    return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+
+
+class MaskedHead(nn.Module):
+  """LN(act(W x + b)), for the tied table, and a bias of its logits."""
+
+  vocab_size: int
+  dim: int
+  activation: str
+  epsilon: float
+  dtype: Any
+
+  def setup(self):
+    self.dense = nn.Dense(self.dim, dtype=self.dtype, kernel_init=INIT)
+    self.norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    self.bias = self.param(
+      'bias', nn.initializers.zeros, (self.vocab_size,), jnp.float32
+    )
+
+  def __call__(self, x):
+    """[B, P, D] -> [B, P, E]."""
+    act = layers.choose('activation', self.activation, layers.ACTIVATIONS)
+    return self.norm(act(self.dense(x)))
+
+
+class ClassHead(nn.Module):
+  """Dropout and a linear map; `hidden`: after relu(W x + b), for a pooler."""
+
+  outputs: int
+  hidden: bool
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """[B, D] -> [B, outputs]."""
+    dense = lambda n: nn.Dense(n, dtype=self.dtype, kernel_init=INIT)
+    if self.hidden:
+      x = nn.relu(dense(x.shape[-1])(x))
+    deterministic = not self.has_rng('dropout')
+    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    return dense(self.outputs)(x)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vision transformer. Axes: B batch, S image side, P patch, C channels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from collab.models import layers
+from collab.models.transformer import Stack
+
+
+class ViT(nn.Module):
+  """ViT and DeiT: patches and a class token, of which a linear head reads.
+
+  arXiv 2010.11929 and 2012.12877 (without its distillation token).
+
+  Attributes:
+    outputs: number of classes.
+    image_size: S, the side of the square images.
+    attention: fields of `attention.build`, with its name.
+    patch: P, divides S.
+    dim: D.
+    num_layers: number of blocks.
+    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
+      activation_dropout: as in transformer.Block.
+    drop_path, scan, remat: as in transformer.Stack.
+    dtype: of the computation.
+  """
+
+  outputs: int
+  image_size: int
+  attention: Mapping
+  patch: int = 16
+  dim: int = 768
+  num_layers: int = 12
+  mlp_dim: int = 3072
+  activation: str = 'gelu'
+  norm: str = 'pre'
+  epsilon: float = 1e-6
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+  activation_dropout: float = 0.0
+  drop_path: float = 0.0
+  scan: bool = False
+  remat: bool = False
+  dtype: Any = None
+
+  @nn.nowrap
+  def attentions(self):
+    """(place, fields, layers, whether it keeps a cache), for accounting."""
+    return [('encoder', self.attention, self.num_layers, False)]
+
+  @nn.compact
+  def __call__(self, batch):
+    """Logits [B, outputs] of a dict of images, [B, S, S, C]."""
+    x = self._patches(batch['images'])
+    B, N, _ = x.shape
+    x = nn.Dense(self.dim, dtype=self.dtype, name='patch')(x)
+    first = self.param('class', nn.initializers.zeros, (1, 1, self.dim))
+    first = jnp.broadcast_to(first, (B, 1, self.dim)).astype(x.dtype)
+    x = jnp.concatenate([first, x], 1)
+    place = layers.Positions('learned', N + 1, name='positions')
+    x = place(x, jnp.arange(N + 1)[None])
+    deterministic = not self.has_rng('dropout')
+    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    block = dict(
+      attention=self.attention,
+      mlp_dim=self.mlp_dim,
+      activation=self.activation,
+      norm=self.norm,
+      epsilon=self.epsilon,
+      dropout=self.dropout,
+      attention_dropout=self.attention_dropout,
+      activation_dropout=self.activation_dropout,
+      dtype=self.dtype,
+    )
+    x = Stack(
+      self.num_layers,
+      block,
+      self.scan,
+      self.remat,
+      self.drop_path,
+      name='encoder',
+    )(x)
+    return nn.Dense(
+      self.outputs,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.zeros,
+      name='head',
+    )(x[:, 0])
+
+  def _patches(self, images):
+    """[B, S, S, C] -> [B, (S/P)^2, P P C]: a convolution as a matrix."""
+    B, S, width, C = images.shape
+    if not S == width == self.image_size:
+      raise ValueError(
+        f'Images are {S} x {width}, expected image_size={self.image_size}.'
+      )
+    P, n = self.patch, S // self.patch
+    if S % P:
+      raise ValueError(f'patch={P} does not divide image_size={S}.')
+    x = images.reshape(B, n, P, n, P, C).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(B, n * n, P * P * C)

@@ -69,6 +69,7 @@ def get_config(argument='', attention=MHA):
     lr=7e-4,
     schedule='inverse_sqrt',
     warmup_steps=4000,
+    end_lr=0.0,
     b1=0.9,
     b2=0.98,
     eps=1e-9,

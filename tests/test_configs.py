@@ -9,16 +9,34 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import pytest
 
-from collab import accounting, attention, models
-from collab.training import optim, workdir
+from collab import accounting, models
+from collab.training import checkpoint, optim, workdir
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
-ARGUMENTS = dict(wmt14=('', 'sample', 'small'))  # of a family
+FAMILIES = [name for name in NAMES if '_' not in name]
+SIZES = ('sample', 'small')
 
 
 def get(name, argument=''):
   return importlib.import_module(f'configs.{name}').get_config(argument)
+
+
+def legal(name):
+  """The words that a config's argument may have, from its own error."""
+  with pytest.raises(ValueError, match='there are') as info:
+    get(name, '?')
+  *words, last = str(info.value).split('there are ')[1].split(', ')
+  assert last.startswith('KEY=VALUE')
+  assert tuple(words[-2:]) == SIZES
+  return words[:-2]
+
+
+def arguments(name):
+  """Every sub-task at every size; each size of a family that has none."""
+  for subtask in legal(name) or ['']:
+    for size in ('', *SIZES):
+      yield ','.join(filter(None, [subtask, size]))
 
 
 def flat(config, prefix=''):
@@ -32,55 +50,77 @@ def flat(config, prefix=''):
   return found
 
 
-def cases():
-  for name in NAMES:
-    for argument in ARGUMENTS[name.split('_')[0]]:
-      yield pytest.param(name, argument, id=f'{name}:{argument}')
+def built(config):
+  """The model of a config, what it is called with, a size that data decides."""
+  fields = config.model.to_dict()
+
+  def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  if config.model.name == 'vit':
+    side = config.model.patch * 14
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return models.build(**fields, image_size=side, outputs=1000), images
+  V, L = config.data.vocab_size, config.data.row_length
+  row, kind = ints(1, L), config.model.name
+  if kind == 'encoder_decoder':
+    keys = ('source', 'target', 'target_inputs')
+    ends = ('', '_segments', '_positions')
+    batch = {key + end: row for key in keys for end in ends}
+  else:
+    batch = dict(tokens=row, types=row, lengths=ints(1))
+  if kind == 'encoder':
+    batch['positions'] = ints(1, 3)
+    fields |= dict(head=HEADS[config.task.name], outputs=3)
+  return models.build(**fields, vocab_size=V), batch
 
 
-def batch_of(config):
-  """What the model sees at its initialisation."""
-  row = jax.ShapeDtypeStruct((1, config.data.row_length), jnp.int32)
-  keys = ('source', 'target', 'target_inputs')
-  ends = ('', '_segments', '_positions')
-  return {key + end: row for key in keys for end in ends}
+HEADS = dict(mlm='mlm', glue='classify', superglue='classify', squad='span')
 
 
 def test_there_are_configs():
-  variants = {f'wmt14_{name}' for name in attention.names()}
-  assert set(NAMES) >= {'wmt14'} | variants
+  assert set(FAMILIES) >= {
+    'wmt14', 'glue', 'superglue', 'squad', 'mlm', 'lm', 'vit'
+  }  # fmt: skip
+  for family in FAMILIES:
+    of = {'mha', 'collab', 'mhe_add', 'mhe_mul'}
+    if family != 'vit':
+      of |= {'sha', 'el', 'mqa', 'skv', 'gqa', 'mla'}
+    assert set(NAMES) >= {f'{family}_{name}' for name in of}
 
 
-@pytest.mark.parametrize('name, argument', list(cases()))
-def test_builds(name, argument):
-  config = get(name, argument).lock()
-  fields = config.model.to_dict()
-  model = models.build(**fields, vocab_size=config.data.vocab_size)
-  tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
+@pytest.mark.parametrize('name', NAMES)
+def test_builds(name):
+  """Parameters and optimiser state at full size, without making them."""
+  sizes = {}
+  for argument in arguments(name):
+    config = get(name, argument).lock()
+    model, batch = built(config)
+    tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
+    if config.model.name == 'vit':
+      batch = dict(images=batch)
+    key = repr((config.model, config.data, config.optim.name))
+    if key not in sizes:
 
-  def init(batch):
-    params = model.init(jax.random.key(0), batch)['params']
-    return params, tx.init(params)
+      def init(batch, model=model, tx=tx):
+        params = model.init(jax.random.key(0), batch)['params']
+        return params, tx.init(params)
 
-  params, _ = jax.eval_shape(init, batch_of(config))
-  embedding = config.data.vocab_size * config.model.dim
-  cost = accounting.attention_cost(model)
-  assert 0 < cost['parameters'] < accounting.size(params) - embedding
-  assert float(schedule(config.optim.warmup_steps)) == pytest.approx(
-    config.optim.lr, rel=0.01
-  )
-  # What a run would only find out at its end.
-  assert config.checkpoint.average <= config.checkpoint.keep
-  spacing = config.every.checkpoint
-  assert config.checkpoint.average * spacing <= config.total_steps
-  assert config.every.eval % spacing == 0  # else none could be the best
+      sizes[key] = accounting.size(jax.eval_shape(init, batch)[0])
+    cost = accounting.attention_cost(model)
+    assert 0 < cost['parameters'] < sizes[key]
+    peak = float(schedule(max(config.optim.warmup_steps, 1) - 1))
+    assert peak == pytest.approx(config.optim.lr, rel=0.01)
+    # What a run would only find out at its end.
+    checkpoint.check(config)
+    assert config.every.eval % config.every.checkpoint == 0
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_is_a_difference_in_attention(name):
   """A variant's file changes model.attention, to what its name says."""
   family, _, variant = name.partition('_')
-  for argument in ARGUMENTS[family]:
+  for argument in ('', *SIZES):
     config, base = get(name, argument), get(family, argument)
     assert config.model.attention.name == (variant or 'mha')
     assert config.model.attention.num_heads == base.model.attention.num_heads
@@ -88,28 +128,71 @@ def test_is_a_difference_in_attention(name):
     assert config == base
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_unknown_argument(name):
-  with pytest.raises(
-    ValueError, match="takes sample, small or nothing, got 'sampel'"
-  ):
-    get(name, 'sampel')
+@pytest.mark.parametrize('name', FAMILIES)
+def test_families_have_the_same_keys(name):
+  config, wmt14 = get(name), get('wmt14')
+  assert set(config) == set(wmt14)
+  for part in ('optim', 'every', 'checkpoint'):
+    assert set(config[part]) == set(wmt14[part]), part
 
 
-@pytest.mark.parametrize('argument', ['', 'sample', 'small'])
-def test_hash_changes_with_any_value(argument):
-  config = get('wmt14', argument)
+# The argument -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_words_in_any_order(name):
+  subtasks = legal(name)
+  if not subtasks:
+    return
+  first, last = subtasks[0], subtasks[-1]
+  assert get(name) == get(name, first)
+  assert get(name, f'{last},small') == get(name, f'small,{last}')
+
+
+def test_fields_of_the_attention():
+  config = get('wmt14_collab', 'shared_dim=48,small,bias=none')
+  assert config.model.attention.shared_dim == 48
+  assert config.model.attention.bias == 'none'
+  assert config.model.dim == get('wmt14', 'small').model.dim
+
+
+@pytest.mark.parametrize(
+  'argument, words',
+  [
+    ('sampel', "'sampel'; there are sample, small, KEY=VALUE"),
+    ('small,sample', 'two of a size: small and sample'),
+    ('key=3', 'key=3; collab has num_heads, shared_dim, bias, mixing_init'),
+    ('shared_dim=x', 'shared_dim=x, expected int'),
+    ('name=mha', 'name=mha; collab has'),
+  ],
+)
+def test_argument_errors(argument, words):
+  with pytest.raises(ValueError, match=words):
+    get('wmt14_collab', argument)
+
+
+def test_two_subtasks():
+  with pytest.raises(ValueError, match='two of a sub-task: sst2 and mrpc'):
+    get('glue', 'sst2,mrpc')
+
+
+# The hash ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_hash_changes_with_any_value(name):
+  config = get(name)
   hashes = {workdir.config_hash(config)}
   leaves = flat(config)
   assert 'model.attention.num_heads' in leaves
   other = {str: 'other', tuple: ('other',), bool: None, int: 7, float: 0.77}
   for key, value in leaves.items():
-    changed = get('wmt14', argument)
+    changed = get(name)
     new = not value if isinstance(value, bool) else other[type(value)]
     changed.update_from_flattened_dict({key: new})
     hashes.add(workdir.config_hash(changed))
   assert len(hashes) == 1 + len(leaves)
-  assert workdir.config_hash(get('wmt14', argument)) in hashes
+  assert workdir.config_hash(get(name)) in hashes
 
 
 def test_hash_is_kept(tmp_path):

@@ -17,7 +17,11 @@ def start(config, workdir, task, model, params, mesh, step):
   """Prints devices, sizes, the cost of attention beside MHA's, and the data."""
   cost = accounting.attention_cost(model)
   share = cost['parameters'] / cost['mha_parameters']
-  cache = cost['cache'] / cost['mha_cache']
+  cache = {}
+  if cost['mha_cache']:  # of a model that decodes
+    of = cost['cache'] / cost['mha_cache']
+    text = f'{4 * cost["cache"]:,} bytes a token, {of:.2f} of mha'
+    cache = dict(cache=text)
   kind, shape = jax.devices()[0].device_kind, dict(mesh.shape)
   logs.summary(
     f'{config.task.name} with {config.model.attention.name}, '
@@ -27,7 +31,7 @@ def start(config, workdir, task, model, params, mesh, step):
       'parameters': f'{accounting.size(params):,}',
       **{f'  {k}': f'{accounting.size(v):,}' for k, v in params.items()},
       'in attention': f'{cost["parameters"]:,}, {share:.2f} of mha',
-      'cache': f'{4 * cost["cache"]:,} bytes a token, {cache:.2f} of mha',
+      **cache,
       'steps': f'{step:,} of {config.total_steps:,} done',
       'workdir': workdir,
     },

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every experiment in configs/ runs at sample size, and goes on where it stood.
+
+Here each family and, of one family, each variant; -m slow runs all files.
+"""
+
+import shutil
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import pytest
+
+from collab.tasks import wmt14
+from collab.training import workdir
+from tests import tiny
+from tests.test_configs import NAMES, get
+import train
+
+FAMILIES = [name for name in NAMES if '_' not in name]
+VARIANTS = [name for name in NAMES if name.startswith('lm_')]
+QUICK = FAMILIES + VARIANTS
+
+
+def shrink(config):
+  """Two steps, each with all that can be due."""
+  config.total_steps = 2
+  config.every.update(log=1, eval=1, checkpoint=1)
+  config.checkpoint.update(keep=2, average=1)
+  config.optim.warmup_steps = 1
+  if config.task.name == 'wmt14':
+    config.task.beam = 1
+  return config.lock()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled(tmp_path_factory):
+  """The second half of a run does not compile again."""
+  jax.config.update(
+    'jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled'))
+  )
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def few_translations(monkeypatch):
+  """Decoding 500 sentences by a model that never stops takes its time."""
+  whole, n = wmt14.translate, 8
+
+  def translate(model, params, tokenizer, sentences, **options):
+    found = whole(model, params, tokenizer, sentences[:n], **options)
+    return found + [''] * (len(sentences) - n)
+
+  monkeypatch.setattr(wmt14, 'translate', translate)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in NAMES
+  ],
+)
+def test_runs_and_goes_on(name, tmp_path):
+  config = workdir.claim(shrink(get(name, 'sample')), tmp_path)
+  scores = train.run(config, str(tmp_path))
+  rows = tiny.rows(tmp_path)
+  assert [row['step'] for row in rows if 'train/loss' in row] == [1, 2]
+  assert [row['step'] for row in rows if config.checkpoint.best] == [1, 1, 2, 2]
+  best = f'val/{config.checkpoint.best.split("/")[-1]}'
+  assert all(best in row for row in rows if 'train/loss' not in row)
+  # A step that is lost is made again, exactly.
+  (tmp_path / 'result.json').unlink()
+  shutil.rmtree(tmp_path / 'checkpoints' / '2')
+  assert train.run(workdir.claim(None, tmp_path), str(tmp_path)) == scores
+  assert tiny.rows(tmp_path) == rows
+  assert (tmp_path / 'result.json').exists()

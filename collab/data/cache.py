@@ -2,6 +2,7 @@
 """Tokenised pairs, in memory or in a folder that is complete or not there."""
 
 from collections.abc import Iterable
+import functools
 from itertools import chain, islice
 import json
 import os
@@ -56,10 +57,10 @@ def in_memory(pairs: Iterable, tokenizer) -> Tokenized:
   for ids in _encoded(pairs, tokenizer):
     for side, new in zip(sides, ids, strict=True):
       side.extend(new)
-  kind = _kind(tokenizer)
+  dtype = kind(tokenizer)
   flat = [
     Side(
-      np.fromiter(chain.from_iterable(side), kind),
+      np.fromiter(chain.from_iterable(side), dtype),
       np.cumsum([0, *map(len, side)], dtype=np.int64),
     )
     for side in sides
@@ -87,31 +88,71 @@ def tokenized(corpus, split, tokenizer, folder, say=print) -> Tokenized:
   Raises:
     ValueError: see `Corpus.rows`; no pairs; the folder cannot be written.
   """
-  key = f'{corpus.fingerprint}-{split}-{tokenizer.fingerprint}'
-  place = Path(folder) / key
+  place = Path(folder) / f'{corpus.fingerprint}-{split}-{tokenizer.fingerprint}'
+  fill = functools.partial(
+    _fill, corpus=corpus, split=split, tokenizer=tokenizer
+  )
+  return complete(place, fill, _open, say)
+
+
+def complete(place, fill, read, say=print):
+  """Reads a folder that is complete; makes it if it is not there or damaged.
+
+  It is filled under another name and renamed, so that a folder of the right
+  name is whole, whoever was killed.
+
+  Args:
+    place: path of the folder.
+    fill: function of an empty folder, which ends with `seal`.
+    read: function of the folder, which begins with `unseal`.
+    say: called with a line of text when a damaged folder is replaced.
+
+  Returns:
+    What `read` does.
+
+  Raises:
+    ValueError: the folder cannot be written.
+  """
   if place.exists():
     try:
-      return _open(place)
+      return read(place)
     except (OSError, ValueError, LookupError, TypeError) as error:
       say(f'The cache {place} is damaged ({error}): making it anew.')
-  temporary = place.with_name(f'{key}.tmp-{uuid4().hex[:8]}')
+  temporary = place.with_name(f'{place.name}.tmp-{uuid4().hex[:8]}')
   try:
     temporary.mkdir(parents=True)
-    _fill(temporary, corpus, split, tokenizer)
+    fill(temporary)
     shutil.rmtree(place, ignore_errors=True)  # damaged
     try:
       os.rename(temporary, place)
     except OSError:
       if not place.exists():  # another process was first: take its
         raise
-    return _open(place)
+    return read(place)
   except OSError as error:
     raise ValueError(f'Cannot write the cache {place}: {error}') from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _kind(tokenizer):
+def seal(place, **content):
+  """Writes content.json: `content`, and what the files must be."""
+  files = {p.name: _checksum(p) for p in sorted(place.iterdir())}
+  text = json.dumps(content | dict(files=files), indent=2)
+  (place / 'content.json').write_text(text)
+
+
+def unseal(place):
+  """The content; a ValueError if a file is not what it was."""
+  content = json.loads((place / 'content.json').read_text())
+  for name, wanted in content['files'].items():
+    if (got := _checksum(place / name)) != wanted:
+      raise ValueError(f'{name} has bytes and checksum {got}, not {wanted}')
+  return content
+
+
+def kind(tokenizer):
+  """The integers that hold its ids."""
   return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
 
@@ -124,7 +165,7 @@ def _encoded(pairs, tokenizer):
 
 def _fill(place, corpus, split, tokenizer):
   """Writes tokens and offsets of both sides, then what they must be."""
-  kind, lengths = _kind(tokenizer), ([], [])
+  dtype, lengths = kind(tokenizer), ([], [])
   bar = tqdm(
     corpus.pairs(split),
     f'tokenising {split}',
@@ -139,24 +180,19 @@ def _fill(place, corpus, split, tokenizer):
   ):
     for chunk in _encoded(bar, tokenizer):
       for file, ids, side in zip((source, target), chunk, lengths, strict=True):
-        np.fromiter(chain.from_iterable(ids), kind).tofile(file)
+        np.fromiter(chain.from_iterable(ids), dtype).tofile(file)
         side.append(np.fromiter(map(len, ids), np.int64))
   if not lengths[0]:
     raise ValueError(f'{corpus.name}: the split {split} has no pairs.')
   for name, side in zip(names, lengths, strict=True):
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(side))])
     offsets.astype(np.int64).tofile(place / f'{name}.offsets')
-  files = {p.name: _checksum(p) for p in sorted(place.iterdir())}
-  content = dict(dtype=kind.__name__, files=files, info=corpus.describe())
-  (place / 'content.json').write_text(json.dumps(content, indent=2))
+  seal(place, dtype=dtype.__name__, info=corpus.describe())
 
 
 def _open(place):
   """Maps a cache whose files are what content.json says."""
-  content = json.loads((place / 'content.json').read_text())
-  for name, wanted in content['files'].items():
-    if (got := _checksum(place / name)) != wanted:
-      raise ValueError(f'{name} has bytes and checksum {got}, not {wanted}')
+  content = unseal(place)
   sides = [
     Side(
       np.memmap(place / f'{side}.tokens', content['dtype'], 'r'),

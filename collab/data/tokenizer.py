@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint byte-level BPE: any Unicode text to ids and back without loss.
+"""Byte-level BPE: any Unicode text to ids and back without loss; or words.
 
 Every digit is a token of its own, so that numbers can be copied and regrouped.
 A space goes before every sentence and is taken off again, so that a word has
@@ -74,7 +74,7 @@ class Tokenizer:
     return self._rules.decode(ids).removeprefix(' ')
 
 
-def train(lines, vocab_size, path) -> Tokenizer:
+def train(lines, vocab_size, path, kind='bpe') -> Tokenizer:
   """Trains on lines of text and writes the tokenizer to a JSON file.
 
   The same lines give the same file, byte by byte. A small text may have fewer
@@ -84,10 +84,15 @@ def train(lines, vocab_size, path) -> Tokenizer:
     lines: iterator of strings, of both languages.
     vocab_size: ids to have in all, at least SMALLEST = 261.
     path: file to write; it is there whole or not at all.
+    kind: 'bpe', or 'words': the most frequent of what blanks separate, all
+      others being <unk>.
 
   Raises:
-    ValueError: vocab_size too small, no text, or the file cannot be written.
+    ValueError: vocab_size too small, no such kind, no text, or the file cannot
+      be written.
   """
+  if kind not in KINDS:
+    raise ValueError(f'No tokenizer {kind!r}; there are {", ".join(KINDS)}.')
   if vocab_size < SMALLEST:
     raise ValueError(
       f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
@@ -102,6 +107,16 @@ def train(lines, vocab_size, path) -> Tokenizer:
       count += 1
       yield f' {line}'
 
+  rules, trainer = KINDS[kind](vocab_size)
+  rules.train_from_iterator(counted(), trainer)
+  if not count:
+    raise ValueError('The tokenizer got no lines to train on.')
+  _write(Path(path), rules.to_str(pretty=True))
+  return Tokenizer(rules)
+
+
+def _bpe(vocab_size):
+  """Untrained rules, and what trains them."""
   rules = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
   rules.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -110,22 +125,26 @@ def train(lines, vocab_size, path) -> Tokenizer:
     ]
   )
   rules.decoder = decoders.ByteLevel()
-  rules.train_from_iterator(
-    counted(),
-    trainers.BpeTrainer(
-      vocab_size=vocab_size,
-      special_tokens=list(SPECIAL),
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-      show_progress=sys.stderr.isatty(),
-    ),
+  return rules, trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(SPECIAL),
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=sys.stderr.isatty(),
   )
-  if not count:
-    raise ValueError('The tokenizer got no lines to train on.')
-  _write(Path(path), rules.to_str(pretty=True))
-  return Tokenizer(rules)
 
 
-def prepare(workdir, vocabulary, lines, vocab_size) -> Tokenizer:
+def _words(vocab_size):
+  rules = tokenizers.Tokenizer(models.WordLevel(unk_token=SPECIAL[UNK]))
+  rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  return rules, trainers.WordLevelTrainer(
+    vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+  )
+
+
+KINDS = dict(bpe=_bpe, words=_words)
+
+
+def prepare(workdir, vocabulary, lines, vocab_size, kind='bpe') -> Tokenizer:
   """The tokenizer of a run, kept in its workdir.
 
   Args:
@@ -133,7 +152,7 @@ def prepare(workdir, vocabulary, lines, vocab_size) -> Tokenizer:
       or of the one that `init_from` names.
     vocabulary: else a tokenizer.json to copy, '' for none.
     lines: else a function that starts an iterator of the text to train on.
-    vocab_size: see `train`.
+    vocab_size, kind: see `train`.
   """
   kept = os.path.join(workdir, 'tokenizer.json')
   if os.path.exists(kept):
@@ -142,7 +161,7 @@ def prepare(workdir, vocabulary, lines, vocab_size) -> Tokenizer:
     load(vocabulary)  # refuses what is none
     _write(Path(kept), Path(vocabulary).read_text('utf-8'))
     return load(kept)
-  return train(lines(), vocab_size, kept)
+  return train(lines(), vocab_size, kept, kind)
 
 
 def load(path) -> Tokenizer:
@@ -163,6 +182,8 @@ def load(path) -> Tokenizer:
   wanted = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
   got = {token: vocabulary.get(token) for token in SPECIAL}
   letters = set(pre_tokenizers.ByteLevel.alphabet())
+  if isinstance(rules.model, models.WordLevel):
+    letters = set()
   ids = sorted(vocabulary.values())
   if got != wanted or not letters <= vocabulary.keys():
     raise ValueError(

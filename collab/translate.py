@@ -9,32 +9,8 @@ One line in, one line out; an empty line stays empty.
 import argparse
 import sys
 
-from collab import models
-from collab.data import tokenizer
+from collab import trained
 from collab.tasks import wmt14
-from collab.training import checkpoint
-from collab.training import workdir as workdirs
-
-
-def load(workdir):
-  """The model of a run and the parameters that its evaluation used.
-
-  Returns:
-    EncoderDecoder, params, Tokenizer, the run's config.
-
-  Raises:
-    ValueError: no run, no checkpoint, or damaged ones.
-  """
-  config = workdirs.claim(None, workdir)
-  words = tokenizer.load(f'{workdir}/tokenizer.json')
-  model = models.build(**config.model.to_dict(), vocab_size=words.vocab_size)
-  checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
-  )
-  abstract = checkpoints.abstract()
-  params = checkpoint.final_params(config, checkpoints, abstract)
-  checkpoints.close()
-  return model, params, words, config
 
 
 def main():
@@ -46,9 +22,7 @@ def main():
   parser.add_argument('--alpha', type=float, help='length penalty, likewise')
   args = parser.parse_args()
   try:
-    model, params, words, config = load(args.workdir)
-    if config.task.name != 'wmt14':
-      raise ValueError(f'{args.workdir} is a run of {config.task.name}.')
+    model, params, words, config = trained.load(args.workdir, 'wmt14')
     beam = config.task.beam if args.beam is None else args.beam
     alpha = config.task.alpha if args.alpha is None else args.alpha
     lines = [line.strip() for line in sys.stdin]

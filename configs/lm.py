@@ -117,5 +117,5 @@ def resize(c, size):
     c.model.attention.num_heads = 6
     c.model.dropout = 0.1
     c.optim.update(lr=2e-3, warmup_steps=200)
-    c.total_steps = 5500
-    c.every.update(log=50, eval=1100, checkpoint=275)
+    c.total_steps = 2000
+    c.every.update(log=50, eval=500, checkpoint=250)

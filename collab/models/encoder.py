@@ -20,6 +20,8 @@ class Encoder(nn.Module):
 
     x = Stack(LN(E[tokens] + P + E_types[types]));  pooled = tanh(W x_0 + b)
 
+  The norm of the embeddings is there with norm='pre' as well.
+
   Attributes:
     vocab_size: V.
     attention: fields of `attention.build`, with its name.
@@ -33,10 +35,11 @@ class Encoder(nn.Module):
     embed_dim: E of the embeddings that a projection takes to D (ALBERT); 0 for
       D and no projection.
     shared: one layer's parameters for all (ALBERT).
-    pooler: whether there is one (not in DistilBERT).
-    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. It is
-      all of `params` that depends on the task.
-    outputs: of 'classify'.
+    pooler: whether there is one (not in DistilBERT) where it is used: 'none',
+      'classify' and 'choice'.
+    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. Apart
+      from the pooler it is all of `params` that depends on the task.
+    outputs: of 'classify', 1 for regression.
     scan, remat: as in transformer.Stack.
     dtype: of the computation.
   """
@@ -72,6 +75,10 @@ class Encoder(nn.Module):
 
   def setup(self):
     layers.choose('head', self.head, dict.fromkeys(HEADS))
+    if self.head == 'classify' and self.outputs < 1:
+      raise ValueError(
+        f"head='classify' needs outputs, at least 1; got {self.outputs}."
+      )
     E = self.embed_dim or self.dim
     self.embed = layers.table(self.vocab_size, E, self.dtype)
     self.place = layers.Positions(

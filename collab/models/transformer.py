@@ -152,7 +152,8 @@ class Stack(nn.Module):
     remat: recompute each block in the backward pass.
     drop_path: probability of leaving an f of the last block out; from 0 at the
       first it grows evenly (Huang et al., 2016, stochastic depth).
-    shared: one block's parameters, layer_0, serve all layers (ALBERT).
+    shared: one block's parameters, layer_0, serve all layers (ALBERT). They
+      would share a cache too: not for decoding.
   """
 
   num_layers: int
@@ -163,6 +164,8 @@ class Stack(nn.Module):
   shared: bool = False
 
   def setup(self):
+    if not 0 <= self.drop_path < 1:
+      raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
     n = 1 if self.shared else self.num_layers
     self.layer = [Block(**self.block) for _ in range(n)]
     if self.block.get('norm') == 'pre':

@@ -98,8 +98,9 @@ class ViT(nn.Module):
       raise ValueError(
         f'Images are {S} x {width}, expected image_size={self.image_size}.'
       )
-    P, n = self.patch, S // self.patch
-    if S % P:
+    P = self.patch
+    if P < 1 or S % P:
       raise ValueError(f'patch={P} does not divide image_size={S}.')
+    n = S // P
     x = images.reshape(B, n, P, n, P, C).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(B, n * n, P * P * C)

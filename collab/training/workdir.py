@@ -53,6 +53,10 @@ def claim(config, workdir):
       raise ValueError(
         f'{workdir} is of another config: {"; ".join(different)}.'
       )
+  elif any(folder.glob('checkpoints/[0-9]*')):
+    raise ValueError(
+      f'{workdir} has checkpoints, but no run.json that says of which config.'
+    )
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'tokenizer.json').unlink(missing_ok=True)  # of a failed start

@@ -4,7 +4,6 @@
 import functools
 
 from flax import linen as nn
-from flax.core import freeze
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,21 +13,9 @@ from collab import accounting
 from collab.models import EncoderDecoder, build, layers
 from collab.models.transformer import Block
 from configs import wmt14_collab, wmt14_mha
+from tests.models import small
+from tests.models.small import ATTENTION, D, V
 
-V, D, H = 37, 12, 4
-ATTENTION = {
-  'mha': dict(name='mha', num_heads=H),
-  'gqa': dict(name='gqa', num_heads=H, kv_heads=2),
-  'mqa': dict(name='mqa', num_heads=H),
-  'skv': dict(name='skv', num_heads=H),
-  'el': dict(name='el', num_heads=H),
-  'sha': dict(name='sha', num_heads=H),
-  'collab': dict(name='collab', num_heads=H, shared_dim=5),
-  'mhe_add': dict(name='mhe_add', num_heads=H),
-  'mhe_mul': dict(name='mhe_mul', num_heads=H),
-  'mla': dict(name='mla', num_heads=H, latent_dim=5),
-}
-ATTENTION = {name: freeze(x) for name, x in ATTENTION.items()}  # hashable
 # Encoder, decoder, cross: every variant somewhere, and mixed.
 PLACES = [
   ('mha', 'mha', 'mha'),
@@ -41,7 +28,7 @@ PLACES = [
 
 def make(places=('mha', 'mha', 'mha'), **fields):
   encoder, decoder, cross = (ATTENTION[name] for name in places)
-  small = dict(
+  default = dict(
     dim=D,
     encoder_layers=1,
     decoder_layers=1,
@@ -54,7 +41,7 @@ def make(places=('mha', 'mha', 'mha'), **fields):
     attention=encoder,
     decoder_attention=decoder,
     cross_attention=cross,
-    **small | fields,
+    **default | fields,
   )
 
 
@@ -86,23 +73,10 @@ def pack(rows, S, T, fill=0):
 
 @functools.cache
 def parameters(model):
-  """Random everywhere: at their initial 0 and 1, biases and scales hide."""
-  batch = pack([some_pairs((3, 2))], 5, 4)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)['params']
-  leaves, tree = jax.tree.flatten(shapes)
-  rng = np.random.default_rng(1)
-  return tree.unflatten(
-    [
-      jnp.asarray(rng.normal(size=x.shape) * 0.3, x.dtype) + (x.ndim == 1) * 0.5
-      for x in leaves
-    ]
-  )
+  return small.parameters(model, pack([some_pairs((3, 2))], 5, 4))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def logits_of(model, params, batch, key=None):
-  rngs = {} if key is None else {'dropout': key}
-  return model.apply({'params': params}, batch, rngs=rngs)
+logits_of = small.apply
 
 
 # Counts -----------------------------------------------------------------------

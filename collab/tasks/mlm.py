@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-training by masked tokens, in RoBERTa's form.
+
+Axes: R rows of a batch, L tokens of a row, P masked ones of a row, V ids.
+"""
+
+import os
+
+import jax
+import numpy as np
+
+from collab import metrics
+from collab.data import text, tokenizer
+from collab.data.epochs import Epochs, in_order
+from collab.data.sources import SPLITS
+from collab.data.tokenizer import BOS, MASK, SPECIAL
+
+
+class MaskedLanguageModel:
+  """Tokens from what is around them; see tasks.Task.
+
+  arXiv 1907.11692: full sentences (a row is <bos> and the next L - 1 tokens of
+  the text, across the ends of lines) and dynamic masking: P = round(rate L)
+  other places of a row each time that it is seen, where the model sees <mask>
+  (80 %), any other token (10 %) or the token itself (10 %).
+
+  Args:
+    data: corpus and path as in `text.read`; vocabulary and vocab_size as in
+      `tokenizer.prepare`; folder of the tokens, '' for workdir/data;
+      row_length L; batch_size R.
+    workdir: keeps the tokenizer.
+    seed: of the order of the data and of the masks.
+    shard: (index, count) of this host.
+    rate: share of the tokens that are masked.
+
+  Raises:
+    ValueError: rate masks none or all; whatever is wrong with the text.
+  """
+
+  unit = 'tokens'
+
+  def __init__(self, data, *, workdir, seed, shard, rate=0.15):
+    L = data.row_length
+    self._masked = round(rate * L)
+    if not 1 <= self._masked < L:
+      raise ValueError(
+        f'rate={rate} masks {self._masked} of row_length={L} tokens, expected '
+        f'1 to {L - 1}.'
+      )
+    self._source = text.read(data.corpus, data.path)
+    self._tokenizer = tokenizer.prepare(
+      workdir,
+      data.vocabulary,
+      lambda: self._source.lines('train'),
+      data.vocab_size,
+    )
+    folder = data.folder or os.path.join(workdir, 'data')
+    self._streams = {  # bad input shows early
+      split: text.stream(self._source, split, self._tokenizer, folder)
+      for split in SPLITS
+    }
+    for split, stream in self._streams.items():
+      if len(stream.tokens) < L - 1:
+        raise ValueError(
+          f'{split} has {len(stream.tokens)} tokens, fewer than a row: {L - 1}.'
+        )
+    n = len(self._streams['train'].tokens) // (L - 1)
+    self._epochs = Epochs(n, data.batch_size, seed, shard)
+    self._length, self._size, self._seed = L, data.batch_size, seed
+    self._host = shard[0]
+    self.units_per_step = data.batch_size * L
+    self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
+
+  def batch(self, step):
+    """tokens, types [R, L], lengths [R]; positions, labels, weights [R, P]."""
+    rng = np.random.default_rng((self._seed, step, self._host))
+    return self._masked_rows('train', self._epochs(step), rng)
+
+  def inputs(self, batch):
+    return ({k: batch[k] for k in ('tokens', 'types', 'lengths', 'positions')},)
+
+  def loss(self, apply, params, batch, rngs):
+    x = apply({'params': params}, batch, rngs=rngs, method='features')
+    sums = metrics.projected_cross_entropy(
+      x,
+      params['embed']['embedding'],
+      batch['labels'],
+      batch['weights'],
+      bias=params['head']['bias'],
+    )
+    return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
+
+  def evaluate(self, model, params, split):
+    """Of the masked tokens of all whole rows, the same ones every time."""
+
+    @jax.jit
+    def sums(params, batch):
+      total, weight, aux = self.loss(model.apply, params, batch, rngs={})
+      return total, weight, aux['accuracy']
+
+    tokens, found = self._streams[split].tokens, np.zeros(3)
+    guess = np.bincount(self._streams['train'].tokens).argmax()
+    guessed = 0.0
+    rows = len(tokens) // (self._length - 1)
+    for i, (places, valid) in enumerate(in_order(rows, self._size)):
+      batch = self._masked_rows(split, places, np.random.default_rng(i))
+      batch['weights'] *= valid[:, None]
+      guessed += float(((batch['labels'] == guess) * batch['weights']).sum())
+      found += [float(x) for x in jax.device_get(sums(params, batch))]
+    nll, weight, right = found
+    return dict(
+      nll=nll / weight,
+      perplexity=metrics.perplexity(nll, weight),
+      accuracy=right / weight,
+      accuracy_of_commonest=guessed / weight,
+    )
+
+  def describe(self):
+    shown = dict(text=self._source.name, vocabulary=self._tokenizer.vocab_size)
+    for split, stream in self._streams.items():
+      shown[f'words in {split}'] = stream.words
+    shown['masked of a row'] = f'{self._masked} of {self._length}'
+    return shown | dict(steps_per_epoch=self._epochs.steps_per_epoch)
+
+  def _masked_rows(self, split, rows, rng):
+    L, P, R = self._length, self._masked, len(rows)
+    places = rows[:, None] * (L - 1) + np.arange(L - 1)[None]
+    tokens = np.full((R, L), BOS, np.int32)
+    tokens[:, 1:] = np.asarray(self._streams[split].tokens)[places]
+    # The places of the P smallest of L - 1 numbers: any P, each as likely.
+    order = rng.random((R, L - 1)).argpartition(P - 1, axis=1)[:, :P]
+    positions = 1 + np.sort(order, axis=1).astype(np.int32)
+    labels = np.take_along_axis(tokens, positions, axis=1)
+    kind = rng.random((R, P))
+    other = rng.integers(len(SPECIAL), self._tokenizer.vocab_size, (R, P))
+    seen = np.where(kind < 0.8, MASK, np.where(kind < 0.9, other, labels))
+    np.put_along_axis(tokens, positions, seen.astype(np.int32), axis=1)
+    return dict(
+      tokens=tokens,
+      types=np.zeros((R, L), np.int32),
+      lengths=np.full(R, L, np.int32),
+      positions=positions,
+      labels=labels,
+      weights=np.ones((R, P), np.float32),
+    )
+
+
+build = MaskedLanguageModel

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the decoder, with every variant of attention."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab import accounting, decoding, models
+from tests.models import small
+from tests.models.small import ATTENTION, D, V
+
+B, L = 3, 7
+
+
+def make(name='mha', **fields):
+  default = dict(dim=D, num_layers=2, mlp_dim=17, max_length=13)
+  return models.Decoder(V, ATTENTION[name], **default | fields)
+
+
+def texts(seed=0):
+  rng = np.random.default_rng(seed)
+  return dict(tokens=rng.integers(5, V, (B, L)).astype(np.int32))
+
+
+@functools.cache
+def parameters(model):
+  return small.parameters(model, texts())
+
+
+def empty(model, params, capacity):
+  """(step for collab.decoding, caches with places for `capacity` tokens)."""
+  decoder = model.clone(decode=True)
+  tokens = jnp.zeros((B, capacity), jnp.int32)
+  init = functools.partial(decoder.init, method='next_logits')
+  cache = jax.eval_shape(init, jax.random.key(0), tokens)['cache']
+
+  def step(tokens, cache, lengths=None):
+    variables = {'params': params, 'cache': cache}
+    logits, new = decoder.apply(
+      variables, tokens, lengths, method='next_logits', mutable=['cache']
+    )
+    return logits, new['cache']
+
+  return step, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cache)
+
+
+def test_published_parameter_count():
+  """GPT-2, the smallest."""
+  attention = dict(name='mha', num_heads=12)
+  model = models.build('decoder', vocab_size=50_257, attention=attention)
+  assert accounting.size(small.shapes(model, texts())) == 124_439_808
+
+
+@pytest.mark.parametrize('name', ATTENTION)
+def test_costs(name):
+  """What attention_cost says is what there is."""
+  model = make(name)
+  params, capacity = parameters(model), 11
+  cost = accounting.attention_cost(model)
+  layers = [params['decoder'][f'layer_{i}'] for i in range(2)]
+  assert cost['parameters'] == sum(
+    accounting.size(layer['self_attention']) for layer in layers
+  )
+  _, cache = empty(model, params, capacity)
+  size = accounting.size([x for x in jax.tree.leaves(cache) if x.ndim > 1])
+  assert size == B * capacity * cost['cache']
+
+
+def test_output_is_tied():
+  model = make(positions='sinusoidal')
+  params = parameters(model)
+  assert params.keys() == {'embed', 'decoder'}
+  features = small.apply(model, params, texts(), method='features')
+  assert features.shape == (B, L, D)
+  want = features @ params['embed']['embedding'].T
+  small.close(small.apply(model, params, texts()), want)
+
+
+@pytest.mark.parametrize('name', ['mha', 'collab', 'mhe_add', 'mla'])
+def test_causality(name):
+  """Token t depends on tokens up to t, on all of them, and on no later one."""
+  model = make(name)
+  params, batch = parameters(model), texts()
+
+  def features(change):
+    def perturb(f, args, kwargs, context):
+      x = f(*args, **kwargs)
+      embeds = isinstance(context.module, nn.Embed)
+      return x + change if embeds and context.method_name == '__call__' else x
+
+    with nn.intercept_methods(perturb):
+      x = model.apply({'params': params}, batch, method='features')
+    return (x[0] ** 2 * jnp.arange(1, D + 1)[None]).sum(-1)
+
+  by = jax.jit(jax.jacrev(features))(jnp.zeros((1, L, D)))[:, 0]
+  np.testing.assert_array_equal(
+    np.abs(by).max(-1) > 0, np.tril(np.ones((L, L)))
+  )
+
+
+# Decoding ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ATTENTION)
+def test_decoding_is_the_full_pass(name):
+  """Prompts of unlike lengths, padded; then two tokens more."""
+  model, batch = make(name, num_layers=1), texts()
+  params = parameters(model)
+  full = small.apply(model, params, batch)
+  lengths = np.array([4, 1, 3])
+  real = np.arange(4)[None] < lengths[:, None]
+  places = lengths[:, None] + np.arange(2)[None]
+
+  @jax.jit
+  def run(params, tokens):
+    step, cache = empty(model, params, L)
+    prompt = jnp.where(real, tokens[:, :4], 0)
+    first, cache = step(prompt, cache, lengths=lengths)
+    more, _ = step(jnp.take_along_axis(tokens, places, 1), cache)
+    return first, more
+
+  first, more = run(params, batch['tokens'])
+  small.close(first[real], full[:, :4][real])
+  small.close(more, np.take_along_axis(full, places[:, :, None], 1))
+
+
+def test_greedy_generation_is_the_argmax():
+  """Of the full pass over what was generated, row by row."""
+  model = make('mhe_mul', norm='post', positions='sinusoidal')
+  params, tokens = parameters(model), texts()['tokens'][:, :4]
+  lengths, N = np.array([4, 1, 3]), 3
+
+  @jax.jit
+  def run(params, tokens):
+    step, cache = empty(model, params, 4 + N - 1)
+    return decoding.greedy(
+      step,
+      cache,
+      tokens,
+      eos=-1,
+      pad=0,
+      max_length=N,
+      prompt_lengths=lengths,
+    )
+
+  found = run(params, tokens).tokens
+  rows = np.zeros((B, L), np.int32)
+  for b, n in enumerate(lengths):
+    rows[b, : n + N] = np.concatenate([tokens[b, :n], found[b]])
+  best = small.apply(model, params, dict(tokens=rows)).argmax(-1)
+  for b, n in enumerate(lengths):
+    np.testing.assert_array_equal(best[b, n - 1 : n + N - 1], found[b])
+
+
+def test_more_places_than_positions():
+  with pytest.raises(ValueError, match=r'14 tokens .*max_length=13'):
+    empty(make(), parameters(make()), 14)
+
+
+def test_dropout_scan_and_remat():
+  """Off without a key; the same in a scan and with remat."""
+  model = make(dropout=0.3)
+  params, batch, key = parameters(model), texts(), jax.random.key(3)
+  want = small.apply(model, params, batch)
+  both = make(dropout=0.3, scan=True, remat=True)
+  small.close(small.apply(both, params, batch), want)
+  dropped = small.apply(both, params, batch, key)
+  assert np.abs(dropped - want).max() > 0.01
+  scan = make(dropout=0.3, scan=True)
+  small.close(small.apply(scan, params, batch, key), dropped)

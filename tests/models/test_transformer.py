@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stack: stochastic depth, shared layers, scan and remat."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab.models import layers
+from collab.models.transformer import Block, Stack
+from tests.models import small
+from tests.models.small import ATTENTION, D
+
+BLOCK = dict(attention=ATTENTION['collab'], mlp_dim=17, norm='pre')
+WAYS = {
+  'loop': {},
+  'scan': dict(scan=True),
+  'remat': dict(remat=True),
+  'both': dict(scan=True, remat=True),
+}
+
+
+def stack(num_layers=3, **fields):
+  return Stack(num_layers, nn.FrozenDict(BLOCK), **fields)
+
+
+def inputs(B):
+  return jax.random.normal(jax.random.key(3), (B, 7, D))
+
+
+# Stochastic depth -------------------------------------------------------------
+
+
+def test_drop_path_drops_whole_examples():
+  """x / (1 - rate) or 0 for all of an example, with the stated probability."""
+  B, rate = 4001, 0.3
+  x = jnp.ones((B, 2, 3)) * jnp.arange(1, 4)[None, None]
+  drop = jax.jit(layers.drop_path)  # the rate is traced, as in a scan
+  got = np.asarray(drop(jax.random.key(0), x, rate))
+  kept = got[:, 0, 0] > 0
+  small.close(got, kept[:, None, None] * x / (1 - rate), 1e-6)
+  deviation = (rate * (1 - rate) / B) ** 0.5
+  assert abs((1 - kept.mean()) - rate) < 4 * deviation
+  small.close(got.mean(0), x[0], 4 * 3 * deviation / (1 - rate))
+  assert (drop(jax.random.key(1), x, rate) != got).any()
+  np.testing.assert_array_equal(drop(jax.random.key(0), x, 0.0), x)
+
+
+def test_rates_rise_evenly():
+  rates = []
+
+  def watch(f, args, kwargs, context):
+    if isinstance(context.module, Block) and context.method_name == '__call__':
+      rates.append(kwargs['drop_path'])
+    return f(*args, **kwargs)
+
+  with nn.intercept_methods(watch):
+    jax.eval_shape(stack(4, drop_path=0.6).init, jax.random.key(0), inputs(1))
+  small.close(rates, [0, 0.2, 0.4, 0.6], 1e-6)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_drop_path_of_a_stack(way):
+  """Whole examples skip the last layer's f, at its rate; the first's never."""
+  B, rate = 401, 0.3
+  x, model = inputs(B), stack(2, drop_path=rate, **WAYS[way])
+  params = small.parameters(model, x)
+  last = params['layer_1']
+  last['mlp_out'] = jax.tree.map(jnp.zeros_like, last['mlp_out'])
+
+  def scaled(factor):
+    out = jax.tree.map(lambda x: x * factor, last['self_attention']['out'])
+    attention = last['self_attention'] | dict(out=out)
+    return params | dict(layer_1=last | dict(self_attention=attention))
+
+  dropped = small.apply(model, scaled(0.0), x)
+  kept = small.apply(model, scaled(1 / (1 - rate)), x)
+  got = small.apply(model, params, x, jax.random.key(5))
+  skips = np.isclose(got, dropped, atol=1e-4).all((1, 2))
+  stays = np.isclose(got, kept, atol=1e-4).all((1, 2))
+  assert (skips ^ stays).all()
+  assert abs(skips.mean() - rate) < 4 * (rate * (1 - rate) / B) ** 0.5
+  again = small.apply(model, params, x, jax.random.key(5))
+  np.testing.assert_array_equal(got, again)
+  other = small.apply(model, params, x, jax.random.key(6))
+  assert np.abs(got - other).max() > 0.01
+
+
+@pytest.mark.parametrize('rate', [-0.1, 1.0])
+def test_impossible_drop_path(rate):
+  with pytest.raises(ValueError, match=f'0 to below 1, got {rate}'):
+    jax.eval_shape(stack(drop_path=rate).init, jax.random.key(0), inputs(1))
+
+
+# Scan, remat and shared layers ------------------------------------------------
+
+
+def value_and_grad(model, params, x):
+  loss = lambda params: (model.apply({'params': params}, x) ** 2).mean()
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_drop_path_is_off_without_a_key(way):
+  x = inputs(2)
+  params = small.parameters(stack(2), x)
+  model = stack(2, drop_path=0.3, **WAYS[way])
+  tree = small.shapes(model, x)
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, tree)
+  want = small.apply(stack(2), params, x)
+  small.close(small.apply(model, params, x), want)
+
+
+def test_shared_layers_are_a_loop():
+  """One layer's parameters at each: the value; its gradient is their sum."""
+  x, shared = inputs(2), stack(shared=True)
+  params = small.parameters(shared, x)
+  assert set(params) == {'layer_0', 'norm'}
+  names = [f'layer_{i}' for i in range(3)]
+  copies = dict.fromkeys(names, params['layer_0']) | dict(norm=params['norm'])
+  value, grads = value_and_grad(stack(), copies, x)
+  total = jax.tree.map(lambda *x: sum(x), *(grads[name] for name in names))
+  want = value, dict(layer_0=total, norm=grads['norm'])
+  for options in ({}, WAYS['both']):
+    got = value_and_grad(stack(shared=True, **options), params, x)
+    jax.tree.map(small.close, got, want)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One or two texts as a row of an encoder.
+
+    <bos> a <eos>   or   <bos> a <eos> b <eos>        (BERT's CLS and SEP)
+
+with type 0 up to the first <eos> and 1 beyond. Axes: N rows, B of them in a
+batch, L tokens of a padded row.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collab.data.tokenizer import BOS, EOS, PAD
+
+CHUNK = 8192  # rows tokenised at a time
+
+
+class Example(NamedTuple):
+  """Texts with a label.
+
+  Attributes:
+    texts: one or two; or, where one of C is chosen, what they continue and C.
+    label: id of the class or choice, or a number (regression).
+    group: of the question that several examples belong to.
+    extra: what else the metric needs to know of it.
+  """
+
+  texts: tuple[str, ...]
+  label: float
+  group: Any = None
+  extra: Any = None
+
+
+class Parts(NamedTuple):
+  """Examples by the parts that a data set comes in.
+
+  Attributes:
+    readers: part -> function that starts an iterator of Examples; 'train' is
+      one of them.
+    val, test: {name in the metrics: part} of what each evaluates.
+    skipped: path -> rows left out, of the files that were read to their end.
+  """
+
+  readers: dict[str, Callable]
+  val: dict[str, str]
+  test: dict[str, str]
+  skipped: dict[str, int]
+
+
+class Rows(NamedTuple):
+  """Rows without padding: i is tokens[offsets[i]:offsets[i + 1]].
+
+  Attributes:
+    tokens: int32, the ids of all rows.
+    offsets: int64 [N + 1].
+    second: int32 [N], the place in the row where type 1 begins.
+    truncated: how many rows were too long.
+  """
+
+  tokens: np.ndarray
+  offsets: np.ndarray
+  second: np.ndarray
+  truncated: int = 0
+
+  def __len__(self):
+    return len(self.second)
+
+  @property
+  def lengths(self):
+    """Tokens of each row, int64 [N]."""
+    return np.diff(self.offsets)
+
+
+def collect(rows: Iterable) -> Rows:
+  """Rows of an iterator of (token ids, place where type 1 begins)."""
+  tokens, ends, second = [], [0], []
+  for ids, place in rows:
+    tokens.append(np.asarray(ids, np.int32))
+    ends.append(len(ids))
+    second.append(place)
+  return Rows(
+    np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
+    np.cumsum(ends, dtype=np.int64),
+    np.asarray(second, np.int32),
+  )
+
+
+def encode(texts: Iterable[tuple], tokenizer, row_length) -> Rows:
+  """Tokenises tuples of one text or two; see `truncate` for long ones.
+
+  Raises:
+    ValueError: row_length has no room for a token of each text.
+  """
+  if row_length < 5:
+    raise ValueError(
+      f'row_length is {row_length}, expected at least 5: three special tokens '
+      'and one of each text.'
+    )
+  truncated, texts = 0, iter(texts)
+
+  def rows():
+    nonlocal truncated
+    while chunk := list(islice(texts, CHUNK)):
+      flat = iter(tokenizer.encode_batch([t for row in chunk for t in row]))
+      for row in chunk:
+        sides = [next(flat) for _ in row]
+        kept = truncate(*map(len, sides), room=row_length - 1 - len(sides))
+        truncated += kept != tuple(map(len, sides))
+        ids = [BOS]
+        for side, n in zip(sides, kept, strict=True):
+          ids += [*side[:n], EOS]
+        yield ids, kept[0] + 2
+
+  tokens, offsets, second, _ = collect(rows())
+  return Rows(tokens, offsets, second, truncated)
+
+
+def truncate(*lengths, room):
+  """How many tokens stay of one text, or of two: the longer loses first.
+
+  Of two: one token after another off the end of the longer, of the second if
+  they are equal, until both fit.
+
+  Args:
+    lengths: of the texts, one or two numbers.
+    room: for all of them.
+  """
+  if sum(lengths) <= room:
+    return lengths
+  if len(lengths) == 1:
+    return (room,)
+  a, b = lengths
+  b = max(room - a, min(b, room // 2))
+  return room - b, b
+
+
+def pad(rows: Rows, indices, length) -> dict:
+  """Rows as a batch of an encoder.
+
+  Args:
+    rows: Rows.
+    indices: int [B], or [B, C] of choices.
+    length: L, at least the longest of them.
+
+  Returns:
+    dict of int32: tokens and types [B, L] (or [B, C, L]), lengths [B] ([B, C]).
+
+  Raises:
+    ValueError: a row is longer than L.
+  """
+  indices = np.asarray(indices)
+  begin, lengths = rows.offsets[indices], rows.lengths[indices]
+  if lengths.max(initial=0) > length:
+    raise ValueError(
+      f'A row has {lengths.max()} tokens, expected at most {length}.'
+    )
+  places = np.arange(length)
+  real = places < lengths[..., None]
+  at = np.where(real, begin[..., None] + places, 0)
+  second = rows.second[indices][..., None]
+  return dict(
+    tokens=np.where(real, rows.tokens[at], np.int32(PAD)),
+    types=(real & (places >= second)).astype(np.int32),
+    lengths=lengths.astype(np.int32),
+  )
+
+
+def width(rows: Rows, indices, most) -> int:
+  """The power of two that holds the longest of some rows, at most `most`.
+
+  For evaluation, where few short programs are better than one long one.
+  """
+  longest = int(rows.lengths[np.asarray(indices)].max())
+  return min(1 << (longest - 1).bit_length(), most)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""idx files, in which MNIST and Fashion-MNIST are published.
+
+Two zero bytes, the type (8: uint8), the number of dimensions, each dimension as
+a big-endian int32, the values in C order.
+"""
+
+import gzip
+import math
+import zlib
+
+import numpy as np
+
+PREFIXES = dict(train='train', test='t10k')
+
+
+def there(folder):
+  """Whether a folder has idx files."""
+  return any(folder.glob('*-idx?-ubyte*'))
+
+
+def read(folder):
+  """Images and labels, plain or .gz.
+
+  Args:
+    folder: Path of PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, with
+      the prefixes train and t10k.
+
+  Returns:
+    {'train' or 'test': (uint8 [N, H, W], uint8 [N])}.
+
+  Raises:
+    ValueError: a file is missing, damaged, of another format or length.
+  """
+  splits = {}
+  for split, prefix in PREFIXES.items():
+    images, images_path = _find(folder, f'{prefix}-images-idx3-ubyte', 3)
+    labels, labels_path = _find(folder, f'{prefix}-labels-idx1-ubyte', 1)
+    if len(images) != len(labels):
+      raise ValueError(
+        f'{images_path} has {len(images)} images and {labels_path} '
+        f'{len(labels)} labels.'
+      )
+    splits[split] = images, labels
+  (_, train), (_, test) = splits.values()
+  unknown = sorted(set(test.tolist()) - set(train.tolist()))
+  if unknown and len(train):
+    raise ValueError(
+      f'{labels_path} has the label {unknown[0]}, which no training image has.'
+    )
+  return splits
+
+
+def _find(folder, name, dimensions):
+  """The array of a file or its .gz, and the path."""
+  found = [p for p in (folder / name, folder / f'{name}.gz') if p.is_file()]
+  if len(found) != 1:
+    amount = 'both' if found else 'neither'
+    raise ValueError(
+      f'{folder} has {amount} {name} and {name}.gz, expected one of them.'
+    )
+  return array(found[0], dimensions), found[0]
+
+
+def array(path, dimensions):
+  """uint8 array of one file; read-only. Errors as `read`."""
+  try:
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+      data = file.read()
+  except (OSError, EOFError, zlib.error) as error:
+    raise ValueError(f'{path}: damaged or unreadable: {error}') from error
+  magic = bytes([0, 0, 8, dimensions])
+  begin = 4 + 4 * dimensions
+  if data[:4] != magic or len(data) < begin:
+    raise ValueError(
+      f"{path} begins with '{data[:4].hex()}', expected '{magic.hex()}': an "
+      f'idx file of bytes in {dimensions} dimensions.'
+    )
+  shape = np.frombuffer(data[4:begin], '>i4').tolist()
+  if len(data) - begin != math.prod(shape):
+    raise ValueError(
+      f'{path} has {len(data) - begin} values, but its header says '
+      f'{" x ".join(map(str, shape))}.'
+    )
+  return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled sample of span questions: facts on countries, by Babel (CLDR).
+
+No text is shipped. A paragraph tells facts of two kinds (currency, official
+languages, the first day of the week, the city of the clocks, the price of a
+ticket) on each of two countries, in any order. A question is about one country
+and one kind, so who knows the kind only is right half the time. In v2.0 one of
+the four facts is left out, and a third of the questions is about this one. All
+is a function of the code and Babel's version; facts are CLDR's, prices drawn.
+
+What is disjoint: the two countries and two kinds of a paragraph decide by a
+checksum which split it is in, so no split has a paragraph of the same countries
+and kinds as another. A fact stands in many paragraphs, in all of the splits,
+except for prices, which are drawn anew for each paragraph.
+"""
+
+from collections import Counter, defaultdict
+import functools
+import random
+import re
+import zlib
+
+from babel import Locale
+from babel.core import get_global
+from babel.languages import get_official_languages
+from babel.lists import format_list
+from babel.numbers import (
+  format_currency,
+  get_currency_name,
+  get_territory_currencies,
+)
+
+from collab.data.localisation import CURRENCIES, TERRITORIES
+from collab.data.squad_files import SPLITS, Question, Questions, check
+
+# Kind -> sentence, question.
+WORDS = dict(
+  currency=(
+    'People in {place} pay in {value}.',
+    'What do people in {place} pay in?',
+  ),
+  language=(
+    'Officials in {place} write in {value}.',
+    'What do officials in {place} write in?',
+  ),
+  week=(
+    'The week in {place} starts on {value}.',
+    'When does the week in {place} start?',
+  ),
+  clock=(
+    'Clocks in {place} follow {value}.',
+    'What do clocks in {place} follow?',
+  ),
+  ticket=(
+    'A ticket to {place} costs {value}.',
+    'What does a ticket to {place} cost?',
+  ),
+)
+WITH_ARTICLE = ('NL', 'PH', 'US')
+PARAGRAPHS = dict(train=6000, val=250, test=250)
+EACH = 2  # questions of a paragraph
+UNANSWERABLE = 1 / 3
+
+
+def sample(version) -> Questions:
+  """The sample as 'v1.1' or 'v2.0'."""
+  check(version)
+  return Questions(
+    'sample',
+    {s: functools.partial(generate, version, s) for s in SPLITS},
+  )
+
+
+@functools.cache
+def facts():
+  """kind -> country -> value, for all kinds but tickets."""
+  english = Locale('en')
+  found = {kind: {} for kind in WORDS if kind != 'ticket'}
+  for code in TERRITORIES:
+    currency, *more = get_territory_currencies(code)
+    if not more:
+      found['currency'][code] = get_currency_name(currency, 2, 'en')
+    codes = get_official_languages(code)
+    languages = [english.languages.get(c, '') for c in codes]
+    if 1 <= len(languages) <= 2 and all(languages):
+      found['language'][code] = format_list(languages, locale='en')
+    day = Locale.parse(f'und_{code}').first_week_day
+    found['week'][code] = english.days['stand-alone']['wide'][day]
+    zone, *more = get_global('territory_zones')[code]
+    if not more:
+      city = zone.split('/')[-1].replace('_', ' ')
+      if city != english.territories[code]:
+        found['clock'][code] = city
+  return found
+
+
+def split_of(places, kinds):
+  """Where a paragraph on these belongs."""
+  key = ' '.join(sorted(places) + sorted(kinds))
+  part = zlib.crc32(key.encode()) % 10
+  return {0: 'test', 1: 'val'}.get(part, 'train')
+
+
+@functools.cache
+def generate(version, split) -> list[Question]:
+  """The questions of a split, those of a paragraph one after the other."""
+  rng, found = random.Random(f'{version} {split}'), []
+  while len(found) < EACH * PARAGRAPHS[split]:
+    places, kinds = rng.sample(TERRITORIES, 2), rng.sample(list(WORDS), 2)
+    if split_of(places, kinds) != split:
+      continue
+    told = [(k, p, _value(rng, k, p)) for k in kinds for p in places]
+    values = {value for *_, value in told}
+    if len(values) == 4 and all(values):
+      rng.shuffle(told)
+      found += _paragraph(rng, told, version, f'{split}-{len(found)}')
+  return found
+
+
+def _value(rng, kind, place):
+  """A fact's value, '' if CLDR knows none or several."""
+  if kind != 'ticket':
+    return facts()[kind].get(place, '')
+  price, currency = rng.randrange(20, 1000), rng.choice(CURRENCIES)
+  return format_currency(
+    price, currency, '¤0', locale='en', currency_digits=False
+  )
+
+
+def _paragraph(rng, told, version, name):
+  """EACH questions on a paragraph of four facts, or three of them."""
+  left_out = told.pop() if version == 'v2.0' else None
+  context, starts = '', []
+  for kind, place, value in told:
+    before, after = WORDS[kind][0].split('{value}')
+    before = before.format(place=_name(place))
+    context += ' ' * bool(context) + before
+    starts.append(len(context))
+    context += value + after
+  values = [value for *_, value in told]
+  answers = [((v,), (at,)) for v, at in zip(values, starts, strict=True)]
+  asked = rng.sample(list(zip(told, answers, strict=True)), EACH)
+  if left_out and rng.random() < EACH * UNANSWERABLE:
+    asked[rng.randrange(EACH)] = left_out, ((), ())
+  for i, ((kind, place, _), answer) in enumerate(asked):
+    question = WORDS[kind][1].format(place=_name(place))
+    yield Question(f'{name}-{i}', context, question, *answer)
+
+
+@functools.cache
+def _name(code):
+  article = 'the ' if code in WITH_ARTICLE else ''
+  return article + Locale('en').territories[code]
+
+
+# Baselines --------------------------------------------------------------------
+
+
+def first_name(question):
+  """The first words of the paragraph with capitals, past its first word."""
+  found = re.search(r'(?<=\s)[A-Z]\w*(?: [A-Z]\w*)*', question.context)
+  return found[0] if found else question.context
+
+
+def frequent(train):
+  """Says the most frequent answer of training that a paragraph has.
+
+  It asks first for answers to questions that begin with the same three words,
+  which give away the kind of answer, then for any.
+
+  Args:
+    train: Questions.
+
+  Returns:
+    A function of a Question; '' where there is none.
+  """
+  counts = defaultdict(Counter)
+  for q in train:
+    for key in (_opening(q), ''):
+      counts[key].update(q.answers)
+  ordered = {
+    key: [text for text, _ in count.most_common()]
+    for key, count in counts.items()
+  }
+
+  def answer(question):
+    known = (
+      text
+      for key in (_opening(question), '')
+      for text in ordered.get(key, ())
+      if text in question.context
+    )
+    return next(known, '')
+
+  return answer
+
+
+def _opening(question):
+  return ' '.join(question.text.split()[:3])

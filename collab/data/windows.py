@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A question and a window of its paragraph as a row of an encoder.
+
+    <bos> question <eos> window <eos>      type 0 up to the first <eos>, then 1
+
+Windows begin at tokens 0, s, 2s ... of the paragraph until one holds its end
+(Devlin et al., 2019, appendix of the code: "doc stride"), so with s at most a
+window's room no token is left out. Axes: N windows, Q questions.
+"""
+
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from collab.data import examples
+from collab.data.tokenizer import BOS, EOS
+
+CHUNK = 4096  # texts tokenised at a time
+
+
+class Windows(NamedTuple):
+  """Windows of all questions, those of a question one after the other.
+
+  Attributes:
+    rows: examples.Rows.
+    question: int32 [N], the index of the question.
+    begin: int32 [N], the paragraph's token that is the window's first.
+    spans: int32 [N, 2], places in the row of the first and the last token of
+      the question's first answer; 0, 0 where the window does not have all of
+      it: <bos> stands for "not here".
+    characters: for each question int32 [tokens, 2]: from where to where the
+      tokens of its paragraph lie in it.
+    truncated: questions that were too long.
+  """
+
+  rows: examples.Rows
+  question: np.ndarray
+  begin: np.ndarray
+  spans: np.ndarray
+  characters: list
+  truncated: int
+
+  def text(self, context, window, first, last) -> str:
+    """The paragraph's text from place `first` to `last` of a window's row."""
+    shift = self.begin[window] - self.rows.second[window]
+    places = self.characters[self.question[window]]
+    begin, end = places[first + shift, 0], places[last + shift, 1]
+    return context[begin:end].strip()
+
+
+def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
+  """Windows of questions.
+
+  Args:
+    questions: list of squad_files.Question.
+    tokenizer: data.tokenizer.Tokenizer.
+    row_length: tokens of a row at most.
+    stride: tokens from one window to the next.
+    question_length: tokens of a question that are kept.
+
+  Raises:
+    ValueError: a stride that would leave tokens out, no room.
+  """
+  room = row_length - question_length - 3
+  if question_length < 1 or not 1 <= stride <= room:
+    raise ValueError(
+      f'stride is {stride} and question_length {question_length}, expected at '
+      f'least 1 and, with row_length {row_length} and 3 special tokens, '
+      f'together at most {row_length - 3}.'
+    )
+  contexts = list(dict.fromkeys(q.context for q in questions))
+  encoded = dict(zip(contexts, _encode(contexts, tokenizer), strict=True))
+  question, begins, spans, characters, truncated = [], [], [], [], 0
+
+  def rows():
+    nonlocal truncated
+    for i, (q, ids) in enumerate(_with_ids(questions, tokenizer)):
+      truncated += len(ids) > question_length
+      head = [BOS, *ids[:question_length], EOS]
+      tokens, places = encoded[q.context]
+      characters.append(places)
+      room = row_length - len(head) - 1
+      over = max(len(tokens) - room, 0)
+      answer = _answer(q, places)
+      for begin in range(0, over + stride, stride):
+        window = tokens[begin : begin + room]
+        question.append(i)
+        begins.append(begin)
+        first, last = answer - begin
+        whole = first >= 0 and last < len(window)
+        spans.append(len(head) + answer - begin if whole else (0, 0))
+        yield np.concatenate([head, window, [EOS]]), len(head)
+
+  found = examples.collect(rows())
+  return Windows(
+    found,
+    np.array(question, np.int32),
+    np.array(begins, np.int32),
+    np.array(spans, np.int32).reshape(-1, 2),
+    characters,
+    truncated,
+  )
+
+
+def _encode(texts, tokenizer):
+  """Yields (ids int32 [T], characters int32 [T, 2]) of each text."""
+  texts = iter(texts)
+  while chunk := list(islice(texts, CHUNK)):
+    for ids, places in tokenizer.encode_with_offsets(chunk):
+      yield np.array(ids, np.int32), np.array(places, np.int32)
+
+
+def _with_ids(questions, tokenizer):
+  """Yields (question, ids of its text)."""
+  for at in range(0, len(questions), CHUNK):
+    chunk = questions[at : at + CHUNK]
+    texts = [q.text.strip() for q in chunk]
+    yield from zip(chunk, tokenizer.encode_batch(texts), strict=True)
+
+
+def _answer(question, places):
+  """First and last token of the first answer, int [2]; -1, -1 if none.
+
+  The fewest tokens that have all of its characters, but for blanks around it.
+  """
+  if not question.answers:
+    return np.array([-1, -1])
+  text, start = question.answers[0], question.starts[0]
+  begin = start + len(text) - len(text.lstrip())
+  end = start + len(text.rstrip())
+  first = np.searchsorted(places[:, 1], begin, 'right')
+  last = np.searchsorted(places[:, 0], end, 'left') - 1
+  return np.array([first, last])

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact match and F1 of answers to SQuAD, in percent, as published.
+
+Rajpurkar et al., 2016 (v1.1) and 2018 (v2.0), by the definitions of the scripts
+that go with the data sets: answers are compared without case, punctuation of
+ASCII, articles and superfluous blanks; the best of the gold answers counts.
+"""
+
+from collections import Counter
+import re
+import string
+
+import numpy as np
+
+_PUNCTUATION = str.maketrans('', '', string.punctuation)
+
+
+def normalise(text) -> str:
+  """Lower case, no ASCII punctuation, no a, an, the; one blank between words.
+
+  In this order: "A-team" is the word ateam, and "the." is an article.
+  """
+  text = text.lower().translate(_PUNCTUATION)
+  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
+
+
+def exact(prediction, answers) -> float:
+  """1 if the prediction, normalised, is one of the answers.
+
+  Args:
+    prediction: text.
+    answers: texts, at least one; '' is the answer to the unanswerable.
+  """
+  return float(any(normalise(prediction) == normalise(a) for a in answers))
+
+
+def f1(prediction, answers, nothing=1.0) -> float:
+  """max_a 2 p r / (p + r) = 2 |P & A| / (|P| + |A|), of bags of words.
+
+  Args:
+    prediction, answers: see `exact`.
+    nothing: what two empty bags have: 1 in v2.0, 0 in v1.1.
+  """
+  P = Counter(normalise(prediction).split())
+
+  def one(answer):
+    A = Counter(normalise(answer).split())
+    words = P.total() + A.total()
+    return 2 * (P & A).total() / words if words else nothing
+
+  return max(map(one, answers))
+
+
+def scores(predictions, answers) -> dict:
+  """exact and f1 of v1.1: means over the questions.
+
+  Args:
+    predictions: a text for each question.
+    answers: for each question its gold answers, one or more.
+
+  Raises:
+    ValueError: no questions, or not as many of the one as of the other.
+  """
+  _check(predictions, answers)
+  pairs = list(zip(predictions, answers, strict=True))
+  return dict(
+    exact=_percent([exact(*pair) for pair in pairs]),
+    f1=_percent([f1(*pair, nothing=0.0) for pair in pairs]),
+  )
+
+
+def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
+  """The scores of v2.0, whose questions may have no answer.
+
+  A question is answered if its null score is at most the threshold; else the
+  prediction is "no answer". best_exact and best_f1 are what the best threshold
+  would have given, on these very questions (so they are no honest result, but
+  customary): a value of `nulls`, or, to answer nothing, one below them all.
+  Questions of equal null score go together; the published script takes them one
+  after the other, in the order of its file.
+
+  Args:
+    predictions: for each question the best text, whether it is given or not.
+    answers: for each question its gold answers, () for none.
+    nulls: for each question how much likelier no answer is than the text.
+    threshold: of `nulls`.
+
+  Returns:
+    exact, f1; has_answer_exact, has_answer_f1, no_answer_exact, no_answer_f1
+    (where there are such questions); best_exact, best_exact_threshold, best_f1,
+    best_f1_threshold.
+
+  Raises:
+    ValueError: as `scores`, or a null score that is not a number.
+  """
+  _check(predictions, answers)
+  nulls = np.asarray(nulls, np.float64)
+  if nulls.shape != (len(answers),) or np.isnan(nulls).any():
+    raise ValueError(
+      f'Expected {len(answers)} null scores, got {nulls.shape} of them, '
+      f'{np.isnan(nulls).sum()} not a number.'
+    )
+  # An answer of which nothing is left counts as none, except for the split.
+  gold = [[a for a in every if normalise(a)] or [''] for every in answers]
+  has = np.array([bool(every) for every in answers])
+  given, found = nulls <= threshold, {}
+  for name, metric in dict(exact=exact, f1=f1).items():
+    said = np.array([metric(*x) for x in zip(predictions, gold, strict=True)])
+    silent = np.where(has, 0.0, 1.0)
+    final = np.where(given, said, silent)
+    found[name] = _percent(final)
+    for part, rows in dict(has_answer=has, no_answer=~has).items():
+      if rows.any():
+        found[f'{part}_{name}'] = _percent(final[rows])
+    best, at = best_threshold(said, silent, nulls)
+    found[f'best_{name}'] = 100 * best
+    found[f'best_{name}_threshold'] = at
+  return found
+
+
+def best_threshold(said, silent, nulls):
+  """max_t mean_i (said_i if nulls_i <= t else silent_i), and the least such t.
+
+  Args:
+    said, silent: what question i scores if it is answered, and if not.
+    nulls: null scores.
+
+  Returns:
+    The mean and t: one of `nulls`, or min(nulls) - 1 to answer nothing.
+  """
+  order = np.argsort(nulls, kind='stable')
+  sums = silent.sum() + np.cumsum((said - silent)[order])
+  nulls = nulls[order]
+  last = np.append(nulls[1:] != nulls[:-1], True)  # of those of equal score
+  sums = np.append(silent.sum(), sums[last])
+  at = np.append(nulls[0] - 1, nulls[last])
+  best = int(np.argmax(sums))
+  return float(sums[best] / len(nulls)), float(at[best])
+
+
+def _percent(values):
+  return 100 * float(np.mean(values))
+
+
+def _check(predictions, answers):
+  if not len(answers) or len(predictions) != len(answers):
+    raise ValueError(
+      f'{len(predictions)} predictions for {len(answers)} questions; expected '
+      'as many, and one at least.'
+    )

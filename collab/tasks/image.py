@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification of images: ImageNet, CIFAR, MNIST, or a folder of images.
+
+Axes: B images, S side, C channels, N classes.
+"""
+
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from collab.data import augment, images, pipeline
+from collab.data.epochs import Epochs, in_order
+
+# What a generator is for. Every entry makes another one of (seed, step).
+BATCH, PICTURE, ERASE = 1, 2, 3
+
+
+class ImageClassification:
+  """Images and their classes; see tasks.Task.
+
+  A training batch is a dict of
+    images   float32 [B, S, S, C], augmented and normalised
+    targets  float32 [B, N], one-hot or mixed, without label smoothing
+
+  Args:
+    data: fields of `images.read` but for channels; image_size (S), batch_size
+      (of the global batch), mean and std (of each channel, of values 0 to 1),
+      augment (fields of augment.Recipe).
+    workdir: not used.
+    seed: of the order and the augmentation.
+    shard: (index, count) of this host.
+    label_smoothing: of the training loss.
+
+  Raises:
+    ValueError: a value that is impossible.
+  """
+
+  unit = 'images'
+
+  def __init__(self, data, *, workdir, seed, shard, label_smoothing=0.1):
+    data = dict(data)
+    self._size, size = data.pop('image_size'), data.pop('batch_size')
+    self._mean, self._std = data.pop('mean'), data.pop('std')
+    self._recipe = augment.Recipe(**data.pop('augment'))
+    self._recipe.check()
+    channels = len(self._mean)
+    if len(self._std) != channels:
+      raise ValueError(
+        f'data.mean has {channels} values, data.std {len(self._std)}.'
+      )
+    self.source = images.read(channels=channels, **data)
+    self._train = self.source.splits['train']
+    self._rows = Epochs(len(self._train), size, seed, shard)
+    host, hosts = shard
+    if self._recipe.mixes and size // hosts % 2:
+      raise ValueError(
+        f'{size // hosts} images a host; mixup and cutmix need an even number.'
+      )
+    R = size // hosts
+    self._mine = range(host * R, (host + 1) * R)  # rows of the global batch
+    self._seed, self._label_smoothing = seed, label_smoothing
+    self.units_per_step = size
+    self._shape = (self._size, self._size, channels)
+    self._outputs = len(self.source.classes)
+    self.model_kwargs = dict(image_size=self._size, outputs=self._outputs)
+    self._program = None, None
+
+  def batch(self, step):
+    recipe, mine = self._recipe, slice(self._mine.start, self._mine.stop)
+    rng = self._rng(step, BATCH)
+    u = rng.random((self.units_per_step, 4))[mine]
+    x, labels = self._pictures(step)
+    if recipe.crop == 'padded':
+      x = augment.padded_crop(x, recipe.padding, u[:, :2])
+    if recipe.flip:
+      x = augment.flip(x, u[:, 2])
+    x = augment.normalize(x, self._mean, self._std)
+    for i in np.flatnonzero(u[:, 3] < recipe.erasing):
+      augment.erase(x[i], self._rng(step, ERASE, self._mine[i]))
+    targets = np.eye(self._outputs, dtype=np.float32)[labels]
+    if recipe.mixes:
+      x, targets = augment.mix(x, targets, recipe, rng)
+    return dict(images=x, targets=targets)
+
+  def inputs(self, batch):
+    return (dict(images=batch['images']),)
+
+  def loss(self, apply, params, batch, rngs):
+    logits = apply({'params': params}, batch, rngs=rngs).astype(jnp.float32)
+    targets = batch['targets']
+    smooth = optax.smooth_labels(targets, self._label_smoothing)
+    losses = optax.softmax_cross_entropy(logits, smooth)
+    right = logits.argmax(-1) == targets.argmax(-1)
+    return losses.sum(), jnp.float32(len(losses)), dict(accuracy=right.sum())
+
+  def evaluate(self, model, params, split):
+    """Top-1, top-5 and loss of a split, each image once.
+
+    Of 'test', also how many images there were and, of the sample, what two
+    baselines reach: the most frequent class, and logistic regression.
+    """
+    evaluated = self.source.splits[split]
+    size = min(self.units_per_step, len(evaluated))
+    program = self._compiled(model)
+    parts = list(in_order(len(evaluated), size))
+    found = pipeline.stream(
+      lambda i: self._eval_batch(evaluated, *parts[i]), 0, len(parts)
+    )
+    sums = {}
+    for batch in found:
+      for name, value in jax.device_get(program(params, batch)).items():
+        sums[name] = sums.get(name, 0.0) + float(value)
+    n = sums.pop('images')
+    if not n:
+      raise ValueError(f"No image of '{split}' in {self.source.name} decodes.")
+    scores = {name: value / n for name, value in sums.items()}
+    if split == 'test':
+      scores['images'] = int(n)
+      if self.source.name == 'sample':
+        scores |= baselines(**self.source.splits)
+    return scores
+
+  def describe(self):
+    splits = self.source.splits.items()
+    shown = dict(images=self.source.name, classes=self._outputs)
+    shown |= {name: len(split) for name, split in splits}
+    shown['steps per epoch'] = self._rows.steps_per_epoch
+    if self.source.damaged:
+      shown['damaged so far, the next image instead'] = len(self.source.damaged)
+    return shown
+
+  def _rng(self, step, *purpose):
+    return np.random.default_rng((self._seed, step, *purpose))
+
+  def _pictures(self, step):
+    """Images uint8 [B, S, S, C] and labels [B], before what NumPy does."""
+    rows, recipe = self._rows(step), self._recipe
+    whole = not recipe.ops and recipe.crop != 'resized'
+    if whole and self._ready(self._train):
+      return self._train.images[rows], self._train.labels[rows]
+
+    def picture(place, row):
+      image, label = _next(self._train, row)
+      rng = self._rng(step, PICTURE, place)
+      return augment.train_picture(image, self._size, recipe, rng), label
+
+    with futures.ThreadPoolExecutor() as pool:  # Pillow works without the GIL
+      found = list(pool.map(picture, self._mine, rows.tolist()))
+    pictures, labels = zip(*found, strict=True)
+    return np.stack(pictures), np.array(labels)
+
+  def _ready(self, split):
+    """Whether a split is in memory as the model takes it."""
+    memory = isinstance(split, images.Memory)
+    return memory and split.images.shape[1:] == self._shape
+
+  def _eval_batch(self, split, rows, valid):
+    """dict of images, labels and valid, all [B, ...]."""
+    if self._ready(split):
+      x, labels = split.images[rows], split.labels[rows]
+    else:
+      x = np.zeros((len(rows), *self._shape), np.uint8)
+      labels, valid = np.zeros(len(rows), np.int32), valid.copy()
+
+      def picture(i):
+        found = split[rows[i]]
+        if found is None:  # damaged, and to be skipped
+          valid[i] = False
+        else:
+          x[i] = augment.eval_picture(found[0], self._size, self._recipe)
+          labels[i] = found[1]
+
+      with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(picture, np.flatnonzero(valid)))
+    x = augment.normalize(x, self._mean, self._std)
+    return dict(images=x, labels=labels, valid=valid)
+
+  def _compiled(self, model):
+    """(params, batch) -> sums, compiled once for all evaluations."""
+
+    def sums(params, batch):
+      logits = model.apply({'params': params}, batch).astype(jnp.float32)
+      labels, weights = batch['labels'], batch['valid'].astype(jnp.float32)
+      nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      best = jax.lax.top_k(logits, min(5, self._outputs))[1]
+      hits = best == labels[:, None]
+      found = dict(nll=nll, top1=hits[:, 0])
+      if self._outputs > 5:
+        found['top5'] = hits.any(1)
+      found = {name: (x * weights).sum() for name, x in found.items()}
+      return found | dict(images=weights.sum())
+
+    if self._program[0] is not model:
+      self._program = model, jax.jit(sums)
+    return self._program[1]
+
+
+build = ImageClassification
+
+
+def baselines(train, val, test):
+  """Accuracy on `test` without a network; the splits are images.Memory."""
+  from sklearn.linear_model import LogisticRegression  # slow
+
+  def pixels(split):
+    return split.images.reshape(len(split), -1) / 255
+
+  linear = LogisticRegression(max_iter=1000).fit(pixels(train), train.labels)
+  return dict(
+    majority=float(np.mean(test.labels == np.bincount(train.labels).argmax())),
+    linear=float(linear.score(pixels(test), test.labels)),
+  )
+
+
+def _next(split, row):
+  """Example `row`, or the first after it that is not damaged."""
+  for i in range(row, row + len(split)):
+    found = split[i % len(split)]
+    if found is not None:
+      return found
+  raise ValueError(f'None of the {len(split)} training images decodes.')

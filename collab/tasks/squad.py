@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers as spans of a paragraph: SQuAD v1.1 and v2.0, and what is like them.
+
+The model says for each token how well an answer begins and ends there. Axes:
+B windows, L tokens of a row.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from collab import metrics
+from collab.data import (
+  epochs,
+  examples,
+  questions,
+  squad_files,
+  tokenizer,
+  windows,
+)
+from collab.metrics import spans
+
+SHOWN = 5  # questions to look at
+FORBIDDEN = -1e9  # logit of a place where no answer begins or ends
+INPUTS = ('tokens', 'types', 'lengths')  # what the model takes of a batch
+
+
+class Squad:
+  """Span questions; see tasks.Task.
+
+  Args:
+    data: fields of `read` and of windows.cut, and batch_size (windows of a
+      global batch).
+    workdir: keeps the tokenizer.
+    seed: of the order of the data.
+    shard: (index, count) of this host.
+    max_answer_length: tokens of an answer at most.
+    null_threshold: v2.0 only: how much better "no answer" must score than the
+      best span to be the answer.
+  """
+
+  def __init__(
+    self,
+    data,
+    *,
+    workdir,
+    seed,
+    shard,
+    max_answer_length=30,
+    null_threshold=0.0,
+  ):
+    data = dict(data)
+    cut = {k: data.pop(k) for k in ('row_length', 'stride', 'question_length')}
+    size, self._version = data.pop('batch_size'), data['version']
+    if max_answer_length < 1:
+      raise ValueError(
+        f'max_answer_length is {max_answer_length}, expected at least 1.'
+      )
+    self.questions, self.tokenizer = read(workdir=workdir, **data)
+    self._cut = functools.cache(
+      lambda split: windows.cut(
+        self.questions.read(split), self.tokenizer, **cut
+      )
+    )
+    self._train = self._cut('train')
+    for split in ('val', 'test'):
+      self.questions.read(split)  # bad input shows early
+    self._order = epochs.Epochs(len(self._train.rows), size, seed, shard)
+    self._length, self._size = cut['row_length'], size
+    self._longest, self._threshold = max_answer_length, null_threshold
+    self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
+    self.unit, self.units_per_step = 'examples', size
+
+  def batch(self, step):
+    """tokens, types [B, L], lengths [B], and spans [B, 2]: first and last."""
+    rows = self._order(step)
+    inputs = examples.pad(self._train.rows, rows, self._length)
+    return inputs | dict(spans=self._train.spans[rows])
+
+  def inputs(self, batch):
+    return ({key: batch[key] for key in INPUTS},)
+
+  def loss(self, apply, params, batch, rngs):
+    """-(log p(first) + log p(last)) / 2 over <bos> and the window's places."""
+    logits = self._logits(apply, params, batch, rngs)
+    weights, sums = jnp.ones(len(logits)), []
+    for side in (0, 1):
+      total, weight = metrics.cross_entropy(
+        logits[..., side], batch['spans'][:, side], weights
+      )
+      sums.append(total)
+    right = (logits.argmax(1) == batch['spans']).all(1).sum()
+    return sum(sums) / 2, weight, dict(accuracy=right)
+
+  def _logits(self, apply, params, batch, rngs):
+    """[B, L, 2], in float32, FORBIDDEN in the question and the padding."""
+    logits = apply({'params': params}, *self.inputs(batch), rngs=rngs)
+    allowed = allow(batch['types'], batch['lengths'])[..., None]
+    return jnp.where(allowed, logits.astype(jnp.float32), FORBIDDEN)
+
+  def evaluate(self, model, params, split):
+    """exact and f1 in percent; of v2.0 more, see spans.scores_or_none.
+
+    Of 'test' also the scores of answers that need no model.
+    """
+    asked = self.questions.read(split)
+    texts, nulls = self.answer(model, params, asked, self._cut(split))
+    scores = self._scores(texts, asked, nulls)
+    if split == 'test':
+      _show(asked, self._given(texts, nulls))
+      scores |= self._baselines(asked)
+    return scores
+
+  def _scores(self, texts, asked, nulls):
+    answers = [q.answers for q in asked]
+    if self._version == 'v1.1':
+      return spans.scores(texts, answers)
+    return spans.scores_or_none(texts, answers, nulls, self._threshold)
+
+  def _given(self, texts, nulls):
+    """The texts, '' where the answer is that there is none."""
+    if self._version == 'v1.1':
+      return texts
+    given = nulls <= self._threshold
+    return [t if g else '' for t, g in zip(texts, given, strict=True)]
+
+  def answer(self, model, params, asked, cut):
+    """The best text of each question, and how much better "no answer" is.
+
+    The best span over all windows, of at most max_answer_length tokens; "no
+    answer" scores its least over the windows, for one may well lack the answer
+    that another has (Devlin et al., 2019, section 4.3).
+
+    Args:
+      model, params: the encoder.
+      asked: list of Question.
+      cut: their Windows.
+
+    Returns:
+      A list of texts, and float32 [questions].
+    """
+
+    @jax.jit
+    def run(params, batch):
+      logits = self._logits(model.apply, params, batch, {})
+      return best_spans(logits, self._longest)
+
+    order = np.argsort(cut.rows.lengths, kind='stable')  # of like length
+    found, size = np.zeros((len(order), 4), np.float32), self._size
+    batches = list(epochs.in_order(len(order), size))
+    for rows, valid in tqdm(batches, 'answering', leave=False, disable=None):
+      rows = order[rows]
+      length = examples.width(cut.rows, rows, self._length)
+      batch = examples.pad(cut.rows, rows, length)
+      found[rows[valid]] = np.asarray(run(params, batch))[valid]
+    texts, nulls = [], []
+    starts = np.searchsorted(cut.question, np.arange(len(asked) + 1))
+    for q, begin, end in zip(asked, starts, starts[1:], strict=False):
+      window = begin + int(found[begin:end, 0].argmax())
+      score, _, first, last = found[window]
+      texts.append(cut.text(q.context, window, int(first), int(last)))
+      nulls.append(found[begin:end, 1].min() - score)
+    return texts, np.array(nulls)
+
+  def describe(self):
+    cut = self._train
+    Q = len(cut.characters)
+    found = np.zeros(Q, bool)
+    found[cut.question[cut.spans[:, 0] > 0]] = True
+    wanted = sum(bool(q.answers) for q in self.questions.read('train'))
+    return dict(
+      questions=f'{self.questions.name} {self._version}',
+      vocabulary=self.tokenizer.vocab_size,
+      **{'questions to train on': Q, 'their windows': len(cut.rows)},
+      **{'answers in no window': wanted - int(found.sum())},
+      **{'questions truncated': cut.truncated},
+      steps_per_epoch=self._order.steps_per_epoch,
+    )
+
+  def _baselines(self, asked):
+    """exact and f1 of the first name, of a frequent answer, of no answer."""
+    train = self.questions.read('train')
+    ways = dict(
+      first_name=questions.first_name,
+      frequent=questions.frequent(train),
+    )
+    if self._version == 'v2.0':
+      ways['no_answer'] = lambda question: ''
+    found, given = {}, np.full(len(asked), self._threshold)
+    for name, say in ways.items():
+      scores = self._scores(list(map(say, asked)), asked, given)
+      found |= {f'{m}_of_{name}': scores[m] for m in ('exact', 'f1')}
+    return found
+
+
+build = Squad
+
+
+def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
+  """The questions and their tokenizer.
+
+  Args:
+    workdir: where the tokenizer is kept, and used again from.
+    corpus: 'sample', or a name in TFDS without the version, unless path is
+      given.
+    version: 'v1.1', or 'v2.0' that has questions without an answer.
+    path: folder of local files, see squad_files.local.
+    files: names in it, if they are not the usual ones.
+    vocab_size: of the BPE that is trained on the training split.
+    vocabulary: a tokenizer.json to use instead, '' for none.
+
+  Returns:
+    squad_files.Questions, tokenizer.Tokenizer.
+
+  Raises:
+    ValueError: neither corpus nor path, or what their readers refuse.
+  """
+  if path:
+    source = squad_files.local(path, version, tuple(files))
+  elif not corpus:
+    raise ValueError('data.corpus is empty: give a folder as data.path.')
+  elif corpus == 'sample':
+    source = questions.sample(version)
+  else:
+    source = squad_files.tfds(corpus, version)
+  kept = source._replace(
+    readers={s: functools.cache(read) for s, read in source.readers.items()}
+  )
+
+  def lines():
+    train = kept.read('train')
+    yield from dict.fromkeys(q.context for q in train)
+    yield from (q.text for q in train)
+
+  return kept, tokenizer.prepare(workdir, vocabulary, lines, vocab_size)
+
+
+def allow(types, lengths):
+  """bool [B, L]: <bos> and the window, without the last <eos>."""
+  places = jnp.arange(types.shape[1])[None]
+  window = (types == 1) & (places < lengths[:, None] - 1)
+  return window | (places == 0)
+
+
+def best_spans(logits, longest):
+  """max_{0 < i <= j < i + longest} start_i + end_j for each row.
+
+  Of equal ones the first, of these the shortest.
+
+  Args:
+    logits: float32 [B, L, 2], FORBIDDEN where there is no answer.
+    longest: tokens.
+
+  Returns:
+    float32 [B, 4]: this score, that of place 0 (start_0 + end_0), i and j.
+  """
+  B, L, _ = logits.shape
+  start, end = logits[:, 1:, 0], logits[:, 1:, 1]
+  W = min(longest, L - 1)
+  ends = jnp.pad(end, ((0, 0), (0, W - 1)), constant_values=2 * FORBIDDEN)
+  ahead = jnp.stack([ends[:, w : w + L - 1] for w in range(W)], 2)
+  scores = (start[..., None] + ahead).reshape(B, -1)
+  place = scores.argmax(1)
+  first, more = 1 + place // W, place % W
+  best, null = scores.max(1), logits[:, 0].sum(1)
+  return jnp.stack([best, null, first, first + more], 1)
+
+
+def _show(asked, said):
+  shown = min(SHOWN, len(asked))
+  print(f'\nThe first {shown} of {len(asked)} questions of the test set:')
+  for q, text in zip(asked[:shown], said, strict=False):
+    gold = ' | '.join(dict.fromkeys(q.answers)) or '(none)'
+    print(
+      f'  question   {q.text}\n  answer     {gold}\n'
+      f'  ours       {text or "(none)"}\n'
+    )

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SuperGLUE: the sub-tasks of another benchmark, by the class of glue.py."""
+
+import functools
+
+from collab.data import superglue
+from collab.metrics import labels
+from collab.tasks.glue import (
+  Classification,
+  Family,
+  Subtask,
+  by_class,
+  gold,
+)
+
+
+def by_question(outputs, rows):
+  """MultiRC: several answers of a question may be right."""
+  groups = [example.group for example in rows]
+  return labels.answer_scores(gold(rows), outputs.argmax(-1), groups)
+
+
+def by_entity(outputs, rows):
+  """ReCoRD: the entity of a question that is the most probable; see `labels`.
+
+  Of entities that are equally probable, the first.
+  """
+  best = {}
+  for example, margin in zip(rows, outputs[:, 1] - outputs[:, 0], strict=True):
+    if example.group not in best or margin > best[example.group][0]:
+      best[example.group] = margin, *example.extra
+  return labels.entity_scores([row[1:] for row in best.values()])
+
+
+ACCURACY = by_class(labels.accuracy_scores)
+SUPERGLUE = Family(
+  superglue.local,
+  superglue.tfds,
+  dict(
+    boolq=Subtask(ACCURACY, 'same'),
+    cb=Subtask(by_class(labels.macro_f1_scores), 'relation', 3),
+    copa=Subtask(ACCURACY, 'choice', head='choice'),
+    multirc=Subtask(by_question, 'answers'),
+    record=Subtask(by_entity, 'entities'),
+    rte=Subtask(ACCURACY, 'same'),
+    wic=Subtask(ACCURACY, 'same'),
+    wsc=Subtask(ACCURACY, 'family'),
+  ),
+)
+
+build = functools.partial(Classification, family=SUPERGLUE)

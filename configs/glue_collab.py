@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""glue with collaborative attention; see configs/glue.py.
+
+Key width: configs/glue_collab.py:shared_dim=256. The encoders of the paper have
+the content bias and no biases on the shared projections.
+"""
+
+from configs import glue
+
+
+def get_config(argument=''):
+  return glue.get_config(
+    argument,
+    dict(
+      name='collab',
+      shared_dim=lambda c: c.model.dim // 2,
+      bias='content',
+      mixing_init='normal',
+    ),
+  )

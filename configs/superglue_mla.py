@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""superglue with `mla`; see configs/superglue.py."""
+
+from configs import superglue
+
+
+def get_config(argument=''):
+  return superglue.get_config(
+    argument, dict(name='mla', latent_dim=lambda c: c.model.dim // 4)
+  )

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SuperGLUE's published files: what is read, and each kind of bad input."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from collab.data import superglue
+from collab.data.examples import Example
+
+PASSAGE = 'Ann met Bo in Rome.\n@highlight\nBo left'
+# Folder -> lines as published.
+LINES = dict(
+  BoolQ=[
+    dict(question='is it wet', passage='Water is wet.', idx=0, label=True),
+    dict(question='is it dry', passage='Water is wet.', idx=1, label=False),
+  ],
+  CB=[dict(premise='It may.', hypothesis='It does', label='neutral', idx=0)],
+  COPA=[
+    dict(
+      premise='He fell.',
+      choice1='He slipped.',
+      choice2='He flew.',
+      question='cause',
+      label=0,
+      idx=0,
+    ),
+    dict(
+      premise='He fell.',
+      choice1='He sang.',
+      choice2='It hurt.',
+      question='effect',
+      label=1,
+      idx=1,
+    ),
+  ],
+  MultiRC=[
+    dict(
+      idx=7,
+      passage=dict(
+        text='Ann sat. Bo ran.',
+        questions=[
+          dict(
+            question='Who ran?',
+            idx=3,
+            answers=[
+              dict(text='Ann', idx=0, label=0),
+              dict(text='Bo', idx=1, label=1),
+            ],
+          ),
+          dict(
+            question='Who sat?',
+            idx=4,
+            answers=[dict(text='Ann', idx=2, label=1)],
+          ),
+        ],
+      ),
+    )
+  ],
+  ReCoRD=[
+    dict(
+      source='news',
+      passage=dict(
+        text=PASSAGE,
+        entities=[
+          dict(start=0, end=2),
+          dict(start=8, end=9),
+          dict(start=14, end=17),
+          dict(start=31, end=32),
+        ],
+      ),
+      idx=0,
+      qas=[
+        dict(
+          query='@placeholder is gone',
+          answers=[dict(start=8, end=9, text='Bo')],
+          idx=0,
+        )
+      ],
+    )
+  ],
+  RTE=[dict(premise='He ran', hypothesis='He sat', label='not_entailment')],
+  WiC=[
+    dict(
+      word='bank',
+      sentence1='The bank closed.',
+      sentence2='A river bank',
+      start1=4,
+      end1=8,
+      start2=8,
+      end2=12,
+      label=False,
+      idx=0,
+    )
+  ],
+  WSC=[
+    dict(
+      text='The old man saw Bo when he fell.',
+      target=dict(
+        span1_index=0, span1_text='The old man', span2_index=6, span2_text='he'
+      ),
+      idx=0,
+      label=True,
+    )
+  ],
+)
+
+
+def write(folder, lines=LINES):
+  for name, rows in lines.items():
+    for part in ('train', 'val'):
+      path = folder / name / f'{part}.jsonl'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows), 'utf-8')
+  return folder
+
+
+def read(name, folder, part='train'):
+  return list(superglue.local(name, folder).readers[part]())
+
+
+def test_every_task(tmp_path):
+  write(tmp_path)
+  found = {name: read(name, tmp_path) for name in superglue.LAYOUTS}
+  for name, examples in found.items():
+    parts = superglue.local(name, tmp_path)
+    assert parts.val == parts.test == {'': 'val'}
+    assert list(parts.readers['val']()) == examples
+  assert found['boolq'] == [
+    Example(('Water is wet.', 'is it wet'), 1),
+    Example(('Water is wet.', 'is it dry'), 0),
+  ]
+  assert found['cb'] == [Example(('It may.', 'It does'), 2)]
+  assert found['copa'] == [
+    Example(
+      ('He fell. What was the cause of this?', 'He slipped.', 'He flew.'), 0
+    ),
+    Example(('He fell. What happened as a result?', 'He sang.', 'It hurt.'), 1),
+  ]
+  text = 'Ann sat. Bo ran.'
+  assert found['multirc'] == [
+    Example((text, 'Who ran? Ann'), 0, (1, 0)),
+    Example((text, 'Who ran? Bo'), 1, (1, 0)),
+    Example((text, 'Who sat? Ann'), 1, (1, 1)),
+  ]
+  text = 'Ann met Bo in Rome. Bo left'
+  assert found['record'] == [
+    Example((text, 'Ann is gone'), 0, (1, 0), ('Ann', ('Bo',))),
+    Example((text, 'Bo is gone'), 1, (1, 0), ('Bo', ('Bo',))),
+    Example((text, 'Rome is gone'), 0, (1, 0), ('Rome', ('Bo',))),
+  ]
+  assert found['rte'] == [Example(('He ran', 'He sat'), 1)]
+  assert found['wic'] == [
+    Example(('The * bank * closed.', 'A river * bank *'), 0)
+  ]
+  assert found['wsc'] == [
+    Example(('* The old man * saw Bo when # he # fell.',), 1)
+  ]
+
+
+def test_one_word_has_both_marks(tmp_path):
+  row = LINES['WSC'][0] | dict(
+    target=dict(span1_index=4, span1_text='Bo', span2_index=4, span2_text='Bo')
+  )
+  write(tmp_path, dict(WSC=[row]))
+  (example,) = read('wsc', tmp_path)
+  assert example.texts == ('The old man saw # * Bo * # when he fell.',)
+
+
+def changed(row, **fields):
+  return json.dumps(row | fields)
+
+
+@pytest.mark.parametrize(
+  'folder, line, words',
+  [
+    (
+      'BoolQ',
+      '{"question": "is',
+      ['no JSON: Unterminated string', 'column 14'],
+    ),
+    ('BoolQ', '', ['no JSON: Expecting value, column 1.']),
+    ('BoolQ', '[1, 2]', ['expected an object, got [1, 2]']),
+    ('BoolQ', '{"passage": "a", "label": true}', ["expected 'question', got"]),
+    (
+      'BoolQ',
+      '{"passage": "a", "question": "b"}',
+      ["expected 'label', got passage, question"],
+    ),
+    (
+      'BoolQ',
+      changed(LINES['BoolQ'][0], label='yes'),
+      ["the label is 'yes', expected False, True"],
+    ),
+    (
+      'BoolQ',
+      changed(LINES['BoolQ'][0], passage=7),
+      ['passage is 7, expected str'],
+    ),
+    (
+      'COPA',
+      changed(LINES['COPA'][0], question='why'),
+      ["question is 'why', expected cause, effect"],
+    ),
+    (
+      'WiC',
+      changed(LINES['WiC'][0], end2=99),
+      ['the word is 8 to 99 of sentence2, which has 12 characters'],
+    ),
+    (
+      'WSC',
+      changed(
+        LINES['WSC'][0], target=LINES['WSC'][0]['target'] | dict(span2_index=8)
+      ),
+      ['span2 is words 8 to 8 of a text of 8'],
+    ),
+    (
+      'MultiRC',
+      '{"passage": {"text": "a"}}',
+      ["expected 'questions', got text"],
+    ),
+    ('ReCoRD', '{"passage": {"text": "a"}}', ["expected 'entities', got text"]),
+  ],
+)
+def test_bad_input(folder, line, words, tmp_path):
+  write(tmp_path)
+  path = tmp_path / folder / 'train.jsonl'
+  count = len(LINES[folder])
+  with path.open('a') as file:
+    file.write(f'{line}\n')
+  with pytest.raises(ValueError, match='jsonl, line') as info:
+    read(folder.lower(), tmp_path)
+  for word in [f'{path}, line {count + 1}: ', *words]:
+    assert word in str(info.value)
+  assert '\n' not in str(info.value)
+
+
+def test_files(tmp_path):
+  with pytest.raises(ValueError, match=r'no file .*CB/train.jsonl'):
+    superglue.local('cb', tmp_path)
+  write(tmp_path)
+  path = tmp_path / 'CB/train.jsonl'
+  path.write_text('')
+  with pytest.raises(ValueError, match=r'train.jsonl has no examples'):
+    read('cb', tmp_path)
+  path.unlink()
+  rng = np.random.default_rng(0)
+  rows = [LINES['CB'][0] | dict(idx=float(x)) for x in rng.random(999)]
+  whole = gzip.compress(''.join(f'{json.dumps(x)}\n' for x in rows).encode())
+  path = path.with_name('train.jsonl.gz')
+  path.write_bytes(whole)
+  assert len(read('cb', tmp_path)) == 999
+  path.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match=r'jsonl.gz: damaged .* after line \d'):
+    read('cb', tmp_path)
+  with pytest.raises(ValueError, match="malformed='skip', SuperGLUE knows"):
+    superglue.local('cb', tmp_path, 'skip')

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification on the samples and on published files, with tiny models."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from collab import models
+from collab.data import sentences
+from collab.metrics import labels
+from collab.tasks import glue
+from tests.data.test_glue_files import write
+
+DATA = dict(
+  corpus='sample',
+  path='',
+  malformed='fatal',
+  vocab_size=400,
+  vocabulary='',
+  row_length=23,
+  batch_size=6,
+)
+MODEL = dict(
+  dim=12,
+  num_layers=1,
+  mlp_dim=20,
+  norm='pre',
+  dropout=0.0,
+  attention_dropout=0.0,
+  max_length=64,
+  attention=dict(name='mha', num_heads=2),
+)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+  monkeypatch.setattr(sentences, 'DRAWS', dict(train=61, val=17, test=13))
+
+
+def task(subtask, folder, build=glue.build, shard=(0, 1), **data):
+  return build(
+    ConfigDict(DATA | data),
+    workdir=str(folder),
+    seed=0,
+    shard=shard,
+    subtask=subtask,
+  )
+
+
+class Fake:
+  """A model whose outputs are of all real tokens, and of nothing else."""
+
+  def __init__(self, outputs, head='classify'):
+    self.outputs, self.head = outputs, head
+
+  def apply(self, variables, batch, rngs=None):
+    places = np.indices(batch['tokens'].shape)[-1]
+    real = places < batch['lengths'][..., None]
+    code = jnp.where(real, batch['tokens'] * (1 + batch['types']), 0).sum(-1)
+    if self.head == 'choice':
+      return jnp.sin(code)
+    return jnp.sin(code[:, None] * (1.0 + jnp.arange(self.outputs))[None])
+
+
+@pytest.fixture
+def check_evaluation():
+  """Evaluation by length, with padding, is that of one row after another."""
+
+  def check(it):
+    subtask, seen = it._subtask, []
+
+    def metric(outputs, rows):
+      seen.append((outputs, rows))
+      return subtask.metric(outputs, rows)
+
+    it._subtask = subtask._replace(metric=metric)
+    fake = Fake(subtask.outputs, subtask.head)
+    scores = it.evaluate(fake, {}, 'val')
+    (outputs, rows), _ = seen
+    wanted = list(it._parts.readers['val']())
+    assert rows == wanted
+    encoded = it._encoded(wanted)
+    for i, output in enumerate(outputs):
+      at = np.atleast_1d(it._indices(np.array([i]))[0])
+      lists = [
+        encoded.tokens[encoded.offsets[j] : encoded.offsets[j + 1]] for j in at
+      ]
+      codes = [
+        (x * (1 + (np.arange(len(x)) >= encoded.second[j]))).sum()
+        for x, j in zip(lists, at, strict=True)
+      ]
+      factors = 1 if subtask.head == 'choice' else 1 + np.arange(len(output))
+      np.testing.assert_allclose(
+        output, np.sin(np.array(codes) * factors), atol=1e-4
+      )
+    assert {'score', 'majority_score'} <= set(scores)
+
+  return check
+
+
+@pytest.mark.parametrize('subtask', glue.GLUE.subtasks)
+def test_samples(subtask, tmp_path, check_evaluation):
+  it = task(subtask, tmp_path)
+  batch = it.batch(3)
+  outputs = it.model_kwargs['outputs']
+  assert batch['tokens'].shape == batch['types'].shape == (6, 23)
+  assert it.units_per_step == 6
+  if subtask == 'stsb':
+    assert batch['labels'].dtype == np.float32
+  else:
+    assert set(batch['labels']) <= set(range(outputs))
+  assert {k: v.shape for k, v in it.batch(10**6).items()} == {
+    k: v.shape for k, v in batch.items()
+  }
+  check_evaluation(it)
+  assert it.describe()['examples in test'] == 13
+
+
+def test_what_a_batch_is(tmp_path):
+  """A function of the step; the hosts' slices are the global batch."""
+  whole, again = task('mnli', tmp_path), task('mnli', tmp_path)
+  halves = [task('mnli', tmp_path, shard=(i, 2)) for i in range(2)]
+  for step in (0, 11):
+    batch = whole.batch(step)
+    parts = [half.batch(step) for half in halves]
+    for name, x in batch.items():
+      np.testing.assert_array_equal(x, again.batch(step)[name])
+      np.testing.assert_array_equal(
+        x, np.concatenate([part[name] for part in parts])
+      )
+
+
+def trained(it, steps, lr=1e-2):
+  """Losses and the parameters of a tiny encoder."""
+  model = models.build('encoder', **MODEL, **it.model_kwargs)
+  init = jax.jit(model.init)
+  params = init(jax.random.key(0), *it.inputs(it.batch(0)))['params']
+  tx = optax.adam(lr)
+
+  @jax.jit
+  def step(params, state, batch):
+    def loss(params):
+      total, weight, aux = it.loss(model.apply, params, batch, {})
+      return total / weight, aux
+
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    updates, state = tx.update(grads, state)
+    return optax.apply_updates(params, updates), state, value
+
+  state, losses = tx.init(params), []
+  for i in range(steps):
+    params, state, value = step(params, state, it.batch(i))
+    losses.append(float(value))
+  return losses, model, params
+
+
+def test_it_learns(tmp_path):
+  it = task('sst2', tmp_path)
+  losses, model, params = trained(it, 60)
+  assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+  scores = it.evaluate(model, params, 'test')
+  assert all(np.isfinite(x) for x in scores.values())
+
+
+def test_loss_by_hand(tmp_path):
+  for subtask in ('mnli', 'stsb'):
+    it = task(subtask, tmp_path / subtask)
+    batch, fake = it.batch(0), Fake(it.model_kwargs['outputs'])
+    outputs = np.asarray(fake.apply({}, batch), np.float64)
+    total, weight, aux = it.loss(fake.apply, {}, batch, {})
+    rows = range(6)
+    if subtask == 'stsb':
+      wanted = ((outputs[:, 0] - batch['labels']) ** 2).sum()
+      assert aux == {}
+    else:
+      p = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
+      wanted = -np.log(p[rows, batch['labels']]).sum()
+      right = (outputs.argmax(-1) == batch['labels']).sum()
+      assert float(aux['accuracy']) == right
+    assert float(weight) == 6
+    assert float(total) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_mnli_has_two_parts(tmp_path):
+  files = write(tmp_path / 'glue')
+  it = task('mnli', tmp_path, path=str(files), batch_size=1)
+  scores = it.evaluate(Fake(3), {}, 'test')
+  assert scores == it.evaluate(Fake(3), {}, 'val')
+  assert set(scores) == {
+    'score',
+    'majority_score',
+    'accuracy_m',
+    'accuracy_mm',
+  }
+  assert scores['score'] == (scores['accuracy_m'] + scores['accuracy_mm']) / 2
+  shown = it.describe()
+  assert shown['examples in dev_matched'] == 1
+  assert shown['data'] == str(files)
+
+
+def test_majority(tmp_path):
+  """The commonest class of training; of regression the mean, so 0."""
+  it = task('mnli', tmp_path / 'mnli')
+  rows, _ = it._dev('val')
+  gold = glue.gold(rows)
+  counts = np.bincount(it._labels)
+  wanted = labels.accuracy(gold, [counts.argmax()] * len(gold))
+  assert it.evaluate(Fake(3), {}, 'val')['majority_score'] == wanted
+  it = task('stsb', tmp_path / 'stsb')
+  assert it.evaluate(Fake(1), {}, 'val')['majority_score'] == 0.0
+
+
+def test_a_kept_tokenizer_is_used_again(tmp_path):
+  first = task('mnli', tmp_path)
+  kept = (tmp_path / 'tokenizer.json').read_bytes()
+  other = task('mnli', tmp_path, vocab_size=300)
+  assert other.model_kwargs == first.model_kwargs
+  assert (tmp_path / 'tokenizer.json').read_bytes() == kept
+
+
+def test_bad_input(tmp_path):
+  with pytest.raises(ValueError, match="No sub-task 'mnly'; there are mnli, "):
+    task('mnly', tmp_path)
+  files = write(tmp_path / 'glue')
+  (files / 'RTE/dev.tsv').write_text('index\tsentence1\tsentence2\tlabel\n')
+  build = functools.partial(task, 'rte', tmp_path, path=str(files))
+  with pytest.raises(ValueError, match=r'dev.tsv has no examples'):
+    build()
+  with pytest.raises(ValueError, match=r'batch_size is 6, expected a multiple'):
+    task('mnli', tmp_path, shard=(0, 4))
+  with pytest.raises(ValueError, match=r'RTE has nothing; expected train.tsv'):
+    build(path=str(tmp_path))

@@ -2,8 +2,8 @@
 """Samples for classification, made by Babel (CLDR) as `samples` is.
 
 A sentence lists names of countries or of languages. What two sentences, an
-English and a German one, are to each other is the share of names that they have
-in common. So a model has to learn words and to compare; without that it has the
+English and a German one, are to each other is how many names they have in
+common. So a model has to learn words and to compare; without that it has the
 majority, or chance.
 
 No English sentence of two names or more is in two splits: its checksum decides.
@@ -71,6 +71,15 @@ def _compared(rng, split, count, common):
   return first, _list(kind, kept, 'de')
 
 
+def _related(rng, split, relation):
+  """Two sentences of two names, by the labels of `_relation`."""
+  if relation < 2:
+    return _compared(rng, split, 2, 2 - 2 * relation)
+  kind, _, first, _ = _draw(rng, split, 2)
+  (other,) = KINDS.keys() - {kind}
+  return first, _list(other, rng.sample(KINDS[other], 2), 'de')
+
+
 # Forms: each gives the Examples of one draw -----------------------------------
 
 
@@ -82,15 +91,15 @@ def _family(rng, split):
 
 
 def _same(rng, split):
-  """Two sentences: all names in common (1) or none (0)?"""
+  """Two sentences: the same names (1), or others, half of another kind (0)?"""
   label = rng.randrange(2)
-  yield Example(_compared(rng, split, 2, 2 * label), label)
+  yield Example(_related(rng, split, 0 if label else rng.randint(1, 2)), label)
 
 
 def _relation(rng, split):
-  """Two sentences: all names in common (0), one of two (1), none (2)?"""
+  """Two sentences: same names (0), others (1), or of another kind (2)?"""
   label = rng.randrange(3)
-  yield Example(_compared(rng, split, 2, 2 - label), label)
+  yield Example(_related(rng, split, label), label)
 
 
 def _share(rng, split):

@@ -84,7 +84,7 @@ def test_labels_are_balanced(form, labels):
 def test_what_labels_say(translations):
   expected = dict(
     same={0: 0, 1: 2},
-    relation={0: 2, 1: 1, 2: 0},
+    relation={0: 2, 1: 0, 2: 0},
     share={0: 0, 5 / 3: 1, 10 / 3: 2, 5: 3},
     answers={0: 0, 1: 1},
   )

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""The level that a language model has to beat: a Kneser-Ney n-gram model.
+
+  python -m experiments.kneser_ney --path=DIR --vocab_size=8000
+  python -m experiments.kneser_ney --path=DIR --vocab_size=33283 --kind=words
+
+Trained and tested on the tokens that an `lm` run with this vocabulary sees, it
+is measured as the run is: by the perplexity of a word.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from collab import metrics
+from collab.data import text, tokenizer
+from collab.training import logs
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'kneser_ney.jsonl'
+
+
+class KneserNey:
+  """Interpolated modified Kneser-Ney, Chen and Goodman (1998), section 3.
+
+    p_n(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + g(h) p_{n-1}(w | h')
+
+  h' is h without its first token, c(h) = sum_w c(hw), p_0 = 1 / V, and g(h) is
+  what the discounts took. c counts occurrences at the highest order, and below
+  it the different tokens that stand before hw. D has a value each for counts of
+  1, 2, and 3 or more, from the counts of counts of its order.
+
+  Args:
+    tokens: int [n], what to train on.
+    vocab_size: V.
+    order: the longest n-gram.
+  """
+
+  def __init__(self, tokens, vocab_size, order=5):
+    self._V = vocab_size
+    tokens = np.asarray(tokens, np.int64)
+    # ids[n][i]: which n-gram ends at place i; -1 if it would begin before 0.
+    ids, keys, counts = [np.zeros(len(tokens), np.int64)], [], []
+    for n in range(1, order + 1):
+      key = self._keys(ids[-1], tokens, n)
+      found, first, inverse, count = np.unique(
+        key[n - 1 :], return_index=True, return_inverse=True, return_counts=True
+      )
+      if n > 1:  # what stands before the (n - 1)-grams
+        ends = ids[-1][n - 1 :][first]
+        counts[-1] = np.bincount(ends, minlength=len(keys[-1]))
+      ids.append(np.concatenate([np.full(n - 1, -1), inverse.reshape(-1)]))
+      keys.append(found)
+      counts.append(count)
+    sizes = [1, *map(len, keys)]
+    self._levels = [
+      (key, *self._level(key // vocab_size, count, size))
+      for key, count, size in zip(keys, counts, sizes, strict=False)
+    ]
+
+  def log_probs(self, tokens):
+    """log p(token | the order - 1 tokens before), float [n]."""
+    tokens = np.asarray(tokens, np.int64)
+    p = np.full(len(tokens), 1 / self._V)
+    ids = np.zeros(len(tokens), np.int64)
+    for n, (keys, seen, kept) in enumerate(self._levels, 1):
+      key = self._keys(ids, tokens, n)
+      place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+      hit = (key >= 0) & (keys[place] == key)
+      context = key // self._V
+      known = key >= 0
+      p[known] *= kept[context[known]]
+      p[hit] += seen[place[hit]]
+      ids = np.where(hit, place, -1)
+    return np.log(p)
+
+  def _keys(self, ids, tokens, n):
+    """A number for each n-gram (what stands before, token); -1: too short."""
+    before = np.concatenate([[0 if n == 1 else -1], ids[:-1]])
+    return np.where(before < 0, -1, before * self._V + tokens)
+
+  def _level(self, context, counts, size):
+    """(c - D(c)) / c(h) of each n-gram, and g(h) of each context."""
+    discount = discounts(counts)[np.minimum(counts, 3)]
+    total = np.bincount(context, counts, size)
+    taken = np.bincount(context, discount, size)
+    safe = np.maximum(total, 1)
+    seen = (counts - discount) / safe[context]
+    return seen, np.where(total > 0, taken / safe, 1.0)
+
+
+def discounts(counts):
+  """D of a count of 0, 1, 2 and more; Chen and Goodman, equation 17."""
+  n = [np.count_nonzero(counts == i) for i in range(5)]
+  if not all(n[1:]):  # too small a text to tell
+    return np.array([0.0, 0.5, 0.5, 0.5])
+  y = n[1] / (n[1] + 2 * n[2])
+  return np.array(
+    [0.0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)]
+  )
+
+
+def measure(path, kind, vocab_size, order):
+  """dict: what was measured, and the perplexity of a word of the test."""
+  start, source = time.monotonic(), text.read('', path)
+  with tempfile.TemporaryDirectory() as folder:
+    words = tokenizer.prepare(
+      folder, '', lambda: source.lines('train'), vocab_size, kind
+    )
+    train, test = (
+      text.stream(source, split, words, folder) for split in ('train', 'test')
+    )
+    model = KneserNey(train.tokens, words.vocab_size, order)
+    nll = -model.log_probs(test.tokens).sum()
+    return dict(
+      kind=kind,
+      vocabulary=words.vocab_size,
+      order=order,
+      tokens=len(test.tokens),
+      words=test.words,
+      perplexity=metrics.perplexity(nll, test.words),
+      seconds=round(time.monotonic() - start, 1),
+    )
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__.split('\n')[0], prog='python -m experiments.kneser_ney'
+  )
+  parser.add_argument('--path', required=True, help='folder of the text')
+  parser.add_argument('--kind', default='bpe', choices=list(tokenizer.KINDS))
+  parser.add_argument('--vocab_size', type=int, default=8000)
+  parser.add_argument('--order', type=int, default=5)
+  parser.add_argument(
+    '--save', action='store_true', help=f'into {RESULTS.name}'
+  )
+  args = parser.parse_args()
+  try:
+    row = measure(args.path, args.kind, args.vocab_size, args.order)
+  except (ValueError, OSError) as e:
+    sys.exit(f'kneser_ney: {" ".join(str(e).split())}')
+  logs.summary('Kneser-Ney', row)
+  if args.save:
+    command = ' '.join(['python -m experiments.kneser_ney', *sys.argv[1:]])
+    row = dict(command=command, date=time.strftime('%Y-%m-%d')) | row
+    with RESULTS.open('a') as file:
+      file.write(json.dumps(row | dict(versions=logs.versions())) + '\n')
+
+
+if __name__ == '__main__':
+  main()

@@ -92,7 +92,7 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
     (['--config=missing.py'], ['missing.py', 'No such file']),
     (
       [SAMPLE.replace(':sample', ':big')],
-      ['mhe_mul.py:big', 'takes sample, small or nothing', "'big'"],
+      ['mhe_mul.py:big', "'big'; there are sample, small"],
     ),
     pytest.param(
       ['--confg=x'],

@@ -7,6 +7,7 @@ is held out of their training images, spread evenly over their order, whatever
 the seed. A folder with all three is taken as it is.
 """
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,8 @@ EXPECTED = (
 )
 
 
-class Memory(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Memory:
   """Images in memory.
 
   Attributes:
@@ -56,7 +58,8 @@ class Memory(NamedTuple):
     return Memory(self.images[rows], self.labels[rows])
 
 
-class Encoded(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Encoded:
   """Images that are decoded where they are needed.
 
   Attributes:
@@ -95,7 +98,7 @@ class Encoded(NamedTuple):
     return image, label
 
   def select(self, rows):
-    return self._replace(rows=self.rows[rows])
+    return dataclasses.replace(self, rows=self.rows[rows])
 
 
 class Source(NamedTuple):
@@ -204,7 +207,8 @@ def _idx(folder):
 # Folders ----------------------------------------------------------------------
 
 
-class _Files(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Files:
   """Records of image files."""
 
   paths: list
@@ -248,7 +252,8 @@ def _folders(folder, channels, damaged):
 # TFDS -------------------------------------------------------------------------
 
 
-class _Records(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Records:
   """Records of a TFDS data source whose images are not decoded."""
 
   name: str

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every layout of images is read, and every bad input is one clear line."""
+
+import gzip
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow_datasets as tfds
+
+from collab.data import images
+from tests.data.test_sources import refused
+
+RNG = np.random.default_rng(0)
+
+
+def idx(array):
+  head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, '>i4').tobytes()
+  return head + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Writes idx files of the layout of MNIST; `changes` replace some."""
+
+  def write(pack=gzip.compress, ending='.gz', train=23, test=5, changes=()):
+    for prefix, n in dict(train=train, t10k=test).items():
+      pictures = RNG.integers(0, 256, (n, 7, 7))
+      files = {
+        'images-idx3-ubyte': idx(pictures),
+        'labels-idx1-ubyte': idx(np.arange(n) % 3),
+      }
+      for name, content in files.items():
+        path = tmp_path / f'{prefix}-{name}{ending}'
+        path.write_bytes(pack(content))
+    for name, content in dict(changes).items():
+      (tmp_path / f'{name}{ending}').write_bytes(content)
+    return tmp_path
+
+  return write
+
+
+def read(path, channels=1, **fields):
+  fields = dict(corpus='', held_out=4) | fields
+  return images.read(path=str(path), channels=channels, **fields)
+
+
+@pytest.mark.parametrize('pack, ending', [(gzip.compress, '.gz'), (bytes, '')])
+def test_idx_round_trip(write, pack, ending):
+  pictures = RNG.integers(0, 256, (23, 7, 7))
+  name = 'train-images-idx3-ubyte'
+  folder = write(pack, ending, changes={name: pack(idx(pictures))})
+  source = read(folder)
+  assert source.classes == ('0', '1', '2')
+  assert {k: len(x) for k, x in source.splits.items()} == dict(
+    train=19, val=4, test=5
+  )
+  # Held out at equal distances: each training image is in one of the two.
+  held = [4, 10, 16, 22]
+  rest = np.delete(np.arange(23), held)
+  for split, rows in dict(train=rest, val=held).items():
+    found = source.splits[split]
+    np.testing.assert_array_equal(found.images[..., 0], pictures[rows])
+    np.testing.assert_array_equal(found.labels, np.array(rows) % 3)
+  image, label = source.splits['val'][1]
+  assert (image.mode, image.size, label) == ('L', (7, 7), 1)
+
+
+@pytest.mark.parametrize('keep', [-9, 20, 0])
+def test_idx_truncated_gzip(write, keep):
+  content = gzip.compress(idx(RNG.integers(0, 256, (23, 7, 7))))[:keep]
+  name = 'train-images-idx3-ubyte'
+  folder = write(changes={name: content or b'not gzip'})
+  refused(f'{name}.gz: damaged', lambda: read(folder))
+
+
+@pytest.mark.parametrize(
+  'name, content, message',
+  [
+    ('train-images-idx3-ubyte', idx(np.zeros((23, 7, 7)))[:-1], '1126 values'),
+    ('train-images-idx3-ubyte', idx(np.zeros((22, 7, 7))), '22 images and'),
+    ('t10k-labels-idx1-ubyte', idx(np.zeros(6)), '5 images ... 6 labels'),
+    (
+      't10k-labels-idx1-ubyte',
+      idx(np.zeros((5, 1))),
+      "begins with '00000802', expected '00000801'",
+    ),
+    ('t10k-labels-idx1-ubyte', b'\0\0\x08\x01\0', 'begins with'),
+    ('t10k-labels-idx1-ubyte', b'', "begins with ''"),
+    ('t10k-labels-idx1-ubyte', idx(np.full(5, 3)), 'the label 3, which no'),
+  ],
+)
+def test_idx_of_another_format(write, name, content, message):
+  folder = write(bytes, '', changes={name: content})
+  refused(f'{name} {message}'.split(' ')[0], lambda: read(folder))
+  refused(message, lambda: read(folder))
+
+
+def test_idx_files_that_are_missing_or_twofold(write):
+  folder = write()
+  path = folder / 't10k-labels-idx1-ubyte'
+  path.write_bytes(b'')
+  refused('has both t10k-labels-idx1-ubyte and', lambda: read(folder))
+  path.unlink()
+  (folder / f'{path.name}.gz').unlink()
+  refused('has neither t10k-labels-idx1-ubyte', lambda: read(folder))
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_empty_idx_split(write, split):
+  folder = write(**{split: 0})
+  refused(f"the split '{split}' has no images", lambda: read(folder))
+
+
+@pytest.mark.parametrize('n', [-1, 0, 23])
+def test_held_out_of_range(write, n):
+  folder = write()
+  refused(f'held_out={n}; expected 1 to 22', lambda: read(folder, held_out=n))
+
+
+def test_channels(write):
+  folder = write()
+  refused('images of 1 channel; ... have 3', lambda: read(folder, channels=3))
+  refused('2 channels', lambda: read(folder, channels=2))
+
+
+# Folders ----------------------------------------------------------------------
+
+
+def png(color, size=(5, 7), kind='PNG', mode='RGB'):
+  file = io.BytesIO()
+  Image.new(mode, size, color).save(file, kind)
+  return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """train/{ant,bee} of 7 images each, val of 2 each."""
+  for split, n in dict(train=7, val=2).items():
+    for label, color in dict(bee='blue', ant='red').items():
+      (tmp_path / split / label).mkdir(parents=True)
+      for i in range(n):
+        ending, kind = (('png', 'PNG'), ('JPEG', 'JPEG'))[i % 2]
+        path = tmp_path / split / label / f'{i}.{ending}'
+        path.write_bytes(png(color, kind=kind))
+  (tmp_path / 'train' / 'bee' / 'README').write_text('not an image')
+  return tmp_path
+
+
+def test_folders(folder):
+  source = read(folder, channels=3, held_out=2)
+  assert source.classes == ('ant', 'bee')
+  sizes = {k: len(x) for k, x in source.splits.items()}
+  assert sizes == dict(train=12, val=2, test=4)
+  for split, labels in dict(val=[0, 1], test=[0, 0, 1, 1]).items():
+    found = [source.splits[split][i] for i in range(sizes[split])]
+    assert [label for _, label in found] == labels
+    for image, label in found:
+      red, _, blue = np.asarray(image)[3, 3]
+      assert image.size == (5, 7)
+      assert (int(blue) > int(red)) == bool(label)
+  [image, _] = read(folder, channels=1, held_out=2).splits['test'][0]
+  assert image.mode == 'L'
+
+
+def test_folders_with_all_splits(folder):
+  (folder / 'val').rename(folder / 'test')
+  refused('held_out=0', lambda: read(folder, channels=3, held_out=0))
+  (folder / 'val' / 'bee').mkdir(parents=True)
+  refused("'val' has no images", lambda: read(folder, channels=3))
+  (folder / 'val' / 'bee' / 'x.png').write_bytes(png('blue'))
+  source = read(folder, channels=3, held_out=0)
+  sizes = {k: len(x) for k, x in source.splits.items()}
+  assert sizes == dict(train=14, val=1, test=4)
+  assert source.splits['val'][0][1] == 1
+
+
+def test_unknown_class(folder):
+  (folder / 'val' / 'cat').mkdir()
+  refused("val has the class 'cat', which", lambda: read(folder, channels=3))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [png('red')[:-20], b'', b'no image'],
+  ids=['truncated', 'empty', 'other'],
+)
+def test_damaged_image(folder, content):
+  path = folder / 'val' / 'bee' / '0.png'
+  path.write_bytes(content)
+  test = read(folder, channels=3).splits['test']
+  refused(f'{path} does not decode ... damaged=skip', lambda: test[2])
+  source = read(folder, channels=3, damaged='skip')
+  found = [source.splits['test'][i] for i in range(4)]
+  assert [x is None for x in found] == [False, False, True, False]
+  assert source.damaged == {str(path)}
+  refused(
+    "damaged is 'drop'; there are error, skip",
+    lambda: read(folder, channels=3, damaged='drop'),
+  )
+
+
+def test_unreadable_is_not_damaged(folder):
+  source = read(folder, channels=3, damaged='skip')
+  (folder / 'val' / 'bee' / '0.png').unlink()
+  with pytest.raises(FileNotFoundError):
+    source.splits['test'][2]
+
+
+def test_unknown_layouts(tmp_path):
+  refused(
+    'nowhere is no folder ... train-images-idx3-ubyte ... train/CLASS',
+    lambda: read(tmp_path / 'nowhere'),
+  )
+  refused('has no images in a known layout', lambda: read(tmp_path))
+  refused(
+    "No data.corpus 'nope'; there are sample, imagenet2012",
+    lambda: images.read(corpus='nope'),
+  )
+
+
+# The sample, and TFDS ---------------------------------------------------------
+
+
+def test_sample():
+  source = images.read(corpus='sample', channels=1)
+  parts = [x.images.tobytes() for x in source.splits.values()]
+  again = images.read(corpus='sample', channels=1)
+  assert parts == [x.images.tobytes() for x in again.splits.values()]
+  assert [len(x) for x in source.splits.values()] == [1200, 197, 400]
+  assert len(source.classes) == 10
+  for split in source.splits.values():
+    assert split.images.shape[1:] == (8, 8, 1)
+    assert set(split.labels) == set(range(10))
+
+
+class TinyImages(tfds.core.GeneratorBasedBuilder):
+  """A TFDS data set like imagenet2012, but for its size."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    features = dict(
+      image=tfds.features.Image(shape=(None, None, 3)),
+      label=tfds.features.ClassLabel(names=['ant', 'bee']),
+    )
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return dict(
+      train=self._generate_examples(11), validation=self._generate_examples(3)
+    )
+
+  def _generate_examples(self, n):
+    for i in range(n):
+      image = io.BytesIO(png(('red', 'blue')[i % 2], (3 + i, 5)))
+      yield i, dict(image=image, label=i % 2)
+
+
+def test_tfds(tmp_path, monkeypatch):
+  builder = tfds.builder(
+    'tiny_images', data_dir=tmp_path, file_format='array_record'
+  )
+  builder.download_and_prepare()
+  monkeypatch.setattr(images.prepared, 'builder', lambda *_: builder)
+  monkeypatch.setitem(images.TFDS, 'tiny_images', 'validation')
+  source = images.read(corpus='tiny_images', held_out=4)
+  assert source.classes == ('ant', 'bee')
+  assert {k: len(x) for k, x in source.splits.items()} == dict(
+    train=7, val=4, test=3
+  )
+  seen = []
+  for split in source.splits.values():
+    for i in range(len(split)):
+      image, label = split[i]
+      assert np.asarray(image)[0, 0].tolist() == (
+        [0, 0, 255] if label else [255, 0, 0]
+      )
+      seen.append(image.width)
+  assert sorted(seen) == sorted([*range(3, 14), *range(3, 6)])
+  monkeypatch.setitem(images.TFDS, 'tiny_images', 'test')
+  refused(
+    "prepared without 'test', only train, validation ... Prepare it once",
+    lambda: images.read(corpus='tiny_images', held_out=4),
+  )
+
+
+def test_tfds_that_is_not_prepared(tmp_path, monkeypatch):
+  builder = images.prepared.builder
+  monkeypatch.setattr(
+    images.prepared, 'builder', lambda name, f: builder(name, f, tmp_path)
+  )
+  refused(
+    'cifar10 is not prepared ... data.path',
+    lambda: images.read(corpus='cifar10', held_out=5000),
+  )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running text: splits, what counts as a word, and what cannot be read."""
+
+import gzip
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from collab.data import text, tokenizer
+from collab.data.sources import SPLITS
+
+LINES = ['', ' = One = ', '', ' two three two ', 'four']
+
+
+def write(folder, **names):
+  for name, lines in names.items():
+    path = folder / name.replace('__', '.')
+    content = ''.join(f'{line}\n' for line in lines).encode()
+    path.write_bytes(
+      gzip.compress(content) if path.suffix == '.gz' else content
+    )
+  return str(folder)
+
+
+@pytest.mark.parametrize(
+  'names',
+  [
+    ('wiki__train__raw', 'wiki__valid__raw', 'wiki__test__raw'),
+    ('wiki__train__raw__gz', 'wiki__valid__raw__gz', 'wiki__test__raw__gz'),
+    ('ptb__train__txt', 'ptb__valid__txt', 'ptb__test__txt'),
+    ('train__txt', 'dev__txt', 'test__txt'),
+  ],
+)
+def test_published_names(names, tmp_path):
+  contents = [LINES, LINES[1:], LINES[:2]]
+  path = write(tmp_path, **dict(zip(names, contents, strict=True)))
+  found = text.read('', path)
+  for split, lines in zip(SPLITS, contents, strict=True):
+    assert list(found.lines(split)) == lines
+
+
+def test_stream(tmp_path):
+  """Ids of each line and <eos>; a word ends at a blank or a line's end."""
+  names = ('wiki__train__raw', 'wiki__valid__raw', 'wiki__test__raw')
+  path = write(tmp_path, **dict.fromkeys(names, LINES))
+  found = text.read('', path)
+  words = tokenizer.train(found.lines('train'), 280, tmp_path / 't.json')
+  got = text.stream(found, 'train', words, tmp_path / 'cache')
+  assert got.words == 7 + len(LINES)
+  assert got.characters == sum(len(line.strip()) + 1 for line in LINES)
+  want = [i for x in LINES for i in [*words.encode(x.strip()), words.eos_id]]
+  np.testing.assert_array_equal(got.tokens, want)
+  again = text.stream(found, 'train', words, tmp_path / 'cache')
+  np.testing.assert_array_equal(again.tokens, want)
+  assert len(list((tmp_path / 'cache').iterdir())) == 1
+
+
+def test_files_that_name_no_split(tmp_path):
+  """A checksum of the line decides; nothing is lost and nothing twice."""
+  lines = [f'line {i}' for i in range(997)]
+  path = write(tmp_path, a__txt=lines[:500], b__txt__gz=lines[500:])
+  found = text.read('', path)
+  parts = {split: list(found.lines(split)) for split in SPLITS}
+  assert sorted(chain(*parts.values())) == sorted(lines)
+  assert 0 < len(parts['val']) < 30
+  assert 0 < len(parts['test']) < 30
+
+
+def test_sample():
+  """No sentence of the test is in training, though topics quote each other."""
+  found = text.sample()
+  parts = {
+    split: {x.strip() for x in found.lines(split) if len(x.split()) >= 5}
+    for split in SPLITS
+  }
+  train, val, test = (parts[split] for split in SPLITS)
+  assert not train & (val | test)
+  assert not val & test
+  assert len(train) > 5 * len(test) > 100
+
+
+@pytest.mark.parametrize(
+  'names, words',
+  [
+    ({}, r'has no text\. Expected'),
+    (dict(x__md=LINES), r'has no text\. Expected'),
+    (dict(train__txt=LINES, test__txt=LINES), 'has nothing for val'),
+    (
+      dict(train__txt=LINES, train__raw=LINES, val__txt=LINES, test__txt=[]),
+      r'train\.raw, train\.txt for train',
+    ),
+  ],
+)
+def test_wrong_folders(names, words, tmp_path):
+  with pytest.raises(ValueError, match=words):
+    text.read('', write(tmp_path, **names))
+
+
+def test_no_folder(tmp_path):
+  with pytest.raises(ValueError, match='nowhere is not a folder'):
+    text.read('', str(tmp_path / 'nowhere'))
+
+
+def test_damaged_files(tmp_path):
+  names = dict(train__txt__gz=LINES * 99, val__txt=LINES, test__txt=[])
+  found = text.read('', write(tmp_path, **names))
+  packed = tmp_path / 'train.txt.gz'
+  packed.write_bytes(packed.read_bytes()[:-9])
+  with pytest.raises(ValueError, match=r'train\.txt\.gz: damaged'):
+    list(found.lines('train'))
+  (tmp_path / 'val.txt').write_bytes(b'fine\nf\xfcnf\n')
+  with pytest.raises(ValueError, match=r'val\.txt, line 2: invalid UTF-8'):
+    list(found.lines('val'))
+  words = tokenizer.train(iter(LINES), 270, tmp_path / 't.json')
+  with pytest.raises(ValueError, match='the split test is empty'):
+    text.stream(found, 'test', words, tmp_path / 'cache')
+  assert not any((tmp_path / 'cache').iterdir())

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Language modelling: each token counts once, whatever the windows."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab.tasks import lm
+from configs import lm as config
+from tests import tiny
+
+
+@given(
+  n=st.integers(1, 97),
+  L=st.integers(1, 23),
+  part=st.floats(0, 1),
+  size=st.integers(1, 7),
+)
+@settings(deadline=None)
+def test_strided(n, L, part, size):
+  """Each token once, as a label, with what stands before it as its input."""
+  stride, tokens = max(1, round(part * L)), 3 + np.arange(n)
+  found = np.zeros(n, int)
+  for batch in lm.strided(tokens, L, stride, size):
+    assert batch['tokens'].shape == (size, L)
+    counts = batch['weights'] > 0
+    labels, before = batch['labels'][counts], batch['tokens'][counts]
+    np.add.at(found, labels - 3, 1)
+    np.testing.assert_array_equal(before, np.where(labels == 3, 1, labels - 1))
+    context = np.broadcast_to(np.arange(L), counts.shape)[counts]
+    assert (context >= np.minimum(L - stride, labels - 3)).all()
+  np.testing.assert_array_equal(found, 1)
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('text')
+  rng = np.random.default_rng(0)
+  words = tiny.WORDS['en'].split()
+  for split, n in dict(train=300, valid=17, test=13).items():
+    rows = [rng.choice(words, rng.integers(0, 7)) for _ in range(n)]
+    tiny.write_lines(folder / f'wiki.{split}.raw', map(' '.join, rows))
+  return folder
+
+
+def build(corpus, workdir, shard=(0, 1), seed=0, **changes):
+  data = config.get_config('sample').data
+  data.update(path=str(corpus), vocab_size=300, row_length=11, batch_size=6)
+  data.update(dict(eval_stride=5) | changes)
+  return lm.build(data, workdir=str(workdir), seed=seed, shard=shard)
+
+
+class Uniform:
+  """All tokens are as likely, whatever came before."""
+
+  def apply(self, variables, batch, rngs, method):
+    assert method == 'features'
+    return jnp.zeros((*batch['tokens'].shape, 2))
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'words'])
+def test_uniform_model(kind, corpus, tmp_path):
+  """Perplexity of a word is V^(tokens / words), with the line ends as words."""
+  task = build(corpus, tmp_path, kind=kind)
+  V = task.model_kwargs['vocab_size']
+  params = dict(embed=dict(embedding=jnp.zeros((V, 2))))
+  for split, name in dict(val='valid', test='test').items():
+    lines = (corpus / f'wiki.{name}.raw').read_text().split('\n')[:-1]
+    words = sum(len(line.split()) + 1 for line in lines)
+    scores = task.evaluate(Uniform(), params, split)
+    tokens = len(task._streams[split].tokens)
+    assert scores['words'] == words
+    assert scores['nll'] == pytest.approx(np.log(V), rel=1e-5)
+    assert scores['perplexity'] == pytest.approx(V ** (tokens / words), 1e-4)
+    assert (tokens == words) == (kind == 'words')
+
+
+def test_batches(corpus, tmp_path):
+  task = build(corpus, tmp_path)
+  tokens = np.asarray(task._streams['train'].tokens)
+  starts = set()
+  for step in range(40):
+    batch = task.batch(step)
+    np.testing.assert_array_equal(
+      batch['tokens'][:, 1:], batch['labels'][:, :-1]
+    )
+    for row in batch['labels']:
+      places = np.lib.stride_tricks.sliding_window_view(tokens, 11)
+      hits = np.flatnonzero((places == row).all(1))
+      assert hits.size
+      starts.update(hits)
+  assert len(starts) > len(tokens) / 11
+  again = build(corpus, tmp_path)
+  np.testing.assert_array_equal(
+    again.batch(7)['tokens'], task.batch(7)['tokens']
+  )
+  other = build(corpus, tmp_path, seed=1).batch(7)['tokens']
+  assert (other != task.batch(7)['tokens']).any()
+
+
+def test_hosts_share_a_batch(corpus, tmp_path):
+  whole = build(corpus, tmp_path).batch(3)['labels']
+  parts = [build(corpus, tmp_path, (i, 3)).batch(3)['labels'] for i in range(3)]
+  np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize('stride', [0, 12])
+def test_stride_error(stride, corpus, tmp_path):
+  words = f'eval_stride is {stride}, expected 1 to row_length=11'
+  with pytest.raises(ValueError, match=words):
+    build(corpus, tmp_path, eval_stride=stride)

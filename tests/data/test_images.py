@@ -183,7 +183,7 @@ def test_unknown_class(folder):
 
 @pytest.mark.parametrize(
   'content',
-  [png('red')[:-20], b'', b'no image'],
+  [png('red')[:-30], b'', b'no image'],
   ids=['truncated', 'empty', 'other'],
 )
 def test_damaged_image(folder, content):

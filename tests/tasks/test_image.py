@@ -156,15 +156,14 @@ class Brightness:
 
 
 class Lookup:
-  """A model that gives image i, known by its sum, the i-th logits."""
+  """A model that gives the image like the i-th the i-th logits."""
 
   def __init__(self, images, logits):
-    self.sums, self.logits = images.sum((1, 2, 3)), logits
+    self.images, self.logits = images, logits
 
   def apply(self, variables, batch):
-    x = batch['images'].sum((1, 2, 3))
-    distance = jnp.abs(x[:, None] - self.sums[None])
-    return self.logits[distance.argmin(1)]
+    difference = batch['images'][:, None] - self.images[None]
+    return self.logits[jnp.abs(difference).sum((2, 3, 4)).argmin(1)]
 
 
 def test_brightness_sorts_the_folder(folder):
@@ -225,12 +224,12 @@ def test_loss():
 
 
 def test_learns():
-  t = task(ARRAYS | dict(mixup=0.0, cutmix=0.0), batch_size=20)
+  t = task(batch_size=20)
   fields = dict(patch=4, dim=16, num_layers=1, mlp_dim=32)
   attention = dict(name='mha', num_heads=2)
   model = models.build('vit', **fields, attention=attention, **t.model_kwargs)
   params = model.init(jax.random.key(0), *t.inputs(t.batch(0)))['params']
-  tx = optax.adam(3e-3)
+  tx = optax.adam(1e-2)
 
   @jax.jit
   def step(params, opt, batch):
@@ -244,7 +243,7 @@ def test_learns():
 
   before = t.evaluate(model, params, 'val')
   opt = tx.init(params)
-  for i in range(60):
+  for i in range(40):
     params, opt, _ = step(params, opt, t.batch(i))
   after = t.evaluate(model, params, 'val')
   assert before['nll'] == pytest.approx(np.log(10), rel=1e-4)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrained checkpoints in, checkpoints with another attention out."""

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical decomposition of the heads' score matrices.
+
+    Wq_h Wk_h^T  ~  U diag(m_h) V^T,   U = Wq X,  V = Wk Y,   h = 1..H
+
+least squares in the norm that Gram matrices of the projections define: with
+Wq^T Wq and Wk^T Wk it is Frobenius', with Wq^T C Wq, where C is the second
+moment of the layer's inputs, it is the mean square of the scores' error. Both
+factors lie in the span of the projections, so that nothing here is as large as
+D x H x D, and the weighting by C has not to be undone.
+
+Axes: H heads, K width of a head, N = H K, k columns of the factors.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg
+
+from collab.attention.variants.collab import concatenate
+
+# Relative to a matrix of unit diagonal: enough for a Cholesky factor of it.
+_DAMPING = {np.float32: 1e-5, np.float64: 1e-12}
+# Errors below are beyond float32, which knows their squares to 1e-6 or so.
+_FLOOR = {np.float32: 1e-2, np.float64: 0.0}
+_TINY = 1e-30
+
+
+class Factors(NamedTuple):
+  """A decomposition and how it came about, in float64.
+
+  A column's largest mixing weight is 1, and it is as long in U as in V.
+
+  Attributes:
+    query: X, [N, k].
+    key: Y, [N, k].
+    mixing: m, [H, k].
+    error: sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2).
+    sweeps: that after each sweep, [sweeps].
+  """
+
+  query: np.ndarray
+  key: np.ndarray
+  mixing: np.ndarray
+  error: float
+  sweeps: np.ndarray
+
+
+def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
+  """Alternating least squares from the heads' own SVDs. Nothing is random.
+
+  No sweep makes the error larger. With rank N it is 0, by X = Y = I and blocks
+  of ones.
+
+  Args:
+    query_gram: Wq^T C Wq, [N, N].
+    key_gram: likewise of the keys.
+    heads: H, divides N.
+    rank: k, 1 to N.
+    sweeps: each solves for X, Y and m once.
+
+  Raises:
+    ValueError: rank or sweeps out of range, or a Gram matrix is not finite.
+  """
+  N = len(query_gram)
+  if not 1 <= rank <= N:
+    raise ValueError(
+      f'Key width {rank}; expected 1 to {N}, with which nothing is lost.'
+    )
+  if sweeps < 0:
+    raise ValueError(f'{sweeps} sweeps; expected 0 or more.')
+  grams = [np.asarray(g, np.float64) for g in (query_gram, key_gram)]
+  if not all(np.isfinite(g).all() for g in grams):
+    raise ValueError('The projections or their inputs are not finite.')
+  if rank == N:
+    m = np.asarray(concatenate(None, (heads, N)), np.float64)
+    return Factors(np.eye(N), np.eye(N), m, 0.0, np.zeros(sweeps))
+  # Float32 has no room for products of small Gram matrices: to unit diagonals.
+  scales = [np.sqrt(np.trace(g) / N) or 1.0 for g in grams]
+  unit = [g / s**2 for g, s in zip(grams, scales, strict=True)]
+  x, y, m = initial(*unit, heads, rank)
+  errors = []
+  for dtype in (np.float32, np.float64):
+    x, y, m, more = _alternate(*unit, x, y, m, sweeps - len(errors), dtype)
+    errors += more
+  left = error(*unit, x, y, m)
+  x, y, m = _balance(*grams, x, y, m)
+  return Factors(x, y, m, left, np.asarray(errors))
+
+
+def initial(query_gram, key_gram, heads, rank):
+  """The `rank` largest components of all heads' own SVDs: X, Y, m."""
+  N = len(query_gram)
+  K = N // heads
+  x, y, m = np.zeros((N, N)), np.zeros((N, N)), np.zeros((heads, N))
+  for h in range(heads):
+    own = slice(h * K, (h + 1) * K)
+    root_q, undo_q = root(query_gram[own, own])
+    root_k, undo_k = root(key_gram[own, own])
+    u, s, vt = np.linalg.svd(root_q @ root_k)
+    x[own, own], y[own, own], m[h, own] = undo_q @ u, undo_k @ vt.T, s
+  best = np.sort(np.argsort(-m.max(0), kind='stable')[:rank])
+  return x[:, best], y[:, best], m[:, best]
+
+
+def root(gram):
+  """The square root of a Gram matrix and its pseudo-inverse, [N, N] each."""
+  values, vectors = np.linalg.eigh(gram)
+  values = np.sqrt(np.maximum(values, 0))
+  kept = values > 1e-7 * values[-1]
+  inverse = np.where(kept, 1 / np.where(kept, values, 1), 0)
+  return (vectors * values) @ vectors.T, (vectors * inverse) @ vectors.T
+
+
+def error(query_gram, key_gram, x, y, m):
+  """sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2)."""
+  H, k = m.shape
+  pu, pv = query_gram @ x, key_gram @ y
+  inner = (pu * pv).reshape(H, -1, k).sum(1)
+  gram = (x.T @ pu) * (y.T @ pv)
+  whole = _square(query_gram, key_gram, H)
+  left = whole - 2 * (inner * m).sum() + ((m @ gram) * m).sum()
+  return float(np.sqrt(max(left, 0) / max(whole, _TINY)))
+
+
+def _square(query_gram, key_gram, H):
+  """sum_h |A_h|^2 = sum_h <Gq_hh, Gk_hh>."""
+  K = len(query_gram) // H
+  q, k = (g.reshape(H, K, H, K) for g in (query_gram, key_gram))
+  return float(sum((q[h, :, h] * k[h, :, h]).sum() for h in range(H)))
+
+
+class _Point(NamedTuple):
+  """Where the iteration is."""
+
+  x: np.ndarray  # [N, k]
+  y: np.ndarray  # [N, k]
+  m: np.ndarray  # [H, k]
+  pv: np.ndarray  # Gk Y, [N, k]
+
+
+def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
+  """X, Y, m after the sweeps, and the error after each.
+
+  A sweep starts beyond the last point, in the direction of the last step; if
+  the error grows it is taken back and the next one starts at the last point.
+  (Nesterov's momentum with restarts for ALS, arXiv 1810.05846.) It ends early
+  where the error is too small for dtype.
+  """
+  whole = max(_square(query_gram, key_gram, len(m)), _TINY)
+  parts = query_gram, key_gram, x, y, m
+  query_gram, key_gram, x, y, m = (a.astype(dtype) for a in parts)
+  now = start = _Point(x, y, m, key_gram @ y)
+  best, momentum, errors = np.inf, dtype(0), []
+  while len(errors) < sweeps and best > _FLOOR[dtype]:
+    new, explained = _sweep(query_gram, key_gram, start)
+    error = np.sqrt(max(whole - explained, 0) / whole)
+    if error <= best:
+      ahead = (a + momentum * (a - b) for a, b in zip(new, now, strict=True))
+      now, start, best = new, _Point(*ahead), error
+      momentum = min(momentum + dtype(0.1), dtype(0.9))
+    else:
+      start, momentum = now, dtype(0)
+    errors.append(best)
+  return *(a.astype(np.float64) for a in now[:3]), errors
+
+
+def _sweep(query_gram, key_gram, point):
+  """The next point, and how much of sum_h |A_h|^2 it explains."""
+  x, y, m, pv = point
+  (H, k), N = m.shape, len(x)
+  rows = lambda p, m: (p.reshape(H, -1, k) * m[:, None]).reshape(N, k)
+  x = _solve((m.T @ m) * (y.T @ pv), rows(pv, m), x)
+  pu = query_gram @ x
+  uu = x.T @ pu
+  y = _solve((m.T @ m) * uu, rows(pu, m), y)
+  pv = key_gram @ y
+  vv = y.T @ pv
+  inner = np.einsum('hnk,hnk->hk', *(p.reshape(H, -1, k) for p in (pu, pv)))
+  gram = uu * vv
+  m = _solve(gram, inner, m)
+  explained = ((2 * inner - m @ gram) * m).sum(dtype=np.float64)
+  # Columns of one length in U and V: their scales are free.
+  u, v = (np.sqrt(np.maximum(np.diag(g), _TINY)) for g in (uu, vv))
+  return _Point(x / u, y / v, m * (u * v), pv / v), explained
+
+
+def _solve(gram, right, old):
+  """right gram^-1, [n, k] of [n, k] and a Gram matrix [k, k].
+
+  Damped towards the old solution: min |z a - b|^2 + damping |z - old|^2, which
+  never makes the error larger and does not move the best one.
+  """
+  dtype = gram.dtype.type
+  damping, size = _DAMPING[dtype], np.maximum(np.diag(gram), _TINY)
+  scale = 1 / np.sqrt(size)
+  gram = gram * scale[:, None] * scale
+  gram.flat[:: len(gram) + 1] += damping
+  right = (right + damping * size * old) * scale
+  factor = linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+  found = linalg.cho_solve(
+    factor, right.T, overwrite_b=True, check_finite=False
+  )
+  return found.T * scale
+
+
+def _balance(query_gram, key_gram, x, y, m):
+  """Columns whose largest weight in m is 1, and as long in U as in V."""
+  u, v = (
+    np.sqrt(np.einsum('nk,nk->k', g @ f, f))
+    for g, f in ((query_gram, x), (key_gram, y))
+  )
+  top = np.take_along_axis(m, np.abs(m).argmax(0)[None], 0)[0]
+  length = np.sqrt(np.abs(top) * u * v)
+  u, v, top = (np.where(a == 0, 1, a) for a in (u, v, top))
+  return x * (length / u) * np.sign(top), y * (length / v), m / top

@@ -24,7 +24,7 @@ class Decoder(nn.Module):
     num_layers: number of blocks.
     mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
       activation_dropout: as in transformer.Block.
-    positions: 'learned', 'sinusoidal' or 'none'.
+    positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
     scan, remat: as in transformer.Stack.
     dtype: of the computation.

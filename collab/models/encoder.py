@@ -29,8 +29,9 @@ class Encoder(nn.Module):
     num_layers: number of layers.
     mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
       activation_dropout: as in transformer.Block.
-    positions: 'learned', 'sinusoidal' or 'none'.
-    max_length: of learned positions.
+    positions: 'learned', 'none' or sinusoids, see layers.Positions.
+    max_length: rows of the learned positions' table.
+    first_position: its row of the first token (RoBERTa: 2).
     types: number of token types, 0 for none (DistilBERT).
     embed_dim: E of the embeddings that a projection takes to D (ALBERT); 0 for
       D and no projection.
@@ -57,6 +58,7 @@ class Encoder(nn.Module):
   activation_dropout: float = 0.0
   positions: str = 'learned'
   max_length: int = 512
+  first_position: int = 0
   types: int = 2
   embed_dim: int = 0
   shared: bool = False
@@ -82,7 +84,7 @@ class Encoder(nn.Module):
     E = self.embed_dim or self.dim
     self.embed = layers.table(self.vocab_size, E, self.dtype)
     self.place = layers.Positions(
-      self.positions, self.max_length, name='positions'
+      self.positions, self.max_length, self.first_position, name='positions'
     )
     if self.types:
       self.type_table = layers.table(self.types, E, self.dtype, name='types')

@@ -24,10 +24,11 @@ class EncoderDecoder(nn.Module):
     cross_attention: from decoder to encoder, default the encoder's.
     dim: D.
     encoder_layers, decoder_layers: number of blocks.
-    mlp_dim, activation, norm, dropout, attention_dropout, activation_dropout:
-      as in transformer.Block.
-    positions: 'sinusoidal', 'learned' or 'none'.
+    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
+      activation_dropout: as in transformer.Block.
+    positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
+    output_bias: of the logits (Marian).
     scan, remat: as in transformer.Stack.
     dtype: of the computation.
     decode: the decoder keeps caches.
@@ -43,11 +44,13 @@ class EncoderDecoder(nn.Module):
   mlp_dim: int = 2048
   activation: str = 'relu'
   norm: str = 'post'
+  epsilon: float = 1e-6
   dropout: float = 0.1
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
   positions: str = 'sinusoidal'
   max_length: int = 1024
+  output_bias: bool = False
   scan: bool = False
   remat: bool = False
   dtype: Any = None
@@ -65,12 +68,15 @@ class EncoderDecoder(nn.Module):
     ]
 
   def setup(self):
-    self.embed = layers.Embed(self.vocab_size, self.dim, self.dtype)
+    self.embed = layers.Embed(
+      self.vocab_size, self.dim, self.dtype, self.output_bias
+    )
     block = dict(
       attention=self.attention,
       mlp_dim=self.mlp_dim,
       activation=self.activation,
       norm=self.norm,
+      epsilon=self.epsilon,
       dropout=self.dropout,
       attention_dropout=self.attention_dropout,
       activation_dropout=self.activation_dropout,

@@ -6,11 +6,13 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ACTIVATIONS = {
   'relu': nn.relu,
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'gelu_tanh': nn.gelu,
+  'silu': nn.silu,
 }
 
 
@@ -34,20 +36,25 @@ def drop_path(key, x, rate):
 class Embed(nn.Module):
   """A table E [V, D] that embeds tokens and, transposed, gives logits.
 
-    embed: sqrt(D) E[tokens];  logits: x E^T      (arXiv 1706.03762, 3.4)
+    embed: sqrt(D) E[tokens];  logits: x E^T + b  (arXiv 1706.03762, 3.4)
 
-  Parameters: V D.
+  Parameters: V D, and V of b with use_bias.
   """
 
   vocab_size: int
   dim: int
   dtype: Any = None
+  use_bias: bool = False
 
   def setup(self):
     init = nn.initializers.normal(self.dim**-0.5)
     self.embedding = self.param(
       'embedding', init, (self.vocab_size, self.dim), jnp.float32
     )
+    if self.use_bias:
+      self.bias = self.param(
+        'bias', nn.initializers.zeros, (self.vocab_size,), jnp.float32
+      )
 
   def __call__(self, tokens):
     """int [B, T] -> [B, T, D]."""
@@ -57,7 +64,10 @@ class Embed(nn.Module):
   def logits(self, x):
     """[B, T, D] -> [B, T, V]."""
     # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
-    return x @ self.embedding.astype(x.dtype).T
+    logits = x @ self.embedding.astype(x.dtype).T
+    if self.use_bias:
+      logits += self.bias[None, None].astype(x.dtype)
+    return logits
 
 
 def table(vocab_size, dim, dtype=None, **options):
@@ -75,30 +85,47 @@ def sinusoid(positions, D):
   return jnp.pad(x, ((0, 0), (0, 0), (0, D - 2 * half)))
 
 
+def exact_sinusoid(positions, D):
+  """As `sinusoid` of these rates; its own end in 1/10000 (tensor2tensor's)."""
+  half = -(-D // 2)
+  rates = (10000.0 ** (-2 * np.arange(half) / D)).astype(np.float32)
+  angles = positions[..., None].astype(jnp.float32) * rates[None, None]
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :D]
+
+
+WAVES = dict(sinusoidal=sinusoid, sinusoidal_exact=exact_sinusoid)
+POSITIONS = (*WAVES, 'learned', 'none')
+
+
 class Positions(nn.Module):
-  """Adds what stands for positions to x: 'sinusoidal', 'learned' or 'none'.
+  """Adds what stands for positions to x: one of POSITIONS.
 
   Parameters: max_length D if learned.
+
+  Attributes:
+    kind: 'learned', 'none', or a kind of sinusoids.
+    max_length: rows of the learned table.
+    first: the row of position 0.
   """
 
   kind: str
   max_length: int
+  first: int = 0
 
   @nn.compact
   def __call__(self, x, positions):
     """[B, T, D], int [B|1, T] -> [B, T, D]."""
     D = x.shape[-1]
-    choose(
-      'positions', self.kind, dict.fromkeys(('sinusoidal', 'learned', 'none'))
-    )
+    choose('positions', self.kind, dict.fromkeys(POSITIONS))
     if self.kind == 'none':
       return x
-    if self.kind == 'sinusoidal':
-      return x + sinusoid(positions, D).astype(x.dtype)
-    if x.shape[1] > self.max_length:
+    if self.kind in WAVES:
+      return x + WAVES[self.kind](positions, D).astype(x.dtype)
+    if self.first + x.shape[1] > self.max_length:
+      start = f', of which {self.first} are not used' if self.first else ''
       raise ValueError(
         f'{x.shape[1]} tokens have no learned positions beyond '
-        f'max_length={self.max_length}.'
+        f'max_length={self.max_length}{start}.'
       )
     table = self.param(
       'embedding',
@@ -106,4 +133,4 @@ class Positions(nn.Module):
       (self.max_length, D),
       jnp.float32,
     )
-    return x + jnp.take(table, positions, axis=0).astype(x.dtype)
+    return x + jnp.take(table, self.first + positions, axis=0).astype(x.dtype)

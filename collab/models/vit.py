@@ -10,17 +10,24 @@ import jax.numpy as jnp
 from collab.models import layers
 from collab.models.transformer import Stack
 
+# Learned tokens before the patches, by `distillation`.
+TOKENS = dict(
+  none=('class',), token=('class', 'distilled'), head=('class', 'distilled')
+)
+
 
 class ViT(nn.Module):
   """ViT and DeiT: patches and a class token, of which a linear head reads.
 
-  arXiv 2010.11929 and 2012.12877 (without its distillation token).
+  arXiv 2010.11929 and 2012.12877.
 
   Attributes:
-    outputs: number of classes.
+    outputs: number of classes, 0 for no head.
     image_size: S, the side of the square images.
     attention: fields of `attention.build`, with its name.
     patch: P, divides S.
+    distillation: DeiT's second token: 'none', 'token', which no head reads, or
+      'head', whose own head's logits are averaged with the class token's.
     dim: D.
     num_layers: number of blocks.
     mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
@@ -33,6 +40,7 @@ class ViT(nn.Module):
   image_size: int
   attention: Mapping
   patch: int = 16
+  distillation: str = 'none'
   dim: int = 768
   num_layers: int = 12
   mlp_dim: int = 3072
@@ -54,15 +62,17 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, batch):
-    """Logits [B, outputs] of a dict of images, [B, S, S, C]."""
+    """Logits [B, outputs] of a dict of images, [B, S, S, C].
+
+    Without a head x [B, N, D], of the tokens and then of the patches.
+    """
+    layers.choose('distillation', self.distillation, TOKENS)
     x = self._patches(batch['images'])
-    B, N, _ = x.shape
     x = nn.Dense(self.dim, dtype=self.dtype, name='patch')(x)
-    first = self.param('class', nn.initializers.zeros, (1, 1, self.dim))
-    first = jnp.broadcast_to(first, (B, 1, self.dim)).astype(x.dtype)
-    x = jnp.concatenate([first, x], 1)
-    place = layers.Positions('learned', N + 1, name='positions')
-    x = place(x, jnp.arange(N + 1)[None])
+    x = self._with_tokens(x)
+    N = x.shape[1]
+    place = layers.Positions('learned', N, name='positions')
+    x = place(x, jnp.arange(N)[None])
     deterministic = not self.has_rng('dropout')
     x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
     block = dict(
@@ -84,12 +94,26 @@ class ViT(nn.Module):
       self.drop_path,
       name='encoder',
     )(x)
-    return nn.Dense(
-      self.outputs,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.zeros,
-      name='head',
-    )(x[:, 0])
+    if not self.outputs:
+      return x
+    logits = self._head('head')(x[:, 0])
+    if self.distillation == 'head':
+      logits = (logits + self._head('distilled_head')(x[:, 1])) / 2
+    return logits
+
+  def _with_tokens(self, x):
+    """[B, N, D] -> [B, n + N, D], the n learned tokens first."""
+    shape = (x.shape[0], 1, self.dim)
+    tokens = [
+      self.param(name, nn.initializers.zeros, (1, 1, self.dim))
+      for name in TOKENS[self.distillation]
+    ]
+    tokens = [jnp.broadcast_to(t, shape).astype(x.dtype) for t in tokens]
+    return jnp.concatenate([*tokens, x], 1)
+
+  def _head(self, name):
+    init = nn.initializers.zeros
+    return nn.Dense(self.outputs, dtype=self.dtype, kernel_init=init, name=name)
 
   def _patches(self, images):
     """[B, S, S, C] -> [B, (S/P)^2, P P C]: a convolution as a matrix."""

@@ -78,6 +78,7 @@ class Translation:
       batch['labels'],
       batch['weights'],
       self._label_smoothing,
+      bias=params['embed'].get('bias'),
     )
     aux = dict(nll=sums['nll'], accuracy=sums['right'])
     return sums['loss'], sums['weight'], aux

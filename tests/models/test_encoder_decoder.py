@@ -177,7 +177,7 @@ def test_embedding_is_shared_and_scaled():
   'field, legal',
   [
     ('norm', 'post, pre'),
-    ('positions', 'sinusoidal, learned, none'),
+    ('positions', 'sinusoidal, sinusoidal_exact, learned, none'),
     ('activation', 'relu, gelu, gelu_tanh'),
   ],
 )

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint's folder: config.json, tokenizer.json, safetensors.
+
+    model.safetensors, or model.safetensors.index.json and what it lists
+
+Everything is read as data: nothing is imported, executed or unpickled.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from collab.training import files
+
+CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
+WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+
+
+def read_json(path):
+  """The object in a JSON file; a ValueError names the file."""
+  try:
+    value = json.loads(path.read_text('utf-8'))
+  except OSError as e:
+    raise ValueError(f'{path}: {e.strerror}.') from e
+  except ValueError as e:
+    raise ValueError(f'{path} is no JSON: {e}.') from e
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{path} holds a {type(value).__name__}, expected {{...}}.'
+    )
+  return value
+
+
+def read_tokenizer(folder):
+  """The text of tokenizer.json, '' if there is none."""
+  path = folder / TOKENIZER
+  return path.read_text('utf-8') if path.exists() else ''
+
+
+def read_tensors(folder):
+  """{name: array} of a folder's one file or of its shards.
+
+  Raises:
+    ValueError: no such file, a damaged one, or shards that are not what the
+      index says.
+  """
+  if (folder / WEIGHTS).exists():
+    return _file(folder / WEIGHTS)
+  index = folder / INDEX
+  if not index.exists():
+    raise ValueError(_nothing(folder))
+  shards = read_json(index).get('weight_map')
+  if not isinstance(shards, dict) or not shards:
+    raise ValueError(f'{index} has no weight_map of names and files.')
+  for shard in set(shards.values()):
+    if not (isinstance(shard, str) and re.fullmatch(r'[\w-][\w.-]*', shard)):
+      raise ValueError(
+        f'{index} lists {shard!r}, expected the name of a file beside it.'
+      )
+  found = {}
+  for shard in sorted(set(shards.values())):
+    path = folder / shard
+    if not path.exists():
+      raise ValueError(f'{path} is missing; {INDEX} lists it.')
+    tensors = _file(path)
+    listed = {name for name, place in shards.items() if place == shard}
+    if listed != tensors.keys():
+      raise ValueError(
+        f'{path} does not hold what {INDEX} says: '
+        f'{some(listed ^ tensors.keys())}.'
+      )
+    found |= tensors
+  return found
+
+
+def write(folder, config, tensors, tokenizer=''):
+  """A new folder of one file of tensors, all of it or nothing.
+
+  Raises:
+    ValueError: there is such a folder.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists():
+    raise ValueError(f'{folder} exists; expected the name of a new folder.')
+  new = folder.with_name(f'.{folder.name}.{os.getpid()}')
+  try:
+    new.mkdir(parents=True)
+    files.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
+    if tokenizer:
+      files.write_text(new / TOKENIZER, tokenizer)
+    # In C's order, which what was transposed is not.
+    tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
+    safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))
+    new.rename(folder)
+  except BaseException:
+    shutil.rmtree(new, ignore_errors=True)
+    raise
+
+
+def some(names):
+  """The first names of many."""
+  names = sorted(names)
+  more = f' and {len(names) - 20} more' if len(names) > 20 else ''
+  return ', '.join(names[:20]) + more
+
+
+def _file(path):
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError, KeyError) as e:
+    raise ValueError(f'{path} cannot be read: {e}.') from e
+
+
+def _nothing(folder):
+  """What to say of a folder without safetensors."""
+  pickles = sorted(x.name for x in folder.glob('pytorch_model*.bin'))
+  if not pickles:
+    return f'{folder} has neither {WEIGHTS} nor {INDEX}.'
+  return (
+    f'{folder} has {pickles[0]}, a pickle, and no {WEIGHTS}. Convert it where '
+    'torch and transformers are installed: python -c "import transformers as '
+    f"t; t.AutoModel.from_pretrained('{folder}').save_pretrained('NEW')\", "
+    'with the class that config.json names in place of AutoModel.'
+  )

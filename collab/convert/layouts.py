@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the tensors of a module hold our parameters, in both directions.
+
+Torch's linear layers keep [out, in], GPT-2's [in, out]. Ours keep [D, H, K] of
+what makes heads, [H, K, D] of what puts them together, [in, out] of the rest.
+Both directions only move numbers: what was read is written bit for bit.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Part(NamedTuple):
+  """A tensor of a module and the parameters in it.
+
+  Attributes:
+    tensor: its name in the module, '' if it is the module.
+    params: their names in our module, likewise.
+    write: parameters -> tensor.
+    read: tensor, shape of each parameter -> parameters.
+  """
+
+  tensor: str
+  params: tuple[str, ...]
+  write: Callable
+  read: Callable
+
+
+def _same(x):
+  return x
+
+
+def _reshape(x, shape):
+  return (x.reshape(shape),)
+
+
+def _transpose(x, shape):
+  return (x.T.reshape(shape),)
+
+
+def _columns(*xs):
+  """[D, ...] each -> [D, N], side by side."""
+  return np.concatenate([x.reshape(len(x), -1) for x in xs], 1)
+
+
+def _rows(x):
+  """[..., D] -> [N, D]."""
+  return x.reshape(-1, x.shape[-1])
+
+
+def _join(*xs):
+  return np.concatenate([x.reshape(-1) for x in xs])
+
+
+def _split(x, *shapes):
+  """The inverse of _columns and _join."""
+  parts = np.split(x, len(shapes), -1)
+  return [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
+
+
+def _linear(weight, write, read):
+  bias = Part('bias', ('bias',), _join, _reshape)
+  return (Part('weight', (weight,), write, read), bias)
+
+
+WHOLE = (Part('', ('',), _same, _reshape),)
+FIRST_ROW = (Part('', ('',), lambda x: x[None], _reshape),)  # [1, ...]
+TABLE = (Part('weight', ('embedding',), _same, _reshape),)
+NORM = _linear('scale', _same, _reshape)
+DENSE = _linear('kernel', lambda x: _rows(x).T, _transpose)
+HEADS = _linear('kernel', lambda x: _columns(x).T, _transpose)
+GPT_DENSE = _linear('kernel', _rows, _reshape)
+_QKV = ('query', 'key', 'value')
+GPT_HEADS = (
+  Part('weight', tuple(f'{n}/kernel' for n in _QKV), _columns, _split),
+  Part('bias', tuple(f'{n}/bias' for n in _QKV), _join, _split),
+)
+
+
+def patches(P):
+  """The convolution [D, C, P, P] that our kernel [P P C, D] is."""
+
+  def write(x):
+    return x.reshape(P, P, -1, x.shape[-1]).transpose(3, 2, 0, 1)
+
+  def read(x, shape):
+    return (x.transpose(2, 3, 1, 0).reshape(shape),)
+
+  return _linear('kernel', write, read)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where everything of a checkpoint belongs, by its config alone."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collab import models
+from collab.convert.families import FAMILIES
+from collab.convert.families.family import ACTIVATIONS, LABELS, Family
+from collab.training import leaves
+
+
+class Plan(NamedTuple):
+  """What a config says. Keys are names of tensors without the prefix.
+
+  Attributes:
+    family: of the config's model_type.
+    architecture: one of the family's.
+    model: all fields of models.build.
+    batch: shapes of a batch, for the model's init.
+    shapes: {path of a parameter: ShapeDtypeStruct}.
+    entries: {key: (paths of the parameters in it, layouts.Part, whether it is
+      of the body)}.
+  """
+
+  family: Family
+  architecture: str
+  model: dict
+  batch: dict
+  shapes: dict
+  entries: dict
+
+  def key(self, name):
+    """The key of a name in a file; the prefix and new names are optional."""
+    name = name.removeprefix(f'{self.family.prefix}.')
+    name = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
+    return re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name)
+
+  def name(self, key):
+    """The name that Transformers gives to a tensor of ours."""
+    headless = self.architecture == next(iter(self.family.architectures))
+    _, _, of_body = self.entries[key]
+    return f'{self.family.prefix}.{key}' if of_body and not headless else key
+
+
+def make(config, pooler):
+  """The Plan of a config.
+
+  Args:
+    config: of a checkpoint.
+    pooler: whether the checkpoint has one.
+
+  Raises:
+    ValueError: we have no such model.
+  """
+  kind = config.get('model_type')
+  if kind not in FAMILIES:
+    raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
+  family = FAMILIES[kind]
+  for name, value in family.fixed.items():
+    got = config.get(name, value)
+    if got != value:
+      raise ValueError(f'{name} is {got!r}, expected {value!r}.')
+  legal = family.architectures
+  architecture = (config.get('architectures') or list(legal))[0]
+  if architecture not in legal:
+    raise ValueError(
+      f'architecture {architecture!r}; there are {", ".join(legal)}.'
+    )
+  get = reader(config)
+  model = fields(family, architecture, get, pooler)
+  batch = _batch(model, get('num_channels', 3))
+  init = models.build(**model).init
+  shapes = jax.eval_shape(init, jax.random.key(0), batch)['params']
+  shapes = leaves.named(shapes)
+  entries = _entries(family, architecture, model, shapes)
+  return Plan(family, architecture, model, batch, shapes, entries)
+
+
+def fields(family, architecture, get, pooler):
+  """All fields of models.build."""
+  model = dict(name=family.model) | family.fields(get)
+  model |= family.architectures[architecture]
+  model |= dict(scan=False, remat=False, dtype='float32')
+  name = model['activation']
+  if name not in ACTIVATIONS:
+    raise ValueError(
+      f'activation {name!r}; there are {", ".join(ACTIVATIONS)}.'
+    )
+  model['activation'] = ACTIVATIONS[name]
+  if family.model == 'encoder':
+    needed = model['head'] in ('classify', 'choice')
+    model['pooler'] = family.pooler and (needed or pooler)
+    model.setdefault('outputs', 0)
+  if model.get('outputs') == LABELS:
+    labels = get('id2label', {})
+    model['outputs'] = len(labels) or get('num_labels', 2)
+  return model
+
+
+def reader(config):
+  """get(name[, default]): a value of the default's kind; without, a count."""
+
+  def get(name, default=None):
+    value = config.get(name)
+    value = default if value is None else value
+    if value is None:
+      raise ValueError(f'{name} is missing.')
+    kind = int if default is None else type(default)
+    numbers = (int, float) if kind is float else kind
+    if not isinstance(value, numbers) or isinstance(value, bool) > (
+      kind is bool
+    ):
+      raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
+    least = 1 if default is None else 0
+    if kind in (int, float) and not value >= least:
+      raise ValueError(f'{name} is {value}, expected {least} or more.')
+    return value
+
+  return get
+
+
+def _batch(model, channels):
+  """Shapes of the smallest batch of a model."""
+
+  def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  if model['name'] == 'vit':
+    shape = (1, model['image_size'], model['image_size'], channels)
+    return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
+  if model['name'] == 'encoder_decoder':
+    sides = ('source', 'target')
+    keys = [f'{s}_{end}' for s in sides for end in ('segments', 'positions')]
+    return dict.fromkeys(['source', 'target_inputs', *keys], ints(1, 1))
+  rows = (1, 1) if model.get('head') == 'choice' else (1,)
+  keys = ('tokens', 'types', 'positions')
+  return dict.fromkeys(keys, ints(*rows, 1)) | dict(lengths=ints(*rows))
+
+
+def _entries(family, architecture, model, shapes):
+  """{key: (paths, Part, whether it is of the body)} of all parameters."""
+  found, left = {}, set(shapes)
+  rows = [(*row, True) for row in family.body]
+  rows += [(*row, False) for row in family.head]
+  numbers = [int(n) for n in re.findall(r'/layer_(\d+)/', ' '.join(shapes))]
+  for module, path, layout, *only, of_body in rows:
+    if only and architecture not in only:
+      continue
+    parts = layout(model['patch']) if callable(layout) else layout
+    for n in range(max(numbers, default=0) + 1):
+      for part in parts:
+        key = '.'.join(filter(None, [module, part.tensor])).format(n)
+        paths = ['/'.join(filter(None, [path, p])) for p in part.params]
+        paths = [p.format(n) for p in paths]
+        if left.issuperset(paths):
+          found[key] = paths, part, of_body
+          left.difference_update(paths)
+  assert not left, left
+  return found

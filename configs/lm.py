@@ -115,7 +115,7 @@ def resize(c, size):
     c.data.update(batch_size=16, eval_stride=64)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
     c.model.attention.num_heads = 6
-    c.model.dropout = 0.1
-    c.optim.update(lr=2e-3, warmup_steps=200)
-    c.total_steps = 2000
+    c.model.dropout = 0.0
+    c.optim.update(name='muon', lr=3e-3, warmup_steps=200)
+    c.total_steps = 3000
     c.every.update(log=50, eval=500, checkpoint=250)

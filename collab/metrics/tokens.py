@@ -5,6 +5,7 @@ Sums over batches, devices and accumulation steps are exact whatever the
 padding: mean = sum / weight, in float32. Axes: B batch, T tokens, V vocabulary.
 """
 
+import functools
 import math
 
 import jax
@@ -52,9 +53,10 @@ def projected_cross_entropy(
 ):
   """`cross_entropy` and `accuracy` of the logits x E^T + b, part by part of T.
 
-  The logits [B, T, V] never exist in full: a part is made, used and forgotten,
-  and made again in the backward pass. Parts are cut along T, so that a batch
-  that is split over devices stays where it is.
+  The logits [B, T, V] never exist in full, and each part is made once: where
+  the loss is differentiated, its gradient is taken with it. Only the loss has
+  one. Parts are cut along T, so that a batch that is split over devices stays
+  where it is.
 
   Args:
     x: [B, T, D].
@@ -66,27 +68,66 @@ def projected_cross_entropy(
     dict of float32 []: loss, nll (the loss without smoothing), right, weight:
     sums over the labels that count.
   """
-  B, T, _ = x.shape
-  n = next(
-    n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * len(table)
-  )
+  return _projected(label_smoothing, x, (table, bias), labels, weights)
 
-  @jax.checkpoint
-  def part(x, labels, weights):
-    # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
-    logits = x @ table.astype(x.dtype).T
-    if bias is not None:
-      logits += bias.astype(x.dtype)[None, None]
-    loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
-    nll, _ = cross_entropy(logits, labels, weights)
-    right, _ = accuracy(logits, labels, weights)
-    return dict(loss=loss, nll=nll, right=right, weight=weight)
 
-  def cut(x):
-    return jnp.moveaxis(x.reshape(B, n, T // n, *x.shape[2:]), 1, 0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _projected(label_smoothing, x, output, labels, weights):
+  def part(parts):
+    x, labels, weights = parts
+    return _part(x, output, labels, weights, label_smoothing)[1]
 
-  sums = jax.lax.map(lambda p: part(*p), (cut(x), cut(labels), cut(weights)))
+  sums = jax.lax.map(part, _cut((x, labels, weights), len(output[0])))
   return jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def _projected_forward(label_smoothing, x, output, labels, weights):
+  value_and_grad = jax.value_and_grad(_part, (0, 1), has_aux=True)
+
+  def part(total, parts):
+    x, labels, weights = parts
+    (_, sums), (dx, new) = value_and_grad(
+      x, output, labels, weights, label_smoothing
+    )
+    return jax.tree.map(jnp.add, total, new), (dx, sums)
+
+  doutput, (dx, sums) = jax.lax.scan(
+    part,
+    jax.tree.map(jnp.zeros_like, output),
+    _cut((x, labels, weights), len(output[0])),
+  )
+  dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape)
+  return jax.tree.map(lambda x: x.sum(0), sums), (dx, doutput)
+
+
+def _projected_backward(label_smoothing, grads, g):
+  dx, doutput = jax.tree.map(lambda x: x * g['loss'].astype(x.dtype), grads)
+  return dx, doutput, None, None
+
+
+_projected.defvjp(_projected_forward, _projected_backward)
+
+
+def _part(x, output, labels, weights, label_smoothing):
+  """The loss of a part, and all sums as a dict."""
+  table, bias = output
+  # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
+  logits = x @ table.astype(x.dtype).T
+  if bias is not None:
+    logits += bias.astype(x.dtype)[None, None]
+  loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
+  nll, _ = cross_entropy(logits, labels, weights)
+  right, _ = accuracy(logits, labels, weights)
+  return loss, dict(loss=loss, nll=nll, right=right, weight=weight)
+
+
+def _cut(tree, V):
+  """[B, T, ...] as [n, B, T / n, ...], n parts of at most PART logits."""
+  B, T = tree[0].shape[:2]
+  n = next(n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * V)
+  return jax.tree.map(
+    lambda x: jnp.moveaxis(x.reshape(B, n, T // n, *x.shape[2:]), 1, 0), tree
+  )
 
 
 def accuracy(logits, labels, weights):

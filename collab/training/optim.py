@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-NAMES = ('adam', 'adamw')
+NAMES = ('adam', 'adamw', 'muon')
 INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # below layer 0
 
 
@@ -33,7 +33,9 @@ def build(
 
   Args:
     total_steps: at which 'linear' and 'cosine' arrive at `end_lr`.
-    name: one of `NAMES`.
+    name: one of `NAMES`; 'muon' (Jordan et al., 2024) turns the updates of
+      `matrices` into orthogonal ones as large as Adam's (arXiv 2502.16982), so
+      that lr means the same; all others are Adam's with Nesterov's momentum.
     lr: peak learning rate.
     schedule: one of `SCHEDULES`.
     warmup_steps: of linear growth from lr / warmup_steps to lr.
@@ -59,7 +61,8 @@ def build(
       raise ValueError(f'{field}={value!r}; there are {", ".join(legal)}.')
   if name == 'adam' and weight_decay:
     raise ValueError(
-      f'weight_decay={weight_decay}, but name={name!r}; only adamw decays.'
+      f'weight_decay={weight_decay}, but name={name!r}; only adamw and muon '
+      'decay.'
     )
   positive = dict(lr=lr, end_lr=end_lr, eps=eps, weight_decay=weight_decay)
   positive |= dict(clip=clip, warmup_steps=warmup_steps)
@@ -90,6 +93,18 @@ def build(
 
   if name == 'adam':
     tx = optax.adam(rate, b1, b2, eps)
+  elif name == 'muon':
+    tx = optax.contrib.muon(
+      rate,
+      eps=eps,
+      weight_decay=weight_decay,
+      weight_decay_mask=decay_mask,
+      adam_b1=b1,
+      adam_b2=b2,
+      adam_weight_decay=weight_decay,
+      muon_weight_dimension_numbers=matrices,
+      consistent_rms=0.2,
+    )
   else:
     tx = optax.adamw(
       rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
@@ -153,6 +168,25 @@ def decay_mask(params):
     return x.ndim >= 2 and not ('bias' in name or 'scale' in name)
 
   return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def matrices(params):
+  """Which parameters are matrices to Muon, and which of their axes are inputs.
+
+  Kernels of layers: [D, H, K] is [D, H K], out/kernel [H, V, D] is [H V, D].
+  Embeddings, heads, biases and all else are Adam's (None).
+  """
+
+  def axes(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if _layer(name) < 0 or not name.endswith('kernel'):
+      return None
+    inputs = x.ndim - 1 if name.endswith('out/kernel') else 1
+    return optax.contrib.MuonDimensionNumbers(
+      tuple(range(inputs)), tuple(range(inputs, x.ndim))
+    )
+
+  return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def layer_rates(params, decay):

@@ -11,6 +11,7 @@ import pytest
 import sacrebleu
 
 from collab import metrics
+from collab.metrics import tokens
 
 REFERENCES = [
   'The quick brown fox jumps over the lazy dog.',
@@ -170,6 +171,41 @@ def test_loss_and_nll_in_one_program_cost_one_softmax():
     for f in (one, both)
   ]
   assert exps[0] == exps[1] > 0
+
+
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_projected_cross_entropy_is_that_of_all_logits(monkeypatch, with_bias):
+  B, T, D, V, e = 3, 10, 5, 13, 0.1
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (B, T, D))
+  table = jax.random.normal(keys[1], (V, D))
+  bias = jax.random.normal(keys[2], (V,)) if with_bias else None
+  labels = jnp.arange(B * T).reshape(B, T) % V
+  weights = jnp.ones((B, T)).at[1, 7:].set(0).at[2, 3].set(0.5)
+  monkeypatch.setattr(tokens, 'PART', B * V * 2)  # five parts
+
+  def projected(x, table, bias):
+    sums = tokens.projected_cross_entropy(x, table, labels, weights, e, bias)
+    return 7 * sums['loss'], sums
+
+  def whole(x, table, bias):
+    logits = x @ table.T + (0 if bias is None else bias[None, None])
+    loss, weight = tokens.cross_entropy(logits, labels, weights, e)
+    nll, _ = tokens.cross_entropy(logits, labels, weights)
+    right, _ = tokens.accuracy(logits, labels, weights)
+    return 7 * loss, dict(loss=loss, nll=nll, right=right, weight=weight)
+
+  wanted = (0, 1, 2) if with_bias else (0, 1)
+  both = [
+    jax.jit(jax.value_and_grad(f, wanted, has_aux=True))(x, table, bias)
+    for f in (projected, whole)
+  ]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *both
+  )
+  assert both[0][0][1] == projected(x, table, bias)[1]
+  made = jax.make_jaxpr(jax.grad(lambda x: projected(x, table, bias)[0]))(x)
+  assert not any(f'{B},{T},{V}' in str(v) for v in made.jaxpr.eqns)
 
 
 def test_accuracy_counts_the_weight_of_what_is_right():

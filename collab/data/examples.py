@@ -3,7 +3,8 @@
 
     <bos> a <eos>   or   <bos> a <eos> b <eos>        (BERT's CLS and SEP)
 
-with type 0 up to the first <eos> and 1 beyond. Axes: N rows, B of them in a
+with type 0 up to the first <eos> and 1 beyond; of RoBERTa's tokenizers <eos>
+stands twice between a and b. Axes: N rows, B of them in a
 batch, L tokens of a padded row.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab.data.tokenizer import BOS, EOS, PAD
+from collab.data.tokenizer import PAD
 
 CHUNK = 8192  # rows tokenised at a time
 
@@ -107,12 +108,15 @@ def encode(texts: Iterable[tuple], tokenizer, row_length) -> Rows:
       flat = iter(tokenizer.encode_batch([t for row in chunk for t in row]))
       for row in chunk:
         sides = [next(flat) for _ in row]
-        kept = truncate(*map(len, sides), room=row_length - 1 - len(sides))
+        special = 2 + len(tokenizer.between) * (len(sides) - 1)
+        kept = truncate(*map(len, sides), room=row_length - special)
         truncated += kept != tuple(map(len, sides))
-        ids = [BOS]
-        for side, n in zip(sides, kept, strict=True):
-          ids += [*side[:n], EOS]
-        yield ids, kept[0] + 2
+        first, *second = (x[:n] for x, n in zip(sides, kept, strict=True))
+        ids = [tokenizer.bos_id, *first]
+        begin = len(ids) + len(tokenizer.between)
+        for side in second:
+          ids += [*tokenizer.between, *side]
+        yield [*ids, tokenizer.eos_id], begin
 
   tokens, offsets, second, _ = collect(rows())
   return Rows(tokens, offsets, second, truncated)

@@ -19,7 +19,18 @@ from tqdm import tqdm
 
 SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>', '<mask>')
 PAD, BOS, EOS, UNK, MASK = range(5)
+OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', mask='<mask>')
 SMALLEST = len(SPECIAL) + 256  # a token for each byte
+
+
+# What the special tokens are called elsewhere: BERT's, ALBERT's, RoBERTa's and
+# GPT-2's names. The last has one for all and none to mask with.
+ELSEWHERE = (
+  dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', mask='[MASK]'),
+  dict(pad='<pad>', bos='[CLS]', eos='[SEP]', mask='[MASK]'),
+  dict(pad='<pad>', bos='<s>', eos='</s>', mask='<mask>'),
+  dict.fromkeys(('pad', 'bos', 'eos'), '<|endoftext|>'),
+)
 
 
 class Tokenizer:
@@ -27,23 +38,35 @@ class Tokenizer:
 
   Attributes:
     vocab_size: number of ids, special ones included.
-    pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4. No text encodes to them, not
-      even '<eos>'.
+    pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 of ours; mask_id is None where
+      there is none. No text encodes to them, not even '<eos>'.
+    between: ids between two texts of a row: <eos>, of RoBERTa twice.
+    ours: whether it is of this project, so that any text comes back.
     fingerprint: a hash of the vocabulary and rules, for caches.
   """
 
-  pad_id, bos_id, eos_id, mask_id = PAD, BOS, EOS, MASK
-
-  def __init__(self, rules: tokenizers.Tokenizer):
+  def __init__(self, rules: tokenizers.Tokenizer, names=OURS):
     rules.encode_special_tokens = True  # '<eos>' in a text is just text
+    rules.no_padding()
+    rules.no_truncation()
     self._rules = rules
+    self.ours = names is OURS
+    self._blank = ' ' if self.ours else ''  # goes before every text
+    ids = {role: rules.token_to_id(name) for role, name in names.items()}
+    self.pad_id, self.bos_id, self.eos_id = ids['pad'], ids['bos'], ids['eos']
+    self.mask_id = ids.get('mask')
+    self.between = (self.eos_id,) * (1 + (names.get('bos') == '<s>'))
+    added = rules.get_added_tokens_decoder().items()
+    self.special = frozenset(i for i, token in added if token.special)
     self.vocab_size = rules.get_vocab_size()
     text = rules.to_str().encode()
     self.fingerprint = hashlib.sha256(text).hexdigest()[:16]
 
   def encode_batch(self, texts) -> list[list[int]]:
     """Ids of each text, without <bos> and <eos>."""
-    batch = self._rules.encode_batch_fast([f' {text}' for text in texts])
+    batch = self._rules.encode_batch_fast(
+      [f'{self._blank}{text}' for text in texts], add_special_tokens=False
+    )
     return [encoding.ids for encoding in batch]
 
   def encode(self, text) -> list[int]:
@@ -56,11 +79,14 @@ class Tokenizer:
     A word's token has the blank before it too. Several tokens may be bytes of
     the same character.
     """
-    batch = self._rules.encode_batch([f' {text}' for text in texts])
+    batch = self._rules.encode_batch(
+      [f'{self._blank}{text}' for text in texts], add_special_tokens=False
+    )
+    n = len(self._blank)
     return [
       (
         found.ids,
-        [(max(start - 1, 0), end - 1) for start, end in found.offsets],
+        [(max(start - n, 0), end - n) for start, end in found.offsets],
       )
       for found in batch
     ]
@@ -70,8 +96,8 @@ class Tokenizer:
 
     Ids that are no whole UTF-8 text, as a model may say, give U+FFFD in places.
     """
-    ids = [int(i) for i in ids if i >= len(SPECIAL)]
-    return self._rules.decode(ids).removeprefix(' ')
+    ids = [int(i) for i in ids if int(i) not in self.special]
+    return self._rules.decode(ids).removeprefix(self._blank)
 
 
 def train(lines, vocab_size, path, kind='bpe') -> Tokenizer:
@@ -165,7 +191,9 @@ def prepare(workdir, vocabulary, lines, vocab_size, kind='bpe') -> Tokenizer:
 
 
 def load(path) -> Tokenizer:
-  """Reads what `train` wrote. It is data: nothing in it is executed.
+  """Reads what `train` wrote, or a tokenizer.json of one of ELSEWHERE's.
+
+  It is data: nothing in it is executed.
 
   Raises:
     ValueError: no such file, damaged, or another kind of tokenizer.
@@ -179,19 +207,23 @@ def load(path) -> Tokenizer:
       f'{path} is no tokenizer file, or damaged: {str(error).strip()}'
     ) from error
   vocabulary = rules.get_vocab()
+  if (ids := sorted(vocabulary.values())) != list(range(len(ids))):
+    raise ValueError(f'{path} is damaged: its ids are not 0, 1, 2, ...')
+  for names in ELSEWHERE:
+    if vocabulary.keys() >= set(names.values()):
+      return Tokenizer(rules, names)
   wanted = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
   got = {token: vocabulary.get(token) for token in SPECIAL}
   letters = set(pre_tokenizers.ByteLevel.alphabet())
   if isinstance(rules.model, models.WordLevel):
     letters = set()
-  ids = sorted(vocabulary.values())
   if got != wanted or not letters <= vocabulary.keys():
+    others = '; '.join(' '.join(sorted(set(x.values()))) for x in ELSEWHERE)
     raise ValueError(
       f'{path} is not a tokenizer of this project: expected the ids {wanted} '
-      f'and a token for every byte, got {got}.'
+      f'and a token for every byte, got {got}. Nor has it the special tokens '
+      f'of one that we know: {others}.'
     )
-  if ids != list(range(len(ids))):
-    raise ValueError(f'{path} is damaged: its ids are not 0, 1, 2, ...')
   return Tokenizer(rules)
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from collab.data import examples
-from collab.data.tokenizer import BOS, EOS
 
 CHUNK = 4096  # texts tokenised at a time
 
@@ -62,12 +61,13 @@ def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
   Raises:
     ValueError: a stride that would leave tokens out, no room.
   """
-  room = row_length - question_length - 3
+  special = 2 + len(tokenizer.between)
+  room = row_length - question_length - special
   if question_length < 1 or not 1 <= stride <= room:
     raise ValueError(
       f'stride is {stride} and question_length {question_length}, expected at '
-      f'least 1 and, with row_length {row_length} and 3 special tokens, '
-      f'together at most {row_length - 3}.'
+      f'least 1 and, with row_length {row_length} and {special} special '
+      f'tokens, together at most {row_length - special}.'
     )
   contexts = list(dict.fromkeys(q.context for q in questions))
   encoded = dict(zip(contexts, _encode(contexts, tokenizer), strict=True))
@@ -77,7 +77,11 @@ def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
     nonlocal truncated
     for i, (q, ids) in enumerate(_with_ids(questions, tokenizer)):
       truncated += len(ids) > question_length
-      head = [BOS, *ids[:question_length], EOS]
+      head = [
+        tokenizer.bos_id,
+        *ids[:question_length],
+        *tokenizer.between,
+      ]
       tokens, places = encoded[q.context]
       characters.append(places)
       room = row_length - len(head) - 1
@@ -90,7 +94,7 @@ def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
         first, last = answer - begin
         whole = first >= 0 and last < len(window)
         spans.append(len(head) + answer - begin if whole else (0, 0))
-        yield np.concatenate([head, window, [EOS]]), len(head)
+        yield np.concatenate([head, window, [tokenizer.eos_id]]), len(head)
 
   found = examples.collect(rows())
   return Windows(

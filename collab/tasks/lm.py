@@ -75,7 +75,7 @@ class LanguageModel:
     )
     moved = np.split(moved, self._shard[1])[self._shard[0]]
     starts = np.minimum(rows * L + moved, len(tokens) - L)
-    return windows(tokens, starts, L)
+    return windows(tokens, starts, L, self._tokenizer.bos_id)
 
   def inputs(self, batch):
     return (dict(tokens=batch['tokens']),)
@@ -110,7 +110,8 @@ class LanguageModel:
       return total, weight
 
     nll = count = 0.0
-    for batch in strided(stream.tokens, self._length, stride, self._size):
+    bos = self._tokenizer.bos_id
+    for batch in strided(stream.tokens, self._length, stride, self._size, bos):
       new = jax.device_get(sums(params, batch))
       nll, count = nll + float(new[0]), count + float(new[1])
     assert count == len(stream.tokens), (count, len(stream.tokens))
@@ -142,17 +143,17 @@ class LanguageModel:
 build = LanguageModel
 
 
-def windows(tokens, starts, L):
+def windows(tokens, starts, L, bos):
   """dict of int32 [R, L]: labels tokens[start : start + L], tokens before."""
   places = starts[:, None] + np.arange(L)[None]
-  before = np.where(places, np.asarray(tokens)[places - 1], tokenizer.BOS)
+  before = np.where(places, np.asarray(tokens)[places - 1], bos)
   return dict(
     tokens=before.astype(np.int32),
     labels=np.asarray(tokens)[places].astype(np.int32),
   )
 
 
-def strided(tokens, L, stride, size):
+def strided(tokens, L, stride, size, bos):
   """Yields batches of `size` windows in which each token counts once.
 
   Window i begins at i stride; of it count the tokens that i - 1 did not reach.
@@ -165,4 +166,6 @@ def strided(tokens, L, stride, size):
     reached = np.where(rows == 0, 0, starts - stride + L)[:, None]
     places = starts[:, None] + np.arange(L)[None]
     counts = valid[:, None] & (places >= reached) & (places < n)
-    yield windows(padded, starts, L) | dict(weights=counts.astype(np.float32))
+    yield windows(padded, starts, L, bos) | dict(
+      weights=counts.astype(np.float32)
+    )

@@ -13,7 +13,6 @@ from collab import metrics
 from collab.data import text, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.data.sources import SPLITS
-from collab.data.tokenizer import BOS, MASK, SPECIAL
 
 
 class MaskedLanguageModel:
@@ -53,6 +52,11 @@ class MaskedLanguageModel:
       data.vocabulary,
       lambda: self._source.lines('train'),
       data.vocab_size,
+    )
+    if self._tokenizer.mask_id is None:
+      raise ValueError('The tokenizer has no token to mask with.')
+    self._ordinary = np.setdiff1d(
+      np.arange(self._tokenizer.vocab_size), list(self._tokenizer.special)
     )
     folder = data.folder or os.path.join(workdir, 'data')
     self._streams = {  # bad input shows early
@@ -125,15 +129,16 @@ class MaskedLanguageModel:
   def _masked_rows(self, split, rows, rng):
     L, P, R = self._length, self._masked, len(rows)
     places = rows[:, None] * (L - 1) + np.arange(L - 1)[None]
-    tokens = np.full((R, L), BOS, np.int32)
+    tokens = np.full((R, L), self._tokenizer.bos_id, np.int32)
     tokens[:, 1:] = np.asarray(self._streams[split].tokens)[places]
     # The places of the P smallest of L - 1 numbers: any P, each as likely.
     order = rng.random((R, L - 1)).argpartition(P - 1, axis=1)[:, :P]
     positions = 1 + np.sort(order, axis=1).astype(np.int32)
     labels = np.take_along_axis(tokens, positions, axis=1)
     kind = rng.random((R, P))
-    other = rng.integers(len(SPECIAL), self._tokenizer.vocab_size, (R, P))
-    seen = np.where(kind < 0.8, MASK, np.where(kind < 0.9, other, labels))
+    other = self._ordinary[rng.integers(len(self._ordinary), size=(R, P))]
+    mask = self._tokenizer.mask_id
+    seen = np.where(kind < 0.8, mask, np.where(kind < 0.9, other, labels))
     np.put_along_axis(tokens, positions, seen.astype(np.int32), axis=1)
     return dict(
       tokens=tokens,

@@ -203,6 +203,11 @@ def read(
     lambda: (line for pair in text.pairs('train') for line in pair),
     vocab_size,
   )
+  if not rules.ours:
+    raise ValueError(
+      'Translation takes tokenizers of this project only, from which any text '
+      'comes back.'
+    )
   return text, rules, folder or os.path.join(workdir, 'data')
 
 

@@ -13,6 +13,8 @@ from collab.data.tokenizer import BOS, EOS, PAD
 class Letters:
   """A tokenizer of which every letter is a token."""
 
+  bos_id, eos_id, between = 1, 2, (2,)
+
   def encode_batch(self, texts):
     return [[ord(c) for c in text] for text in texts]
 
@@ -103,3 +105,15 @@ def test_errors():
     encode([('a',)], 4)
   with pytest.raises(ValueError, match='has 4 tokens, expected at most 3'):
     examples.pad(encode([('ab',)]), [0], 3)
+
+
+def test_two_separators_of_roberta():
+  class Roberta(Letters):
+    between = (2, 2)
+
+  rows = examples.encode([('ab', 'c'), ('ab',)], Roberta(), 11)
+  assert row(rows, 0) == [1, ord('a'), ord('b'), 2, 2, ord('c'), 2]
+  assert row(rows, 1) == [1, ord('a'), ord('b'), 2]
+  assert rows.second[0] == 5
+  (full,) = examples.encode([('a' * 9, 'b' * 9)], Roberta(), 11).lengths
+  assert full == 11

@@ -6,6 +6,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from collab.data import tokenizer
 
@@ -135,3 +137,50 @@ def test_offsets(text, tok):
     assert start <= reached
     reached = max(reached, end)
   assert reached == len(text)
+
+
+def elsewhere(kind, path):
+  """A tokenizer file as BERT's, RoBERTa's or GPT-2's checkpoints have it."""
+  special = dict(
+    bert=['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'],
+    roberta=['<s>', '<pad>', '</s>', '<unk>', '<mask>'],
+    gpt2=['<|endoftext|>'],
+  )[kind]
+  words = ['Paris', 'is', 'far', '##a', 'Ġ']
+  vocabulary = {word: i for i, word in enumerate([*special, *words])}
+  rules = tokenizers.Tokenizer(
+    models.WordPiece(vocabulary, unk_token=special[min(1, len(special) - 1)])
+  )
+  rules.pre_tokenizer = pre_tokenizers.Whitespace()
+  rules.add_special_tokens(special)
+  bos, eos = special[0 if kind == 'roberta' else 2 % len(special)], special[-1]
+  rules.post_processor = processors.TemplateProcessing(
+    f'{bos} $A {eos}', special_tokens=[(x, vocabulary[x]) for x in (bos, eos)]
+  )
+  rules.enable_padding(length=7)
+  rules.enable_truncation(2)
+  path.write_text(rules.to_str(), 'utf-8')
+  return vocabulary
+
+
+@pytest.mark.parametrize(
+  'kind, names, separators',
+  [
+    ('bert', ('[PAD]', '[CLS]', '[SEP]', '[MASK]'), 1),
+    ('roberta', ('<pad>', '<s>', '</s>', '<mask>'), 2),
+    ('gpt2', ('<|endoftext|>',) * 3 + (None,), 1),
+  ],
+)
+def test_tokenizers_of_elsewhere(kind, names, separators, tmp_path):
+  vocabulary = elsewhere(kind, tmp_path / 'tokenizer.json')
+  tok = tokenizer.load(tmp_path / 'tokenizer.json')
+  got = (tok.pad_id, tok.bos_id, tok.eos_id, tok.mask_id)
+  assert got == tuple(vocabulary.get(name) for name in names)
+  assert tok.between == (tok.eos_id,) * separators
+  assert not tok.ours
+  # Neither cut nor padded, and nothing special goes around.
+  ids = tok.encode('Paris is far')
+  assert ids == [vocabulary[word] for word in ('Paris', 'is', 'far')]
+  assert tok.encode_with_offsets(['Paris is']) == [(ids[:2], [(0, 5), (6, 8)])]
+  assert tok.decode([tok.bos_id, ids[0], tok.eos_id]) == 'Paris'
+  assert tok.vocab_size == len(vocabulary)

@@ -23,7 +23,7 @@ def test_strided(n, L, part, size):
   """Each token once, as a label, with what stands before it as its input."""
   stride, tokens = max(1, round(part * L)), 3 + np.arange(n)
   found = np.zeros(n, int)
-  for batch in lm.strided(tokens, L, stride, size):
+  for batch in lm.strided(tokens, L, stride, size, bos=1):
     assert batch['tokens'].shape == (size, L)
     counts = batch['weights'] > 0
     labels, before = batch['labels'][counts], batch['tokens'][counts]

@@ -188,7 +188,8 @@ def _parameters(plan, names, found):
     flat |= zip(paths, part.read(x, *shapes), strict=True)
   if len(flat) < len(plan.shapes):
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), plan.batch)
-    fresh = models.build(**plan.model).init(jax.random.key(0), zeros)['params']
+    init = jax.jit(models.build(**plan.model).init)
+    fresh = init(jax.random.key(0), zeros)['params']
     flat = {k: np.asarray(x) for k, x in leaves.named(fresh).items()} | flat
   return flat
 

@@ -57,20 +57,19 @@ def make(config, pooler):
     ValueError: we have no such model.
   """
   kind = config.get('model_type')
-  if kind not in FAMILIES:
+  if kind not in list(FAMILIES):  # it may be anything
     raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
-  family = FAMILIES[kind]
+  family, get = FAMILIES[kind], reader(config)
   for name, value in family.fixed.items():
     got = config.get(name, value)
     if got != value:
       raise ValueError(f'{name} is {got!r}, expected {value!r}.')
   legal = family.architectures
-  architecture = (config.get('architectures') or list(legal))[0]
-  if architecture not in legal:
+  architecture = (get('architectures', []) or list(legal))[0]
+  if architecture not in list(legal):
     raise ValueError(
       f'architecture {architecture!r}; there are {", ".join(legal)}.'
     )
-  get = reader(config)
   model = fields(family, architecture, get, pooler)
   batch = _batch(model, get('num_channels', 3))
   init = models.build(**model).init
@@ -144,20 +143,22 @@ def _batch(model, channels):
 def _entries(family, architecture, model, shapes):
   """{key: (paths, Part, whether it is of the body)} of all parameters."""
   found, left = {}, set(shapes)
-  rows = [(*row, True) for row in family.body]
-  rows += [(*row, False) for row in family.head]
+  rows = [(*row, False) for row in family.head]
+  rows += [(*row, True) for row in family.body]
   numbers = [int(n) for n in re.findall(r'/layer_(\d+)/', ' '.join(shapes))]
   for module, path, layout, *only, of_body in rows:
     if only and architecture not in only:
       continue
     parts = layout(model['patch']) if callable(layout) else layout
     for n in range(max(numbers, default=0) + 1):
+      row = {}
       for part in parts:
         key = '.'.join(filter(None, [module, part.tensor])).format(n)
         paths = ['/'.join(filter(None, [path, p])) for p in part.params]
-        paths = [p.format(n) for p in paths]
-        if left.issuperset(paths):
-          found[key] = paths, part, of_body
-          left.difference_update(paths)
+        row[key] = [p.format(n) for p in paths], part, of_body
+      paths = [p for paths, *_ in row.values() for p in paths]
+      if left.issuperset(paths):
+        found |= row
+        left.difference_update(paths)
   assert not left, left
   return found

@@ -49,11 +49,11 @@ FAMILY = Family(
     ('pooler', 'pooler', DENSE),
   ),
   head=(
+    SPAN,
     ('predictions.dense', 'head/dense', DENSE),
     ('predictions.LayerNorm', 'head/norm', NORM),
     ('predictions.bias', 'head/bias', WHOLE),
     CLASSIFIER,
-    SPAN,
   ),
   pooler=True,
   tied={

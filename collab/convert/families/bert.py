@@ -67,11 +67,11 @@ FAMILY = Family(
   prefix='bert',
   body=(*BODY, POOLER),
   head=(
+    SPAN,
     ('cls.predictions.transform.dense', 'head/dense', DENSE),
     ('cls.predictions.transform.LayerNorm', 'head/norm', NORM),
     ('cls.predictions.bias', 'head/bias', WHOLE),
     CLASSIFIER,
-    SPAN,
   ),
   pooler=True,
   tied={

@@ -57,12 +57,12 @@ FAMILY = Family(
     ),
   ),
   head=(
+    SPAN,
     ('vocab_transform', 'head/dense', DENSE),
     ('vocab_layer_norm', 'head/norm', NORM),
     ('vocab_projector.bias', 'head/bias', WHOLE),
     ('pre_classifier', 'head/Dense_0', DENSE),
     ('classifier', 'head/Dense_1', DENSE),
-    SPAN,
   ),
   tied={'vocab_projector.weight': 'embeddings.word_embeddings.weight'},
   rest=('embeddings.position_ids',),

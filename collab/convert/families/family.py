@@ -3,7 +3,8 @@
 
 A row: module in the checkpoint, path in our parameters, layout, and maybe the
 only architecture that it is for. '{}' stands for the number of a layer. A row
-is passed over if the model has no such path, or an earlier row filled it.
+is passed over if the model lacks one of its parameters, or an earlier row has
+filled it; rows of heads come before those of the body.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,8 +6,8 @@ from collab.convert.layouts import DENSE, FIRST_ROW, HEADS, NORM, TABLE
 
 
 def fields(get):
-  if not get('scale_embedding', False):
-    raise ValueError('scale_embedding is not true, which our models need.')
+  if not get('scale_embedding', False):  # which it is where it is left out
+    raise ValueError('scale_embedding is False, expected True.')
   return dict(
     vocab_size=get('vocab_size'),
     dim=get('d_model'),

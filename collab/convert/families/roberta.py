@@ -20,6 +20,7 @@ FAMILY = Family(
   prefix='roberta',
   body=(*bert.BODY, bert.POOLER),
   head=(
+    SPAN,
     ('lm_head.dense', 'head/dense', DENSE),
     ('lm_head.layer_norm', 'head/norm', NORM),
     ('lm_head.bias', 'head/bias', WHOLE),
@@ -27,7 +28,6 @@ FAMILY = Family(
     ('classifier.dense', 'pooler', DENSE, _OF_CLASSES),
     ('classifier.out_proj', 'head/Dense_0', DENSE, _OF_CLASSES),
     CLASSIFIER,
-    SPAN,
   ),
   pooler=True,
   tied={

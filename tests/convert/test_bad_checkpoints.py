@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is no checkpoint of ours is refused in one line; so is writing one."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from collab.convert import huggingface
+from tests.convert.checkpoints import (
+  EMBED,
+  GOLDEN,
+  identical,
+  load,
+  read,
+  renamed,
+  variant,
+  waves,
+)
+
+# Bad input --------------------------------------------------------------------
+
+
+def without(*names):
+  return lambda x: {k: v for k, v in x.items() if k not in names}
+
+
+@pytest.mark.parametrize(
+  'case, config, words',
+  [
+    (
+      'bert_Model',
+      dict(model_type='t5'),
+      "model_type 't5'; there are bert, .*marian",
+    ),
+    (
+      'bert_Model',
+      dict(model_type=['bert']),
+      r"model_type \['bert'\]; there are",
+    ),
+    (
+      'bert_Model',
+      dict(architectures=['BertForTokenClassification']),
+      "'BertForTokenClassification'; there are BertModel, .*BertForQuestion",
+    ),
+    (
+      'bert_Model',
+      dict(architectures='BertModel'),
+      "architectures is 'BertModel', expected list",
+    ),
+    (
+      'bert_Model',
+      dict(position_embedding_type='relative_key'),
+      "position_embedding_type is 'relative_key', expected 'absolute'",
+    ),
+    ('bert_Model', dict(is_decoder=True), 'is_decoder is True, expected False'),
+    (
+      'bert_Model',
+      dict(hidden_act='mish'),
+      "activation 'mish'; there are gelu, .*swish",
+    ),
+    ('bert_Model', dict(hidden_act=3), 'hidden_act is 3, expected str'),
+    ('bert_Model', dict(hidden_size=None), 'hidden_size is missing'),
+    ('bert_Model', dict(hidden_size='12'), "hidden_size is '12', expected int"),
+    (
+      'bert_Model',
+      dict(num_hidden_layers=True),
+      'num_hidden_layers is True, expected int',
+    ),
+    (
+      'bert_Model',
+      dict(num_hidden_layers=0),
+      'num_hidden_layers is 0, expected 1 or more',
+    ),
+    (
+      'bert_Model',
+      dict(layer_norm_eps=float('nan')),
+      'layer_norm_eps is nan, expected 0 or more',
+    ),
+    ('bert_Model', dict(num_attention_heads=5), 'num_heads=5'),
+    (
+      'bert_ForSequenceClassification',
+      dict(id2label=[]),
+      r'id2label is \[\], expected dict',
+    ),
+    (
+      'albert_Model',
+      dict(num_hidden_groups=2),
+      'num_hidden_groups is 2, expected 1',
+    ),
+    (
+      'roberta_Model',
+      dict(hidden_act='relu'),
+      "hidden_act is 'relu', expected 'gelu'",
+    ),
+    (
+      'gpt2_Model',
+      dict(scale_attn_by_inverse_layer_idx=True),
+      'inverse_layer_idx is True, expected False',
+    ),
+    (
+      'gpt2_Model',
+      dict(scale_attn_weights=False),
+      'scale_attn_weights is False, expected True',
+    ),
+    ('vit_Model', dict(qkv_bias=False), 'qkv_bias is False, expected True'),
+    (
+      'vit_Model',
+      dict(image_size=[9, 9]),
+      r'image_size is \[9, 9\], expected int',
+    ),
+    ('vit_Model', dict(patch_size=4), 'patch=4 does not divide image_size=9'),
+    (
+      'marian_Model',
+      dict(scale_embedding=False),
+      'scale_embedding is False, expected True',
+    ),
+    (
+      'marian_Model',
+      dict(scale_embedding=None),
+      'scale_embedding is False, expected True',
+    ),
+    (
+      'marian_Model',
+      dict(normalize_before=True),
+      'normalize_before is True, expected False',
+    ),
+  ],
+)
+def test_configs_that_we_have_no_model_for(case, config, words, tmp_path):
+  """One line that names the file, what is wrong and what is not."""
+  folder = variant(tmp_path / 'old', case, **config)
+  with pytest.raises(ValueError, match=words) as info:
+    huggingface.load(folder)
+  assert str(info.value).startswith(f'{folder / "config.json"}: ')
+  assert '\n' not in str(info.value)
+
+
+def changed(name, change):
+  return lambda tensors: tensors | {name: change(tensors[name])}
+
+
+@pytest.mark.parametrize(
+  'case, change, words',
+  [
+    (
+      'bert_Model',
+      changed('pooler.dense.weight', lambda x: x[:, 1:]),
+      r'pooler.dense.weight has shape \(12, 11\), expected \(12, 12\)',
+    ),
+    (
+      'gpt2_Model',
+      changed('h.0.attn.c_attn.weight', lambda x: x.T.copy()),
+      r'c_attn.weight has shape \(36, 12\), expected \(12, 36\)',
+    ),
+    (
+      'vit_Model',
+      changed('embeddings.position_embeddings', lambda x: x[0]),
+      r'position_embeddings has shape \(10, 12\), expected \(1, 10, 12\)',
+    ),
+    (
+      'bert_Model',
+      changed('pooler.dense.weight', lambda x: x.astype(np.float64)),
+      'pooler.dense.weight is float64, expected float32, float16 or bfloat16',
+    ),
+    (
+      'bert_Model',
+      without('encoder.layer.1.output.dense.bias'),
+      'BertModel, missing: encoder.layer.1.output.dense.bias',
+    ),
+    (
+      'bert_ForMaskedLM',
+      without('bert.embeddings.LayerNorm.bias'),
+      'missing: bert.embeddings.LayerNorm.bias',
+    ),
+    (
+      'bert_Model',
+      renamed(r'layer\.1\.', 'layer.2.'),
+      r'missing: encoder\.layer\.1\..*; unexpected: encoder\.layer\.2\.',
+    ),
+    (
+      'bert_Model',
+      lambda x: x | {'bert.pooler.dense.bias': x['pooler.dense.bias']},
+      'bert.pooler.dense.bias and pooler.dense.bias are the same',
+    ),
+    (
+      'gpt2_LMHeadModel',
+      lambda x: x | {'lm_head.weight': x['transformer.wte.weight'] + 1},
+      'lm_head.weight is not transformer.wte.weight',
+    ),
+    (
+      'marian_Model',
+      lambda x: x | {'decoder.embed_positions.weight': waves(13, 12) + 0.01},
+      r'decoder.embed_positions.weight is not the table of sinusoids',
+    ),
+    (
+      'marian_Model',
+      lambda x: x | {'decoder.embed_positions.weight': waves(7, 12)},
+      r'sinusoids \[13, 12\]',
+    ),
+  ],
+)
+def test_tensors_that_do_not_fit(case, change, words, tmp_path):
+  folder = variant(tmp_path / 'old', case, change)
+  with pytest.raises(ValueError, match=words) as info:
+    huggingface.load(folder)
+  assert str(info.value).startswith(f'{folder}: ')
+  assert '\n' not in str(info.value)
+
+
+SHARDED = 'bert_ForPreTraining'
+FIRST = 'model-00001-of-00002.safetensors'
+INDEX = 'model.safetensors.index.json'
+
+
+def index(change):
+  """Changes the weight_map in a folder."""
+
+  def edit(folder):
+    path = folder / INDEX
+    value = json.loads(path.read_text())
+    change(value['weight_map'])
+    path.write_text(json.dumps(value))
+
+  return edit
+
+
+def point_to(shard):
+  return index(lambda shards: shards.update({EMBED: shard}))
+
+
+@pytest.mark.parametrize(
+  'damage, words',
+  [
+    (lambda f: (f / FIRST).unlink(), f'{FIRST} is missing; {INDEX} lists it'),
+    (lambda f: (f / FIRST).write_bytes(b'x' * 99), f'{FIRST} cannot be read'),
+    (
+      lambda f: (f / FIRST).write_bytes((f / FIRST).read_bytes()[:-1]),
+      f'{FIRST} cannot be read',
+    ),
+    (
+      point_to('../x.safetensors'),
+      r"lists '../x.safetensors', expected the name of a file beside it",
+    ),
+    (point_to('/x.safetensors'), 'expected the name of a file'),
+    (point_to('a\\x.safetensors'), 'expected the name of a file'),
+    (point_to('..'), 'expected the name of a file'),
+    (point_to('.x'), 'expected the name of a file'),
+    (point_to(''), 'expected the name of a file'),
+    (point_to(3), 'expected the name of a file'),
+    (
+      point_to('model-00002-of-00002.safetensors'),
+      f'{FIRST} does not hold what {INDEX} says: {EMBED}',
+    ),
+    (
+      index(lambda shards: shards.update(more=FIRST)),
+      'does not hold what .* says: more',
+    ),
+    (index(lambda shards: shards.pop(EMBED)), f'says: {EMBED}'),
+    (index(dict.clear), 'has no weight_map'),
+    (lambda f: (f / INDEX).write_text('{'), f'{INDEX} is no JSON'),
+    (lambda f: (f / INDEX).unlink(), 'has neither model.safetensors nor'),
+    (
+      lambda f: (f / 'config.json').write_text('[]'),
+      r'config.json holds a list, expected \{...\}',
+    ),
+    (
+      lambda f: (f / 'config.json').write_bytes(b'\xff'),
+      'config.json is no JSON',
+    ),
+    (lambda f: (f / 'config.json').unlink(), 'config.json: No such file'),
+  ],
+)
+def test_damaged_folders(damage, words, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(GOLDEN / SHARDED, folder)
+  damage(folder)
+  with pytest.raises(ValueError, match=words) as info:
+    huggingface.load(folder)
+  assert str(folder) in str(info.value)
+  assert '\n' not in str(info.value)
+
+
+def test_pickles_are_not_read(tmp_path):
+  """But it is said what to do with them."""
+  folder = variant(tmp_path / 'old', 'bert_Model')
+  (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
+  with pytest.raises(ValueError, match=r'_model\.bin, .*save_pretrained'):
+    huggingface.load(folder)
+
+
+# Writing ----------------------------------------------------------------------
+
+
+def test_no_folder_is_written_over(tmp_path):
+  with pytest.raises(ValueError, match=r'exists; expected .* a new folder'):
+    huggingface.save(tmp_path, load('bert_Model'))
+  assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+  def fail(*args):
+    raise OSError('no space left')
+
+  monkeypatch.setattr('safetensors.numpy.save_file', fail)
+  with pytest.raises(OSError, match='no space'):
+    huggingface.save(tmp_path / 'new', load('bert_Model'))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'case, fields, words',
+  [
+    (
+      'bert_Model',
+      dict(attention=dict(name='collab', num_heads=3, shared_dim=6)),
+      'attention is collab; Transformers has only mha, in bert, roberta',
+    ),
+    (
+      'marian_Model',
+      dict(cross_attention=dict(name='sha', num_heads=2)),
+      'cross_attention is sha',
+    ),
+    (
+      'bert_Model',
+      dict(attention=dict(name='mha', num_heads=3, key_features=6)),
+      'attention is .*key_features',
+    ),
+    ('bert_Model', dict(activation='gelu'), "'gelu', by the config 'relu'"),
+    ('bert_Model', dict(num_layers=1), 'num_layers is 1, by the config 2'),
+  ],
+)
+def test_models_that_transformers_has_not(case, fields, words, tmp_path):
+  pretrained = load(case)
+  other = pretrained._replace(model=pretrained.model | fields)
+  with pytest.raises(ValueError, match=words):
+    huggingface.save(tmp_path / 'new', other)
+  assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_not_the_models(tmp_path):
+  pretrained = load('bert_Model')
+  params = pretrained.params | dict(pooler=dict(bias=np.zeros(5, np.float32)))
+  words = (
+    r'pooler/bias: expected float32\[12\], found float32\[5\]; pooler/kern'
+  )
+  with pytest.raises(ValueError, match=words):
+    huggingface.save(tmp_path / 'new', pretrained._replace(params=params))
+
+
+def test_training_may_differ(tmp_path):
+  """Dropout, scan and the like; attention may name its defaults."""
+  pretrained = load('bert_Model')
+  attention = pretrained.model['attention'] | dict(key_features=0)
+  fields = dict(dropout=0.3, scan=True, dtype='bfloat16', attention=attention)
+  model = pretrained.model | fields
+  huggingface.save(tmp_path / 'new', pretrained._replace(model=model))
+  identical(read(tmp_path / 'new'), read(GOLDEN / 'bert_Model'))

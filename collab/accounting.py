@@ -4,6 +4,7 @@
 import jax
 
 from collab import attention
+from collab.models import layers
 
 
 def size(tree):
@@ -22,10 +23,11 @@ def attention_cost(model):
     mha_parameters and mha_cache of the same model with multi-head attention.
   """
   cost = dict(parameters=0, cache=0, mha_parameters=0, mha_cache=0)
-  for _, fields, layers, cached in model.attentions():
+  for _, fields, n, cached in model.attentions():
     mha = dict(name='mha', num_heads=fields['num_heads'])
-    for prefix, layer in (('', fields), ('mha_', mha)):
-      layer = attention.build(**layer)
-      cost[f'{prefix}parameters'] += layers * layer.count(model.dim)
-      cost[f'{prefix}cache'] += cached * layers * layer.cache_size(model.dim)
+    for prefix, every in (('', fields), ('mha_', mha)):
+      for i in range(n):
+        layer = attention.build(**layers.of_layer(every, i, n))
+        cost[f'{prefix}parameters'] += layer.count(model.dim)
+        cost[f'{prefix}cache'] += cached * layer.cache_size(model.dim)
   return cost

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings and positions, shared by all models. Axes: B batch, T, D, V."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -21,6 +22,27 @@ def choose(what, name, legal):
   if name not in legal:
     raise ValueError(f'{what}={name!r} is none of {", ".join(legal)}.')
   return legal[name]
+
+
+def of_layer(fields, layer, layers):
+  """Fields of one layer: a tuple, at any depth, has a value for each of them.
+
+  Raises:
+    ValueError: a tuple of another length.
+  """
+
+  def pick(name, value):
+    if isinstance(value, Mapping):
+      return {k: pick(k, v) for k, v in value.items()}
+    if not isinstance(value, tuple):
+      return value
+    if len(value) != layers:
+      raise ValueError(
+        f'{name}={value} has {len(value)} values for {layers} layers.'
+      )
+    return value[layer]
+
+  return pick('', fields)
 
 
 def drop_path(key, x, rate):

@@ -147,8 +147,9 @@ class Stack(nn.Module):
 
   Attributes:
     num_layers: number of blocks.
-    block: fields of Block.
-    scan: run the blocks as a lax.scan.
+    block: fields of Block. A tuple as a field of an attention has a value for
+      each layer: shared_dim=(96, 64, 64).
+    scan: run the blocks as a lax.scan; they have to be alike.
     remat: recompute each block in the backward pass.
     drop_path: probability of leaving an f of the last block out; from 0 at the
       first it grows evenly (Huang et al., 2016, stochastic depth).
@@ -167,7 +168,12 @@ class Stack(nn.Module):
     if not 0 <= self.drop_path < 1:
       raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
     n = 1 if self.shared else self.num_layers
-    self.layer = [Block(**self.block) for _ in range(n)]
+    blocks = [layers.of_layer(self.block, i, n) for i in range(n)]
+    if self.scan and any(block != blocks[0] for block in blocks):
+      raise ValueError(
+        'scan=True needs layers alike, but fields of attention differ.'
+      )
+    self.layer = [Block(**block) for block in blocks]
     if self.block.get('norm') == 'pre':
       self.norm = nn.LayerNorm(
         epsilon=self.block.get('epsilon', Block.epsilon),
@@ -189,19 +195,21 @@ class Stack(nn.Module):
     return self.norm(x) if self.block.get('norm') == 'pre' else x
 
   def _functional(self, x, blocks, rates, args, kwargs):
-    """The blocks as calls of one pure function, for lax.scan and remat."""
-    block = Block(**self.block, parent=None)
+    """The blocks as calls of pure functions, for lax.scan and remat."""
 
-    def run(x, layer):
-      params, key, rate = layer
-      rngs = {} if key is None else {'dropout': key}
-      x = block.apply(
-        {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
-      )
-      return x, None
+    def pure(block):
+      block = block.clone(parent=None)
 
-    if self.remat:
-      run = jax.checkpoint(run)
+      def run(x, layer):
+        params, key, rate = layer
+        rngs = {} if key is None else {'dropout': key}
+        x = block.apply(
+          {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
+        )
+        return x, None
+
+      return jax.checkpoint(run) if self.remat else run
+
     params = [block.variables['params'] for block in blocks]
     keys = [None] * len(params)
     if self.has_rng('dropout'):
@@ -209,9 +217,9 @@ class Stack(nn.Module):
     parts = list(zip(params, keys, rates, strict=True))
     if self.scan:
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-      return jax.lax.scan(run, x, stacked)[0]
-    for layer in parts:
-      x, _ = run(x, layer)
+      return jax.lax.scan(pure(blocks[0]), x, stacked)[0]
+    for block, layer in zip(blocks, parts, strict=True):
+      x, _ = pure(block)(x, layer)
     return x
 
   def prefill_memory(self, memory, lengths=None):

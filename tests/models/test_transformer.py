@@ -125,3 +125,42 @@ def test_shared_layers_are_a_loop():
   for options in ({}, WAYS['both']):
     got = value_and_grad(stack(shared=True, **options), params, x)
     jax.tree.map(small.close, got, want)
+
+
+# Layers that differ -----------------------------------------------------------
+
+
+def with_fields(**fields):
+  return BLOCK | dict(attention={**ATTENTION['collab'], **fields})
+
+
+@pytest.mark.parametrize('way', ['loop', 'remat'])
+def test_a_field_may_differ_from_layer_to_layer(way):
+  widths = (7, 5, 3)
+  block = with_fields(shared_dim=widths)
+  x = inputs(2)
+  model = Stack(3, nn.FrozenDict(block), **WAYS[way])
+  variables = model.init(jax.random.key(0), x)
+  params = variables['params']
+  for i, width in enumerate(widths):
+    kernel = params[f'layer_{i}']['self_attention']['query']['kernel']
+    assert kernel.shape == (D, width)
+  by_hand = x
+  for i, width in enumerate(widths):
+    one = with_fields(shared_dim=width)
+    by_hand = Block(**one).apply({'params': params[f'layer_{i}']}, by_hand)
+  by_hand = nn.LayerNorm().apply({'params': params['norm']}, by_hand)
+  np.testing.assert_allclose(model.apply(variables, x), by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(shared_dim=(7, 5)), r'shared_dim=\(7, 5\) has 2 values for 3 layers'),
+    (dict(shared_dim=(7, 5, 5)), 'scan=True needs layers alike'),
+  ],
+)
+def test_fields_that_do_not_fit_the_layers(fields, message):
+  block = with_fields(**fields)
+  with pytest.raises(ValueError, match=message):
+    Stack(3, nn.FrozenDict(block), scan=True).init(jax.random.key(0), inputs(2))

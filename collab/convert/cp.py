@@ -84,7 +84,7 @@ def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
     x, y, m, more = _alternate(*unit, x, y, m, sweeps - len(errors), dtype)
     errors += more
   left = error(*unit, x, y, m)
-  x, y, m = _balance(*grams, x, y, m)
+  x, y, m = _balance(x, y, m, scales[1] / scales[0])
   return Factors(x, y, m, left, np.asarray(errors))
 
 
@@ -204,13 +204,12 @@ def _solve(gram, right, old):
   return found.T * scale
 
 
-def _balance(query_gram, key_gram, x, y, m):
-  """Columns whose largest weight in m is 1, and as long in U as in V."""
-  u, v = (
-    np.sqrt(np.einsum('nk,nk->k', g @ f, f))
-    for g, f in ((query_gram, x), (key_gram, y))
-  )
+def _balance(x, y, m, ratio):
+  """Columns whose largest weight in m is 1, and as long in U as in V.
+
+  They come with length 1 in units of which V's is `ratio` of U's.
+  """
   top = np.take_along_axis(m, np.abs(m).argmax(0)[None], 0)[0]
-  length = np.sqrt(np.abs(top) * u * v)
-  u, v, top = (np.where(a == 0, 1, a) for a in (u, v, top))
-  return x * (length / u) * np.sign(top), y * (length / v), m / top
+  length = np.sqrt(np.abs(top))
+  x, y = x * length * ratio**0.5, y * length * np.sign(top) / ratio**0.5
+  return x, y, m / np.where(top == 0, 1, top)

@@ -62,6 +62,7 @@ def load(folder, allow=()) -> Pretrained:
       message says what, where, and what is expected.
   """
   folder = pathlib.Path(folder)
+  allow = (allow,) if isinstance(allow, str) else tuple(allow)
   config = folders.read_json(folder / folders.CONFIG)
   found = folders.read_tensors(folder)
   try:

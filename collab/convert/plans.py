@@ -115,7 +115,7 @@ def reader(config):
     ):
       raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
     least = 1 if default is None else 0
-    if kind in (int, float) and not value >= least:
+    if kind in (int, float) and not least <= value < float('inf'):
       raise ValueError(f'{name} is {value}, expected {least} or more.')
     return value
 

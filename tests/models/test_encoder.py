@@ -113,6 +113,19 @@ def test_embeddings_and_pooler(types, width):
   small.close(pooled, np.tanh(dense('pooler', want[:, 0])))
 
 
+def test_first_position_is_a_row_of_the_table():
+  """RoBERTa's first token stands at row 2; there are two places less."""
+  model = make(num_layers=0, first_position=2)
+  batch, params = texts(B), parameters(model)
+  rows = np.roll(params['positions']['embedding'], -2, axis=0)
+  from_0 = params | dict(positions=dict(embedding=rows))
+  x, _ = run(model, batch)
+  small.close(x, small.apply(make(num_layers=0), from_0, batch)[0], 1e-6)
+  words = 'no learned positions beyond max_length=12, of which 2 are not used'
+  with pytest.raises(ValueError, match=words):
+    small.shapes(make(first_position=2, max_length=12), batch)
+
+
 def test_norm_of_embeddings_with_pre_norm():
   model = make(norm='pre', pooler=False)
   assert {'embed_norm', 'encoder'} < parameters(model).keys()

@@ -163,6 +163,40 @@ def test_sinusoid():
   np.testing.assert_array_equal(got[..., 6], 0)
 
 
+@pytest.mark.parametrize('width', [6, 7])
+def test_exact_sinusoid(width):
+  """arXiv 1706.03762's own rates, sines before cosines."""
+  positions = np.array([[0, 1, 17]])
+  got = layers.exact_sinusoid(jnp.asarray(positions), width)
+  for i in range(width):
+    k = i if i < (width + 1) // 2 else i - (width + 1) // 2
+    angles = positions[0] / 10000 ** (2 * k / width)
+    wave = np.sin(angles) if i == k else np.cos(angles)
+    np.testing.assert_allclose(got[0, :, i], wave, atol=1e-5)
+
+
+def test_output_bias_is_added_to_the_logits():
+  batch = pack([some_pairs((5, 3), (2, 4))], 8, 9)
+  params = parameters(make(output_bias=True))
+  bias = params['embed']['bias']
+  assert bias.shape == (V,)
+  assert np.std(bias) > 0.1
+  plain = params | dict(embed=dict(embedding=params['embed']['embedding']))
+  want = logits_of(make(), plain, batch) + bias[None, None]
+  small.close(logits_of(make(output_bias=True), params, batch), want, 1e-6)
+
+
+def test_epsilon_is_that_of_all_norms():
+  model, batch = make(epsilon=1e9), pack([some_pairs((5, 3))], 5, 3)
+  params = parameters(model)
+  bias = params['decoder']['layer_0']['mlp_norm']['bias']
+  want = layers.Embed(V, D).apply(
+    {'params': params['embed']}, bias[None, None], method='logits'
+  )
+  got = logits_of(model, params, batch)
+  small.close(got, np.broadcast_to(want, got.shape), 1e-3)
+
+
 def test_embedding_is_shared_and_scaled():
   embed = layers.Embed(5, 9)
   params = embed.init(jax.random.key(0), jnp.zeros((1, 1), int))

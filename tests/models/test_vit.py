@@ -15,9 +15,9 @@ from tests.models.small import ATTENTION, D
 B, S, P, C, K = 3, 15, 5, 2, 7
 
 
-def make(name='mha', **fields):
+def make(name='mha', outputs=K, **fields):
   default = dict(patch=P, dim=D, num_layers=2, mlp_dim=17)
-  return models.ViT(K, S, ATTENTION[name], **default | fields)
+  return models.ViT(outputs, S, ATTENTION[name], **default | fields)
 
 
 @functools.cache
@@ -99,6 +99,24 @@ def test_order_of_patches_matters_by_positions_alone():
     assert (distance > 1e-4) == matters
 
 
+@pytest.mark.parametrize('distillation', ['none', 'token', 'head'])
+def test_what_heads_read(distillation):
+  """The class token, and DeiT's second one if it has a head; else nothing."""
+  model = make(distillation=distillation)
+  bare = make(outputs=0, distillation=distillation)
+  params = parameters(model)
+  heads = {k: params[k] for k in ('head', 'distilled_head') if k in params}
+  assert len(heads) == 1 + (distillation == 'head')
+  body = {k: x for k, x in params.items() if k not in heads}
+  x = small.apply(bare, body, images())
+  assert x.shape == (B, 1 + (distillation != 'none') + (S // P) ** 2, D)
+  logits = [
+    x[:, n] @ head['kernel'] + head['bias'][None]
+    for n, head in enumerate(heads.values())
+  ]
+  small.close(small.apply(model, params, images()), sum(logits) / len(logits))
+
+
 def test_no_class_is_likelier_at_first():
   model = make(num_layers=1)
   logits = jax.jit(lambda key: model.init_with_output(key, images())[0])
@@ -136,6 +154,11 @@ def test_drop_path_scan_and_remat():
     ({}, 10, 'Images are 10 x 10, expected image_size=15'),
     (dict(patch=4), S, 'patch=4 does not divide image_size=15'),
     (dict(patch=0), S, 'patch=0 does not divide image_size=15'),
+    (
+      dict(distillation='x'),
+      S,
+      "distillation='x' is none of none, token, head",
+    ),
   ],
 )
 def test_impossible_sizes(fields, side, message):

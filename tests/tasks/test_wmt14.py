@@ -38,6 +38,7 @@ def build(config, workdir):
 def trained(corpus, workdir):
   """A task, its model, and parameters far from their initial values."""
   config = tiny.config(corpus)
+  config.model.output_bias = True  # which loss and translation must not forget
   task = build(config, workdir)
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   inputs = task.inputs(task.batch(0))

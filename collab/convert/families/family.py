@@ -30,7 +30,8 @@ class Family(NamedTuple):
 
   Attributes:
     model: name for models.build.
-    fields: get -> its fields; get(name[, default]) reads config.json.
+    fields: get -> its fields but those of training and of the head; get(name[,
+      default]) reads config.json.
     fixed: field of config.json -> the value that it has if it is there.
     architectures: name -> fields that follow from it; the first is the body.
     prefix: of the body's names in the other architectures.
@@ -55,22 +56,22 @@ class Family(NamedTuple):
 
 
 def heads(name, *more):
-  """Architectures of an encoder."""
-  heads = dict(
+  """Architectures of an encoder; those of `more` are masked LMs too."""
+  fields = dict(
     Model=dict(head='none'),
     ForMaskedLM=dict(head='mlm'),
     ForSequenceClassification=dict(head='classify', outputs=LABELS),
     ForMultipleChoice=dict(head='choice'),
     ForQuestionAnswering=dict(head='span'),
   ) | {end: dict(head='mlm') for end in more}
-  return {name + end: fields for end, fields in heads.items()}
+  return {name + end: value for end, value in fields.items()}
 
 
-def layer(module, layer, names):
-  """Rows of a layer: {ours: (its name in `module`, layout)}."""
+def layer(module, path, names):
+  """Rows of a layer, of {path in it: (module in it, layout)}."""
   return tuple(
-    (f'{module}.{name}', f'{layer}/{ours}', layout)
-    for ours, (name, layout) in names.items()
+    (f'{module}.{theirs}', f'{path}/{ours}', layout)
+    for ours, (theirs, layout) in names.items()
   )
 
 

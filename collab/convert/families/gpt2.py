@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT-2."""
+"""GPT-2: causal, pre-norm, linear layers that are not transposed."""
 
 from collab.convert.families.family import Family, layer
 from collab.convert.layouts import GPT_DENSE, GPT_HEADS, NORM, TABLE

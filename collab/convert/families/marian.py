@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marian: the translators of OPUS-MT."""
+"""Marian: translators of OPUS-MT, one table for source, target and output."""
 
 from collab.convert.families.family import Family, layer
 from collab.convert.layouts import DENSE, FIRST_ROW, HEADS, NORM, TABLE
@@ -30,7 +30,7 @@ def fields(get):
   )
 
 
-def _marian_attention(ours, theirs, norm):
+def _attention(ours, theirs, norm):
   """{ours: (theirs, layout)} of an attention and its norm."""
   rows = {
     f'{ours}/{name}': (f'{theirs}.{name[0]}_proj', HEADS)
@@ -42,13 +42,13 @@ def _marian_attention(ours, theirs, norm):
   }
 
 
-_MARIAN_LAYER = _marian_attention('self_attention', 'self_attn', 'self_norm')
-_MARIAN_LAYER |= {
+_LAYER = _attention('self_attention', 'self_attn', 'self_norm')
+_LAYER |= {
   'mlp_in': ('fc1', DENSE),
   'mlp_out': ('fc2', DENSE),
   'mlp_norm': ('final_layer_norm', NORM),
 }
-_MARIAN_CROSS = _marian_attention('cross', 'encoder_attn', 'cross_norm')
+_CROSS = _attention('cross', 'encoder_attn', 'cross_norm')
 
 _TABLES = (
   'encoder.embed_tokens.weight',
@@ -74,10 +74,8 @@ FAMILY = Family(
   prefix='model',
   body=(
     ('shared', 'embed', TABLE),
-    *layer('encoder.layers.{}', 'encoder/layer_{}', _MARIAN_LAYER),
-    *layer(
-      'decoder.layers.{}', 'decoder/layer_{}', _MARIAN_LAYER | _MARIAN_CROSS
-    ),
+    *layer('encoder.layers.{}', 'encoder/layer_{}', _LAYER),
+    *layer('decoder.layers.{}', 'decoder/layer_{}', _LAYER | _CROSS),
   ),
   head=(('final_logits_bias', 'embed/bias', FIRST_ROW),),
   tied=dict.fromkeys(_TABLES, 'shared.weight'),

@@ -88,6 +88,7 @@ def bert_base():
     epsilon=1e-12,
     positions='learned',
     max_length=512,
+    first_position=0,  # row of the first token's position; 2 in RoBERTa
     types=2,
     embed_dim=0,  # of factorised embeddings, 0: dim
     shared=False,  # one layer's parameters for all layers

@@ -49,6 +49,7 @@ def get_config(argument='', attention=MHA):
     epsilon=1e-12,
     positions='learned',
     max_length=512,
+    first_position=0,  # row of the first token's position; 2 in RoBERTa
     types=2,
     embed_dim=0,  # of factorised embeddings, 0: dim
     shared=False,  # one layer's parameters for all layers

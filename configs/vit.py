@@ -83,6 +83,7 @@ def get_config(argument='', attention=MHA):
   c.model = dict(
     name='vit',
     patch=16,
+    distillation='none',
     dim=768,
     num_layers=12,
     mlp_dim=3072,

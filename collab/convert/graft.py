@@ -48,12 +48,17 @@ def paths(params):
     if tree.keys() == _PROJECTIONS:
       found.append(path)
       return
-    for name in sorted(tree, key=lambda n: (n not in _FIRST, len(n), n)):
+    for name in sorted(tree, key=order):
       if isinstance(tree[name], dict):
         walk(tree[name], (*path, name))
 
   walk(params, ())
   return found
+
+
+def order(name):
+  """By which names are sorted as a model calls them."""
+  return name not in _FIRST, len(name), name
 
 
 def get(params, path):

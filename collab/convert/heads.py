@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks of heads, and what a model loses with each of its heads.
+
+  out = sum_h mask_h o_h Wo_h + b
+
+A mask multiplies a head's rows of the output projection, which every variant
+has, so that no model has to know of masks and a masked one is a checkpoint like
+any other. A layer that several blocks share (ALBERT) has one mask for all its
+calls. Masks are dicts {path of a layer: array [H]}.
+
+Axes: B batch, T tokens, D model, H heads; N heads of all layers.
+"""
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from collab.convert import graft
+from collab.models.transformer import Stack
+
+_OUT = ('out', 'kernel')
+
+
+def ones(params):
+  """The masks that change nothing, of all layers in the order of their calls.
+
+  Raises:
+    ValueError: the tree has no attention layers.
+  """
+  flat = traverse_util.flatten_dict(params)
+  paths = [path[:-2] for path in flat if path[-2:] == _OUT]
+  if not paths:
+    raise ValueError(
+      f'No attention layer in these parameters: {", ".join(params)}.'
+    )
+  paths.sort(key=lambda path: [graft.order(name) for name in path])
+  return {path: np.ones(len(flat[path + _OUT])) for path in paths}
+
+
+def mask_heads(params, masks):
+  """The parameters with heads multiplied by masks; the old stay as they are.
+
+  Args:
+    params: of a model with any variants of attention.
+    masks: of some of its layers, or of all.
+
+  Raises:
+    ValueError: a path without attention, or a mask that is not [H].
+  """
+  legal = ones(params)
+  for path, mask in masks.items():
+    if path not in legal:
+      raise ValueError(
+        f'No attention layer at {"/".join(path)}; there are '
+        f'{", ".join("/".join(p) for p in legal)}.'
+      )
+    if np.shape(mask) != legal[path].shape:
+      raise ValueError(
+        f'The mask of {"/".join(path)} has shape {np.shape(mask)}, expected '
+        f'{legal[path].shape}.'
+      )
+    kernel = graft.get(params, path + _OUT)
+    rows = mask.astype(kernel.dtype)[:, None, None]
+    params = graft.put(params, path + _OUT, kernel * rows)
+  return params
+
+
+def importance(loss, params, batches):
+  """|dL/dmask_h| = |sum(Wo_h * dL/dWo_h)|, the mean over batches.
+
+  Michel et al., arXiv 1905.10650. There a batch is one example, in larger ones
+  slopes of opposite signs cancel; and there a layer's are divided by their
+  norm, which is left to the caller.
+
+  Args:
+    loss: a scalar function of params and a batch.
+    params: of a model with any variants of attention.
+    batches: each shape is compiled once.
+
+  Returns:
+    {path: float64 [H]}.
+
+  Raises:
+    ValueError: no batches.
+  """
+
+  @jax.jit
+  def slopes(params, batch):
+    masked = lambda masks: loss(mask_heads(params, masks), batch)
+    return jax.grad(masked)(ones(params))
+
+  found = [jax.tree.map(np.abs, slopes(params, b)) for b in batches]
+  if not found:
+    raise ValueError('There are no batches that importance could be found on.')
+  return jax.tree.map(lambda *x: np.mean(np.asarray(x, np.float64), 0), *found)
+
+
+def ablation(outputs, params, batches):
+  """E|f - f without head h|^2 / E|f - E f|^2 over tokens f: of each head.
+
+  Every other head stays; 1 is as far off as the mean output would be.
+
+  Args:
+    outputs: a function of params and a batch that returns f [B, T, D] and which
+      tokens count, bool [B, T]: `hidden` of a model.
+    params: of a model with any variants of attention.
+    batches: each is run N + 1 times; each shape is compiled once.
+
+  Returns:
+    {path: float64 [H]}.
+
+  Raises:
+    ValueError: no batches, or outputs that are not finite or all padding.
+  """
+
+  @jax.jit
+  def run(params, masks, batch):
+    f, valid = outputs(mask_heads(params, masks), batch)
+    return jnp.where(valid[..., None], f, 0).astype(jnp.float32), valid.sum()
+
+  whole = ones(params)
+  change = {path: np.zeros(len(mask)) for path, mask in whole.items()}
+  each = [(path, h) for path, mask in whole.items() for h in range(len(mask))]
+  n, total, square = 0, 0.0, 0.0
+  for batch in batches:
+    f, count = (np.asarray(x, np.float64) for x in run(params, whole, batch))
+    n, total = n + count, total + f.sum((0, 1))
+    square += (f**2).sum()
+    for path, h in tqdm(each, 'heads', leave=False, disable=None):
+      masks = whole | {path: np.where(np.arange(len(whole[path])) == h, 0.0, 1)}
+      without, _ = run(params, masks, batch)
+      change[path][h] += ((f - np.asarray(without)) ** 2).sum()
+  if not n:
+    raise ValueError('No tokens to leave heads out on: no batches, or padding.')
+  spread = square - (total**2).sum() / n
+  if not (np.isfinite(spread) and spread > 0):
+    raise ValueError('The outputs are all the same, or not finite.')
+  return {path: x / spread for path, x in change.items()}
+
+
+def hidden(model, params, batch):
+  """What the last stack of blocks returns, and which of it is no padding.
+
+  Args:
+    model: of models.build, without scan and remat.
+    params: its parameters.
+    batch: of the model.
+
+  Returns:
+    [B, T, D], bool [B, T].
+  """
+  *_, last = ones(params)
+  stacks = []
+
+  def look(function, args, kwargs, context):
+    out = function(*args, **kwargs)
+    if isinstance(context.module, Stack) and context.method_name == '__call__':
+      stacks.append(out)
+    return out
+
+  with nn.intercept_methods(look):
+    _, calls = graft.run(model, params, batch, wanted=[last])
+  return stacks[-1], calls[last][-1].x_valid

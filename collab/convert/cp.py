@@ -36,7 +36,7 @@ class Factors(NamedTuple):
     key: Y, [N, k].
     mixing: m, [H, k].
     error: sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2).
-    sweeps: that after each sweep, [sweeps].
+    sweeps: that after each sweep, [sweeps]; fewer if nothing is left to gain.
   """
 
   query: np.ndarray
@@ -145,20 +145,22 @@ def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
   A sweep starts beyond the last point, in the direction of the last step; if
   the error grows it is taken back and the next one starts at the last point.
   (Nesterov's momentum with restarts for ALS, arXiv 1810.05846.) It ends early
-  where the error is too small for dtype.
+  where dtype sees no gain, or an error that is too small for it.
   """
-  whole = max(_square(query_gram, key_gram, len(m)), _TINY)
+  whole = _square(query_gram, key_gram, len(m))
   parts = query_gram, key_gram, x, y, m
   query_gram, key_gram, x, y, m = (a.astype(dtype) for a in parts)
   now = start = _Point(x, y, m, key_gram @ y)
   best, momentum, errors = np.inf, dtype(0), []
   while len(errors) < sweeps and best > _FLOOR[dtype]:
     new, explained = _sweep(query_gram, key_gram, start)
-    error = np.sqrt(max(whole - explained, 0) / whole)
-    if error <= best:
+    error = np.sqrt(max(whole - explained, 0) / max(whole, _TINY))
+    if error < best:
       ahead = (a + momentum * (a - b) for a, b in zip(new, now, strict=True))
       now, start, best = new, _Point(*ahead), error
       momentum = min(momentum + dtype(0.1), dtype(0.9))
+    elif start is now:
+      break
     else:
       start, momentum = now, dtype(0)
     errors.append(best)

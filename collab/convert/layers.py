@@ -78,11 +78,25 @@ def read(params, scale=1.0) -> Mha:
   )
 
 
+def effects(mha, moments):
+  """What the weights of each head do to the output, [H].
+
+    |S Wv_h Wo_h|, S S the covariance of the values' input
+
+  but no less than a tenth of the heads' mean square: a head that does little
+  now may learn to do more.
+  """
+  s, _ = cp.root(moments.y_within)
+  value = np.einsum('de,ehk->hdk', s, mha.value)
+  size = np.linalg.norm(value @ mha.out, axis=(1, 2))
+  return np.maximum(size, 0.1 * np.sqrt((size**2).mean()) or 1.0)
+
+
 def grams(mha, moments, bias='content'):
   """What `cp.decompose` takes for `collab`: E[q q^T] and E[k k^T], [N, N].
 
-  Keys are taken about the mean of their row, and with bias='content' queries
-  about theirs.
+  Queries are multiplied by the effects of their heads. Keys are taken about the
+  mean of their row, and with bias='content' queries about theirs.
 
   Raises:
     ValueError: no such bias.
@@ -90,14 +104,15 @@ def grams(mha, moments, bias='content'):
   if bias not in BIASES:
     legal = ', '.join(BIASES)
     raise ValueError(f'bias={bias!r} is none of {legal}.')
-  D = len(mha.query)
+  D, H, K = mha.query.shape
   wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
   gram = wq.T @ moments.x_cov @ wq
   if bias != 'content':
     q = moments.x_mean @ wq
     q += mha.query_bias.reshape(-1) if bias == 'shared' else 0
     gram += np.outer(q, q)
-  return gram, wk.T @ moments.y_within @ wk
+  a = np.repeat(effects(mha, moments), K)
+  return a[:, None] * gram * a, wk.T @ moments.y_within @ wk
 
 
 def collab(mha, moments, *, shared_dim, bias='content', sweeps=100):
@@ -114,14 +129,19 @@ def collab(mha, moments, *, shared_dim, bias='content', sweeps=100):
   wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
   mean, b = moments.x_mean, mha.query_bias.reshape(-1)
   found = cp.decompose(*grams(mha, moments, bias), H, shared_dim, sweeps)
-  u, v, m = wq @ found.query, wk @ found.key, found.mixing
+  # The effects go from the queries to the mixing, whose largest weights stay 1.
+  a = effects(mha, moments)
+  m = found.mixing / a[:, None]
+  top = np.maximum(np.abs(m).max(0), 1e-30)
+  x, m = found.query * np.repeat(a, K)[:, None] * top, m / top
+  u, v = wq @ x, wk @ found.key
   new = dict(query=dict(kernel=u), key=dict(kernel=v), mixing=m)
   if bias == 'content':
     exact = (mean @ wq + b).reshape(H, K)
     c = np.einsum('dhk,hk->dh', mha.key, exact) - v @ ((mean @ u) * m).T
     new['content_bias'] = dict(kernel=c)
   elif bias == 'shared':
-    new['query'] |= dict(bias=b @ found.query)
+    new['query'] |= dict(bias=b @ x)
     new['key'] |= dict(bias=np.zeros(shared_dim))
   zero = np.zeros(mha.value.shape[1:])
   return new | dict(
@@ -234,17 +254,19 @@ def _same_width(mha):
 
 
 def _query_moments(mha, moments):
-  """E[q_h q_h^T], [H, K, K]."""
+  """E[q_h q_h^T] of queries multiplied by their heads' effects, [H, K, K]."""
   cov = np.einsum('de,ehk->dhk', moments.x_cov, mha.query)
   cov = np.einsum('dhk,dhl->hkl', mha.query, cov)
   q = np.einsum('d,dhk->hk', moments.x_mean, mha.query) + mha.query_bias
-  return cov + q[:, :, None] * q[:, None]
+  effect = effects(mha, moments)[:, None, None]
+  return effect**2 * (cov + q[:, :, None] * q[:, None])
 
 
 def _group_keys(mha, moments, G):
   """Queries [D, H, K], their biases [H, K] and keys [D, G, K].
 
-  Of a group, with A_h = S Wk_h and R_h R_h^T = E[q_h q_h^T], E is the K leading
+  Of a group, with A_h = S Wk_h and R_h R_h^T = E[q_h q_h^T], where queries are
+  multiplied by the effects of their heads, E is the K leading
   left singular vectors of all A_h R_h; keys are S^-1 E, queries q_h A_h^T E.
   """
   D, H, K = mha.query.shape

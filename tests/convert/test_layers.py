@@ -98,16 +98,16 @@ def test_tree_is_that_of_the_layer(name, fields):
   """Flax's layer takes it and computes what the formula says."""
   new = convert(name, layer(), INPUTS['data'], **fields)
   built = attention.build(name, num_heads=H, **fields_of_layer(fields))
-  x = jnp.asarray(X, jnp.float32)
-  want = jax.eval_shape(built.init, jax.random.key(0), x)['params']
+  x = X / 4  # scores that float32 keeps to 1e-5
+  want = jax.eval_shape(built.init, jax.random.key(0), jnp.float32(x))['params']
   shapes = lambda tree: jax.tree.map(np.shape, tree)
   assert shapes(new) == shapes(want)
   params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), new)
   valid = jnp.arange(T)[None] < jnp.array([[T], [4]])
   mask = attention.Mask(key_valid=valid)
-  got = jax.jit(built.apply)({'params': params}, x, mask=mask)
+  got = jax.jit(built.apply)({'params': params}, jnp.float32(x), mask=mask)
   dense = np.asarray(valid)[:, None, None]
-  close(got, output(name, new, mask=dense, **fields), 3e-5)
+  close(got, output(name, new, x=x, mask=dense, **fields))
 
 
 @cases(SMALL)
@@ -238,7 +238,7 @@ def test_mean_of_the_values_is_exact(name, fields):
 
 @pytest.mark.parametrize('bias', ['content', 'shared', 'none'])
 def test_grams_are_what_collab_decomposes(bias):
-  """The error of the scores on many inputs is the one reported."""
+  """The scores' error on inputs, times their effects, is the one reported."""
   mha, m = layers.read(layer()), INPUTS['data']
   if bias == 'none':
     mha = mha._replace(query_bias=0 * mha.query_bias)
@@ -257,8 +257,38 @@ def test_grams_are_what_collab_decomposes(bias):
   lost = scores('collab', new, x, x, bias=bias) - want
   if bias == 'content':  # the mean query is exact, and not counted
     want = want - want.mean(2, keepdims=True)
-  ratio = np.linalg.norm(lost) / np.linalg.norm(want)
+  effects = layers.effects(mha, m)[:, None, None, None]
+  ratio = np.linalg.norm(effects * lost) / np.linalg.norm(effects * want)
   np.testing.assert_allclose(ratio, error, rtol=1e-6)
+
+
+def test_effects_are_what_weights_do_to_the_output():
+  """The output's deviation from its mean, head by head, for white weights."""
+  mha, m = layers.read(layer()), INPUTS['data']
+  points = np.concatenate([SPREAD.T, -SPREAD.T]) * D**0.5
+  o = np.einsum('nd,dhk,hke->hne', points, mha.value, mha.out)
+  want = np.sqrt((o**2).sum((1, 2)) / (2 * D))
+  np.testing.assert_allclose(layers.effects(mha, m), want)
+  mha.out[0] = 0
+  least = 0.1 * np.sqrt((want[1:] ** 2).sum() / 3)
+  got = layers.effects(mha, m)
+  np.testing.assert_allclose(got, [least, *want[1:]])
+
+
+def test_a_head_without_effect_yields():
+  params = layer()
+  errors = []
+  for scale in (1, 1e-6):
+    new = dict(params)
+    out = params['out']['kernel'].copy()
+    out[0] *= scale
+    new['out'] = dict(kernel=out)
+    old = scores('mha', params, X, X)
+    new = convert('collab', new, INPUTS['data'], shared_dim=4)
+    lost = np.square(scores('collab', new, X, X) - old).sum((1, 2, 3))
+    errors.append(lost)
+  assert errors[1][0] > errors[0][0]
+  assert errors[1][1:].sum() < 0.9 * errors[0][1:].sum()
 
 
 @pytest.mark.parametrize('case', ['collab', 'gqa', 'mhe_mul', 'mla'])

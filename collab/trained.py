@@ -22,7 +22,7 @@ def load(workdir, task):
       f'{workdir} is a run of {config.task.name}, expected {task}.'
     )
   words = tokenizer.load(f'{workdir}/tokenizer.json')
-  model = models.build(**config.model.to_dict(), vocab_size=words.vocab_size)
+  model = models.build(**workdirs.read_model(workdir))
   checkpoints = checkpoint.Checkpoints(
     workdir, config.checkpoint.keep, config.checkpoint.best
   )

@@ -193,15 +193,22 @@ def prepare(workdir, vocabulary, lines, vocab_size, kind='bpe') -> Tokenizer:
 def load(path) -> Tokenizer:
   """Reads what `train` wrote, or a tokenizer.json of one of ELSEWHERE's.
 
-  It is data: nothing in it is executed.
-
   Raises:
     ValueError: no such file, damaged, or another kind of tokenizer.
   """
   try:
-    rules = tokenizers.Tokenizer.from_str(Path(path).read_text('utf-8'))
+    text = Path(path).read_text('utf-8')
   except FileNotFoundError as error:
     raise ValueError(f'There is no tokenizer file {path}.') from error
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is no tokenizer file, or damaged.') from error
+  return parse(text, path)
+
+
+def parse(text, path) -> Tokenizer:
+  """The tokenizer of a file's text. It is data: nothing in it is executed."""
+  try:
+    rules = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # the library raises bare Exceptions
     raise ValueError(
       f'{path} is no tokenizer file, or damaged: {str(error).strip()}'

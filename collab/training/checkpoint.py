@@ -160,6 +160,11 @@ class Checkpoints:
         )
     raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
 
+  def newest(self):
+    """The step of the newest checkpoint, None if there is none."""
+    self._wait()
+    return self._manager.latest_step()
+
   def abstract(self, name='params'):
     """state[name] of the newest good checkpoint, as ShapeDtypeStructs.
 
@@ -256,13 +261,16 @@ def final_params(config, checkpoints, abstract_params):
   """The parameters that a run is judged by at its end.
 
   With config.checkpoint.final='best' those of the best checkpoint, with 'last'
-  the mean of the newest config.checkpoint.average; of the moving average of the
-  parameters if the optimiser keeps one.
+  the mean of the newest config.checkpoint.average; before the first step those
+  that there are. Of the moving average of the parameters if the optimiser keeps
+  one.
 
   Raises:
     ValueError: as `Checkpoints.best` and `Checkpoints.average`.
   """
   name = 'ema' if config.optim.ema else 'params'
+  if checkpoints.newest() == 0:  # converted, not trained: nothing to choose
+    return checkpoints.average(1, abstract_params, name)
   if config.checkpoint.final == 'best':
     return checkpoints.best(abstract_params, name)[1]
   return checkpoints.average(config.checkpoint.average, abstract_params, name)

@@ -14,7 +14,10 @@ from collab.training import workdir as workdirs
 
 
 def start(config, workdir, task, model, params, mesh, step):
-  """Prints devices, sizes, the cost of attention beside MHA's, and the data."""
+  """Prints devices, sizes, the cost of attention beside MHA's, and the data.
+
+  Writes model.json and parameters.txt.
+  """
   cost = accounting.attention_cost(model)
   share = cost['parameters'] / cost['mha_parameters']
   cache = {}
@@ -40,6 +43,10 @@ def start(config, workdir, task, model, params, mesh, step):
   logs.summary(
     'data',
     {k: f'{v:,}' if isinstance(v, int) else _short(v) for k, v in data},
+  )
+  files.save_json(
+    pathlib.Path(workdir) / 'model.json',
+    config.model.to_dict() | task.model_kwargs,
   )
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   files.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')

@@ -103,6 +103,20 @@ def read(workdir):
   return kept | dict(config=_tuples(kept['config']))
 
 
+def read_model(workdir):
+  """All fields of models.build, what the data decides included.
+
+  Raises:
+    ValueError: the workdir does not have them.
+  """
+  path = pathlib.Path(workdir) / 'model.json'
+  if not path.exists():
+    raise ValueError(
+      f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
+    )
+  return _tuples(json.loads(path.read_text('utf-8')))
+
+
 def config_hash(config):
   """Twelve hexadecimal digits that change with any value of the config."""
   text = json.dumps(config.to_dict(), sort_keys=True)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Reads a trained model, gives it another attention, writes a workdir.
+
+  python -m collab.convert MODEL_DIR OUT_DIR --attention=collab \
+      --shared_dim=384 --calibration=FILE
+  python -m collab.convert MODEL_DIR OUT_DIR --attention=collab \
+      --budget=parameters=100000000 --calibration=FILE
+  python -m collab.convert WORKDIR OUT_DIR --attention=mqa --calibration=train
+  python -m collab.convert WORKDIR OUT_DIR --to=huggingface
+
+MODEL_DIR is a checkpoint of Transformers (config.json, safetensors,
+tokenizer.json) or the workdir of a run. OUT_DIR is a workdir: others start with
+it by --config.init_from=OUT_DIR, and one that came from a run goes on by
+train.py --workdir=OUT_DIR. In it: README.md with the losses of each layer,
+conversion.json, errors.png.
+"""
+
+import argparse
+import sys
+
+from collab.convert import calibration, output, reparametrize, source
+
+BUDGETS = dict(error=float, parameters=int)
+
+
+def main(argv):
+  args, fields = _parse(argv)
+  output.check(args.out_dir)
+  found = source.read(args.model_dir, args.allow)
+  if args.to:
+    if fields or args.attention != 'mha':
+      raise ValueError(f'--to={args.to} writes a model as it is.')
+    output.export(args.out_dir, found)
+    return
+  seen = None
+  if args.calibration:
+    seen = calibration.read(
+      found, args.calibration, args.rows, length=args.length, seed=args.seed
+    )
+  fields = dict(name=args.attention) | fields
+  new = reparametrize.convert(
+    found.model, found.params, fields, seen, args.budget, args.refine
+  )
+  output.write(args.out_dir, found, new, fields, args)
+
+
+def _parse(argv):
+  """Arguments, and fields of the attention as a dict."""
+  parser = argparse.ArgumentParser(
+    prog='python -m collab.convert',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    exit_on_error=False,
+    epilog='Fields of the attention: --shared_dim, --bias (collab), --sweeps '
+    '(collab, mhe_mul), --kv_heads, --pooling (gqa), --latent_dim (mla), '
+    '--offset (mhe_mul); a list with commas has a value for each layer.',
+  )
+  add = parser.add_argument
+  add('model_dir')
+  add('out_dir', help='a new folder')
+  add('--attention', default='mha', help='default mha: only read and write')
+  add('--calibration', default='', help="text, a line each; or 'train'")
+  add('--rows', type=int, default=1000, help='texts to look at')
+  add('--length', type=int, default=128, help='tokens of a text at most')
+  add('--budget', type=_budget, help='error=E or parameters=N, of collab')
+  add('--refine', type=int, default=0, help='steps of fitting the outputs')
+  add('--seed', type=int, default=0, help='of drawing the texts')
+  add('--allow', nargs='*', default=(), help='tensors not to be missed')
+  add('--to', choices=['huggingface'], help='write a checkpoint instead')
+  try:
+    args, rest = parser.parse_known_args(argv)
+  except argparse.ArgumentError as e:
+    raise ValueError(str(e)) from e
+  return args, dict(map(_field, rest))
+
+
+def _budget(text):
+  kind, _, value = text.partition('=')
+  if kind not in BUDGETS:
+    raise argparse.ArgumentTypeError(f'{text}; expected error=E, parameters=N')
+  return kind, BUDGETS[kind](value)
+
+
+def _field(word):
+  """--shared_dim=96 as ('shared_dim', 96)."""
+  name, equals, text = word.removeprefix('--').partition('=')
+  if not word.startswith('--') or not equals:
+    raise ValueError(f'Unexpected {word}; fields are given as --NAME=VALUE.')
+  values = tuple(map(_value, text.split(',')))
+  return name, values if len(values) > 1 else values[0]
+
+
+def _value(text):
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      pass
+  return text
+
+
+if __name__ == '__main__':
+  try:
+    main(sys.argv[1:])
+  except (ValueError, OSError) as e:
+    sys.exit(f'convert: {" ".join(str(e).split())}')

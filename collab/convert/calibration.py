@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs that conversions look at: lines of text, or a run's training data."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collab import models, tasks
+from collab.data import examples, files, tokenizer
+
+TRAIN = 'train'  # instead of a file: the run's own data
+
+
+class Calibration(NamedTuple):
+  """A model without scan, and batches for it.
+
+  Attributes:
+    model: of models.build; of an encoder that reads lines, without its head.
+    batches: list of dicts, all of one shape.
+  """
+
+  model: Any
+  batches: list
+
+
+def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
+  """Batches of a text file, or of the training data of a run.
+
+  Args:
+    source: source.Source.
+    path: of a text file, plain or .gz, one text a line; or 'train'.
+    rows: texts to look at, drawn without replacement if there are more.
+    size: texts of a batch; a smaller last one is left out unless it is the
+      only one.
+    length: tokens of a text at most.
+    seed: of the drawing.
+
+  Raises:
+    ValueError: the text is empty, there is no tokenizer, or the model does not
+      read text.
+  """
+  fields = source.model | dict(scan=False, remat=False)
+  if path == TRAIN:
+    return Calibration(models.build(**fields), _training(source, rows))
+  if fields['name'] not in ('encoder', 'decoder'):
+    raise ValueError(
+      f'calibration={path}: a model of kind {fields["name"]} does not read '
+      f"lines of text; '{TRAIN}' takes the training data of a run."
+    )
+  if not source.tokenizer:
+    raise ValueError(
+      f'{source.folder} has no tokenizer.json to read {path} with.'
+    )
+  words = tokenizer.parse(source.tokenizer, f'{source.folder}/tokenizer.json')
+  texts = [line.strip() for _, line in files.lines(pathlib.Path(path))]
+  texts = [text for text in texts if text]
+  if not texts:
+    raise ValueError(f'calibration={path} has no text.')
+  chosen = np.random.default_rng(seed).permutation(len(texts))[:rows]
+  texts = [texts[i] for i in chosen]
+  length = min(length, fields['max_length'])
+  if fields['name'] == 'decoder':
+    batches = _stream(words, texts, size, length)
+  else:
+    fields |= dict(head='none', outputs=0)
+    batches = _rows(words, texts, size, length)
+  return Calibration(models.build(**fields), batches)
+
+
+def _rows(words, texts, size, length):
+  rows = examples.encode([(text,) for text in texts], words, length)
+  width = int(rows.lengths.max())
+  size = min(size, len(rows))
+  return [
+    examples.pad(rows, np.arange(i, i + size), width)
+    for i in range(0, len(rows) - size + 1, size)
+  ]
+
+
+def _stream(words, texts, size, length):
+  """Rows of one text after another, with nothing to pad."""
+  flat = [i for x in words.encode_batch(texts) for i in [*x, words.eos_id]]
+  length = min(length, len(flat))
+  n = len(flat) // length
+  size = min(size, n)
+  tokens = np.array(flat[: n * length], np.int32).reshape(n, length)
+  return [
+    dict(tokens=tokens[i : i + size]) for i in range(0, n - size + 1, size)
+  ]
+
+
+def _training(source, rows):
+  config = source.config
+  if source.config.task.name in ('pretrained',) or not config.total_steps:
+    raise ValueError(
+      f'calibration={TRAIN}: {source.folder} has no training data; give a text '
+      'file.'
+    )
+  task = tasks.build(
+    **config.task,
+    data=config.data,
+    workdir=source.folder,
+    seed=config.seed,
+    shard=(0, 1),
+  )
+  found, steps = [], 0
+  while len(found) * config.data.batch_size < rows:
+    found.append(task.inputs(task.batch(steps))[0])
+    steps += 1
+  return found

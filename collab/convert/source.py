@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What conversions start with: a run's workdir, or a checkpoint of others."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+from safetensors import numpy as safetensors
+
+from collab.convert import huggingface
+from collab.training import checkpoint, files
+from collab.training import workdir as workdirs
+
+ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
+
+
+class Source(NamedTuple):
+  """A trained model.
+
+  Attributes:
+    folder: that it was read from.
+    config: ConfigDict of the run; of a checkpoint one that only says what it
+      is, see `_config`.
+    model: all fields of models.build.
+    params: nested dict of float32 NumPy arrays.
+    tokenizer: text of tokenizer.json, '' if there is none.
+    pretrained: huggingface.Pretrained that it came from, or None.
+  """
+
+  folder: str
+  config: ConfigDict
+  model: dict
+  params: dict
+  tokenizer: str
+  pretrained: huggingface.Pretrained | None
+
+
+def read(folder, allow=()) -> Source:
+  """Reads a workdir or a checkpoint.
+
+  Args:
+    folder: has run.json (a workdir) or config.json (a checkpoint).
+    allow: see `huggingface.load`.
+
+  Raises:
+    ValueError: it is neither, or not whole.
+  """
+  path = pathlib.Path(folder)
+  if (path / 'run.json').exists():
+    if allow:
+      raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
+    return _of_run(path)
+  if (path / 'config.json').exists():
+    found = huggingface.load(folder, allow)
+    return Source(
+      str(folder),
+      _config(found.model),
+      found.model,
+      found.params,
+      found.tokenizer,
+      found,
+    )
+  raise ValueError(
+    f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
+    'Transformers (it has no config.json).'
+  )
+
+
+def attention_places(model):
+  """{field of the model: its value} of all its attentions; '' counts."""
+  places = ('attention', 'decoder_attention', 'cross_attention')
+  return {name: model[name] for name in places if name in model}
+
+
+def _of_run(path):
+  config = workdirs.claim(None, path)
+  model = workdirs.read_model(path)
+  checkpoints = checkpoint.Checkpoints(
+    path, config.checkpoint.keep, config.checkpoint.best
+  )
+  try:
+    params = checkpoint.final_params(
+      config, checkpoints, checkpoints.abstract()
+    )
+  finally:
+    checkpoints.close()
+  tokenizer = path / 'tokenizer.json'
+  return Source(
+    str(path),
+    config,
+    model,
+    jax.tree.map(np.asarray, params),
+    tokenizer.read_text('utf-8') if tokenizer.exists() else '',
+    _read_origin(path / ORIGIN, model, params),
+  )
+
+
+def _config(model):
+  """The config of a workdir that no run of ours has made.
+
+  It is enough to start other runs with, by init_from, and to generate text.
+  """
+  task = 'lm' if model['name'] == 'decoder' else 'pretrained'
+  return ConfigDict(
+    dict(
+      task=dict(name=task),
+      data={},
+      model=model,
+      optim=dict(ema=0.0),
+      checkpoint=dict(keep=1, best='', average=1, final='last'),
+      total_steps=0,
+      seed=0,
+      init_from='',
+    )
+  )
+
+
+def write_origin(folder, pretrained):
+  """Keeps in a workdir what `huggingface.save` needs besides the parameters."""
+  folder = pathlib.Path(folder) / ORIGIN
+  folder.mkdir()
+  rest = {k: np.ascontiguousarray(x) for k, x in pretrained.rest.items()}
+  (folder / 'rest.safetensors').write_bytes(safetensors.save(rest))
+  files.save_json(
+    folder / 'origin.json',
+    dict(
+      family=pretrained.family,
+      config=pretrained.config,
+      names=dict(pretrained.names),
+    ),
+  )
+
+
+def _read_origin(folder, model, params):
+  if not folder.exists():
+    return None
+  kept = json.loads((folder / 'origin.json').read_text('utf-8'))
+  tokenizer = folder.parent / 'tokenizer.json'
+  return huggingface.Pretrained(
+    family=kept['family'],
+    model=model,
+    params=jax.tree.map(np.asarray, params),
+    config=kept['config'],
+    tokenizer=tokenizer.read_text('utf-8') if tokenizer.exists() else '',
+    rest=safetensors.load((folder / 'rest.safetensors').read_bytes()),
+    names=kept['names'],
+  )

@@ -47,7 +47,8 @@ def attend(c, attention, fields):
     c: the config.
     attention: dict of name and fields; a function is a value that depends on c;
       num_heads is that of c unless given.
-    fields: {key: text} from the argument, over those of `attention`.
+    fields: {key: text} from the argument, over those of `attention`; a list
+      with slashes, shared_dim=96/64/64, has a value for each layer.
 
   Returns:
     c.
@@ -66,7 +67,8 @@ def attend(c, attention, fields):
       )
     kind = type(found[key])
     try:
-      found[key] = kind(text)
+      values = tuple(map(kind, text.split('/')))
+      found[key] = values if len(values) > 1 else values[0]
     except ValueError as e:
       raise ValueError(
         f'The argument has {key}={text}, expected {kind.__name__}.'

@@ -51,8 +51,14 @@ TRAINING = dict(
 )
 
 
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
+def get_config(argument='', attention=MHA, model=None):
+  """The experiment; a variant's file gives another attention.
+
+  Args:
+    argument: see `parse`.
+    attention: see `attend`.
+    model: fields of another pre-trained model than BERT-base.
+  """
   subtask, size, fields = parse(argument, tuple(TRAINING))
   c = ConfigDict()
   c.task = dict(name='glue', subtask=subtask)
@@ -67,7 +73,7 @@ def get_config(argument='', attention=MHA):
     row_length=128,
     batch_size=32,
   )
-  c.model = bert_base()
+  c.model = bert_base() | (model or {})
   fine_tuning(c, *TRAINING[subtask])
   c.seed = 0
   c.init_from = ''  # workdir of a pre-training run whose encoder this one takes

@@ -24,7 +24,7 @@ nothing: `xquad,small` checks the path from file to score.
 
 from ml_collections import ConfigDict
 
-from configs import attend, parse
+from configs import attend, glue, parse
 
 MHA = dict(name='mha', key_features=0)
 
@@ -46,23 +46,7 @@ def get_config(argument='', attention=MHA):
     question_length=64,
     batch_size=32,
   )
-  c.model = dict(
-    name='encoder',
-    dim=768,
-    num_layers=12,
-    mlp_dim=3072,
-    activation='gelu',
-    norm='post',
-    positions='learned',
-    max_length=512,
-    dropout=0.1,
-    attention_dropout=0.1,
-    activation_dropout=0.0,
-    scan=False,
-    remat=False,
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
-  )
+  c.model = glue.bert_base()
   c.optim = dict(
     name='adamw',
     lr=3e-5,

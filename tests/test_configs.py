@@ -16,6 +16,8 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
 FAMILIES = [name for name in NAMES if '_' not in name]
 SIZES = ('sample', 'small')
+# GLUE with other pre-trained models, whose file's name is no variant's.
+REPARAM = [name for name in NAMES if name.startswith('glue_reparam')]
 
 
 def get(name, argument=''):
@@ -116,7 +118,7 @@ def test_builds(name):
     assert config.every.eval % config.every.checkpoint == 0
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sorted(set(NAMES) - set(REPARAM)))
 def test_is_a_difference_in_attention(name):
   """A variant's file changes model.attention, to what its name says."""
   family, _, variant = name.partition('_')
@@ -126,6 +128,37 @@ def test_is_a_difference_in_attention(name):
     assert config.model.attention.num_heads == base.model.attention.num_heads
     config.model.attention = base.model.attention = {}
     assert config == base
+
+
+@pytest.mark.parametrize('name', REPARAM)
+def test_reparametrised_is_glue_but_for_the_model(name):
+  config, base = get(name, 'rte'), get('glue_collab', 'rte')
+  assert config.model.attention.shared_dim == config.model.dim // 2
+  assert get(name, 'attention=mha').model.attention.to_dict() == dict(
+    name='mha', num_heads=12, key_features=0
+  )
+  config.model = base.model = {}
+  assert config == base
+  with pytest.raises(ValueError, match="attention='sha'; there are mha, coll"):
+    get(name, 'attention=sha')
+
+
+@pytest.mark.parametrize(
+  'name, parameters',
+  [
+    # facts of the paper: embeddings, layers and pooler, no head
+    ('glue_reparam_distilbert', 62_897_664),
+    ('glue_reparam_albert', 11_106_048),
+  ],
+)
+def test_parameters_of_the_paper(name, parameters):
+  config = get(name, 'shared_dim=384')
+  model, batch = built(config)
+  model = model.clone(
+    head='none', vocab_size=30_000 if model.shared else 30_522
+  )
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)['params']
+  assert accounting.size(shapes) == parameters
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -154,6 +187,8 @@ def test_fields_of_the_attention():
   assert config.model.attention.shared_dim == 48
   assert config.model.attention.bias == 'none'
   assert config.model.dim == get('wmt14', 'small').model.dim
+  config = get('glue_collab', 'shared_dim=8/9/7,rte,small')
+  assert config.model.attention.shared_dim == (8, 9, 7)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def main(argv):
   new = reparametrize.convert(
     found.model, found.params, fields, seen, args.budget, args.refine
   )
-  output.write(args.out_dir, found, new, fields, args)
+  output.write(args.out_dir, found, new, fields, args, argv)
 
 
 def _parse(argv):

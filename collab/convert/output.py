@@ -5,7 +5,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import sys
 import time
 
 import jax
@@ -46,7 +45,7 @@ def export(folder, source):
   print(f'In {folder}: config.json, model.safetensors')
 
 
-def write(folder, source, new, fields, args):
+def write(folder, source, new, fields, args, words):
   """Writes a workdir, all of it or nothing, and prints what is in it.
 
   Args:
@@ -54,7 +53,8 @@ def write(folder, source, new, fields, args):
     source: source.Source.
     new: reparametrize.Converted.
     fields: of the new attention, as asked for.
-    args: other arguments of the command, a namespace.
+    args: arguments of the command, a namespace.
+    words: the same as they were typed.
 
   Raises:
     OSError: it cannot be written.
@@ -64,7 +64,7 @@ def write(folder, source, new, fields, args):
   temporary = folder.with_name(f'.{folder.name}.tmp-{os.getpid()}')
   try:
     temporary.mkdir()
-    facts = _facts(source, new, fields, args)
+    facts = _facts(source, new, fields, args, words)
     _run(temporary, source, new, facts)
     _report(temporary, new, facts)
     temporary.rename(folder)
@@ -76,13 +76,13 @@ def write(folder, source, new, fields, args):
   print(f'In {folder}: {", ".join(sorted(p.name for p in folder.iterdir()))}')
 
 
-def _facts(source, new, fields, args):
+def _facts(source, new, fields, args, words):
   """conversion.json: all that there is to say."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return dict(
     source=source.folder,
     family=source.pretrained.family if source.pretrained else '',
-    command=f'python -m collab.convert {" ".join(sys.argv[1:])}',
+    command=f'python -m collab.convert {" ".join(words)}',
     date=time.strftime('%Y-%m-%d'),
     versions=logs.versions(),
     attention=fields,
@@ -101,7 +101,8 @@ def _run(folder, source, new, facts):
   """run.json, model.json, tokenizer.json, a checkpoint of step 0."""
   config = ConfigDict(source.config.to_dict())
   places = sources.attention_places(new.model)
-  config.model.update(places)
+  for place, fields in places.items():
+    config.model[place] = fields
   config.init_from = ''
   run = dict(command=facts['command'], versions=facts['versions'])
   files.save_json(folder / 'run.json', run | dict(config=config.to_dict()))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from collab import attention
 from collab.convert import fit, graft, layers, moments, widths
+from collab.convert import source as sources
 from collab.models.layers import of_layer
 
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # of the old layer
@@ -73,10 +74,10 @@ def find(model, params) -> list[Layer]:
       kept = {name: mine[name] for name in KEPT if name in mine}
       found.append(Layer(path, place, attention.build(**mine), kept))
   if not found or len(found) < len(paths):
-    names = {(model[x] or model['attention'])['name'] for x in places}
+    names = {x['name'] for x in sources.attention_places(model).values() if x}
     raise ValueError(
-      f'The attention of the model is {", ".join(sorted(names)) or "missing"}; '
-      'only mha can be converted.'
+      f'The attention of the model is {", ".join(sorted(names))}; only mha can '
+      'be converted.'
     )
   return found
 
@@ -90,7 +91,8 @@ def convert(
     model: fields of models.build.
     params: of that model.
     fields: of the new attention: name, and what the function in
-      layers.VARIANTS takes. A tuple has a value for each layer.
+      layers.VARIANTS takes. A tuple has a value for each layer. With mha alone
+      all stays as it is.
     calibration: calibration.Calibration to look at, None for weights alone.
     budget: for collab without shared_dim: ('error', most of each layer) or
       ('parameters', most of the whole model); see `widths`.
@@ -100,6 +102,8 @@ def convert(
     ValueError: an attention or a field that there is no conversion for, a
       value out of range, a budget that cannot be met.
   """
+  if fields == dict(name='mha') and not (budget or refine):
+    return Converted(model, params, [], None)
   found = find(model, params)
   name, fields = _known(dict(fields), budget)
   if refine and calibration is None:

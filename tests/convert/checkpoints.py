@@ -8,14 +8,17 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+import tokenizers
 
 from collab.convert import huggingface
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 CASES = sorted(path.name for path in GOLDEN.iterdir())
+WORDS = 'one', 'two', 'three', 'four', 'five'
 EMBED = 'bert.embeddings.word_embeddings.weight'
 
 
@@ -63,3 +66,16 @@ def waves(N, D):
   """sin and cos of p / 10000^(2i/D), [N, D], for an even D."""
   angles = np.arange(N)[:, None] / 10000 ** (2 * np.arange(D // 2) / D)
   return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+
+
+def with_words(folder):
+  """A BERT whose tokenizer knows some words."""
+  shutil.copytree(GOLDEN / 'bert_Model', folder)
+  words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]
+  rules = tokenizers.models.WordLevel(
+    {word: i for i, word in enumerate(words)}, unk_token='[UNK]'
+  )
+  rules = tokenizers.Tokenizer(rules)
+  rules.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  rules.save(str(folder / 'tokenizer.json'))
+  return folder

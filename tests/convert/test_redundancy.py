@@ -1,37 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command on a checkpoint of golden/, and what it writes."""
 
-import shutil
 import sys
 
 import numpy as np
 import pytest
-import tokenizers
 
 from collab.convert import energy, redundancy
 from tests.convert import checkpoints
 
 LAYERS = ['encoder 0', 'encoder 1']
-WORDS = 'one', 'two', 'three', 'four', 'five'
 PNG = b'\x89PNG\r\n'
 
 
 def run(monkeypatch, *args):
   monkeypatch.setattr(sys, 'argv', ['redundancy', *map(str, args)])
   redundancy.main()
-
-
-def with_words(folder):
-  """A BERT whose tokenizer knows some words."""
-  shutil.copytree(checkpoints.GOLDEN / 'bert_Model', folder)
-  words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]
-  rules = tokenizers.models.WordLevel(
-    {word: i for i, word in enumerate(words)}, unk_token='[UNK]'
-  )
-  rules = tokenizers.Tokenizer(rules)
-  rules.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-  rules.save(str(folder / 'tokenizer.json'))
-  return folder
 
 
 def cells(text):
@@ -58,7 +42,7 @@ def test_writes_table_and_figure(tmp_path, monkeypatch, capsys):
 
 
 def test_text_adds_inputs_and_importance(tmp_path, monkeypatch):
-  folder, text = with_words(tmp_path / 'bert'), tmp_path / 'text'
+  folder, text = checkpoints.with_words(tmp_path / 'bert'), tmp_path / 'text'
   text.write_text('one two three\nfour\ntwo five\n')
   out = tmp_path / 'out'
   run(monkeypatch, folder, f'--calibration={text}', f'--out={out}')
@@ -113,7 +97,7 @@ def test_ablation_of_layers_with_unlike_numbers_of_heads(tmp_path):
 def test_one_line_for_what_is_wrong(tmp_path, monkeypatch, text, message):
   folder, file, out = tmp_path / 'bert', tmp_path / 'text', tmp_path / 'out'
   if text is not None:
-    with_words(folder)
+    checkpoints.with_words(folder)
   if text == '':
     file.write_text('\n \n')
   with pytest.raises(SystemExit, match=message) as error:

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What is left of a sentence encoder that is re-parametrised, not fine-tuned.
+
+  python -m experiments.minilm --model=MODEL_DIR --glue=DIR
+
+MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0), DIR has GLUE's STS-B. Calibration is
+on sentences of its training set; on those of the dev set, for each key width,
+by weights alone and by looking at inputs: the mean cosine of the embeddings to
+the original's, and Spearman's correlation of the pairs' cosines with the gold
+scores. An embedding is the mean over tokens, of length one.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from collab import models
+from collab.convert import calibration, reparametrize, source
+from collab.data import examples, glue, tokenizer
+from collab.training import logs
+
+WIDTHS = 384, 192, 128, 96, 64, 32
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'minilm.jsonl'
+
+
+def run(folder, data, rows, pairs):
+  """Yields a dict for the original and each width and way."""
+  found = source.read(folder)
+  parts = glue.local('stsb', data, 'fatal').readers
+  train = [text for x in parts['train']() for text in x.texts]
+  dev = list(parts['dev']())[:pairs]
+  with tempfile.NamedTemporaryFile('w', suffix='.txt') as file:
+    file.write('\n'.join(train))
+    file.flush()
+    seen = calibration.read(found, file.name, rows=rows)
+  words = tokenizer.parse(found.tokenizer, folder)
+  texts = [text for x in dev for text in x.texts]
+  encoded = examples.encode([(text,) for text in texts], words, 128)
+  original = embed(found.model, found.params, encoded)
+  gold = [x.label for x in dev]
+  yield dict(key_width=0, way='original', **scores(original, original, gold))
+  for k in WIDTHS:
+    for way, inputs in (('plain', None), ('data-aware', seen)):
+      start = time.monotonic()
+      fields = dict(name='collab', shared_dim=k)
+      new = reparametrize.convert(found.model, found.params, fields, inputs)
+      seconds = round(time.monotonic() - start, 1)
+      got = embed(new.model, new.params, encoded)
+      size = sum(x.size for x in jax.tree.leaves(new.params))
+      yield dict(
+        key_width=k,
+        way=way,
+        **scores(got, original, gold),
+        parameters=size,
+        attention_parameters=sum(row['parameters'] for row in new.rows),
+        seconds=seconds,
+      )
+
+
+def embed(model, params, rows, size=64):
+  """Embeddings [N, D] of length one, of Rows."""
+  model = models.build(**model)
+  params = jax.tree.map(jnp.asarray, params)
+
+  @jax.jit
+  def program(params, batch):
+    x, _ = model.apply({'params': params}, batch)
+    real = jnp.arange(x.shape[1])[None] < batch['lengths'][:, None]
+    x = jnp.where(real[..., None], x, 0).sum(1)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+  order = np.argsort(rows.lengths, kind='stable')
+  found = np.zeros((len(rows), model.dim), np.float32)
+  for i in range(0, len(rows), size):
+    # The last batch begins earlier, so that all have one size.
+    indices = order[max(min(i, len(rows) - size), 0) :][:size]
+    width = examples.width(rows, indices, 128)
+    found[indices] = program(params, examples.pad(rows, indices, width))
+  return found
+
+
+def scores(got, original, gold):
+  pairs = got.reshape(-1, 2, got.shape[-1])
+  cosines = (pairs[:, 0] * pairs[:, 1]).sum(-1)
+  return dict(
+    cosine=float((got * original).sum(-1).mean()),
+    spearman=float(stats.spearmanr(cosines, gold).statistic),
+    sentences=len(got),
+  )
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__.split('\n')[0], prog='python -m experiments.minilm'
+  )
+  parser.add_argument('--model', required=True, help='of the checkpoint')
+  parser.add_argument('--glue', required=True, help='folder of STS-B')
+  parser.add_argument('--rows', type=int, default=1000, help='to look at')
+  parser.add_argument('--pairs', type=int, default=1500, help='of the dev set')
+  parser.add_argument('--save', action='store_true', help=f'in {RESULTS.name}')
+  args = parser.parse_args()
+  about = dict(
+    command='python -m experiments.minilm --model=MODEL_DIR --glue=DIR '
+    f'--rows={args.rows} --pairs={args.pairs}',
+    date=time.strftime('%Y-%m-%d'),
+    seed=0,
+    versions=logs.versions(),
+  )
+  print('| key width | way | cosine | Spearman | attention | seconds |')
+  print('|---|---|---|---|---|---|')
+  found = []
+  try:
+    for row in run(args.model, args.glue, args.rows, args.pairs):
+      found.append(about | row)
+      print(
+        f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
+        f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
+        f'| {row.get("seconds", "")} |',
+        flush=True,
+      )
+  except (ValueError, OSError) as e:
+    sys.exit(f'minilm: {" ".join(str(e).split())}')
+  if args.save:
+    RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in found))
+
+
+if __name__ == '__main__':
+  main()

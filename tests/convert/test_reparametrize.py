@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models with another attention: exact where they can be; budgets, errors."""
+
+import jax
+import numpy as np
+import pytest
+
+from collab import accounting, models
+from collab.convert import reparametrize
+from collab.convert.calibration import Calibration
+from tests.convert import checkpoints
+from tests.convert.test_huggingface import batch_of, io
+
+# One of each family that conversion has to get right, with padding.
+FAMILIES = [
+  'albert_ForSequenceClassification',
+  'bert_ForMaskedLM',
+  'deit_ForImageClassification',
+  'distilbert_ForSequenceClassification',
+  'gpt2_LMHeadModel',
+  'marian_MTModel',
+  'roberta_ForQuestionAnswering',
+  'vit_ForImageClassification',
+]
+
+
+def given(case):
+  """Fields, parameters, batch and the outputs of a case's model."""
+  found = checkpoints.load(case)
+  batch, _ = batch_of(next(iter(io(case))))
+  return found.model, found.params, batch, apply(found, batch)
+
+
+def apply(found, batch):
+  model = models.build(**found.model)
+  return jax.tree.leaves(model.apply({'params': found.params}, batch))
+
+
+def calibrated(model, batch):
+  return Calibration(models.build(**model), [batch])
+
+
+def full(model, name):
+  """Fields with which a conversion loses nothing."""
+  D, H = model['dim'], model['attention']['num_heads']
+  return dict(
+    collab=dict(shared_dim=D), gqa=dict(kv_heads=H), mla=dict(latent_dim=D)
+  )[name]
+
+
+@pytest.mark.parametrize('case', FAMILIES)
+def test_full_width_changes_nothing(case):
+  """The mask too: a batch has padding, which must stay unseen."""
+  model, params, batch, want = given(case)
+  fields = dict(name='collab', **full(model, 'collab'), sweeps=2)
+  new = reparametrize.convert(model, params, fields, calibrated(model, batch))
+  for got, x in zip(apply(new, batch), want, strict=True):
+    np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-4)
+  assert [row['error'] for row in new.rows] == pytest.approx(
+    [0] * len(new.rows), abs=1e-3
+  )
+
+
+@pytest.mark.parametrize('name', ['gqa', 'mla'])
+def test_full_width_of_other_variants(name):
+  case = 'bert_Model'
+  model, params, batch, want = given(case)
+  fields = dict(name=name, **full(model, name))
+  new = reparametrize.convert(model, params, fields)
+  assert new.model['attention'] == dict(
+    name=name, num_heads=3, **full(model, name)
+  )
+  for got, x in zip(apply(new, batch), want, strict=True):
+    np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_may_differ():
+  model, params, batch, _ = given('bert_Model')
+  fields = dict(name='collab', shared_dim=(7, 5), sweeps=3)
+  seen = calibrated(model, batch)
+  new = reparametrize.convert(model, params, fields, seen)
+  assert new.model['attention']['shared_dim'] == (7, 5)
+  for i, k in enumerate((7, 5)):
+    layer = new.params['encoder'][f'layer_{i}']['self_attention']
+    assert layer['key']['kernel'].shape == (12, k)
+    assert new.rows[i]['shared_dim'] == k
+  cost = accounting.attention_cost(models.build(**new.model))
+  assert cost['parameters'] == sum(row['parameters'] for row in new.rows)
+  assert cost['mha_parameters'] == sum(
+    row['parameters_before'] for row in new.rows
+  )
+  apply(new, batch)  # the fields fit the parameters
+  again = reparametrize.convert(model, params, fields, seen)
+  jax.tree.map(np.testing.assert_array_equal, again.params, new.params)
+
+
+def test_budgets():
+  model, params, batch, _ = given('bert_Model')
+  seen = calibrated(model, batch)
+  size = sum(x.size for x in jax.tree.leaves(params))
+  least = 2 * (2 * 12 * 11 + 3 * 11)  # that key width 1 saves, content bias
+  for saved in (least - 2 * 12 * 3 - 30, 100, 0):
+    new = reparametrize.convert(
+      model, params, dict(name='collab'), seen, ('parameters', size - saved)
+    )
+    assert sum(x.size for x in jax.tree.leaves(new.params)) <= size - saved
+  for most in (0.5, 0.1, 0.0):
+    new = reparametrize.convert(
+      model, params, dict(name='collab'), seen, ('error', most)
+    )
+    for row, curve in zip(new.rows, new.curves, strict=True):
+      errors = dict(zip(curve.widths, curve.errors, strict=True))
+      assert errors[row['shared_dim']] <= most
+      assert all(e > most for w, e in errors.items() if w < row['shared_dim'])
+
+
+def test_refining_brings_outputs_closer():
+  model, params, batch, _ = given('bert_Model')
+  seen = calibrated(model, batch)
+  fields = dict(name='mqa')
+  plain, refined = (
+    reparametrize.convert(model, params, fields, seen, refine=steps)
+    for steps in (0, 30)
+  )
+  for before, after in zip(plain.rows, refined.rows, strict=True):
+    assert after['error'] < 0.9 * before['error']
+
+
+@pytest.mark.parametrize(
+  'fields, options, message',
+  [
+    (dict(name='sha'), {}, 'attention=sha: mha can be converted to collab'),
+    (dict(name='collab'), {}, 'attention=collab needs shared_dim'),
+    (dict(name='collab', dim=3), {}, 'collab has no field dim; it has shared'),
+    (dict(name='collab', shared_dim=0), {}, 'width 0; expected 1 to 12'),
+    (dict(name='collab', shared_dim=13), {}, 'width 13; expected 1 to 12'),
+    (dict(name='collab', shared_dim=(3, 3, 3)), {}, '3 values for 2 layers'),
+    (dict(name='gqa', kv_heads=2), {}, 'kv_heads=2 does not divide'),
+    (dict(name='mqa'), dict(refine=2), 'refine=2 needs calibration'),
+    (dict(name='mqa'), dict(budget=('error', 1)), 'budget=error=1 chooses'),
+    (
+      dict(name='collab'),
+      dict(budget=('parameters', 9)),
+      r'budget parameters=9; with the smallest key widths, \[1, 1\]',
+    ),
+    (dict(name='collab'), dict(budget=('error', -1)), 'error=-1; expected'),
+  ],
+)
+def test_errors(fields, options, message):
+  model, params, _, _ = given('bert_Model')
+  with pytest.raises(ValueError, match=message):
+    reparametrize.convert(model, params, fields, **options)
+
+
+def test_only_mha_can_be_converted():
+  model, params, _, _ = given('bert_Model')
+  new = reparametrize.convert(
+    model, params, dict(name='collab', shared_dim=5, sweeps=1)
+  )
+  with pytest.raises(ValueError, match='is collab; only mha can be converted'):
+    reparametrize.convert(new.model, new.params, dict(name='mqa'))

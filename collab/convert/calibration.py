@@ -17,7 +17,7 @@ class Calibration(NamedTuple):
 
   Attributes:
     model: of models.build; of an encoder that reads lines, without its head.
-    batches: list of dicts, all of one shape.
+    batches: list of dicts, of few shapes.
   """
 
   model: Any
@@ -69,12 +69,14 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
 
 
 def _rows(words, texts, size, length):
+  """Texts of like length together, so that little is padding."""
   rows = examples.encode([(text,) for text in texts], words, length)
-  width = int(rows.lengths.max())
+  order = np.argsort(rows.lengths, kind='stable')
   size = min(size, len(rows))
+  parts = [order[i : i + size] for i in range(0, len(rows) - size + 1, size)]
   return [
-    examples.pad(rows, np.arange(i, i + size), width)
-    for i in range(0, len(rows) - size + 1, size)
+    examples.pad(rows, part, examples.width(rows, part, length))
+    for part in parts
   ]
 
 

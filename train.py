@@ -218,6 +218,11 @@ def main(argv):
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = workdirs.default(name, config)
   config = workdirs.claim(config, workdir)
+  if not config.total_steps:
+    raise ValueError(
+      f'{workdir} was converted from a checkpoint and has no task: start a run '
+      f'with --config and --config.init_from={workdir}.'
+    )
   try:
     scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:

@@ -16,8 +16,9 @@ class Curve(NamedTuple):
 
   Attributes:
     widths: rising, the last without error.
-    errors: of the scores, relative, of each width.
-    energy: mean square of the scores, by which errors of layers compare.
+    errors: of the scores, relative, of each width; heads count by what their
+      weights do to the output, see `layers.grams`.
+    energy: mean square of such scores, by which errors of layers compare.
   """
 
   widths: list

@@ -41,6 +41,7 @@ class Tokenizer:
     pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 of ours; mask_id is None where
       there is none. No text encodes to them, not even '<eos>'.
     between: ids between two texts of a row: <eos>, of RoBERTa twice.
+    special: ids of all special tokens.
     ours: whether it is of this project, so that any text comes back.
     fingerprint: a hash of the vocabulary and rules, for caches.
   """
@@ -57,7 +58,7 @@ class Tokenizer:
     self.mask_id = ids.get('mask')
     self.between = (self.eos_id,) * (1 + (names.get('bos') == '<s>'))
     added = rules.get_added_tokens_decoder().items()
-    self.special = frozenset(i for i, token in added if token.special)
+    self.special = {i for i, token in added if token.special} | {*ids.values()}
     self.vocab_size = rules.get_vocab_size()
     text = rules.to_str().encode()
     self.fingerprint = hashlib.sha256(text).hexdigest()[:16]

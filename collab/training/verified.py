@@ -5,8 +5,10 @@ Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
 """
 
 import contextlib
+import functools
 import gc
 import logging
+import sys
 
 import absl.logging
 import orbax.checkpoint as ocp
@@ -17,6 +19,16 @@ from collab.training import leaves
 def quiet():
   """Drops what Orbax logs: what fails there fails here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
+  # Futures of a failed write, which say so again when they are collected.
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  if getattr(sys.excepthook, 'func', None) is not _but_closed_loops:
+    sys.excepthook = functools.partial(_but_closed_loops, sys.excepthook)
+
+
+def _but_closed_loops(hook, kind, value, trace):
+  """TensorStore's threads print this when another part of a write failed."""
+  if (kind, str(value)) != (RuntimeError, 'Event loop is closed'):
+    hook(kind, value, trace)
 
 
 def _not_by_orbax(record):

@@ -4,9 +4,7 @@
 Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
 """
 
-import contextlib
 import functools
-import gc
 import logging
 import sys
 
@@ -19,7 +17,7 @@ from collab.training import leaves
 def quiet():
   """Drops what Orbax logs: what fails there fails here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
-  # Futures of a failed write, which say so again when they are collected.
+  # Tasks that Orbax abandons when one fails say so again as they are collected.
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   if getattr(sys.excepthook, 'func', None) is not _but_closed_loops:
     sys.excepthook = functools.partial(_but_closed_loops, sys.excepthook)
@@ -95,21 +93,8 @@ def restore(manager, step, abstract):
     restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     partial_restore=True,
   )
-  with _quiet_asyncio():
-    tree = read(state=arrays)['state']
+  tree = read(state=arrays)['state']
   sums = leaves.checksums(tree)
   if bad := [name for name in sums if sums[name] != table[name][1]]:
     raise OSError(f'checksum of {", ".join(bad)}')
   return tree
-
-
-@contextlib.contextmanager
-def _quiet_asyncio():
-  """Without the pages of the tasks that Orbax abandons when one fails."""
-  logger = logging.getLogger('asyncio')
-  logger.disabled = True
-  try:
-    yield
-  finally:
-    gc.collect()  # they write as they are collected
-    logger.disabled = False

@@ -163,13 +163,16 @@ def resize(c, subtask, size):
   elif size == 'small':
     c.data.batch_size = 128
     c.data.augment.update(plain)
-    c.model.update(dim=96, num_layers=4, mlp_dim=288, drop_path=0.0)
+    c.model.update(dim=128, num_layers=4, mlp_dim=384, drop_path=0.0)
+    c.model.activation = 'gelu_tanh'
     if subtask == 'imagenet':
       c.data.image_size, c.model.patch = 64, 8
+    elif 'mnist' in subtask:  # centred, and 16 patches are enough
+      c.data.augment.padding, c.model.patch = 1, 7
     else:
       c.data.augment.padding = 2
     c.model.attention.num_heads = 4
-    c.optim.update(lr=2e-3, ema=0.0)
-    train_for(c, SUBTASKS[subtask]['images'], epochs=8, warmup=1)
+    c.optim.update(name='muon', lr=3e-3, ema=0.0)
+    train_for(c, SUBTASKS[subtask]['images'], epochs=15, warmup=1)
     c.every.update(log=100, eval=1000, checkpoint=500)
     c.checkpoint.update(keep=3, average=2)

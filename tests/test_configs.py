@@ -109,8 +109,7 @@ def test_builds(name):
         return params, tx.init(params)
 
       sizes[key] = accounting.size(jax.eval_shape(init, batch)[0])
-    cost = accounting.attention_cost(model)
-    assert 0 < cost['parameters'] < sizes[key]
+    assert 0 < accounting.attention_parameters(model) < sizes[key]
     peak = float(schedule(max(config.optim.warmup_steps, 1) - 1))
     assert peak == pytest.approx(config.optim.lr, rel=0.01)
     # What a run would only find out at its end.

@@ -96,7 +96,7 @@ def test_it_learns_and_says_so(whole):
   assert len(progress) == STEPS
   for word in ('step 12/12', 'loss', 'lr', 'tokens_per_second', 'left'):
     assert word in progress[-1]
-  for word in ('devices', 'parameters', 'of mha', 'bytes a token', 'pairs'):
+  for word in ('devices', 'parameters', 'of mha', 'one token more', 'pairs'):
     assert word in out.split('The first')[0]
 
 

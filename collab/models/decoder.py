@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Stack
+from collab.models.transformer import Place, Stack
 
 
 class Decoder(nn.Module):
@@ -51,8 +51,8 @@ class Decoder(nn.Module):
 
   @nn.nowrap
   def attentions(self):
-    """(place, fields, layers, whether it keeps a cache), for accounting."""
-    return [('decoder', self.attention, self.num_layers, True)]
+    """The Places of attention layers, for accounting."""
+    return [Place('decoder', self.attention, self.num_layers, causal=True)]
 
   def setup(self):
     self.embed = layers.table(self.vocab_size, self.dim, self.dtype)

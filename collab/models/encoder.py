@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Stack
+from collab.models.transformer import Place, Stack
 
 HEADS = ('none', 'mlm', 'classify', 'choice', 'span')
 INIT = nn.initializers.normal(0.02)
@@ -71,9 +71,9 @@ class Encoder(nn.Module):
 
   @nn.nowrap
   def attentions(self):
-    """(place, fields, layers, whether it keeps a cache), for accounting."""
-    layers_with_parameters = 1 if self.shared else self.num_layers
-    return [('encoder', self.attention, layers_with_parameters, False)]
+    """The Places of attention layers, for accounting."""
+    n, runs = (1, self.num_layers) if self.shared else (self.num_layers, 1)
+    return [Place('encoder', self.attention, n, runs=runs)]
 
   def setup(self):
     layers.choose('head', self.head, dict.fromkeys(HEADS))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Stack
+from collab.models.transformer import Place, Stack
 
 
 class EncoderDecoder(nn.Module):
@@ -58,13 +58,13 @@ class EncoderDecoder(nn.Module):
 
   @nn.nowrap
   def attentions(self):
-    """(place, fields, layers, whether it keeps a cache), for accounting."""
+    """The Places of attention layers, for accounting."""
     decoder = self.decoder_attention or self.attention
     cross = self.cross_attention or self.attention
     return [
-      ('encoder', self.attention, self.encoder_layers, False),
-      ('decoder', decoder, self.decoder_layers, True),
-      ('cross', cross, self.decoder_layers, True),
+      Place('encoder', self.attention, self.encoder_layers),
+      Place('decoder', decoder, self.decoder_layers, causal=True),
+      Place('cross', cross, self.decoder_layers, cross=True),
     ]
 
   def setup(self):

@@ -6,7 +6,7 @@ no flag is handed down. Axes: B batch, T queries, S memory, D model.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -15,6 +15,26 @@ import numpy as np
 
 from collab import attention
 from collab.models import layers
+
+
+class Place(NamedTuple):
+  """Where a model has attention layers, for accounting.
+
+  Attributes:
+    name: 'encoder', 'decoder' or 'cross'.
+    fields: of the attention; a tuple has a value for each layer.
+    layers: how many have parameters of their own.
+    causal: a decoder's self-attention, which keeps a cache.
+    cross: attends to a memory, and keeps that in a cache.
+    runs: how often each layer runs, num_layers where layers are shared.
+  """
+
+  name: str
+  fields: Mapping
+  layers: int
+  causal: bool = False
+  cross: bool = False
+  runs: int = 1
 
 
 class Block(nn.Module):

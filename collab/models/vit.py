@@ -8,7 +8,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from collab.models import layers
-from collab.models.transformer import Stack
+from collab.models.transformer import Place, Stack
 
 # Learned tokens before the patches, by `distillation`.
 TOKENS = dict(
@@ -57,8 +57,8 @@ class ViT(nn.Module):
 
   @nn.nowrap
   def attentions(self):
-    """(place, fields, layers, whether it keeps a cache), for accounting."""
-    return [('encoder', self.attention, self.num_layers, False)]
+    """The Places of attention layers, for accounting."""
+    return [Place('encoder', self.attention, self.num_layers)]
 
   @nn.compact
   def __call__(self, batch):

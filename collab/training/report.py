@@ -18,13 +18,9 @@ def start(config, workdir, task, model, params, mesh, step):
 
   Writes model.json and parameters.txt.
   """
-  cost = accounting.attention_cost(model)
-  share = cost['parameters'] / cost['mha_parameters']
-  cache = {}
-  if cost['mha_cache']:  # of a model that decodes
-    of = cost['cache'] / cost['mha_cache']
-    text = f'{4 * cost["cache"]:,} bytes a token, {of:.2f} of mha'
-    cache = dict(cache=text)
+  tokens = accounting.tokens(config)
+  mha = accounting.attention_cost(accounting.with_mha(model), tokens)
+  cost = accounting.attention_cost(model, tokens)
   kind, shape = jax.devices()[0].device_kind, dict(mesh.shape)
   logs.summary(
     f'{config.task.name} with {config.model.attention.name}, '
@@ -33,8 +29,7 @@ def start(config, workdir, task, model, params, mesh, step):
       'devices': f'{mesh.devices.size} x {kind}, {shape}',
       'parameters': f'{accounting.size(params):,}',
       **{f'  {k}': f'{accounting.size(v):,}' for k, v in params.items()},
-      'in attention': f'{cost["parameters"]:,}, {share:.2f} of mha',
-      **cache,
+      **_attention(cost, mha, tokens),
       'steps': f'{step:,} of {config.total_steps:,} done',
       'workdir': workdir,
     },
@@ -52,6 +47,29 @@ def start(config, workdir, task, model, params, mesh, step):
   files.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
 
 
+def _attention(cost, mha, tokens):
+  """Lines on what attention costs beside multi-head attention."""
+
+  def line(name, unit):
+    value, of = getattr(cost, name), getattr(mha, name)
+    return f'{accounting.si(value)}{unit}, {value / of:.2f} of mha'
+
+  lines = {
+    'in attention': f'{cost.parameters:,}, '
+    f'{cost.parameters / mha.parameters:.2f} of mha',
+    f'  of {tokens:,} tokens': line('forward', 'FLOP forward'),
+    '  training': line('training', 'FLOP'),
+    '  kept for it': line('activations', 'B'),
+  }
+  if cost.cache:  # of a model that decodes
+    lines |= {
+      '  prefill': line('prefill', 'FLOP'),
+      '  one token more': line('decode', 'FLOP'),
+      '  cache': line('cache', 'B'),
+    }
+  return lines
+
+
 def end(config, workdir, model, params, step, scores):
   """Writes result.json; prints the scores and where everything lies."""
   rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
@@ -66,7 +84,7 @@ def end(config, workdir, model, params, step, scores):
     steps=step,
     seconds=round(seconds, 1),
     parameters=accounting.size(params),
-    attention_parameters=accounting.attention_cost(model)['parameters'],
+    attention_parameters=accounting.attention_parameters(model),
     versions=logs.versions(),
     metrics=scores,
   )

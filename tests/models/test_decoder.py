@@ -60,14 +60,14 @@ def test_costs(name):
   """What attention_cost says is what there is."""
   model = make(name)
   params, capacity = parameters(model), 11
-  cost = accounting.attention_cost(model)
+  cost = accounting.attention_cost(model, capacity)
   layers = [params['decoder'][f'layer_{i}'] for i in range(2)]
-  assert cost['parameters'] == sum(
+  assert cost.parameters == sum(
     accounting.size(layer['self_attention']) for layer in layers
   )
   _, cache = empty(model, params, capacity)
-  size = accounting.size([x for x in jax.tree.leaves(cache) if x.ndim > 1])
-  assert size == B * capacity * cost['cache']
+  held = [x for x in jax.tree.leaves(cache) if x.ndim > 1]
+  assert sum(x.nbytes for x in held) == B * cost.cache
 
 
 def test_output_is_tied():

@@ -101,7 +101,7 @@ def test_published_parameter_counts(width, concatenate, collaborative):
     model = build(**config.model.to_dict(), vocab_size=32_768)
     shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
     assert accounting.size(shapes['params']) == expected
-    cost = accounting.attention_cost(model)['parameters']
+    cost = accounting.attention_parameters(model)
     # The rest: one table, and in a layer norms (2 D each) and the MLP.
     mlp = 2 * 512 * 2048 + 2048 + 512
     rest = 32_768 * 512 + 12 * mlp + (6 * 2 + 6 * 3) * 2 * 512

@@ -61,10 +61,8 @@ def test_published_parameter_counts(num_layers, fields, expected):
   batch = dict(images=jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
   tree = small.shapes(model, batch)
   assert accounting.size(tree) == expected
-  cost = accounting.attention_cost(model)
   layer = accounting.size(tree['encoder']['layer_0']['self_attention'])
-  assert cost['parameters'] == num_layers * layer
-  assert cost['cache'] == 0
+  assert accounting.attention_parameters(model) == num_layers * layer
 
 
 def test_patches_are_a_convolution():

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model costs, and its attention beside multi-head attention."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from collab import attention
+from collab.accounting import layer as layer_cost
+from collab.models import layers
+
+
+def size(tree):
+  """Number of scalars in a tree."""
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def attention_parameters(model):
+  """Scalars in a model's attention layers, in closed form.
+
+  Args:
+    model: with `dim` and `attentions()`, a list of models.transformer.Place.
+  """
+  return sum(
+    attention.build(**fields).count(model.dim)
+    for place in model.attentions()
+    for fields in _of_layers(place)
+  )
+
+
+def attention_cost(model, T, dtype=jnp.float32):
+  """Sum of `layer.Cost` over a model's attention layers, T tokens everywhere.
+
+  Args:
+    model: with `dim` and `attentions()`, a list of models.transformer.Place.
+    T: tokens of the sequence, and of the memory.
+    dtype: of parameters and computation.
+  """
+  total, known = layer_cost.Cost(), {}
+  for place in model.attentions():
+    kind = dict(causal=place.causal, cross=place.cross)
+    for fields in _of_layers(place):
+      case = repr((fields, kind))
+      if case not in known:
+        one = layer_cost.of(fields, model.dim, T, dtype=dtype, **kind)
+        known[case] = one.repeated(place.runs)
+      total += known[case]
+  return total
+
+
+def with_mha(model):
+  """The same model with multi-head attention everywhere."""
+  places = 'attention', 'decoder_attention', 'cross_attention'
+  fields = {p: getattr(model, p, None) for p in places}
+  return model.clone(
+    **{
+      place: dict(name='mha', num_heads=x['num_heads'])
+      for place, x in fields.items()
+      if x
+    }
+  )
+
+
+def _of_layers(place):
+  """Fields of each layer that has parameters of its own."""
+  n = place.layers
+  return [layers.of_layer(place.fields, i, n) for i in range(n)]
+
+
+def tokens(config):
+  """Tokens of a training sequence of a config."""
+  if config.model.name == 'vit':
+    return (config.data.image_size // config.model.patch) ** 2 + 1
+  return config.data.row_length
+
+
+def si(x):
+  """12345678 as '12.3 M'."""
+  prefixes = '', ' k', ' M', ' G', ' T', ' P'
+  power = max(0, min(int(math.log10(max(x, 1))) // 3, len(prefixes) - 1))
+  return f'{x / 1000**power:.3g}{prefixes[power]}'

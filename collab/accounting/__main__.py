@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What the attention of every variant costs in the model of a config.
+
+  python -m collab.accounting --config=configs/lm_mha.py
+  python -m collab.accounting --config=configs/wmt14.py:small --length=512
+
+Variants are the files beside the config's, lm_*.py, with the same argument.
+Prints a table and writes accounting.md and accounting.png to --out (default
+runs/accounting/<config>). Nothing is trained, no data is read. All figures are of
+the attention layers alone, which is what variants differ in:
+
+  forward, training  FLOPs of matrix products, one sequence of `length` tokens;
+                     training is forward and backward with what is recomputed
+  activations        bytes kept for the backward pass
+  prefill, decode    FLOPs to fill a cache with `length` tokens, and of one more
+  cache              bytes, full
+  T*                 tokens below which a layer's forward pass (bidirectional)
+                     takes fewer FLOPs than multi-head attention's
+"""
+
+import argparse
+import dataclasses
+import importlib
+import math
+import pathlib
+import sys
+
+from tqdm import tqdm
+
+from collab import accounting, attention, models
+from collab.accounting import layer, plots
+from collab.models import layers
+from collab.training import files
+
+HEAD = (
+  'variant', 'parameters', 'share', 'forward', 'training', 'activations',
+  'prefill', 'decode', 'cache', 'T*',
+)  # fmt: skip
+
+
+def main(argv):
+  args = _parse(argv)
+  path, _, argument = args.config.partition(':')
+  found, length = variants(path, argument)
+  length = args.length or length
+  rows = {}
+  for name, one in tqdm(found.items(), 'counting', leave=False, disable=None):
+    rows[name] = accounting.attention_cost(one, length), _break_even(one)
+  text = table(rows)
+  title = f'{args.config}: attention over {length:,} tokens, float32'
+  print(f'{title}\n\n{text}')
+  out = pathlib.Path(args.out or f'runs/accounting/{pathlib.Path(path).stem}')
+  out.mkdir(parents=True, exist_ok=True)
+  files.write_text(out / 'accounting.md', f'# {title}\n\n{text}\n')
+  plots.draw(found, title.split(':')[0], out / 'accounting.png')
+  print(f'\nIn {out}: accounting.md, accounting.png')
+
+
+def variants(path, argument):
+  """({variant: model}, tokens of a sequence) of a config and those beside it.
+
+  Only of files with the same model but for attention; mha is the first.
+
+  Raises:
+    ValueError: no such config.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise ValueError(f'There is no config {path}.')
+  family = path.stem.split('_')[0]
+  names = dict.fromkeys(['mha', *attention.names()])
+  siblings = [f'{family}_{name}' for name in names]
+  base = _config(path.stem, argument)
+  found = {}
+  for name in dict.fromkeys([*siblings, path.stem]):
+    if name == family or not path.with_stem(name).exists():
+      continue
+    try:
+      config = base if name == path.stem else _config(name, argument)
+    except ValueError:  # the argument has fields of the other's attention
+      config = _config(name, _without_fields(argument))
+    if _but_attention(config) == _but_attention(base):
+      found[name.removeprefix(f'{family}_')] = model(config)
+  if 'mha' not in found:
+    found = {'mha': accounting.with_mha(model(base))} | found
+  return found, accounting.tokens(base)
+
+
+def table(rows):
+  """Markdown of {variant: (Cost, T*)}; FLOPs and bytes with SI prefixes."""
+  mha = next(iter(rows.values()))[0]
+  lines = []
+  for name, (cost, even) in rows.items():
+    share = cost.parameters / mha.parameters
+    figures = cost.forward, cost.training, cost.activations
+    held = cost.prefill, cost.decode, cost.cache
+    lines.append(
+      [name, f'{cost.parameters:,}', f'{share:.3f}']
+      + [accounting.si(x) for x in figures]
+      + [accounting.si(x) if cost.cache else '' for x in held]
+      + [_tokens_text(even)]
+    )
+  widths = [max(map(len, column)) for column in zip(HEAD, *lines, strict=True)]
+  lines = [HEAD, ['-' * w for w in widths], *lines]
+  return '\n'.join(
+    f'| {" | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))} |'
+    for line in lines
+  )
+
+
+def _break_even(model):
+  """T* of the model's first attention layer."""
+  place = model.attentions()[0]
+  fields = layers.of_layer(place.fields, 0, place.layers)
+  return layer.break_even(fields, model.dim)
+
+
+def _tokens_text(even):
+  if math.isinf(even):
+    return 'always'
+  return f'{even:.0f}' if even else '-'
+
+
+def _config(name, argument):
+  return importlib.import_module(f'configs.{name}').get_config(argument)
+
+
+def _without_fields(argument):
+  return ','.join(word for word in argument.split(',') if '=' not in word)
+
+
+def _but_attention(config):
+  return {k: v for k, v in config.model.to_dict().items() if k != 'attention'}
+
+
+def model(config):
+  """The model of a config; what data decides does not matter to attention."""
+  fields = config.model.to_dict()
+  open_ = [
+    f.name
+    for f in dataclasses.fields(models.MODELS[fields['name']])
+    if f.default is dataclasses.MISSING and f.name not in (*fields, 'parent')
+  ]
+  return models.build(**fields, **dict.fromkeys(open_, 1))
+
+
+def _parse(argv):
+  parser = argparse.ArgumentParser(
+    prog='python -m collab.accounting',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    exit_on_error=False,
+  )
+  parser.add_argument('--config', default='', help='configs/FILE.py[:...]')
+  parser.add_argument('--length', type=int, help="default: the config's")
+  parser.add_argument('--out', default='', help='folder')
+  try:
+    args = parser.parse_args(argv)
+  except argparse.ArgumentError as e:
+    raise ValueError(str(e)) from e
+  if not args.config:
+    raise ValueError('Give --config=configs/....py.')
+  if args.length is not None and args.length < 1:
+    raise ValueError(f'--length={args.length} must be at least 1.')
+  return args
+
+
+if __name__ == '__main__':
+  try:
+    main(sys.argv[1:])
+  except (ValueError, OSError) as e:
+    sys.exit(f'accounting: {" ".join(str(e).split())}')

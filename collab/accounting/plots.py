@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost against sequence length, and parameters against heads."""
+
+from matplotlib.figure import Figure
+
+from collab import attention
+from collab.accounting import layer
+from collab.models import layers
+
+LENGTHS = [2**n for n in range(5, 15)]
+HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
+
+
+def draw(found, title, path):
+  """Writes a PNG of shares of multi-head attention.
+
+  Args:
+    found: {variant: model}, of one width and number of heads, mha first.
+    title: of the figure.
+    path: of the file.
+  """
+  figure = Figure(figsize=(12, 5), layout='constrained')
+  left, right = figure.subplots(1, 2)
+  flops, parameters = {}, {}
+  for name, model in found.items():
+    place = model.attentions()[0]
+    fields = layers.of_layer(place.fields, 0, place.layers)
+    heads, D = fields['num_heads'], model.dim
+    a, b = layer.polynomial(fields, D)
+    flops[name] = [a + b * T for T in LENGTHS]
+    parameters[name] = [_parameters(fields, H, D // heads) for H in HEADS]
+  _shares(left, LENGTHS, flops)
+  left.set(xlabel='tokens', title=f'Forward FLOPs, D={D}, {heads} heads')
+  _shares(right, HEADS, parameters)
+  right.set(xlabel='heads', title=f'Parameters, heads of width {D // heads}')
+  right.legend(
+    fontsize=9, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5)
+  )
+  figure.suptitle(f'{title}: one layer, share of multi-head attention')
+  figure.savefig(path, dpi=130)
+
+
+def _shares(axes, x, curves):
+  """Each curve over the first one; dashes tell those apart that coincide."""
+  base = next(iter(curves.values()))
+  for i, (name, curve) in enumerate(curves.items()):
+    share = [y / y0 for y, y0 in zip(curve, base, strict=True)]
+    dashes = (5, 2) if i % 2 else (1, 0)
+    axes.plot(x, share, color=f'C{i}', dashes=dashes, label=name)
+  axes.set_xscale('log', base=2)
+  axes.set_yscale('log', base=2)
+  axes.yaxis.set_major_formatter('{x:g}')
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.grid(alpha=0.3)
+
+
+def _parameters(fields, H, width):
+  """Of a layer of H heads of the same width, the model as wide as its heads.
+
+  What is given as a share of D (a key width) stays that share.
+  """
+  D = width * fields['num_heads']
+  scaled = {
+    name: value * H * width / D
+    for name, value in fields.items()
+    if name in ('shared_dim', 'latent_dim', 'key_features', 'kv_heads')
+    and value
+  }
+  one = attention.build(**fields | dict(num_heads=H) | scaled)
+  return one.count(H * width)

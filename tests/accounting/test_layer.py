@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Costs of a layer against formulas, XLA's own count, and real buffers."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab import attention
+from collab.accounting import layer
+
+D, H, T = 48, 4, 96
+d = D // H
+FIELDS = {
+  'gqa': dict(kv_heads=2),
+  'collab': dict(shared_dim=20),
+  'mla': dict(latent_dim=10),
+}
+VARIANTS = {
+  name: dict(name=name, num_heads=H) | FIELDS.get(name, {})
+  for name in attention.names()
+}
+# Products of the paper's formulas, in halves of a FLOP: a token, a pair.
+FORWARD = {
+  'mha': (4 * D * D, 2 * D),
+  'gqa': (2 * D * D + 2 * D * 2 * d, 2 * D),
+  'mqa': (2 * D * D + 2 * D * d, 2 * D),
+  'skv': (3 * D * D, 2 * D),
+  'el': (2 * D * D, 2 * D),
+  'collab': (2 * D * D + 2 * D * 20 + D * H, H * 20 + D),
+  'sha': (D * D + 3 * D * d, 2 * d),
+  'mhe_add': (D * D + 3 * D * d + H * d, d + H * (d + 1)),
+  'mhe_mul': (D * D + 3 * D * d, 2 * D),
+  'mla': (2 * D * D + D * 10 + 2 * 10 * D, 2 * H * 10),
+}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_forward(name):
+  token, pair = FORWARD[name]
+  want = 2 * (token * T + pair * T * T)
+  assert layer.of(VARIANTS[name], D, T).forward == want
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_decoding(name):
+  """A token's share of the forward pass; the cache as its arrays are."""
+  cost = layer.of(VARIANTS[name], D, T, causal=True)
+  token, pair = FORWARD[name]
+  if name == 'mhe_add':  # one query does not pay for weighted values
+    pair = 2 * D
+  assert cost.decode == 2 * (token + pair * T)
+  module = attention.build(**VARIANTS[name], decode=True)
+  cache = module.init(jax.random.key(0), jnp.zeros((1, T, D)))['cache']['past']
+  held = jax.tree.leaves(cache.replace(index=()))
+  assert cost.cache == sum(x.nbytes for x in held)
+  assert cost.prefill >= T * 2 * token
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_as_xla_counts(name):
+  """XLA adds what is no product: a few operations a score."""
+  module, x = attention.build(**VARIANTS[name]), jnp.ones((1, T, D))
+  params = module.init(jax.random.key(0), x)
+  cost = layer.of(VARIANTS[name], D, T)
+  loss = lambda params, x: module.apply(params, x).sum()
+  # It counts both sides of a guard: products of all heads, two and seven.
+  guard = (name == 'mhe_add') * 2 * T * T * D
+  for function, ours, n in (
+    (module.apply, cost.forward, 2),
+    (jax.value_and_grad(loss, (0, 1)), cost.training, 7),
+  ):
+    theirs = jax.jit(function).lower(params, x).cost_analysis()['flops']
+    scores = (1 if name == 'sha' else H) * T * T
+    assert ours <= theirs <= ours + n * guard + 20 * scores + 100 * T * D
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_activations(name):
+  """The distinct buffers of a real backward pass, but for the arguments."""
+  module = attention.build(
+    **VARIANTS[name], bias_init=jax.nn.initializers.normal()
+  )
+  x = jax.random.normal(jax.random.key(1), (1, T, D))
+  params = module.init(jax.random.key(0), x)['params']
+  apply = lambda params, x: module.apply({'params': params}, x)
+  forward = jax.jit(lambda params, x: jax.vjp(apply, params, x)[1])
+  kept = jax.tree.leaves(forward(params, x))
+  given = {np.ravel(x).tobytes() for x in jax.tree.leaves((params, x))}
+  held = {x.unsafe_buffer_pointer(): np.ravel(x).tobytes() for x in kept}
+  real = sum(len(data) for data in held.values() if data not in given)
+  assert layer.of(VARIANTS[name], D, T).activations == pytest.approx(
+    real, rel=0.02
+  )
+
+
+def test_causal_skips():
+  of = functools.partial(layer.of, VARIANTS['mha'], D)
+  long = 8192
+  full, causal = of(long).forward, of(long, causal=True).forward
+  assert causal < 0.6 * full
+
+
+def test_cross():
+  cost = layer.of(VARIANTS['mha'], D, T, cross=True)
+  assert cost.forward == layer.of(VARIANTS['mha'], D, T).forward
+  # The memory's keys and values are made once, not for a token.
+  assert cost.decode == 2 * (2 * D * D + 2 * D * T)
+  assert cost.prefill == cost.forward
+
+
+@pytest.mark.parametrize('k, want', [(384, 154), (256, 341), (192, 576)])
+def test_break_even_of_the_paper(k, want):
+  fields = dict(name='collab', num_heads=12, shared_dim=k, bias='none')
+  assert round(layer.break_even(fields, 768)) == want
+
+
+def test_break_even():
+  assert layer.break_even(VARIANTS['mha'], D) == 0
+  for name in ('mqa', 'skv', 'el', 'sha', 'mhe_add', 'mhe_mul'):
+    assert math.isinf(layer.break_even(VARIANTS[name], D))
+  wide = dict(name='collab', num_heads=H, shared_dim=D)
+  assert layer.break_even(wide, D) == 0  # content bias: never cheaper
+
+
+def test_sums():
+  one = layer.of(VARIANTS['mha'], D, T)
+  assert (one + one).forward == 2 * one.forward
+  assert one.repeated(3).forward == 3 * one.forward
+  assert one.repeated(3).parameters == one.parameters

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: one table of all variants of a config, and its picture."""
+
+import pytest
+
+from collab import accounting, attention
+from collab.accounting import __main__ as command
+from tests.test_configs import get
+
+
+def rows(text):
+  """{variant: {column: text}} of the table in an output."""
+  lines = [x for x in text.splitlines() if x.startswith('|')]
+  cells = [[c.strip() for c in line.strip('|').split('|')] for line in lines]
+  head, _, *body = cells
+  return {row[0]: dict(zip(head, row, strict=True)) for row in body}
+
+
+def test_table(tmp_path, capsys):
+  command.main(['--config=configs/lm.py:small', f'--out={tmp_path}'])
+  found = rows(capsys.readouterr().out)
+  assert set(found) == set(attention.names())
+  assert rows((tmp_path / 'accounting.md').read_text()) == found
+  assert (tmp_path / 'accounting.png').read_bytes()[1:4] == b'PNG'
+  config = get('lm_collab', 'small')
+  model = command.model(config)
+  cost = accounting.attention_cost(model, config.data.row_length)
+  assert found['collab']['parameters'] == f'{cost.parameters:,}'
+  assert found['collab']['cache'] == accounting.si(cost.cache)
+  assert found['mha']['share'] == '1.000'
+  assert found['mha']['T*'] == '-'
+  assert found['sha']['T*'] == 'always'
+
+
+def test_own_fields(tmp_path, capsys):
+  """Fields of the argument are the config's own; others keep theirs."""
+  narrow = 'configs/vit_collab.py:small,shared_dim=16'
+  command.main([f'--config={narrow}', '--length=50', f'--out={tmp_path}'])
+  found = rows(capsys.readouterr().out)
+  assert set(found) == {'mha', 'collab', 'mhe_add', 'mhe_mul'}
+  model = command.model(get('vit_collab', 'small,shared_dim=16'))
+  parameters = accounting.attention_parameters(model)
+  assert found['collab']['parameters'] == f'{parameters:,}'
+  assert found['collab']['cache'] == ''
+
+
+def test_another_model_has_no_siblings(tmp_path, capsys):
+  """Of GLUE's configs those of BERT-base do not stand beside MiniLM's."""
+  path = 'configs/glue_reparam_minilm.py'
+  command.main([f'--config={path}', f'--out={tmp_path}', '--length=32'])
+  assert set(rows(capsys.readouterr().out)) == {'mha', 'reparam_minilm'}
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    (['--config=configs/none.py'], 'There is no config configs/none.py'),
+    (['--config=configs/lm.py', '--length=0'], '--length=0 must be at least 1'),
+    (['--config=configs/lm.py:nothing'], "has 'nothing'; there are wikitext"),
+    ([], 'Give --config=configs/'),
+  ],
+)
+def test_bad_input(arguments, words, tmp_path):
+  with pytest.raises(ValueError, match=words):
+    command.main([*arguments, f'--out={tmp_path / "out"}'])
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+  'x, text', [(0, '0'), (999, '999'), (12_345_678, '12.3 M'), (2e18, '2e+03 P')]
+)
+def test_si(x, text):
+  assert accounting.si(x) == text

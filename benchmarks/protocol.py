@@ -17,19 +17,22 @@ import time
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
 
-def measure(cases, rounds, title):
+def measure(cases, rounds, title, carried=None):
   """Times compiled functions side by side.
 
   Args:
     cases: dict of name -> (function, arguments).
     rounds: how often each case runs.
     title: of the progress bar.
+    carried: number of an argument that each run consumes (it is donated) and
+      gives back, changed, as its second result; for the next run.
 
   Returns:
     dict of name -> dict(ms, low, high, temp_mib): median and quartiles in
@@ -37,17 +40,25 @@ def measure(cases, rounds, title):
   """
   compiled = {}
   for name, (function, arguments) in cases.items():
-    run = jax.jit(function).lower(*arguments).compile()
-    jax.block_until_ready(run(*arguments))
-    compiled[name] = run, arguments
+    donate = () if carried is None else carried
+    run = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+    compiled[name] = run, list(arguments)
+
+  def once(name):
+    run, arguments = compiled[name]
+    result = jax.block_until_ready(run(*arguments))
+    if carried is not None:
+      arguments[carried] = result[1]
+
+  for name in cases:
+    once(name)
   seconds = {name: [] for name in cases}
   order, shuffle = list(cases), random.Random(0).shuffle
   for _ in tqdm(range(rounds), title, leave=False, file=sys.stderr):
     shuffle(order)
     for name in order:
-      run, arguments = compiled[name]
       start = time.perf_counter()
-      jax.block_until_ready(run(*arguments))
+      once(name)
       seconds[name].append(time.perf_counter() - start)
   figures = {}
   for name, (run, _) in compiled.items():
@@ -57,6 +68,30 @@ def measure(cases, rounds, title):
     temp = run.memory_analysis().temp_size_in_bytes / 2**20
     figures[name] = dict(ms=ms, low=low, high=high, temp_mib=temp)
   return figures
+
+
+def gemm_rate():
+  """FLOP/s of a 2048-cubed float32 product, best of 10."""
+  x = jnp.ones((2048, 2048))
+  return 2 * 2048**3 / _best(jnp.matmul, x, x)
+
+
+def bandwidth():
+  """Bytes/s of reading 256 MiB, best of 10."""
+  x = jnp.ones((64, 2**20))
+  return x.nbytes / _best(jnp.sum, x)
+
+
+def _best(function, *arguments):
+  """Seconds of the fastest of 10 runs."""
+  run = jax.jit(function).lower(*arguments).compile()
+  jax.block_until_ready(run(*arguments))
+  seconds = []
+  for _ in range(10):
+    start = time.perf_counter()
+    jax.block_until_ready(run(*arguments))
+    seconds.append(time.perf_counter() - start)
+  return min(seconds)
 
 
 def machine():

@@ -64,20 +64,6 @@ def bare_step(config, task):
   return step, (params, tx.init(params), batch, jax.random.key(0))
 
 
-def gemm_rate():
-  """GFLOP/s of a 2048-cubed float32 product, best of 10."""
-  x = jnp.ones((2048, 2048))
-  run = jax.jit(jnp.matmul).lower(x, x).compile()
-  best = min(_seconds(run, x, x) for _ in range(10))
-  return 2 * 2048**3 / best / 1e9
-
-
-def _seconds(run, *arguments):
-  start = time.perf_counter()
-  jax.block_until_ready(run(*arguments))
-  return time.perf_counter() - start
-
-
 def loop_rate(config, steps):
   """(steps/s of train.py, steps/s of the bare step), alternating in one run.
 
@@ -144,7 +130,7 @@ def main():
       cases[variant] = step, arguments
       cost = jax.jit(step).lower(*arguments).compile().cost_analysis()
       flops[variant] = cost['flops']
-    gemm = gemm_rate()
+    gemm = protocol.gemm_rate() / 1e9
     times = protocol.measure(cases, args.rounds, 'steps')
     batches = data_rate(task)
   print(f'\nmatrix product  {gemm:6.0f} GFLOP/s')

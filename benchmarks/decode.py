@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""One decoding step of every variant, beside linen's MHA with its cache.
+
+  ./launch.sh python -m benchmarks.decode [--save]
+
+The whole layer, float32, D=768, H=12: one token a row, a cache of S places that
+is all but full and is handed on from step to step (donated, so that nothing is
+copied). `share` is of linen's time in the same run. `limit` is the larger of
+the bytes that have to be read, cache and parameters, at the bandwidth of a sum
+over 256 MiB, and the FLOPs at the rate of a 2048-cubed product, both measured
+in the same run; `of limit` is what share of that speed is reached.
+"""
+
+import argparse
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from benchmarks import protocol
+from benchmarks.attention import LAYERS, D, H
+from collab import accounting, attention
+from collab.accounting import layer as accounted
+
+ROUNDS = 20
+MHA = dict(name='mha', num_heads=H)
+
+
+def cases(B, S):
+  """Name -> (step(params, cache, x) -> (y, cache), arguments)."""
+  modules = {'linen': nn.MultiHeadDotProductAttention(num_heads=H, decode=True)}
+  for name, fields in LAYERS.items():
+    modules[name] = attention.build(num_heads=H, decode=True, **fields)
+  return {name: case(module, B, S) for name, module in modules.items()}
+
+
+def case(module, B, S):
+  x = jnp.ones((B, S, D))
+  variables = jax.jit(module.init)(jax.random.key(0), x)
+  cache = jax.tree.map(lambda a: nearly_full(a, S), variables['cache'])
+
+  def step(params, cache, x):
+    variables = dict(params=params, cache=cache)
+    y, changed = module.apply(variables, x, mutable='cache')
+    return y, changed['cache']
+
+  token = jax.random.normal(jax.random.key(1), (B, 1, D))
+  return step, (variables['params'], cache, token)
+
+
+def nearly_full(x, S):
+  """An index leaves room for the rounds; keys and values are random."""
+  if jnp.issubdtype(x.dtype, jnp.integer):
+    return jnp.full_like(x, S - ROUNDS - 2)
+  return jax.random.normal(jax.random.key(2), x.shape, x.dtype)
+
+
+def limit_ms(arguments, flops, bandwidth, gemm):
+  params, cache, _ = arguments
+  read = sum(x.nbytes for x in jax.tree.leaves((params, cache)))
+  return 1e3 * max(read / bandwidth, flops / gemm)
+
+
+def table(title, figures):
+  print(f'\n{title}')
+  print(
+    f'{"":20}{"step":>10}{"share":>7}{"tokens/s":>10}{"cache":>10}{"share":>7}'
+    f'{"limit":>10}{"of limit":>9}'
+  )
+  base = figures['linen']
+  for name, x in figures.items():
+    print(
+      f'{name:20}{x["ms"]:7.2f} ms{x["ms"] / base["ms"]:7.2f}'
+      f'{x["tokens_per_second"]:10.0f}{accounting.si(x["cache"]):>9}B'
+      f'{x["cache"] / base["cache"]:7.2f}{x["limit_ms"]:7.2f} ms'
+      f'{x["limit_ms"] / x["ms"]:9.2f}'
+    )
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument(
+    '--lengths', type=int, nargs='+', default=[512, 2048, 8192]
+  )
+  parser.add_argument('--batches', type=int, nargs='+', default=[1, 32])
+  parser.add_argument(
+    '--save', action='store_true', help='to benchmarks/results'
+  )
+  args = parser.parse_args()
+  print(*(f'{k}: {v}' for k, v in protocol.machine().items()), sep='\n')
+  bandwidth, gemm = protocol.bandwidth(), protocol.gemm_rate()
+  print(
+    f'bandwidth: {bandwidth / 1e9:.1f} GB/s\nGEMM: {gemm / 1e9:.0f} GFLOP/s'
+  )
+  kept = dict(bandwidth=bandwidth, gemm=gemm)
+  for S in args.lengths:
+    for B in args.batches:
+      title = f'decode, B={B}, S={S}'
+      found = cases(B, S)
+      arguments = {name: arguments for name, (_, arguments) in found.items()}
+      cost = {'linen': accounted.of(MHA, D, S, causal=True)}
+      for name, fields in LAYERS.items():
+        fields = dict(num_heads=H) | fields
+        cost[name] = accounted.of(fields, D, S, causal=True)
+      limits = {
+        name: limit_ms(arguments[name], B * cost[name].decode, bandwidth, gemm)
+        for name in found
+      }
+      del arguments
+      figures = protocol.measure(found, ROUNDS, title, carried=1)
+      for name, x in figures.items():
+        x |= dict(
+          tokens_per_second=1e3 * B / x['ms'],
+          cache=B * cost[name].cache,
+          limit_ms=limits[name],
+        )
+      table(title, figures)
+      kept[title] = figures
+  if args.save:
+    protocol.save('decode', kept)
+
+
+if __name__ == '__main__':
+  main()

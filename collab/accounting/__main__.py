@@ -6,8 +6,8 @@ r"""What the attention of every variant costs in the model of a config.
 
 Variants are the files beside the config's, lm_*.py, with the same argument.
 Prints a table and writes accounting.md and accounting.png to --out (default
-runs/accounting/<config>). Nothing is trained, no data is read. All figures are of
-the attention layers alone, which is what variants differ in:
+runs/accounting/<config>). Nothing is trained, no data is read. All figures are
+of the attention layers alone, which is what variants differ in:
 
   forward, training  FLOPs of matrix products, one sequence of `length` tokens;
                      training is forward and backward with what is recomputed

@@ -2,7 +2,8 @@
 """What decoding keeps: whatever `heads` returned that has an S axis, once.
 
 Nothing is expanded to all heads and no key is kept twice, so the cache is as
-small as the variant allows (`cache_size` scalars a token).
+small as the variant allows (`cache_size` scalars a token). Heads come before
+places, as the kernels have them: a step reads the keys where they lie.
 """
 
 from flax import struct
@@ -17,9 +18,9 @@ class Cache:
   Attributes:
     index: int32 [B], how many places of the row are taken; more than L once a
       row has overflowed.
-    k: [B, L, Gk, K].
-    v: [B, L, Gv, V], or None where the values are the keys.
-    key_bias: [B, L, H] or None.
+    k: [B, Gk, L, K].
+    v: [B, Gv, L, V], or None where the values are the keys.
+    key_bias: [B, H, L] or None.
     widths: of cross attention, the widths of inputs_q and of the memory's
       inputs; None for self-attention.
   """
@@ -31,18 +32,26 @@ class Cache:
   widths: tuple | None = struct.field(pytree_node=False, default=None)
 
   @property
+  def length(self):
+    """L."""
+    return self.k.shape[2]
+
+  @property
   def overflowed(self):
     """bool [B]: more was appended to the row than fits."""
-    return self.index > self.k.shape[1]
+    return self.index > self.length
 
   def heads(self, h):
     """The Heads h with the cache's keys in the place of its own."""
-    return h._replace(k=self.k, v=self.v, key_bias=self.key_bias)
+    parts = jax.tree.map(_swap, (self.k, self.v, self.key_bias))
+    return h._replace(**dict(zip(('k', 'v', 'key_bias'), parts, strict=True)))
 
 
 def empty(h, widths=None):
   """A cache with as many places as the Heads h have keys."""
-  parts = jax.tree.map(jnp.zeros_like, (h.k, h.v, h.key_bias))
+  parts = jax.tree.map(
+    lambda x: jnp.zeros_like(_swap(x)), (h.k, h.v, h.key_bias)
+  )
   return Cache(jnp.zeros(h.k.shape[0], jnp.int32), *parts, widths)
 
 
@@ -71,11 +80,16 @@ def append(cache, h, lengths=None):
 
   def write(old, new):
     # A place beyond the end is dropped, never clamped onto the last one.
-    return old.at[rows, places].set(new.astype(old.dtype), mode='drop')
+    return old.at[rows, :, places].set(new.astype(old.dtype), mode='drop')
 
   old = cache.k, cache.v, cache.key_bias
   parts = jax.tree.map(write, old, (h.k, h.v, h.key_bias))
   return Cache(cache.index + added.astype(jnp.int32), *parts, cache.widths)
+
+
+def _swap(x):
+  """[B, L, G, *] <-> [B, G, L, *]."""
+  return x.swapaxes(1, 2)
 
 
 def cache_take(cache, rows):

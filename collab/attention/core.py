@@ -270,10 +270,10 @@ class Attention(nn.Module):
         'inputs_k (cross attention).'
       )
     y, z = self._memory(None, inputs_k, inputs_v)
-    if y.shape[1] > past.k.shape[1]:
+    if y.shape[1] > past.length:
       raise ValueError(
         f'A memory of {y.shape[1]} tokens does not fit the cache of '
-        f'{past.k.shape[1]}.'
+        f'{past.length}.'
       )
     x = jnp.zeros((y.shape[0], 0, past.widths[0]), y.dtype)
     past = past.replace(index=jnp.zeros_like(past.index))
@@ -311,7 +311,7 @@ def _only_past(mask, past, positions):
   """Adds to the mask that queries see nothing but what the cache holds."""
   mask = mask or masks.Mask()
   if positions is None:
-    held = jnp.arange(past.k.shape[1])[None] < past.index[:, None]
+    held = jnp.arange(past.length)[None] < past.index[:, None]
     valid = held if mask.key_valid is None else held & mask.key_valid
     return mask.replace(key_valid=valid)
   if mask.q_positions is not None:

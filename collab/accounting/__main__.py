@@ -155,9 +155,11 @@ def _parse(argv):
   parser.add_argument('--length', type=int, help="default: the config's")
   parser.add_argument('--out', default='', help='folder')
   try:
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
   except argparse.ArgumentError as e:
     raise ValueError(str(e)) from e
+  if rest:
+    raise ValueError(f'Unexpected {" ".join(rest)}.')
   if not args.config:
     raise ValueError('Give --config=configs/....py.')
   if args.length is not None and args.length < 1:

@@ -29,15 +29,15 @@ def attention_parameters(model):
   )
 
 
-def attention_cost(model, T, dtype=jnp.float32):
+def attention_cost(model, T):
   """Sum of `layer.Cost` over a model's attention layers, T tokens everywhere.
 
   Args:
-    model: with `dim` and `attentions()`, a list of models.transformer.Place.
+    model: with `dim`, `dtype` and `attentions()`, a list of
+      models.transformer.Place.
     T: tokens of the sequence, and of the memory.
-    dtype: of parameters and computation.
   """
-  total, known = layer_cost.Cost(), {}
+  total, known, dtype = layer_cost.Cost(), {}, model.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
     for fields in _of_layers(place):

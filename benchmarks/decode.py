@@ -23,7 +23,6 @@ from collab import accounting, attention
 from collab.accounting import layer as accounted
 
 ROUNDS = 20
-MHA = dict(name='mha', num_heads=H)
 
 
 def cases(B, S):
@@ -55,10 +54,20 @@ def nearly_full(x, S):
   return jax.random.normal(jax.random.key(2), x.shape, x.dtype)
 
 
-def limit_ms(arguments, flops, bandwidth, gemm):
-  params, cache, _ = arguments
-  read = sum(x.nbytes for x in jax.tree.leaves((params, cache)))
-  return 1e3 * max(read / bandwidth, flops / gemm)
+def measured(title, B, S, bandwidth, gemm):
+  """What protocol.measure returns, with rates, cache and limit."""
+  found, extra = cases(B, S), {}
+  for name, (_, (params, cache, _)) in found.items():
+    fields = dict(num_heads=H) | LAYERS.get(name, LAYERS['mha'])
+    cost = accounted.of(fields, D, S, causal=True)
+    read = sum(x.nbytes for x in jax.tree.leaves((params, cache)))
+    limit = max(read / bandwidth, B * cost.decode / gemm)
+    extra[name] = dict(cache=B * cost.cache, limit_ms=1e3 * limit)
+  figures = protocol.measure(found, ROUNDS, title, carried=1)
+  return {
+    name: x | dict(tokens_per_second=1e3 * B / x['ms']) | extra[name]
+    for name, x in figures.items()
+  }
 
 
 def table(title, figures):
@@ -96,24 +105,7 @@ def main():
   for S in args.lengths:
     for B in args.batches:
       title = f'decode, B={B}, S={S}'
-      found = cases(B, S)
-      arguments = {name: arguments for name, (_, arguments) in found.items()}
-      cost = {'linen': accounted.of(MHA, D, S, causal=True)}
-      for name, fields in LAYERS.items():
-        fields = dict(num_heads=H) | fields
-        cost[name] = accounted.of(fields, D, S, causal=True)
-      limits = {
-        name: limit_ms(arguments[name], B * cost[name].decode, bandwidth, gemm)
-        for name in found
-      }
-      del arguments
-      figures = protocol.measure(found, ROUNDS, title, carried=1)
-      for name, x in figures.items():
-        x |= dict(
-          tokens_per_second=1e3 * B / x['ms'],
-          cache=B * cost[name].cache,
-          limit_ms=limits[name],
-        )
+      figures = measured(title, B, S, bandwidth, gemm)
       table(title, figures)
       kept[title] = figures
   if args.save:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from collab import attention
 from collab.accounting import layer as layer_cost
-from collab.models import layers
+from collab.models import vit
 
 
 def size(tree):
@@ -25,7 +25,7 @@ def attention_parameters(model):
   return sum(
     attention.build(**fields).count(model.dim)
     for place in model.attentions()
-    for fields in _of_layers(place)
+    for fields in place.each()
   )
 
 
@@ -40,7 +40,7 @@ def attention_cost(model, T):
   total, known, dtype = layer_cost.Cost(), {}, model.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
-    for fields in _of_layers(place):
+    for fields in place.each():
       case = repr((fields, kind))
       if case not in known:
         one = layer_cost.of(fields, model.dim, T, dtype=dtype, **kind)
@@ -62,16 +62,11 @@ def with_mha(model):
   )
 
 
-def _of_layers(place):
-  """Fields of each layer that has parameters of its own."""
-  n = place.layers
-  return [layers.of_layer(place.fields, i, n) for i in range(n)]
-
-
 def tokens(config):
   """Tokens of a training sequence of a config."""
   if config.model.name == 'vit':
-    return (config.data.image_size // config.model.patch) ** 2 + 1
+    patches = (config.data.image_size // config.model.patch) ** 2
+    return patches + len(vit.TOKENS[config.model.distillation])
   return config.data.row_length
 
 

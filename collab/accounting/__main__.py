@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from collab import accounting, attention, models
 from collab.accounting import layer, plots
-from collab.models import layers
 from collab.training import files
 
 HEAD = (
@@ -112,9 +111,7 @@ def table(rows):
 
 def _break_even(model):
   """T* of the model's first attention layer."""
-  place = model.attentions()[0]
-  fields = layers.of_layer(place.fields, 0, place.layers)
-  return layer.break_even(fields, model.dim)
+  return layer.break_even(model.attentions()[0].each()[0], model.dim)
 
 
 def _tokens_text(even):

@@ -51,23 +51,15 @@ def of(fields, D, T, *, causal=False, cross=False, dtype=jnp.float32):
     T: tokens, of the memory too.
     causal: self-attention of a decoder: masked, and decodes from a cache.
     cross: attends to a memory, which it keeps when decoding.
-    dtype: of parameters and computation.
+    dtype: of the computation.
   """
-  layer = attention.build(**fields, dtype=dtype, param_dtype=dtype)
-  x = jax.ShapeDtypeStruct((1, T, D), dtype)
-  memory = (jax.ShapeDtypeStruct((1, T, D), dtype),) * cross
-  mask = attention.Mask(causal=True) if causal else None
-  key = jax.random.key(0)
-  params = jax.eval_shape(layer.init, key, x, *memory)['params']
-
-  def forward(params, *inputs):
-    return layer.apply({'params': params}, *inputs, mask=mask)
-
-  def loss(*arguments):
-    return forward(*arguments).sum()
-
+  layer = attention.build(**fields, dtype=dtype)
+  x, *memory = [jax.ShapeDtypeStruct((1, T, D), dtype)] * (1 + cross)
+  forward, params = _forward(layer, causal, x, *memory)
   arguments = params, x, *memory
-  gradient = jax.value_and_grad(loss, tuple(range(len(arguments))))
+  gradient = jax.value_and_grad(
+    lambda *arguments: forward(*arguments).sum(), tuple(range(len(arguments)))
+  )
   return Cost(
     parameters=layer.count(D),
     forward=trace.flops(forward, *arguments),
@@ -75,6 +67,17 @@ def of(fields, D, T, *, causal=False, cross=False, dtype=jnp.float32):
     activations=trace.saved_bytes(forward, *arguments),
     **(_decoding(layer, params, x, memory) if causal or cross else {}),
   )
+
+
+def _forward(layer, causal, *inputs):
+  """The layer as a function of parameters and inputs; shapes of the former."""
+  mask = attention.Mask(causal=True) if causal else None
+  shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)['params']
+
+  def forward(params, *inputs):
+    return layer.apply({'params': params}, *inputs, mask=mask)
+
+  return forward, shapes
 
 
 def _decoding(layer, params, x, memory):
@@ -120,11 +123,11 @@ def break_even(fields, D):
 
 def polynomial(fields, D):
   """(a, b) of a T + b T^2, from two lengths that are one block each."""
-  T = 64
-  one, two = (_forward(fields, D, n) for n in (T, 2 * T))
+  layer, T, found = attention.build(**fields), 64, []
+  for n in (T, 2 * T):
+    x = jax.ShapeDtypeStruct((1, n, D), jnp.float32)
+    forward, params = _forward(layer, False, x)
+    found.append(trace.flops(forward, params, x))
+  one, two = found
   b = (two - 2 * one) / (2 * T * T)
   return one / T - b * T, b
-
-
-def _forward(fields, D, T):
-  return of(fields, D, T).forward

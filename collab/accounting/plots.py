@@ -5,7 +5,6 @@ from matplotlib.figure import Figure
 
 from collab import attention
 from collab.accounting import layer
-from collab.models import layers
 
 LENGTHS = [2**n for n in range(5, 15)]
 HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
@@ -23,8 +22,7 @@ def draw(found, title, path):
   left, right = figure.subplots(1, 2)
   flops, parameters = {}, {}
   for name, model in found.items():
-    place = model.attentions()[0]
-    fields = layers.of_layer(place.fields, 0, place.layers)
+    fields = model.attentions()[0].each()[0]
     heads, D = fields['num_heads'], model.dim
     a, b = layer.polynomial(fields, D)
     flops[name] = [a + b * T for T in LENGTHS]

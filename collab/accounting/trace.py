@@ -12,7 +12,8 @@ def flops(function, *arguments):
 
   As they are executed: blocks that a causal kernel skips are not counted, what
   a backward pass computes again is. Of a `cond` the cheaper side counts: the
-  other side is what shared scores fall back on.
+  other side is what shared scores fall back on. What a fused kernel of another
+  library (cuDNN) does inside is not seen.
 
   Args:
     function: of arrays.

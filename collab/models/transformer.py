@@ -36,6 +36,11 @@ class Place(NamedTuple):
   cross: bool = False
   runs: int = 1
 
+  def each(self):
+    """Fields of the attention of each layer with parameters of its own."""
+    n = self.layers
+    return [layers.of_layer(self.fields, i, n) for i in range(n)]
+
 
 class Block(nn.Module):
   """Self-attention, cross attention if it has a memory, and an MLP.

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
+from threadpoolctl import ThreadpoolController
 
 from collab.attention.variants.collab import concatenate
 
@@ -24,6 +25,11 @@ _DAMPING = {np.float32: 1e-5, np.float64: 1e-12}
 # Errors below are beyond float32, which knows their squares to 1e-6 or so.
 _FLOOR = {np.float32: 1e-2, np.float64: 0.0}
 _TINY = 1e-30
+
+# NumPy's BLAS and SciPy's have threads of their own, which wait for work by
+# spinning: a sweep uses both in turns, and two of each made it 3 times slower
+# than one.
+_one_thread = ThreadpoolController().wrap(limits=1, user_api='blas')
 
 
 class Factors(NamedTuple):
@@ -46,6 +52,7 @@ class Factors(NamedTuple):
   sweeps: np.ndarray
 
 
+@_one_thread
 def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
   """Alternating least squares from the heads' own SVDs. Nothing is random.
 

@@ -8,6 +8,7 @@ places, as the kernels have them: a step reads the keys where they lie.
 
 from flax import struct
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 
@@ -73,14 +74,18 @@ def append(cache, h, lengths=None):
   added = jnp.full(B, n) if lengths is None else jnp.ravel(lengths)
   if added.shape[0] != B:
     raise ValueError(f'The cache has {B} rows, lengths {added.shape[0]}.')
-  rows, places = (
-    jnp.arange(B)[:, None],
-    cache.index[:, None] + jnp.arange(n)[None],
-  )
+  rows = jnp.arange(B)[:, None]
+  places = cache.index[:, None] + jnp.arange(n)[None]
 
   def write(old, new):
+    new = new.astype(old.dtype)
+    if B == n == 1:  # a scatter of one token would copy all that is held
+      put = lambda: lax.dynamic_update_slice_in_dim(
+        old, _swap(new), cache.index[0], 2
+      )
+      return lax.cond(cache.index[0] < cache.length, put, lambda: old)
     # A place beyond the end is dropped, never clamped onto the last one.
-    return old.at[rows, :, places].set(new.astype(old.dtype), mode='drop')
+    return old.at[rows, :, places].set(new, mode='drop')
 
   old = cache.k, cache.v, cache.key_bias
   parts = jax.tree.map(write, old, (h.k, h.v, h.key_bias))

@@ -5,7 +5,11 @@ r"""Every variant and kernel against linen's MHA and jax.nn's attention.
 
 Whole layers (projections included) and bare kernels, forward and forward plus
 backward (all parameters and the input), float32, D=768, H=12, 2,048 tokens at
-each length. `share` is of linen's time in the same run.
+each length (or one row, if that is longer). `share` is of linen's time in the
+same run; `of limit` the share that is reached of the rate of a 2048-cubed
+product, measured in the same run, by the FLOPs of the matrix products that the
+layer's programs have (collab.accounting; what a causal kernel skips is not in
+them, linen's count as those of `mha`).
 """
 
 import argparse
@@ -16,6 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks import protocol
 from collab import attention
+from collab.accounting import layer as accounted
 from collab.attention import kernels
 
 D, H, TOKENS = 768, 12, 2048
@@ -36,7 +41,8 @@ LAYERS = {
 
 def layers(x, causal):
   """Layer name -> (function of (variables, x), arguments)."""
-  linen_mask = nn.make_causal_mask(x[:, :, 0], dtype=bool) if causal else None
+  T = x.shape[1]
+  linen_mask = nn.make_causal_mask(jnp.ones((1, T)), dtype=bool)
   linen = nn.MultiHeadDotProductAttention(num_heads=H)
   jax_nn = nn.MultiHeadDotProductAttention(
     num_heads=H,
@@ -44,13 +50,17 @@ def layers(x, causal):
       q, k, v, is_causal=causal
     ),
   )
-  cases = {'linen': (linen, linen_mask), 'linen with jax.nn': (jax_nn, None)}
+  cases = {
+    'linen': (linen, linen_mask if causal else None),
+    'linen with jax.nn': (jax_nn, None),
+  }
   mask = attention.Mask(causal=True) if causal else None
   for name, fields in LAYERS.items():
     cases[name] = attention.build(num_heads=H, **fields), mask
 
   def case(layer, mask):
-    variables = layer.init(jax.random.key(0), x)
+    rows = jnp.zeros((1, T, D))
+    variables = layer.init(jax.random.key(0), rows)
     return lambda v, x: layer.apply(v, x, mask=mask), (variables, x)
 
   return {name: case(*args) for name, args in cases.items()}
@@ -94,18 +104,28 @@ def with_backward(function):
   )(*arguments)
 
 
+def add_limits(figures, x, causal, gemm):
+  """To forward and backward of the layers: FLOPs, and their share of gemm's."""
+  B, T, D = x.shape
+  for name, figure in figures.items():
+    fields = dict(num_heads=H) | LAYERS.get(name, LAYERS['mha'])
+    flops = B * accounted.of(fields, D, T, causal=causal).training
+    figure |= dict(flops=flops, of_limit=flops / gemm / figure['ms'] * 1e3)
+
+
 def table(title, forward, both):
   print(f'\n{title}')
   print(
     f'{"":20}{"forward":>10}{"share":>7}{"+backward":>11}{"share":>7}'
-    f'{"temporary":>13}{"share":>7}'
+    f'{"of limit":>9}{"temporary":>13}{"share":>7}'
   )
   base = forward['linen'], both['linen']
   for name in forward:
     f, b = forward[name], both[name]
+    limit = f'{b["of_limit"]:.2f}' if 'of_limit' in b else ''
     print(
       f'{name:20}{f["ms"]:7.2f} ms{f["ms"] / base[0]["ms"]:7.2f}'
-      f'{b["ms"]:8.2f} ms{b["ms"] / base[1]["ms"]:7.2f}'
+      f'{b["ms"]:8.2f} ms{b["ms"] / base[1]["ms"]:7.2f}{limit:>9}'
       f'{b["temp_mib"]:9.1f} MiB{b["temp_mib"] / base[1]["temp_mib"]:7.2f}'
     )
 
@@ -122,18 +142,23 @@ def main():
   )
   args = parser.parse_args()
   print(*(f'{k}: {v}' for k, v in protocol.machine().items()), sep='\n')
-  figures = {}
+  gemm = protocol.gemm_rate()
+  print(f'GEMM: {gemm / 1e9:.0f} GFLOP/s')
+  figures = dict(gemm=gemm)
   for T in args.lengths:
-    x = jax.random.normal(jax.random.key(1), (TOKENS // T, T, D), jnp.float32)
+    B = max(1, TOKENS // T)
+    x = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float32)
     for what, cases in (('layer', layers), ('kernel', bare_kernels)):
       cases = cases(x, args.causal)
-      title = f'{what}, B={TOKENS // T}, T={T}{", causal" * args.causal}'
+      title = f'{what}, B={B}, T={T}{", causal" * args.causal}'
       forward = protocol.measure(cases, args.rounds, f'{title}, forward')
       both = protocol.measure(
         {name: (with_backward(f), a) for name, (f, a) in cases.items()},
         args.rounds,
         f'{title}, forward and backward',
       )
+      if what == 'layer':
+        add_limits(both, x, args.causal, gemm)
       table(title, forward, both)
       figures[title] = dict(forward=forward, forward_backward=both)
   if args.save:

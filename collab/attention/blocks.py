@@ -44,8 +44,8 @@ class Kernel(NamedTuple):
 class Options(NamedTuple):
   """What is known before tracing."""
 
-  kernel: Kernel
-  block: int  # queries at a time
+  kernel: Kernel  # or flash.Flash
+  block: int | None  # queries at a time; None: flash.Flash cuts them itself
   rate: float  # of dropout
   precision: Any
 
@@ -91,6 +91,8 @@ def attend(options, q, keys, mask, key):
 
 def forward(options, q, keys, mask, key):
   """As `attend`."""
+  if options.block is None:
+    return options.kernel.forward(q, keys, mask, options.precision)
   runs = _runs(options, q, keys, mask, key)
   blocks = _split(q, runs)
   done = []
@@ -106,6 +108,10 @@ def forward(options, q, keys, mask, key):
 
 def backward(options, q, keys, mask, key, o, stats, g):
   """The cotangents of q and of keys, given what `forward` returned and o's."""
+  if options.block is None:
+    return options.kernel.backward(
+      q, o, stats, g, keys, mask, options.precision
+    )
   runs = _runs(options, q, keys, mask, key)
   stats = _split(stats, runs, 1)  # padding has a denominator, too
   rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)

@@ -135,16 +135,21 @@ def blockwise(
   key=None,
   precision=None,
   block=None,
+  flash=None,
 ):
   """As `grouped`, a block of queries at a time: memory linear in T.
 
   Args:
     q, k, v, key_bias, mask, rate, key, precision: as in `grouped`.
     block: queries at a time; by default what keeps a block in cache.
+    flash: a flash.Flash to run in instead, if it fits these inputs.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
-  block = block or blocks.block_size(B, H * S, T)
-  options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
+  if flash:
+    options = blocks.Options(flash, None, rate, precision)
+  else:
+    block = block or blocks.block_size(B, H * S, T)
+    options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
   q, *keys = _head_major(H, q, k, v, key_bias)
   o, stats = blocks.attend(options, q, tuple(keys), mask, key)
   return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) < jnp.inf
@@ -161,6 +166,7 @@ def shared_scores(
   key=None,
   precision=None,
   block=None,
+  flash=None,
 ):
   """As `blockwise` where q, k and v are one head: one exponential for all.
 
@@ -171,11 +177,11 @@ def shared_scores(
   Args:
     q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
     mask: the same for all heads.
-    rate, key, precision, block: as in `blockwise`.
+    rate, key, precision, block, flash: as in `blockwise`.
   """
   (B, T), (_, S, H) = q.shape[:2], key_bias.shape
   bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
-  sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block)
+  sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block, flash)
   o, stats = shared.attend(sides, q, k, v, bias, mask, key)
   return o, stats[:, :, :1, :1] < jnp.inf
 

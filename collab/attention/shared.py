@@ -32,10 +32,15 @@ class Sides(NamedTuple):
   general: blocks.Options
 
 
-def sides(B, T, S, H, V, rate, precision, block):
-  """Sides with `block` queries at a time, or what keeps a block in cache."""
+def sides(B, T, S, H, V, rate, precision, block, flash):
+  """Sides with `block` queries at a time, or what keeps a block in cache.
+
+  With flash, a flash.Flash or None, both run in it.
+  """
 
   def options(kernel, row_floats):
+    if flash:
+      return blocks.Options(flash, None, rate, precision)
     size = block or blocks.block_size(B, row_floats, T)
     return blocks.Options(kernel, size, rate, precision)
 

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flash attention for TPU and GPU: both block kernels as one pair in Pallas.
+
+    num = E X,  den = E W,  E = exp(q k^T + key bias - row max),  o = num / den
+
+Softmax has W = 1; shared scores (see shared.py) have a column of W and V of X
+for each head, so that one tile of E serves all heads that fit in its width.
+Given dnum and dden, what the cotangent of o says about num and den,
+
+    dE = dnum X^T + dden W^T,  dS = E * dE
+    dq = dS k;   dk = dS^T q,  dX = E^T dnum,  dW = E^T dden,  dbias = dS^T 1
+
+The last line is one kernel run twice: queries and keys change places. Tiles
+above the diagonal of a causal mask are not computed. Keys that heads share are
+not expanded in memory; their cotangents are, and add up outside.
+
+There was no accelerator here: values were tested in Pallas' interpreter, the
+lowering to Mosaic (TPU) and Triton (GPU) on a CPU. Nothing was timed.
+
+Axes: B batch, N heads, n rows (T queries or S keys), H heads that share a tile
+(1 in softmax), C chunks into which they are cut if they are too many.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+import jax.numpy as jnp
+
+from collab.attention import block_math, flash_tiles
+from collab.attention.flash_tiles import Rows
+
+MASKED = block_math.MASKED
+COMPILER = {'gpu': triton.CompilerParams()}
+
+
+class Flash(NamedTuple):
+  """A blocks.Kernel for all queries at once, with the Mask as `allowed`."""
+
+  platform: str  # 'tpu', 'gpu', or 'interpret': anywhere, slowly
+  block: int  # a tile has as many queries, and keys
+  width: int  # columns of X that heads share a tile for, if not one head's
+
+  def forward(self, q, keys, mask, precision):
+    """As blocks.forward."""
+    (B, N, T, _), (H, C) = q.shape, self._heads(keys)
+    k = self._keys(keys, mask, C)
+    den = dict(delta=1) if k.w is None else dict(w=H // C)
+    like = Rows(x=k.x.shape[3], line=1, **den)
+    run = functools.partial(flash_tiles.forward, precision=precision)
+    out = self._call(run, _queries(mask, a=q), k, like, mask)
+    num = _join(out.x, C)
+    den = out.delta if k.w is None else _join(out.w, C)
+    # Under vmap both sides of the guard run: stay finite beyond it too.
+    den = jnp.maximum(den, jnp.finfo(jnp.float32).tiny)
+    top = out.line[:, :N]
+    alive = top > MASKED
+    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
+    top = jnp.where(alive, top, jnp.inf)
+    o = (num.reshape(B, N, T, H, -1) / den[..., None]).reshape(num.shape)
+    return o.astype(keys[1].dtype), jnp.concatenate([top, den], -1)
+
+  def backward(self, q, o, stats, g, keys, mask, precision):
+    """As blocks.backward."""
+    (B, N, T, _), (H, C) = q.shape, self._heads(keys)
+    k = self._keys(keys, mask, C)
+    top, den = stats[..., :1], stats[..., 1:]
+    g, o = (x.astype(den.dtype).reshape(B, N, T, H, -1) for x in (g, o))
+    dnum = (g / den[..., None]).reshape(B, N, T, -1).astype(k.x.dtype)
+    dden = -(g * o).sum(-1) / den
+    if k.w is None:
+      dden = dict(delta=dden)
+    else:
+      dden = dict(w=_split(dden, C).astype(k.w.dtype))
+    rows = _queries(mask, a=q, x=_split(dnum, C), line=top, **dden)
+    run = functools.partial(flash_tiles.backward, precision=precision)
+    like = Rows(a=q.shape[3])
+    dq = self._call(run, rows, k, like, mask).a
+    like = Rows(*(x if x is None else x.shape[3] for x in k[:3]))
+    if keys[2] is not None and k.w is None:
+      like = like._replace(line=1)
+    d = self._call(run, k, rows, like, mask, queries=False)
+    dx = _join(_add_up(d.x, k.x), C)
+    dextra = None
+    if k.w is not None:
+      dextra = _join(d.w, C).astype(k.w.dtype)
+    elif d.line is not None:
+      dextra = d.line[..., 0].astype(keys[2].dtype)
+    return _add_up(dq, q), (_add_up(d.a, k.a), dx, dextra)
+
+  def _heads(self, keys):
+    """H, C."""
+    if not _is_shared(keys):
+      return 1, 1
+    X, H = keys[1].shape[3], keys[2].shape[3]
+    return H, H // _heads_of_a_tile(H, X // H, self.width)
+
+  def _keys(self, keys, mask, C):
+    """Rows of the keys; what is padding has a bias of MASKED."""
+    k, x, extra = keys
+    S, w, line = k.shape[2], None, None
+    if _is_shared(keys):
+      w = _split(extra, C)
+    elif extra is not None:
+      line = extra[..., None].astype(jnp.float32)
+    valid = mask and mask.key_valid
+    if line is None and (valid is not None or S % self.block):
+      line = jnp.zeros((1, 1, S, 1))
+    if valid is not None:
+      line = jnp.where(valid[:, None, :, None], line, MASKED)
+    segment = _line(mask and mask.kv_segments)
+    return Rows(k, _split(x, C), w, line=line, segment=segment)
+
+  def _call(self, kernel, own, other, like, mask, queries=True):
+    """Runs a kernel for each block of `own`, which it holds against `other`.
+
+    Args:
+      kernel: kernel(own, other, out, queries=, causal=), of references.
+      own: Rows of the queries, or of the keys.
+      other: Rows of the others.
+      like: Rows of the widths of the results.
+      mask: masks.Mask or None.
+      queries: whether `own` are the queries.
+
+    Returns:
+      Rows, float32 [B, N, n, width].
+    """
+    n, b = own.a.shape[2], self.block
+    causal = mask is not None and mask.causal
+    fill = (jnp.inf, MASKED) if queries else (MASKED, jnp.inf)
+    own, other = self._pad(own, fill[0]), _lie(self._pad(other, fill[1]))
+    arrays = jax.tree.leaves((own[:3], other[:3]))
+    B, N = (max(x.shape[i] for x in arrays) for i in (0, 1))
+    i, j = own.a.shape[2] // b, other.a.shape[2] // b
+
+    def result(width):
+      return jax.ShapeDtypeStruct((B, N, i * b, width), jnp.float32)
+
+    padded = Rows(*flash_tiles.each(self._lanes, like[:3]), *like[3:])
+    shapes = jax.tree.map(result, padded)
+    blocks = lambda x: _spec(x.shape, N, b)
+    whole = lambda x: _spec(x.shape, N)
+    out = pl.pallas_call(
+      functools.partial(kernel, queries=queries, causal=causal),
+      grid=(B * N, i),
+      in_specs=[jax.tree.map(blocks, own), jax.tree.map(whole, other)],
+      out_specs=[jax.tree.map(blocks, shapes)],
+      out_shape=[shapes],
+      interpret=self.platform == 'interpret',
+      compiler_params=COMPILER.get(self.platform),
+      cost_estimate=_cost(own, other, shapes, _tiles(i, j, queries, causal), b),
+    )(own, other)[0]
+    return jax.tree.map(lambda x, width: x[:, :, :n, :width], out, like)
+
+  def _pad(self, rows, fill):
+    """Rows to blocks, widths to lanes; `fill` is the line's of such rows."""
+
+    def pad(x, width, fill=0):
+      more = [(0, 0), (0, 0), (0, -x.shape[2] % self.block), (0, width)]
+      return jnp.pad(x, more, constant_values=fill)
+
+    def wide(x):
+      return pad(x, self._lanes(x.shape[3]) - x.shape[3])
+
+    line = functools.partial(pad, width=0)
+    padded = Rows(
+      *flash_tiles.each(wide, rows[:3]), *flash_tiles.each(line, rows[3:])
+    )
+    if rows.line is None:
+      return padded
+    return padded._replace(line=line(rows.line, fill=fill))
+
+  def _lanes(self, width):
+    """What a width is padded to: vectors of 128, powers of two in Triton."""
+    if self.platform == 'tpu':
+      return -(-width // 128) * 128
+    return max(16, pl.next_power_of_2(width))
+
+
+def _is_shared(keys):
+  """Whether keys are (k, u, w) of shared scores, not (k, v, key_bias)."""
+  return keys[2] is not None and keys[2].ndim == 4
+
+
+def _line(x):
+  """[B, n] -> [B, 1, n, 1], or None."""
+  return None if x is None else x[:, None, :, None].astype(jnp.int32)
+
+
+def _lie(rows):
+  return Rows(
+    *rows[:3], *flash_tiles.each(lambda x: x.swapaxes(2, 3), rows[3:])
+  )
+
+
+def _queries(mask, **fields):
+  return Rows(segment=_line(mask and mask.q_segments), **fields)
+
+
+def _split(x, C):
+  """[B, N, n, C c] -> [B, N C, n, c]."""
+  B, N, n, _ = x.shape
+  return x.reshape(B, N, n, C, -1).swapaxes(2, 3).reshape(B, N * C, n, -1)
+
+
+def _join(x, C):
+  """[B, N C, n, c] -> [B, N, n, C c]."""
+  B, N, n, c = x.shape
+  return x.reshape(B, N // C, C, n, c).swapaxes(2, 3).reshape(B, -1, n, C * c)
+
+
+def _add_up(d, like):
+  """[B, N, n, w] -> [B, G, n, w], over the heads of a group."""
+  B, G, n, w = like.shape
+  return d.reshape(B, G, -1, n, w).sum(2).astype(like.dtype)
+
+
+def _spec(shape, N, block=None):
+  """Rows of [B|1, G, n, w] for an example and head: block i of them, or all."""
+  B, G, n, w = shape
+
+  def index(bn, i):
+    b, head = lax.div(bn, N), lax.rem(bn, N)
+    return b if B > 1 else 0, lax.div(head, N // G), i if block else 0, 0
+
+  return pl.BlockSpec((None, None, block or n, w), index)
+
+
+def _tiles(i, j, queries, causal):
+  """How many tiles i blocks visit of j blocks of the other side."""
+  if not causal:
+    return i * j
+  return sum(min(n + 1, j) if queries else max(j - n, 0) for n in range(i))
+
+
+def _cost(own, other, out, tiles, block):
+  """2 m n k of each product in the tiles of a head, for all heads."""
+  size = lambda xs: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(xs))
+  widths = sum(x.shape[3] for x in (*own[:3], *out[:3]) if x is not None)
+  B, N = out[1 if out.a is None else 0].shape[:2]
+  n = tiles * block**2 * B * N
+  return pl.CostEstimate(
+    flops=2 * n * widths,
+    transcendentals=n,
+    bytes_accessed=size((own, other, out)),
+  )
+
+
+def _heads_of_a_tile(H, V, width):
+  """How many of H heads of V columns; one in any case."""
+  return max(c for c in range(1, H + 1) if not H % c and c * V <= max(V, width))

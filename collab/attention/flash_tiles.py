@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What flash attention computes for one block, forward and backward.
+
+Pallas kernels; formulas in flash.py. Each holds a block of one side, queries or
+keys, and loops over the blocks of the other that the mask does not exclude.
+They keep to what both Mosaic and Triton have: two axes, loads at multiples of
+a block, no control flow but the bounds of the loop.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+import jax.numpy as jnp
+
+from collab.attention import block_math
+
+NT, NN = ((1,), (1,)), ((1,), (0,))  # x y^T, x y
+
+
+class Rows(NamedTuple):
+  """Queries | keys: arrays [B, N, n, *], references to them, or blocks [b, *].
+
+  The last three are lines, one number a row: [*, n, 1], and [*, 1, n] for the
+  side that a kernel loops over. None where there is nothing.
+  """
+
+  a: Any = None  # q | k
+  x: Any = None  # dnum | X
+  w: Any = None  # dden | W, of shared scores
+  delta: Any = None  # dden of softmax | None
+  line: Any = None  # row max | key bias
+  segment: Any = None
+
+
+def each(f, xs):
+  return [x if x is None else f(x) for x in xs]
+
+
+def forward(own, other, out, *, queries, causal, precision):
+  """num, den and row max of a block of queries."""
+  q, i = _block(own), pl.program_id(1)
+
+  def step(j, state):
+    top, num, den = state
+    k = _block(other, j, q.a.shape[0])
+    s = _scores(q, k, i - j, queries, causal, precision)
+    higher = jnp.maximum(top, s.max(1, keepdims=True))
+    e, fade = jnp.exp(s - higher), jnp.exp(top - higher)
+    if k.w is None:
+      more = e.sum(1, keepdims=True)
+    else:
+      more = _dot(e, k.w, NN, precision)
+    num = num * fade + _dot(e, k.x, NN, precision)
+    return higher, num, den * fade + more
+
+  den = out.delta if out.w is None else out.w
+  zeros = [jnp.zeros(x.shape, x.dtype) for x in (out.x, den)]
+  state = jnp.full(out.line.shape, block_math.MASKED), *zeros
+  out.line[...], out.x[...], den[...] = _loop(
+    step, state, i, other, q.a.shape[0], queries, causal
+  )
+
+
+def backward(own, other, out, *, queries, causal, precision):
+  """Cotangents of a block of queries, or of keys, those that `out` has."""
+  mine, i = _block(own), pl.program_id(1)
+  dot = functools.partial(_dot, precision=precision)
+
+  def step(j, total):
+    theirs = _block(other, j, mine.a.shape[0])
+    q = mine if queries else theirs
+    s = _scores(mine, theirs, i - j, queries, causal, precision)
+    e = jnp.exp(s - q.line)
+    de = dot(mine.x, theirs.x, NT)
+    de += dot(mine.w, theirs.w, NT) if q.delta is None else q.delta
+    ds = e * de
+    terms = Rows(
+      a=dot(ds, theirs.a, NN),
+      x=None if out.x is None else dot(e, theirs.x, NN),
+      w=None if out.w is None else dot(e, theirs.w, NN),
+      line=None if out.line is None else ds.sum(1, keepdims=True),
+    )
+    return jax.tree.map(jnp.add, total, terms)
+
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
+  total = _loop(step, zeros, i, other, mine.a.shape[0], queries, causal)
+  for ref, x in zip(jax.tree.leaves(out), jax.tree.leaves(total), strict=True):
+    ref[...] = x
+
+
+def _loop(step, state, i, other, block, queries, causal):
+  """Over the blocks of the other side that block i is not masked from."""
+  n = other.a.shape[0] // block
+  first = i if causal and not queries else 0
+  last = jnp.minimum(i + 1, n) if causal and queries else n
+  return lax.fori_loop(first, last, step, state)
+
+
+def _block(rows, j=None, size=None):
+  """All of what is referred to, or block j of the side that is looped over."""
+  if j is None:
+    return Rows(*each(lambda x: x[...], rows))
+  at = pl.ds(pl.multiple_of(j * size, size), size)
+  return Rows(
+    *each(lambda x: x[at, :], rows[:3]), *each(lambda x: x[:, at], rows[3:])
+  )
+
+
+def _scores(mine, theirs, ahead, queries, causal, precision):
+  """Scores of a tile, [queries, keys] or, if `mine` are the keys, [keys, ...].
+
+  `ahead` is how many blocks mine start after theirs.
+  """
+  s = _dot(mine.a, theirs.a, NT, precision)
+  bias = theirs.line if queries else mine.line
+  if bias is not None:
+    s += bias
+  if causal:
+    offset = ahead * s.shape[0] + _iota(s.shape, 0) - _iota(s.shape, 1)
+    s = jnp.where(offset >= 0 if queries else offset <= 0, s, block_math.MASKED)
+  if mine.segment is not None:
+    s = jnp.where(mine.segment == theirs.segment, s, block_math.MASKED)
+  return s
+
+
+def _iota(shape, axis):
+  return lax.broadcasted_iota(jnp.int32, shape, axis)
+
+
+def _dot(x, y, dims, precision):
+  """x y or x y^T, added up in float32."""
+  return lax.dot_general(
+    x.astype(y.dtype),
+    y,
+    (dims, ((), ())),
+    precision=precision,
+    preferred_element_type=jnp.float32,
+  )

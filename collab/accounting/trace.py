@@ -12,8 +12,8 @@ def flops(function, *arguments):
 
   As they are executed: blocks that a causal kernel skips are not counted, what
   a backward pass computes again is. Of a `cond` the cheaper side counts: the
-  other side is what shared scores fall back on. What a fused kernel of another
-  library (cuDNN) does inside is not seen.
+  other side is what shared scores fall back on. A Pallas kernel counts by its
+  own estimate; what a kernel of another library (cuDNN) does is not seen.
 
   Args:
     function: of arrays.
@@ -48,6 +48,8 @@ def _of_equation(equation):
     (contracted, _), _ = params['dimension_numbers']
     left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
     return 2 * math.prod(left[i] for i in contracted) * math.prod(out)
+  if name == 'pallas_call' and params['cost_estimate']:
+    return params['cost_estimate'].flops
   inner = [_flops(jaxpr) for jaxpr in _jaxprs(params.values())]
   if name == 'cond':
     return min(inner)

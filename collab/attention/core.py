@@ -63,6 +63,7 @@ class Attention(nn.Module):
     out_bias_init: of the output projection's bias, default bias_init.
     use_bias: whether projections have biases.
     decode: keep a cache and attend to what it holds; see `__call__`.
+    flash: False keeps an accelerator to XLA; see flash.plan.
   """
 
   num_heads: int
@@ -80,6 +81,7 @@ class Attention(nn.Module):
   out_bias_init: nn.initializers.Initializer | None = None
   use_bias: bool = True
   decode: bool = False
+  flash: bool = True
 
   # Variants whose values are the keys take no inputs_v.
   separate_values: ClassVar[bool] = True
@@ -290,7 +292,6 @@ class Attention(nn.Module):
     ):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
-    common = dict(rate=rate, key=key, precision=self.precision)
     if sow_weights or (rate and not self.broadcast_dropout):
       p, alive = kernels.weights(
         q, h.k, h.key_bias, mask, self.num_heads, self.precision
@@ -302,7 +303,16 @@ class Attention(nn.Module):
       o = kernels.mix(p, v, self.precision)
     else:
       o, alive = kernels.attend(
-        q, h.k, v, h.key_bias, mask, self.num_heads, **common
+        q,
+        h.k,
+        v,
+        h.key_bias,
+        mask,
+        self.num_heads,
+        rate=rate,
+        key=key,
+        precision=self.precision,
+        flash=self.flash,
       )
     return jnp.where(alive, self.finish(o), 0)
 

@@ -57,9 +57,9 @@ class Flash(NamedTuple):
     # Under vmap both sides of the guard run: stay finite beyond it too.
     den = jnp.maximum(den, jnp.finfo(jnp.float32).tiny)
     top = out.line[:, :N]
-    alive = top > MASKED
-    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
-    top = jnp.where(alive, top, jnp.inf)
+    dead = top == MASKED  # NaN is not
+    num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
+    top = jnp.where(dead, jnp.inf, top)
     o = (num.reshape(B, N, T, H, -1) / den[..., None]).reshape(num.shape)
     return o.astype(keys[1].dtype), jnp.concatenate([top, den], -1)
 
@@ -90,6 +90,14 @@ class Flash(NamedTuple):
     elif d.line is not None:
       dextra = d.line[..., 0].astype(keys[2].dtype)
     return _add_up(dq, q), (_add_up(d.a, k.a), dx, dextra)
+
+  def fits(self, n, K, V, H, itemsize):
+    """Whether n rows of K and H V columns fit into the fast memory."""
+    width = self._lanes(K)
+    width += self._lanes(V * _heads_of_a_tile(H, V, self.width))
+    if self.platform == 'gpu':
+      return width <= ACCUMULATORS
+    return 2 * n * (width + self._lanes(1)) * itemsize <= VMEM  # two buffers
 
   def _heads(self, keys):
     """H, C."""
@@ -141,6 +149,7 @@ class Flash(NamedTuple):
 
     padded = Rows(*flash_tiles.each(self._lanes, like[:3]), *like[3:])
     shapes = jax.tree.map(result, padded)
+    pairs = B * N * b**2 * flash_tiles.tiles(i, j, queries, causal)
     blocks = lambda x: _spec(x.shape, N, b)
     whole = lambda x: _spec(x.shape, N)
     out = pl.pallas_call(
@@ -151,7 +160,7 @@ class Flash(NamedTuple):
       out_shape=[shapes],
       interpret=self.platform == 'interpret',
       compiler_params=COMPILER.get(self.platform),
-      cost_estimate=_cost(own, other, shapes, _tiles(i, j, queries, causal), b),
+      cost_estimate=_cost(own, other, shapes, pairs),
     )(own, other)[0]
     return jax.tree.map(lambda x, width: x[:, :, :n, :width], out, like)
 
@@ -178,6 +187,47 @@ class Flash(NamedTuple):
     if self.platform == 'tpu':
       return -(-width // 128) * 128
     return max(16, pl.next_power_of_2(width))
+
+
+# By backend; what has no entry runs in XLA.
+BACKENDS = {'tpu': Flash('tpu', 128, 1024), 'gpu': Flash('gpu', 64, 128)}
+# Mosaic has no float16, and no precision between the two.
+DTYPES = {
+  'tpu': {'float32', 'bfloat16'},
+  'gpu': {'float32', 'bfloat16', 'float16'},
+}
+PRECISIONS = ('default', 'highest')
+VMEM = 8 << 20  # bytes, half of a TPU core's, for the rows that a loop reads
+ACCUMULATORS = 256  # columns of a GPU block's, in float32 registers
+
+
+def plan(q, k, v, mask, H, rate, precision):
+  """The Flash for these inputs on this backend, or None: XLA runs them.
+
+  None on CPU and on several devices, among which XLA does not split the batch
+  of a Pallas call; with dropout, dense masks or positions of queries; where
+  dtype or precision is not the kernels'; where there is less than a block of
+  queries or keys, or rows are too many or too wide for the fast memory.
+
+  Args:
+    q, k, v, mask, rate, precision: as in kernels.attend.
+    H: heads that share a tile.
+  """
+  flash = BACKENDS.get(jax.default_backend())
+  (T, K), (S, V) = q.shape[1::2], v.shape[1::2]
+  if flash is None or jax.device_count() > 1 or rate:
+    return None
+  if mask and (mask.dense is not None or mask.q_positions is not None):
+    return None
+  precision = precision or jax.config.jax_default_matmul_precision
+  precision = getattr(precision, 'name', precision)
+  if precision and str(precision).lower() not in PRECISIONS:
+    return None
+  if not {x.dtype.name for x in (q, k, v)} <= DTYPES[flash.platform]:
+    return None
+  if q.dtype != k.dtype or min(T, S) < flash.block:
+    return None
+  return flash if flash.fits(max(T, S), K, V, H, q.dtype.itemsize) else None
 
 
 def _is_shared(keys):
@@ -229,23 +279,14 @@ def _spec(shape, N, block=None):
   return pl.BlockSpec((None, None, block or n, w), index)
 
 
-def _tiles(i, j, queries, causal):
-  """How many tiles i blocks visit of j blocks of the other side."""
-  if not causal:
-    return i * j
-  return sum(min(n + 1, j) if queries else max(j - n, 0) for n in range(i))
-
-
-def _cost(own, other, out, tiles, block):
-  """2 m n k of each product in the tiles of a head, for all heads."""
-  size = lambda xs: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(xs))
+def _cost(own, other, out, pairs):
+  """2 m n k of each product, one exponential a pair of query and key."""
+  arrays = jax.tree.leaves((own, other, out))
   widths = sum(x.shape[3] for x in (*own[:3], *out[:3]) if x is not None)
-  B, N = out[1 if out.a is None else 0].shape[:2]
-  n = tiles * block**2 * B * N
   return pl.CostEstimate(
-    flops=2 * n * widths,
-    transcendentals=n,
-    bytes_accessed=size((own, other, out)),
+    flops=2 * pairs * widths,
+    transcendentals=pairs,
+    bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
   )
 
 

@@ -99,6 +99,13 @@ def _loop(step, state, i, other, block, queries, causal):
   return lax.fori_loop(first, last, step, state)
 
 
+def tiles(i, j, queries, causal):
+  """How many tiles `_loop` visits, of i blocks against j of the other side."""
+  if not causal:
+    return i * j
+  return sum(min(n + 1, j) if queries else max(j - n, 0) for n in range(i))
+
+
 def _block(rows, j=None, size=None):
   """All of what is referred to, or block j of the side that is looped over."""
   if j is None:

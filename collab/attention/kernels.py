@@ -12,6 +12,9 @@ scaled, [B, T, Gq, K]; keys [B, S, Gk, K]; values [B, S, Gv, V]; key_bias
   shared_scores   [B, 1, block, S]     linear in T  heads differ by key_bias
   fused           none                 linear in T  jax.nn, GPU
 
+On TPU and GPU, `blockwise` and `shared_scores` run in Pallas where flash.plan
+says so: a tile of scores is then never in memory.
+
 All give the same numbers: o [B, T, H, V], zero where a row has no key, and
 alive, bool [B, T, H|1, 1], False for such rows. The heads of a group are folded
 into the query axis, [B, G, H/G T, K] x [B, G, S, K], so that with one key head
@@ -25,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from collab.attention import block_math, blocks, shared
+from collab.attention import flash as flashes
 
 SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
 
@@ -32,28 +36,45 @@ SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
 # The choice -------------------------------------------------------------------
 
 
-def attend(q, k, v, key_bias, mask, H, *, rate=0.0, key=None, precision=None):
+def attend(
+  q,
+  k,
+  v,
+  key_bias,
+  mask,
+  H,
+  *,
+  rate=0.0,
+  key=None,
+  precision=None,
+  flash=True,
+):
   """The kernel for these shapes on this backend; see the module.
 
   Args:
     q, k, v, key_bias, mask: see the module.
     H: number of heads.
     rate, key, precision: as in `grouped`.
+    flash: whether an accelerator may run Pallas kernels, where they fit.
 
   Returns:
     o [B, T, H, V] and alive.
   """
-  common = dict(rate=rate, key=key, precision=precision)
+
+  def common(H):  # heads that share a tile
+    plan = flashes.plan(q, k, v, mask, H, rate, precision) if flash else None
+    return dict(rate=rate, key=key, precision=precision, flash=plan)
+
   per_head = mask is not None and mask.per_head
   single = q.shape[2] == k.shape[2] == v.shape[2] == 1 and not per_head
   if single and key_bias is not None and q.shape[1] >= SHARED_FROM:
-    return shared_scores(q, k, v, key_bias, mask, **common)
+    return shared_scores(q, k, v, key_bias, mask, **common(H))
   if _fits_gpu(q, k, v, key_bias, mask, rate):
     o, alive = fused(q, k, v, mask)
   else:
     if per_head and key_bias is None:
       q = jnp.repeat(q, H // q.shape[2], 2)
-    o, alive = blockwise(q, k, v, key_bias, mask, **common)
+    o, alive = blockwise(q, k, v, key_bias, mask, **common(1))
   if o.shape[2] < H:  # heads that are all the same were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
   return o, alive

@@ -6,6 +6,8 @@ a sub-task, a size, or key=value for a field of the attention.
 """
 
 SIZES = ('sample', 'small')
+# Fields of every attention that say how it runs, in no config unless given.
+RUNNING = dict(flash=True)
 
 
 def parse(argument, subtasks=()):
@@ -59,15 +61,17 @@ def attend(c, attention, fields):
   heads = dict(num_heads=c.model.attention.num_heads)
   found = heads | {k: x(c) if callable(x) else x for k, x in attention.items()}
   for key, text in fields.items():
-    legal = [name for name in found if name != 'name']
+    known = found | RUNNING | found
+    legal = [name for name in known if name != 'name']
     if key not in legal:
       raise ValueError(
         f'The argument has {key}={text}; {found["name"]} has '
         f'{", ".join(legal)}.'
       )
-    kind = type(found[key])
+    kind = type(known[key])
+    read = _bool if kind is bool else kind
     try:
-      values = tuple(map(kind, text.split('/')))
+      values = tuple(map(read, text.split('/')))
       found[key] = values if len(values) > 1 else values[0]
     except ValueError as e:
       raise ValueError(
@@ -75,3 +79,9 @@ def attend(c, attention, fields):
       ) from e
   c.model.attention = found
   return c
+
+
+def _bool(text):
+  if text not in ('True', 'False'):
+    raise ValueError(text)
+  return text == 'True'

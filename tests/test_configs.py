@@ -190,6 +190,14 @@ def test_fields_of_the_attention():
   assert config.model.attention.shared_dim == (8, 9, 7)
 
 
+def test_how_attention_runs_is_in_a_config_only_if_given():
+  """So that a run's hash does not change with what did not change it."""
+  assert 'flash' not in get('lm_mha').model.attention
+  attention = get('lm_mha', 'flash=False,sample').model.attention
+  assert attention.flash is False
+  assert get('lm_mha', 'flash=True').model.attention.flash is True
+
+
 @pytest.mark.parametrize(
   'argument, words',
   [
@@ -197,6 +205,7 @@ def test_fields_of_the_attention():
     ('small,sample', 'two of a size: small and sample'),
     ('key=3', 'key=3; collab has num_heads, shared_dim, bias, mixing_init'),
     ('shared_dim=x', 'shared_dim=x, expected int'),
+    ('flash=0', 'flash=0, expected bool'),
     ('name=mha', 'name=mha; collab has'),
   ],
 )

@@ -63,7 +63,7 @@ class Attention(nn.Module):
     out_bias_init: of the output projection's bias, default bias_init.
     use_bias: whether projections have biases.
     decode: keep a cache and attend to what it holds; see `__call__`.
-    flash: False keeps an accelerator to XLA; see flash.plan.
+    flash: ours, not linen's; False keeps accelerators to XLA, see flash.plan.
   """
 
   num_heads: int

@@ -42,7 +42,7 @@ class Flash(NamedTuple):
 
   platform: str  # 'tpu', 'gpu', or 'interpret': anywhere, slowly
   block: int  # a tile has as many queries, and keys
-  width: int  # columns of X that heads share a tile for, if not one head's
+  width: int  # columns of X in a tile, at most, unless one head has more
 
   def forward(self, q, keys, mask, precision):
     """As blocks.forward."""

@@ -36,6 +36,7 @@ class Rows(NamedTuple):
 
 
 def each(f, xs):
+  """f of what is there, as a list that Rows can be made of."""
   return [x if x is None else f(x) for x in xs]
 
 

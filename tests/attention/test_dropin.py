@@ -92,7 +92,8 @@ def test_same_initial_values_under_the_same_key(x, fields):
 
 def test_fields_have_linens_names_order_and_defaults():
   theirs = {f.name: f for f in dataclasses.fields(LINEN)}
-  ours = list(dataclasses.fields(attention.Attention))
+  ours = dataclasses.fields(attention.Attention)
+  ours = [f for f in ours if f.name != 'flash']  # ours alone, behind linen's
   assert [f.name for f in ours] == [
     n for n in theirs if n in {f.name for f in ours}
   ]

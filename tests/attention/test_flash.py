@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
@@ -302,6 +303,8 @@ SEEN = masks.Mask(
 )
 def test_layers_lower(monkeypatch, platform, name, case):
   """All of their kernels do, but for what is switched off."""
+  if platform == 'cuda' and jaxlib.version.__version_info__ > (0, 10, 2):
+    pytest.skip('this jaxlib compiles Triton as it lowers, on a GPU only')
   backend, call = CALLS[platform]
   on(monkeypatch, backend)
   kernels_run = 6 if name == 'mhe_add' else 3  # on both sides of the guard

@@ -62,8 +62,8 @@ def _softmax_forward(q, keys, allowed, keep, precision):
   den = e.sum(-1, keepdims=True)
   o = mix(e if keep is None else e * keep, v, precision) / den
   if allowed is not None:
-    alive = top > MASKED
-    o, top = jnp.where(alive, o, 0.0), jnp.where(alive, top, jnp.inf)
+    dead = top <= MASKED  # NaN is not: it must come out
+    o, top = jnp.where(dead, 0.0, o), jnp.where(dead, jnp.inf, top)
   # Not log(den) + top: next to a score of 10^4 it would lose three digits.
   return o.astype(v.dtype), jnp.concatenate([top, den], -1)
 

@@ -173,7 +173,7 @@ def blockwise(
     options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
   q, *keys = _head_major(H, q, k, v, key_bias)
   o, stats = blocks.attend(options, q, tuple(keys), mask, key)
-  return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) < jnp.inf
+  return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) != jnp.inf
 
 
 def shared_scores(
@@ -204,7 +204,7 @@ def shared_scores(
   bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
   sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block, flash)
   o, stats = shared.attend(sides, q, k, v, bias, mask, key)
-  return o, stats[:, :, :1, :1] < jnp.inf
+  return o, stats[:, :, :1, :1] != jnp.inf
 
 
 def fused(q, k, v, mask=None, *, implementation=None):

@@ -176,9 +176,9 @@ def _block_forward(q, keys, allowed, keep, precision):
     block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
   )
   if allowed is not None:
-    alive = top > block_math.MASKED
-    num, den = jnp.where(alive, num, 0.0), jnp.where(alive, den, 1.0)
-    top = jnp.where(alive, top, jnp.inf)
+    dead = top <= block_math.MASKED  # NaN is not: it must come out
+    num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
+    top = jnp.where(dead, jnp.inf, top)
   o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
   return o, jnp.concatenate([top, den], -1)
 

@@ -298,6 +298,22 @@ def test_no_key_at_all_is_zero_with_zero_gradients(kernel, rate):
 # Numerics ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('where', ['q', 'k'])
+def test_nan_is_not_a_row_without_keys(kernel, masked, where):
+  """What is broken comes out as NaN, never as the zeros of a masked row."""
+  args, _ = problem(**SHARED)
+  args[where][0, 3] = np.nan
+  mask = masks.Mask(causal=True) if masked else None
+  o, alive = getattr(kernels, kernel)(**args, mask=mask)
+  broken = np.isnan(np.asarray(jnp.where(alive, o, 0))).all((2, 3))
+  expected = np.zeros((B, T), bool)
+  rows = slice(3, 4) if where == 'q' else slice(3 if masked else 0, None)
+  expected[0, rows] = True
+  np.testing.assert_array_equal(broken, expected)
+
+
 def integers(scale, bias_range, T, S, lead=(), seed=0):
   """Scores and biases that float32 and bfloat16 hold exactly.
 

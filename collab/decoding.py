@@ -36,6 +36,8 @@ import numpy as np
 
 from collab.attention import cache_take
 
+CHUNK = 512  # tokens of a prompt at a time
+
 
 class Decoded(NamedTuple):
   """What decoding returns; `beam` has an axis of N hypotheses after B.
@@ -231,17 +233,43 @@ def _prefill(
       )
   limits = _per_row('limits', limits, L, B, 0, math.inf)
   n = _per_row('prompt_lengths', prompt_lengths, P, B, 1, P)
-  lengths = {} if prompt_lengths is None else dict(lengths=n)
-  logits, cache = _call(step, prompt.astype(jnp.int32), cache, **lengths)
-  last = jnp.clip(n - 1, 0, P - 1)
-  logits = logits[jnp.arange(B), last]
-  logits = jnp.where((n - 1 == last)[:, None], logits, jnp.nan)
+  padded = prompt_lengths is not None
+  logits, cache = _read(step, cache, prompt.astype(jnp.int32), n, padded)
   V = logits.shape[-1]
   if not (-1 <= eos < V and 0 <= pad < V):
     raise ValueError(
       f'eos must be -1 (none) to {V - 1}, pad 0 to {V - 1}; got {eos}, {pad}.'
     )
   return logits, cache, jnp.clip(limits, 0, L)
+
+
+def _read(step, cache, prompt, n, padded):
+  """Appends the prompt, CHUNK tokens at a time; the logits [B, V] after it.
+
+  So the logits [B, P, V] never exist in full. Those after it are NaN where n,
+  the lengths, is outside of 1 to P. Only if `padded` does step get lengths.
+  """
+  B, P = prompt.shape
+  first = (P - 1) % CHUNK + 1
+
+  def run(start, tokens, cache, logits=jnp.nan):
+    size = tokens.shape[1]
+    lengths = dict(lengths=jnp.clip(n - start, 0, size)) if padded else {}
+    new, cache = _call(step, tokens, cache, **lengths)
+    last = n - 1 - start
+    new = new[jnp.arange(B), jnp.clip(last, 0, size - 1)]
+    here = (last >= 0) & (last < size)
+    return start + size, jnp.where(here[:, None], new, logits), cache
+
+  def go_on(carry, tokens):
+    start, logits, cache = carry
+    return run(start, tokens, cache, logits), None
+
+  carry = run(jnp.int32(0), prompt[:, :first], cache)
+  if first < P:
+    chunks = prompt[:, first:].reshape(B, -1, CHUNK).swapaxes(0, 1)
+    carry, _ = jax.lax.scan(go_on, carry, chunks)
+  return carry[1:]
 
 
 def _per_row(name, x, default, B, low, high):

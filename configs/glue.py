@@ -103,7 +103,7 @@ def bert_base():
     attention_dropout=0.1,
     activation_dropout=0.0,
     scan=False,
-    remat=False,
+    remat='none',
     dtype='float32',
     attention=dict(name='mha', num_heads=12),
   )

@@ -95,7 +95,7 @@ def get_config(argument='', attention=MHA):
     activation_dropout=0.0,
     drop_path=0.1,
     scan=False,
-    remat=False,
+    remat='none',
     dtype='float32',
     attention=dict(name='mha', num_heads=12),
   )

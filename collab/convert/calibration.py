@@ -40,7 +40,7 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
     ValueError: the text is empty, there is no tokenizer, or the model does not
       read text.
   """
-  fields = source.model | dict(scan=False, remat=False)
+  fields = source.model | dict(scan=False, remat='none')
   if path == TRAIN:
     return Calibration(models.build(**fields), _training(source, rows))
   if fields['name'] not in ('encoder', 'decoder'):

@@ -83,7 +83,7 @@ def fields(family, architecture, get, pooler):
   """All fields of models.build."""
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]
-  model |= dict(scan=False, remat=False, dtype='float32')
+  model |= dict(scan=False, remat='none', dtype='float32')
   name = model['activation']
   if name not in ACTIVATIONS:
     raise ValueError(

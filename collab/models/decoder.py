@@ -45,7 +45,7 @@ class Decoder(nn.Module):
   positions: str = 'learned'
   max_length: int = 1024
   scan: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = None
   decode: bool = False
 

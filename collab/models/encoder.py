@@ -66,7 +66,7 @@ class Encoder(nn.Module):
   head: str = 'none'
   outputs: int = 0
   scan: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = None
 
   @nn.nowrap

@@ -52,7 +52,7 @@ class EncoderDecoder(nn.Module):
   max_length: int = 1024
   output_bias: bool = False
   scan: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = None
   decode: bool = False
 

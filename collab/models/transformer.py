@@ -42,6 +42,14 @@ class Place(NamedTuple):
     return [layers.of_layer(self.fields, i, n) for i in range(n)]
 
 
+# What the backward pass computes again: what its policy does not save.
+REMAT = dict(
+  none=jax.checkpoint_policies.everything_saveable,
+  dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  full=jax.checkpoint_policies.nothing_saveable,
+)
+
+
 class Block(nn.Module):
   """Self-attention, cross attention if it has a memory, and an MLP.
 
@@ -175,7 +183,10 @@ class Stack(nn.Module):
     block: fields of Block. A tuple as a field of an attention has a value for
       each layer: shared_dim=(96, 64, 64).
     scan: run the blocks as a lax.scan; they have to be alike.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass computes again: 'none'; 'dots', all but the
+      products with parameters, little time for most of the memory; 'full', each
+      block from its input, a forward pass more for all of it. XLA's CPU backend
+      saves memory only with `scan`, as it may undo the rest.
     drop_path: probability of leaving an f of the last block out; from 0 at the
       first it grows evenly (Huang et al., 2016, stochastic depth).
     shared: one block's parameters, layer_0, serve all layers (ALBERT). They
@@ -185,11 +196,12 @@ class Stack(nn.Module):
   num_layers: int
   block: Mapping
   scan: bool = False
-  remat: bool = False
+  remat: str = 'none'
   drop_path: float = 0.0
   shared: bool = False
 
   def setup(self):
+    layers.choose('remat', self.remat, REMAT)
     if not 0 <= self.drop_path < 1:
       raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
     n = 1 if self.shared else self.num_layers
@@ -212,7 +224,8 @@ class Stack(nn.Module):
     rates = [None] * self.num_layers
     if self.drop_path:
       rates = list(np.linspace(0, self.drop_path, self.num_layers))
-    if self.is_initializing() or decode or not (self.scan or self.remat):
+    transformed = self.scan or self.remat != 'none'
+    if self.is_initializing() or decode or not transformed:
       for block, rate in zip(blocks, rates, strict=True):
         x = block(x, *args, **kwargs, drop_path=rate)
     else:
@@ -233,7 +246,9 @@ class Stack(nn.Module):
         )
         return x, None
 
-      return jax.checkpoint(run) if self.remat else run
+      if self.remat == 'none':
+        return run
+      return jax.checkpoint(run, policy=REMAT[self.remat])
 
     params = [block.variables['params'] for block in blocks]
     keys = [None] * len(params)

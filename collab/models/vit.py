@@ -52,7 +52,7 @@ class ViT(nn.Module):
   activation_dropout: float = 0.0
   drop_path: float = 0.0
   scan: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = None
 
   @nn.nowrap

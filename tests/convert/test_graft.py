@@ -149,7 +149,7 @@ def test_put_leaves_the_old_tree():
   assert graft.get(old, ('a', 'b')) == 1
 
 
-@pytest.mark.parametrize('more', [dict(scan=True), dict(remat=True), {}])
+@pytest.mark.parametrize('more', [dict(scan=True), dict(remat='full'), {}])
 def test_refuses_what_is_not_called(more):
   model = mha(**more)
   params = small.parameters(model, BATCH)

@@ -166,7 +166,7 @@ def test_dropout_scan_and_remat():
   model = make(dropout=0.3)
   params, batch, key = parameters(model), texts(), jax.random.key(3)
   want = small.apply(model, params, batch)
-  both = make(dropout=0.3, scan=True, remat=True)
+  both = make(dropout=0.3, scan=True, remat='full')
   small.close(small.apply(both, params, batch), want)
   dropped = small.apply(both, params, batch, key)
   assert np.abs(dropped - want).max() > 0.01

@@ -257,7 +257,7 @@ def test_unknown_model():
 def test_shared_layers_compute_with_their_scan():
   """ALBERT's form, all of it: the same as a loop and as a scan."""
   fields = dict(num_layers=3, shared=True, embed_dim=E)
-  loop, scan = make(**fields), make(scan=True, remat=True, **fields)
+  loop, scan = make(**fields), make(scan=True, remat='full', **fields)
   params = parameters(loop)
   assert set(params['encoder']) == {'layer_0'}
   assert models.Encoder.attentions(loop)[0][2] == 1

@@ -237,8 +237,8 @@ LAYERS = dict(encoder_layers=2, decoder_layers=2)
 @pytest.mark.parametrize(
   'places, norm, options',
   [
-    (PLACES[0], 'pre', [dict(scan=True), dict(remat=True)]),
-    (PLACES[2], 'post', [dict(scan=True, remat=True)]),
+    (PLACES[0], 'pre', [dict(scan=True), dict(remat='full')]),
+    (PLACES[2], 'post', [dict(scan=True, remat='full')]),
   ],
 )
 def test_scan_and_remat_change_nothing(places, norm, options):
@@ -413,6 +413,6 @@ def test_dropout_in_a_scan():
   params = parameters(model)
   batch, key = pack([some_pairs((5, 3))], 8, 9), jax.random.key(3)
   got = logits_of(model, params, batch, key)
-  again = logits_of(make(remat=True, **LAYERS), params, batch, key)
+  again = logits_of(make(remat='full', **LAYERS), params, batch, key)
   np.testing.assert_allclose(got, again, atol=1e-4)
   assert np.abs(got - logits_of(model, params, batch)).max() > 0.01

@@ -142,7 +142,7 @@ def test_drop_path_scan_and_remat():
   small.close(small.apply(make(**fields), params, batch), want)
   dropped = small.apply(make(**fields), params, batch, key)
   assert np.abs(dropped - want).max() > 0.01
-  both = small.apply(make(remat=True, **fields), params, batch, key)
+  both = small.apply(make(remat='full', **fields), params, batch, key)
   small.close(both, dropped)
 
 

@@ -129,7 +129,7 @@ def test_shared_layers_are_a_loop():
 
 
 def test_remat_saves_memory():
-  """More the less is kept, with the same value and gradient (on CPU: scanned)."""
+  """The less is kept the more; value and gradient stay (on CPU: scanned)."""
   x, taken = jnp.ones((4, 128, 32)), []
   block = dict(attention=dict(name='mha', num_heads=2), mlp_dim=128)
   found = []

@@ -7,10 +7,14 @@ The `wmt14:small` model on the bundled sample, so that nothing is needed: the
 compiled step on a batch that lies on the device, its achieved GFLOP/s beside a
 bare matrix product of this machine, tokens/s per variant; the steps per second
 of train.py's own loop beside those of the bare step; batches/s of the data.
+`products` is what the step's matrix products take, each alone at its shapes: no
+step with these products is faster, and `of limit` is the share that is reached.
 """
 
 import argparse
+import collections
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -22,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from benchmarks import protocol
 from collab import models, tasks
+from collab.accounting import trace
 from collab.training import optim
 from collab.training import workdir as workdirs
 import train
@@ -62,6 +66,32 @@ def bare_step(config, task):
     return optax.apply_updates(params, updates), opt, logged
 
   return step, (params, tx.init(params), batch, jax.random.key(0))
+
+
+def product_ms(steps, rounds):
+  """What the matrix products of each step take alone, their FLOPs; by name."""
+  counted = {
+    name: trace.products(step, *arguments)
+    for name, (step, arguments) in steps.items()
+  }
+  every = sum(counted.values(), collections.Counter())
+  cases = {
+    p: (
+      functools.partial(
+        jax.lax.dot_general, dimension_numbers=p.dimension_numbers
+      ),
+      (jnp.ones(p.left), jnp.ones(p.right)),
+    )
+    for p in every
+  }
+  times = protocol.measure(cases, rounds, 'products')
+  return {
+    name: dict(
+      product_ms=sum(times[p]['ms'] * n for p, n in found.items()),
+      flops=sum(p.flops * n for p, n in found.items()),
+    )
+    for name, found in counted.items()
+  }
 
 
 def loop_rate(config, steps):
@@ -122,34 +152,34 @@ def main():
   )
   args = parser.parse_args()
   print(*(f'{k}: {v}' for k, v in protocol.machine().items()), sep='\n')
-  figures, cases, flops = {}, {}, {}
+  cases = {}
   with tempfile.TemporaryDirectory() as workdir:
     task = build_task(config_of('mha'), workdir)
-    for variant in tqdm(VARIANTS, 'compiling', leave=False, disable=None):
-      step, arguments = bare_step(config_of(variant), task)
-      cases[variant] = step, arguments
-      cost = jax.jit(step).lower(*arguments).compile().cost_analysis()
-      flops[variant] = cost['flops']
+    for variant in VARIANTS:
+      cases[variant] = bare_step(config_of(variant), task)
     gemm = protocol.gemm_rate() / 1e9
-    times = protocol.measure(cases, args.rounds, 'steps')
+    figures = protocol.measure(cases, args.rounds, 'steps')
+    products = product_ms(cases, args.rounds)
     batches = data_rate(task)
   print(f'\nmatrix product  {gemm:6.0f} GFLOP/s')
   print(
     f'{"":10}{"ms a step":>10}{"tokens/s":>10}{"GFLOP/s":>10}{"of GEMM":>9}'
+    f'{"products":>10}{"of GEMM":>9}{"of limit":>9}'
   )
-  for variant, figure in times.items():
-    rate = flops[variant] / figure['ms'] / 1e6
-    tokens = task.units_per_step / figure['ms'] * 1e3
+  for variant, figure in figures.items():
+    figure |= products[variant]
+    ms, alone, flops = (figure[k] for k in ('ms', 'product_ms', 'flops'))
+    tokens, rate = task.units_per_step / ms * 1e3, flops / ms / 1e6
     print(
-      f'{variant:10}{figure["ms"]:10.1f}{tokens:10.0f}{rate:10.1f}'
-      f'{rate / gemm:9.2f}'
+      f'{variant:10}{ms:10.1f}{tokens:10.0f}{rate:10.1f}{rate / gemm:9.2f}'
+      f'{alone:7.1f} ms{flops / alone / 1e6 / gemm:9.2f}{alone / ms:9.2f}'
     )
-    figures[variant] = figure | dict(tokens_per_second=tokens, gflops=rate)
+    figure |= dict(tokens_per_second=tokens, gflops=rate)
   loop, bare = loop_rate(config_of('mha'), args.steps)
   print(
     f'\ntrain.py {loop:.3f} steps/s, bare step {bare:.3f}: {loop / bare:.3f}'
   )
-  used = 1e3 / times['mha']['ms']
+  used = 1e3 / figures['mha']['ms']
   print(
     f'data {batches:.0f} batches/s, {batches / used:.0f} times what is used'
   )

@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a function costs, read off its jaxpr; nothing is run or compiled."""
 
+import collections
 import math
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 
 
-def flops(function, *arguments):
-  """Floating-point operations of a function's matrix products, 2 m n k each.
+class Product(NamedTuple):
+  """A matrix product: its FLOPs, 2 m n k, and what lax.dot_general takes.
+
+  Of the products in a Pallas kernel only the sum of their FLOPs is known.
+  """
+
+  flops: int
+  left: tuple | None = None  # shape
+  right: tuple | None = None
+  dimension_numbers: Any = None
+
+
+def products(function, *arguments):
+  """How often each Product is computed, a Counter.
 
   As they are executed: blocks that a causal kernel skips are not counted, what
   a backward pass computes again is. Of a `cond` the cheaper side counts: the
@@ -19,7 +33,12 @@ def flops(function, *arguments):
     function: of arrays.
     *arguments: arrays or jax.ShapeDtypeStructs.
   """
-  return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def flops(function, *arguments):
+  """Floating-point operations of a function's `products`."""
+  return _flops(products(function, *arguments))
 
 
 def saved_bytes(function, *arguments):
@@ -38,22 +57,34 @@ def saved_bytes(function, *arguments):
   return sum(x.size * x.dtype.itemsize for x in kept.values())
 
 
-def _flops(jaxpr):
-  return sum(map(_of_equation, jaxpr.eqns))
+def _flops(counted):
+  return sum(product.flops * n for product, n in counted.items())
+
+
+def _products(jaxpr):
+  found = collections.Counter()
+  for equation in jaxpr.eqns:
+    found.update(_of_equation(equation))
+  return found
 
 
 def _of_equation(equation):
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
-    (contracted, _), _ = params['dimension_numbers']
-    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    return 2 * math.prod(left[i] for i in contracted) * math.prod(out)
+    dims = params['dimension_numbers']
+    left, right = (x.aval.shape for x in equation.invars)
+    size = math.prod(equation.outvars[0].aval.shape)
+    each = 2 * size * math.prod(left[i] for i in dims[0][0])
+    return {Product(each, left, right, dims): 1}
   if name == 'pallas_call' and params['cost_estimate']:
-    return params['cost_estimate'].flops
-  inner = [_flops(jaxpr) for jaxpr in _jaxprs(params.values())]
+    return {Product(params['cost_estimate'].flops): 1}
+  inner = [_products(jaxpr) for jaxpr in _jaxprs(params.values())]
   if name == 'cond':
-    return min(inner)
-  return params['length'] * sum(inner) if name == 'scan' else sum(inner)
+    return min(inner, key=_flops)
+  found = sum(inner, collections.Counter())
+  if name == 'scan':
+    found = {product: n * params['length'] for product, n in found.items()}
+  return found
 
 
 def _jaxprs(values):

@@ -109,6 +109,9 @@ def run(config, workdir, eval_only=False):
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
   report.start(config, workdir, task, model, state['params'], mesh, step)
+  check = guard.watch(
+    config.skip_nonfinite, abstract['params'], task.rows, workdir
+  )
 
   # The step -------------------------------------------------------------------
 
@@ -126,25 +129,28 @@ def run(config, workdir, eval_only=False):
     new = dict(step=state['step'] + 1, params=params, opt=opt)
     if config.optim.ema:
       new['ema'] = optim.ema_update(state['ema'], params, config.optim.ema)
+    health = guard.health(mean, grads)
+    new = guard.unless_finite(health, state, new)
     scalars = dict(
       loss=mean,
-      lr=schedule(state['step']),
-      gradient_norm=optax.tree.norm(grads),
+      lr=schedule(optim.updates(state['opt'])),
+      gradient_norm=health.norm,
+      skipped=new['step'] - optim.updates(new['opt']),
       weight=weight,
       **{name: value / weight for name, value in aux.items()},
     )
-    return new, scalars
+    return new, scalars, health
 
   train_step = jax.jit(
     train_step,
     donate_argnums=0,
     in_shardings=(shardings, split, None),
-    out_shardings=(shardings, None),
+    out_shardings=(shardings, None, None),
   )
 
   # The loop -------------------------------------------------------------------
 
-  losses, since = [], time.monotonic()  # since the last look at them
+  seen, since = [], time.monotonic()  # since the last look at them
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(contextlib.closing(checkpoints))
@@ -157,15 +163,15 @@ def run(config, workdir, eval_only=False):
 
     for batch in pipeline.stream(task.batch, step, step if eval_only else last):
       batch = sharding.put(batch, split)
-      state, scalars = train_step(state, batch, dropout_key)
-      losses.append(scalars['loss'])
-      jax.block_until_ready(losses[-2:-1])  # one step ahead of the device
+      state, scalars, health = train_step(state, batch, dropout_key)
+      seen.append(health)
+      jax.block_until_ready(seen[-2:-1])  # one step ahead of the device
       step, scores = step + 1, {}
       stop = bool(stopped)  # one answer for all of this step
       if due('log', step) or due('checkpoint', step) or stop:
-        guard.check_finite(jax.device_get(losses), step, workdir)
+        check(jax.device_get(seen), step, int(scalars['skipped']))
         seconds, since = time.monotonic() - since, time.monotonic()
-        rate, losses = len(losses) * task.units_per_step / seconds, []
+        rate, seen = len(seen) * task.units_per_step / seconds, []
       if due('log', step):
         row = jax.device_get(scalars)
         speed = {f'{task.unit}_per_second': rate}

@@ -128,6 +128,7 @@ def fine_tuning(c, examples, epochs):
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
   c.total_steps = epochs * epoch
   c.every = dict(log=50, eval=epoch, checkpoint=epoch)
   # The last `keep` and the best by a metric stay; the best is evaluated at the

@@ -80,6 +80,7 @@ def get_config(argument='', attention=MHA):
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
   c.total_steps = 60_000
   c.every = dict(log=100, eval=2000, checkpoint=1000)
   # The last `keep` and the best by a metric (- if lower is better) stay; the

@@ -63,6 +63,7 @@ def get_config(argument='', attention=MHA):
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
   c.total_steps = 5500
   c.every = dict(log=100, eval=500, checkpoint=500)
   c.checkpoint = dict(keep=1, best='val/f1', average=1, final='best')

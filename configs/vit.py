@@ -115,6 +115,7 @@ def get_config(argument='', attention=MHA):
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
   c.total_steps = 0
   c.every = dict(log=100, eval=5000, checkpoint=5000)
   # The last `keep` and the best by a metric stay. At the end the average of the

@@ -312,22 +312,63 @@ def build(config, folder):
 # While it runs ----------------------------------------------------------------
 
 
-def test_loss_that_is_not_finite(
-  corpus, tmp_path, monkeypatch, no_evaluation, capsys
-):
-  """The step is named though it was seen later; what was good goes on."""
+def spoil(monkeypatch, *steps):
+  """Makes batches whose loss is NaN."""
   good = pipeline.PackedPairs.batch
 
   def batch(self, step):
     found = good(self, step)
-    factor = np.float32(np.nan if step == 6 else 1)
+    factor = np.float32(np.nan if step in steps else 1)
     return found | dict(weights=found['weights'] * factor)
 
   monkeypatch.setattr(pipeline.PackedPairs, 'batch', batch)
+
+
+def test_steps_that_are_skipped(
+  corpus, tmp_path, monkeypatch, no_evaluation, caplog
+):
+  """They change nothing but the count, and a run that goes on keeps it."""
+  config = tiny.config(corpus, skip_nonfinite=2, every__log=5)
+  spoil(monkeypatch, 4, 7)
+  run(config, tmp_path / 'whole')
+  told = [x for x in caplog.messages if 'It is skipped' in x]
+  assert [x.split(' the loss is nan')[0] for x in told] == [
+    'At step 5',
+    'At step 8',
+  ]
+  assert told[1].endswith('It is skipped, 2 of 2.')
+  task = build(config, tmp_path / 'whole')
+  assert f'examples {", ".join(map(str, task.rows(4)))}. ' in told[0]
+  whole = tiny.rows(tmp_path / 'whole')
+  assert [row['train/skipped'] for row in whole if len(row) > 1] == [0, 1, 2, 2]
+  rates = [row['train/lr'] for row in whole if len(row) > 1]
+  done = np.array([1, 5, 8, 10])  # updates, that one included
+  np.testing.assert_allclose(
+    rates, 3e-3 * np.minimum(done / 4, (4 / done) ** 0.5)
+  )
+
+  spoil(monkeypatch, 4, 7, 10)  # one more: stopped, mended, and gone on with
+  with pytest.raises(
+    FloatingPointError, match=r'At step 11 .* one too many for'
+  ):
+    run(config, tmp_path / 'parts')
+  assert (tmp_path / 'parts' / 'checkpoints' / '9').is_dir()
+  monkeypatch.undo()
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+  spoil(monkeypatch, 4, 7)
+  run(None, tmp_path / 'parts')
+  assert tiny.rows(tmp_path / 'parts') == whole
+
+
+def test_loss_that_is_not_finite(
+  corpus, tmp_path, monkeypatch, no_evaluation, capsys
+):
+  """The step is named though it was seen later; what was good goes on."""
+  spoil(monkeypatch, 6)
   changes = dict(every__log=5, every__checkpoint=4)
   config = tiny.config(corpus, **changes)
   with pytest.raises(
-    FloatingPointError, match='loss is nan at step 7;'
+    FloatingPointError, match='At step 7 the loss is nan'
   ) as info:
     run(config, tmp_path)
   assert f'the checkpoints in {tmp_path} are from before it' in str(info.value)
@@ -352,7 +393,7 @@ def test_learning_rate_of_a_typo(corpus, compiled, tmp_path):
   """Nothing was saved yet: a run of another config may take the workdir."""
   command = tiny.command(corpus, tmp_path, optim__lr=1e30)
   code, _, err = tiny.train(command, compiled)
-  check_line(code, err, 'The loss is ', 'at step 2;')
+  check_line(code, err, 'At step 2 the loss is nan', 'not finite in decoder')
   assert not (tmp_path / 'run.json').exists()
   workdir.claim(tiny.config(corpus), tmp_path)
 

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from collab.training import files
+from collab.training import files, leaves
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -105,9 +105,7 @@ def write(folder, config, tensors, tokenizer=''):
 
 def some(names):
   """The first names of many."""
-  names = sorted(names)
-  more = f' and {len(names) - 20} more' if len(names) > 20 else ''
-  return ', '.join(names[:20]) + more
+  return leaves.some(sorted(names), most=20)
 
 
 def _file(path):

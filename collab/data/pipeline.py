@@ -107,6 +107,17 @@ class PackedPairs:
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """This host's slice of the global batch of a step (0, 1, ...)."""
+    pairs, counts = self._at(step)
+    return _assemble(
+      self._sides, pairs, self._lengths[:, pairs], counts, self._length
+    )
+
+  def pairs(self, step: int) -> np.ndarray:
+    """Which pairs these are, row after row: int64 [P]."""
+    return self._at(step)[0]
+
+  def _at(self, step):
+    """Pairs of a batch int64 [P], and how many each row has, int64 [R]."""
     epoch, index = divmod(step, self.steps_per_epoch)
     host, hosts = self._shard
     R = self._batch_size // hosts
@@ -114,10 +125,7 @@ class PackedPairs:
     rows = self._order(epoch)[begin : begin + R]
     starts = self._plan.starts[rows]
     counts = self._plan.starts[rows + 1] - starts
-    pairs = self._plan.pairs[_ranges(starts, counts)]
-    return _assemble(
-      self._sides, pairs, self._lengths[:, pairs], counts, self._length
-    )
+    return self._plan.pairs[_ranges(starts, counts)], counts
 
 
 def eval_batches(tokenized, batch_size, row_length, shard=(0, 1)):

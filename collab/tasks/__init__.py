@@ -25,6 +25,9 @@ class Task(Protocol):
     A dict of numpy arrays [rows, ...].
     """
 
+  def rows(self, step: int):
+    """Which of the training examples, from 0, those are: int [any]."""
+
   def inputs(self, batch: dict) -> tuple:
     """The arguments of the model's `init`."""
 

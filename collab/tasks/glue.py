@@ -117,7 +117,7 @@ class Classification:
     )
     self._train = self._encoded(train)
     self._labels = gold(train)
-    self._epochs = Epochs(len(train), data.batch_size, seed, shard)
+    self.rows = Epochs(len(train), data.batch_size, seed, shard)
     self._dev, self._program = functools.cache(self._part), (None, None)
     for part in self._evaluated():  # bad input shows early
       self._dev(part)
@@ -128,7 +128,7 @@ class Classification:
     )
 
   def batch(self, step):
-    rows = self._epochs(step)
+    rows = self.rows(step)
     batch = examples.pad(self._train, self._indices(rows), self._length)
     kind = np.float32 if self._regression else np.int32
     return batch | dict(labels=self._labels[rows].astype(kind))
@@ -176,7 +176,7 @@ class Classification:
     shown = dict(subtask=self._name, data=self._source)
     shown['vocabulary'] = self._tokenizer.vocab_size
     shown['examples'] = len(self._labels)
-    shown['epoch'] = f'{self._epochs.steps_per_epoch:.1f} steps'
+    shown['epoch'] = f'{self.rows.steps_per_epoch:.1f} steps'
     shown['rows cut'] = f'{self._train.truncated / len(self._train):.1%}'
     for part in self._evaluated():
       shown[f'examples in {part}'] = len(self._dev(part)[0])

@@ -53,7 +53,7 @@ class ImageClassification:
       )
     self.source = images.read(channels=channels, **data)
     self._train = self.source.splits['train']
-    self._rows = Epochs(len(self._train), size, seed, shard)
+    self.rows = Epochs(len(self._train), size, seed, shard)
     host, hosts = shard
     if self._recipe.mixes and size // hosts % 2:
       raise ValueError(
@@ -127,7 +127,7 @@ class ImageClassification:
     splits = self.source.splits.items()
     shown = dict(images=self.source.name, classes=self._outputs)
     shown |= {name: len(split) for name, split in splits}
-    shown['steps per epoch'] = self._rows.steps_per_epoch
+    shown['steps per epoch'] = self.rows.steps_per_epoch
     if self.source.damaged:
       shown['damaged so far, the next image instead'] = len(self.source.damaged)
     return shown
@@ -137,7 +137,7 @@ class ImageClassification:
 
   def _pictures(self, step):
     """Images uint8 [B, S, S, C] and labels [B], before what NumPy does."""
-    rows, recipe = self._rows(step), self._recipe
+    rows, recipe = self.rows(step), self._recipe
     whole = not recipe.ops and recipe.crop != 'resized'
     if whole and self._ready(self._train):
       return self._train.images[rows], self._train.labels[rows]

@@ -60,7 +60,7 @@ class LanguageModel:
     n = len(self._streams['train'].tokens)
     if n < length:
       raise ValueError(f'Training has {n} tokens, fewer than a row: {length}.')
-    self._epochs = Epochs(-(-n // length), data.batch_size, seed, shard)
+    self.rows = Epochs(-(-n // length), data.batch_size, seed, shard)
     self._length, self._stride = length, stride
     self._size, self._seed, self._shard = data.batch_size, seed, shard
     self.units_per_step = data.batch_size * length
@@ -69,7 +69,7 @@ class LanguageModel:
   def batch(self, step):
     """int32 [R, L]: labels, and the tokens before them, <bos> at the start."""
     tokens, L = self._streams['train'].tokens, self._length
-    rows = self._epochs(step)
+    rows = self.rows(step)
     moved = np.random.default_rng((self._seed, step)).integers(
       L, size=self._size
     )
@@ -129,7 +129,7 @@ class LanguageModel:
       n = len(stream.tokens)
       shown[f'words in {split}'] = stream.words
       shown[f'tokens a word in {split}'] = n / stream.words
-    return shown | dict(steps_per_epoch=self._epochs.steps_per_epoch)
+    return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _unigram(self, stream):
     """Perplexity of a word by the frequency of tokens in training, plus one."""

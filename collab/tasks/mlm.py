@@ -69,7 +69,7 @@ class MaskedLanguageModel:
           f'{split} has {len(stream.tokens)} tokens, fewer than a row: {L - 1}.'
         )
     n = len(self._streams['train'].tokens) // (L - 1)
-    self._epochs = Epochs(n, data.batch_size, seed, shard)
+    self.rows = Epochs(n, data.batch_size, seed, shard)
     self._length, self._size, self._seed = L, data.batch_size, seed
     self._host = shard[0]
     self.units_per_step = data.batch_size * L
@@ -78,7 +78,7 @@ class MaskedLanguageModel:
   def batch(self, step):
     """tokens, types [R, L], lengths [R]; positions, labels, weights [R, P]."""
     rng = np.random.default_rng((self._seed, step, self._host))
-    return self._masked_rows('train', self._epochs(step), rng)
+    return self._masked_rows('train', self.rows(step), rng)
 
   def inputs(self, batch):
     return ({k: batch[k] for k in ('tokens', 'types', 'lengths', 'positions')},)
@@ -124,7 +124,7 @@ class MaskedLanguageModel:
     for split, stream in self._streams.items():
       shown[f'words in {split}'] = stream.words
     shown['masked of a row'] = f'{self._masked} of {self._length}'
-    return shown | dict(steps_per_epoch=self._epochs.steps_per_epoch)
+    return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _masked_rows(self, split, rows, rng):
     L, P, R = self._length, self._masked, len(rows)

@@ -68,7 +68,7 @@ class Squad:
     self._train = self._cut('train')
     for split in ('val', 'test'):
       self.questions.read(split)  # bad input shows early
-    self._order = epochs.Epochs(len(self._train.rows), size, seed, shard)
+    self.rows = epochs.Epochs(len(self._train.rows), size, seed, shard)
     self._length, self._size = cut['row_length'], size
     self._longest, self._threshold = max_answer_length, null_threshold
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
@@ -76,7 +76,7 @@ class Squad:
 
   def batch(self, step):
     """tokens, types [B, L], lengths [B], and spans [B, 2]: first and last."""
-    rows = self._order(step)
+    rows = self.rows(step)
     inputs = examples.pad(self._train.rows, rows, self._length)
     return inputs | dict(spans=self._train.spans[rows])
 
@@ -177,7 +177,7 @@ class Squad:
       **{'questions to train on': Q, 'their windows': len(cut.rows)},
       **{'answers in no window': wanted - int(found.sum())},
       **{'questions truncated': cut.truncated},
-      steps_per_epoch=self._order.steps_per_epoch,
+      steps_per_epoch=self.rows.steps_per_epoch,
     )
 
   def _baselines(self, asked):

@@ -65,7 +65,7 @@ class Translation:
     self.units_per_step = round(
       size * length * (1 - self._packed.statistics['target_padding'])
     )
-    self.batch = self._packed.batch
+    self.batch, self.rows = self._packed.batch, self._packed.pairs
 
   def inputs(self, batch):
     return ({key: batch[key] for key in INPUTS},)

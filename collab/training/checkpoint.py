@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from collab.training import verified
+from collab.training import leaves, verified
 
 
 class Checkpoints:
@@ -80,6 +80,7 @@ class Checkpoints:
 
     Raises:
       ValueError: there is a checkpoint of this step or a later one.
+      FloatingPointError: the state has a NaN or an infinity.
       OSError: this or the previous one cannot be written; the earlier are kept.
     """
     if self._damaged:
@@ -89,6 +90,11 @@ class Checkpoints:
       raise ValueError(
         f'save of step {step}: {self._path} has one of step {latest}; restore '
         'that first, or use another workdir.'
+      )
+    if bad := leaves.not_finite(state):
+      raise FloatingPointError(
+        f'Step {step} is not saved, for these are not finite: '
+        f'{leaves.some(bad)}; the checkpoints in {self._path} are from before.'
       )
     with self._writing():
       verified.save(self._manager, step, state, metrics or {})

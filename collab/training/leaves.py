@@ -47,6 +47,22 @@ def checksums(tree):
   return {k: int(x) for k, x in named(sums).items()}
 
 
+def not_finite(tree):
+  """Names of the leaves of a tree of jax.Array that have a NaN or infinity."""
+  return [k for k, x in named(jax.device_get(_finite(tree))).items() if not x]
+
+
+@jax.jit
+def _finite(tree):
+  return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+
+
+def some(names, most=8):
+  """The first of many names, as text."""
+  more = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(map(str, names[:most])) + more
+
+
 def seal(table):
   """Adds a CRC to what goes into a JSON file; see `unseal`."""
   return dict(table=table, crc32=_crc32(table))

@@ -228,6 +228,11 @@ def ema_update(ema, params, decay):
   return optax.incremental_update(params, ema, 1 - decay)
 
 
+def updates(opt):
+  """How many updates an optimiser has made, of its state: int32 []."""
+  return optax.tree.get_all_with_path(opt, 'count')[0][1]
+
+
 # Gradients --------------------------------------------------------------------
 
 

@@ -123,6 +123,18 @@ def test_steps_only_grow(tmp_path):
         checkpoints.save(step, make_state(step))
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_is_not_finite_is_not_saved(tmp_path, value):
+  bad = make_state(2)
+  bad['opt'][0]['mu'] = bad['opt'][0]['mu'].at[1, 1].set(value)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, make_state(1))
+    words = 'Step 2 is not saved, for these are not finite: opt/0/mu;'
+    with pytest.raises(FloatingPointError, match=words):
+      checkpoints.save(2, bad)
+  assert kept(tmp_path) == [1]
+
+
 def array_files(step):
   """Files with array data, the largest first."""
   files = [p for p in (step / 'state').glob('**/d/*') if p.is_file()]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user can get wrong: one clear line, and nothing half-written."""
 
+import json
 import os
 import subprocess
 
@@ -200,6 +201,20 @@ def test_workdir_of_another_config(corpus, tmp_path):
   )
   assert (tmp_path / 'run.json').read_bytes() == kept
   assert workdir.claim(config, tmp_path) == config
+
+
+def test_a_run_may_go_on_in_other_parts(corpus, tmp_path):
+  """And one that began before there was skip_nonfinite."""
+  config = tiny.config(corpus, fsdp=8)
+  workdir.claim(config, tmp_path)
+  path = tmp_path / 'run.json'
+  kept = json.loads(path.read_text())
+  del kept['config']['skip_nonfinite']
+  path.write_text(json.dumps(kept))
+  assert workdir.claim(None, tmp_path) == config
+  other = tiny.config(corpus, fsdp=2, accumulate=4, skip_nonfinite=3)
+  assert workdir.claim(other, tmp_path) == other
+  assert workdir.claim(None, tmp_path) == config
 
 
 def test_workdir_of_no_run(tmp_path):

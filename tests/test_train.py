@@ -277,6 +277,31 @@ def test_eight_devices_otherwise(fsdp, corpus, cache, whole, tmp_path):
   check_devices(fsdp, corpus, cache, whole, tmp_path)
 
 
+def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
+  """A run split over eight goes on without them, and the workdir stays its."""
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
+  command = tiny.command(corpus, tmp_path, fsdp=8)
+  process = tiny.start(command, cache, XLA_FLAGS=flags)
+  wait_for(process, lambda: rows_written(tmp_path) >= 4)
+  process.send_signal(signal.SIGTERM)
+  code, _, err = tiny.finish(process)
+  assert code == 0, err
+  kept = (tmp_path / 'run.json').read_bytes()
+  code, _, err = tiny.train([f'--workdir={tmp_path}'], cache)
+  assert code == 1
+  assert 'fsdp=8 does not divide the 1 devices; legal are 1.' in err
+  command = tiny.command(corpus, tmp_path, fsdp=1, model__dim=32)
+  code, _, err = tiny.train(command, cache)
+  assert code == 1
+  assert 'of another config: model.dim is 16, got 32.' in err
+  code, out, err = tiny.train(tiny.command(corpus, tmp_path, fsdp=1), cache)
+  assert code == 0, err
+  assert "1 x cpu, {'data': 1, 'fsdp': 1}" in out
+  check_close(tmp_path, tiny.rows(whole[0]))
+  assert len(tiny.rows(tmp_path)) == len(tiny.rows(whole[0]))
+  assert (tmp_path / 'run.json').read_bytes() == kept
+
+
 def test_micro_batches(corpus, tmp_path, monkeypatch):
   """An update of two micro-batches is one of all rows (dropout aside)."""
   monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})

@@ -81,9 +81,11 @@ def _crc32(table):
 
 def differences(expected, found, most=8):
   """'a: expected float32[2], found none; ...' of two `shapes`, or ''."""
+  keys = sorted(expected.keys() | found.keys())
+  keys.sort(key=lambda k: not k.startswith('params/'))  # opt only repeats them
   parts = [
     f'{k}: expected {expected.get(k, "none")}, found {found.get(k, "none")}'
-    for k in sorted(expected.keys() | found.keys())
+    for k in keys
     if expected.get(k) != found.get(k)
   ]
   if len(parts) > most:

@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 
 from collab.training import files, logs
 
+# How a step is computed, not what: a run may go on with others of these.
+FREE = ('fsdp', 'accumulate', 'skip_nonfinite')
+
 
 def default(config_file, config):
   """runs/<config>[-<argument>]-s<seed>, from the value of --config."""
@@ -22,6 +25,9 @@ def default(config_file, config):
 
 def claim(config, workdir):
   """Starts a run in a new workdir, or goes on in one of the same config.
+
+  But for `FREE`: the workdir keeps what the run began with, a start that gives
+  others has them for itself.
 
   Args:
     config: ConfigDict, or None for the one that the workdir keeps.
@@ -47,7 +53,7 @@ def claim(config, workdir):
     different = [
       f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
       for key in old | new
-      if old.get(key) != new.get(key)
+      if old.get(key) != new.get(key) and key not in FREE
     ]
     if different:
       raise ValueError(
@@ -100,7 +106,8 @@ def abandon(workdir):
 def read(workdir):
   """What `claim` kept: dict(command, versions, config)."""
   kept = json.loads((pathlib.Path(workdir) / 'run.json').read_text())
-  return kept | dict(config=_tuples(kept['config']))
+  # Runs that began before there was skip_nonfinite have none.
+  return kept | dict(config=dict(skip_nonfinite=0) | _tuples(kept['config']))
 
 
 def read_model(workdir):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A two-layer network and its training, for the tests of all devices.
 
-  python -m tests.training.model WORKDIR
+  python -m tests.training.model WORKDIR [rest]
 
 is the part of `test_devices` that needs several devices.
 """
@@ -19,16 +19,17 @@ from collab.training import checkpoint, leaves, optim, sharding
 
 ROWS = 48  # of a batch; divides over 8 devices in 1, 2, 3 or 6 parts
 STEPS = 7
+HALF = 4  # where a run is saved to go on elsewhere
 
 
-def init(key):
+def init(key, width=128):
   k1, k2 = jax.random.split(key)
   return {
     'layer_0': {
-      'kernel': jax.random.normal(k1, (37, 128)) / 6,
-      'bias': jnp.zeros(128),
+      'kernel': jax.random.normal(k1, (37, width)) / 6,
+      'bias': jnp.zeros(width),
     },
-    'layer_1': {'kernel': jax.random.normal(k2, (128, 40)) / 11},
+    'layer_1': {'kernel': jax.random.normal(k2, (width, 40)) / 11},
   }
 
 
@@ -52,12 +53,12 @@ def loss(params, batch, key, rate=0.1):
   return (error * weight).sum(), (weight.sum(), dict(rows=jnp.size(weight)))
 
 
-def make(mesh, parts=1):
+def make(mesh, parts=1, width=128):
   """Initial state, jitted step and abstract state on a mesh."""
   tx, _ = optim.build(total_steps=STEPS, lr=0.01, warmup_steps=2, clip=1.0)
 
   def first():
-    params = init(jax.random.key(0))
+    params = init(jax.random.key(0), width)
     return dict(step=jnp.int32(0), params=params, opt=tx.init(params))
 
   def step(state, batch):
@@ -96,6 +97,58 @@ def curve(mesh, parts=1):
   return losses, state, shapes, sorted(set(kinds))
 
 
+def save_half(mesh, workdir):
+  """Trains to HALF and saves; returns checksums of the state."""
+  state, step, _ = make(mesh)
+  split = sharding.batch_sharding(mesh)
+  for i in range(HALF):
+    state, _ = step(state, sharding.put(batch(i), split))
+  checkpoints = checkpoint.Checkpoints(workdir, keep=1)
+  checkpoints.save(HALF, state)
+  checkpoints.close()
+  return leaves.checksums(state)
+
+
+def go_on(workdir, mesh, parts):
+  """Restores and trains to STEPS: step and checksums as restored, losses."""
+  _, step, shapes = make(mesh, parts)
+  split, losses = sharding.batch_sharding(mesh), []
+  checkpoints = checkpoint.Checkpoints(workdir, keep=1)
+  first, state = checkpoints.restore(shapes)
+  checkpoints.close()
+  sums = leaves.checksums(state)
+  for i in range(first, STEPS):
+    state, value = step(state, sharding.put(batch(i), split))
+    losses.append(float(value))
+  return first, sums, losses
+
+
+def refused(workdir, mesh):
+  """What is said of a checkpoint of another width."""
+  *_, shapes = make(mesh, width=120)
+  checkpoints = checkpoint.Checkpoints(workdir, keep=1)
+  try:
+    checkpoints.restore(shapes)
+  except ValueError as e:
+    return str(e)
+  finally:
+    checkpoints.close()
+
+
+def rest(workdir):
+  """`go_on` and `refused` on these devices, of what eight have saved."""
+  found, n = {}, jax.device_count()
+  for saved in (1, 8):
+    folder = pathlib.Path(workdir) / f'half {saved}'
+    for fsdp in (k for k in (1, 2, 8) if n % k == 0):
+      mesh = sharding.make_mesh(fsdp)
+      for parts in (1, 3):
+        name = f'{saved} to {fsdp} in {parts}'
+        found[name] = go_on(folder, mesh, parts)
+    found[f'{saved} refused'] = refused(folder, mesh)
+  return found
+
+
 def main(workdir):
   workdir = pathlib.Path(workdir)
   result = dict(devices=jax.device_count(), curves={}, kinds={})
@@ -129,8 +182,14 @@ def main(workdir):
     )
   except ValueError as e:
     result['error'] = str(e)
+  result['half'] = {
+    n: save_half(sharding.make_mesh(n), workdir / f'half {n}') for n in (1, 8)
+  }
   print(json.dumps(result))
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  if sys.argv[2:] == ['rest']:
+    print(json.dumps(rest(sys.argv[1])))
+  else:
+    main(sys.argv[1])

@@ -22,9 +22,18 @@ def runs(tmp_path_factory):
   checkpoints = checkpoint.Checkpoints(workdir / 'one', keep=1)
   checkpoints.save(model.STEPS, state)
   checkpoints.close()
-  flags = '--xla_force_host_platform_device_count=8'
+  eight = on_devices(8, workdir)
+  assert eight['devices'] == 8
+  return workdir, losses, state, shapes, eight
+
+
+def on_devices(n, *arguments):
+  """What tests.training.model prints as a process with n devices."""
+  flags = (
+    f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={n}'
+  )
   done = subprocess.run(
-    [sys.executable, '-W', 'error', '-m', 'tests.training.model', workdir],
+    [sys.executable, '-W', 'error', '-m', 'tests.training.model', *arguments],
     cwd=pathlib.Path(__file__).parents[2],
     env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
@@ -33,9 +42,7 @@ def runs(tmp_path_factory):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  eight = json.loads(done.stdout.splitlines()[-1])
-  assert eight['devices'] == 8
-  return workdir, losses, state, shapes, eight
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_same_losses(runs):
@@ -73,6 +80,28 @@ def test_eight_devices_to_one(runs):
   checkpoints.close()
   assert step == model.STEPS
   assert leaves.checksums(state) == eight['saved']
+
+
+@pytest.mark.parametrize('n', [1, 2, 8])
+def test_eight_devices_to_others(n, runs):
+  """Bit for bit, however split before and after; then the same losses."""
+  workdir, losses, *_, eight = runs
+  found = model.rest(workdir) if n == 1 else on_devices(n, workdir, 'rest')
+  splits = [k for k in (1, 2, 8) if n % k == 0]
+  in_parts = model.go_on(workdir / 'half 1', sharding.make_mesh(), 3)[2]
+  for saved in (1, 8):
+    for fsdp in splits:
+      for parts, expected in {1: losses[model.HALF :], 3: in_parts}.items():
+        step, sums, got = found.pop(f'{saved} to {fsdp} in {parts}')
+        assert step == model.HALF
+        assert sums == eight['half'][str(saved)]
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert found.pop(f'{saved} refused').startswith(
+      f'{workdir}/half {saved}/checkpoints/{model.HALF} is of another model: '
+      'params/layer_0/bias: expected float32[120], found float32[128]; params'
+      '/layer_0/kernel: expected float32[37, 120], found float32[37, 128]; '
+    )
+  assert not found
 
 
 def test_rows_that_do_not_divide(runs):

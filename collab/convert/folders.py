@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from collab import json_text
 from collab.training import files, leaves
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
@@ -25,7 +26,7 @@ WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 def read_json(path):
   """The object in a JSON file; a ValueError names the file."""
   try:
-    value = json.loads(path.read_text('utf-8'))
+    value = json_text.parse(path.read_text('utf-8'))
   except OSError as e:
     raise ValueError(f'{path}: {e.strerror}.') from e
   except ValueError as e:
@@ -58,7 +59,7 @@ def read_tensors(folder):
   shards = read_json(index).get('weight_map')
   if not isinstance(shards, dict) or not shards:
     raise ValueError(f'{index} has no weight_map of names and files.')
-  for shard in set(shards.values()):
+  for shard in shards.values():
     if not (isinstance(shard, str) and re.fullmatch(r'[\w-][\w.-]*', shard)):
       raise ValueError(
         f'{index} lists {shard!r}, expected the name of a file beside it.'

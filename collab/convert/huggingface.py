@@ -8,6 +8,7 @@ as float32 and stays so. See `families` for what is called what.
 
 from collections.abc import Mapping
 import fnmatch
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -180,6 +181,11 @@ def _parameters(plan, names, found):
   for key, name in names.items():
     paths, part, _ = plan.entries[key]
     shapes = [plan.shapes[path].shape for path in paths]
+    numbers = sum(map(math.prod, shapes))
+    if numbers > 2 * found[name].size:  # before anything of that size is made
+      raise ValueError(
+        f'{name} has shape {found[name].shape}, expected {numbers:,} numbers.'
+      )
     want = part.write(*(np.broadcast_to(0.0, s) for s in shapes)).shape
     if found[name].shape != want:
       raise ValueError(

@@ -12,6 +12,8 @@ from collab.convert.families import FAMILIES
 from collab.convert.families.family import ACTIVATIONS, LABELS, Family
 from collab.training import leaves
 
+MOST_LAYERS = 1000  # more is no model, and takes for ever to look at
+
 
 class Plan(NamedTuple):
   """What a config says. Keys are names of tensors without the prefix.
@@ -84,6 +86,11 @@ def fields(family, architecture, get, pooler):
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]
   model |= dict(scan=False, remat='none', dtype='float32')
+  for name in ('num_layers', 'encoder_layers', 'decoder_layers'):
+    if name in model and model[name] > MOST_LAYERS:
+      raise ValueError(
+        f'{model[name]} layers ({name}), expected {MOST_LAYERS} or fewer.'
+      )
   name = model['activation']
   if name not in ACTIVATIONS:
     raise ValueError(

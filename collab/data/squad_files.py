@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import zlib
 
+from collab import json_text
 from collab.data import prepared
 
 VERSIONS = ('v1.1', 'v2.0')
@@ -185,7 +186,7 @@ def read(path, version, split='') -> list[Question]:
 def _articles(path):
   try:
     with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-      found = json.loads(file.read().decode('utf-8-sig'))
+      found = json_text.parse(file.read().decode('utf-8-sig'))
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{path}, line {error.lineno}: no JSON, or damaged: {error.msg} (column '
@@ -220,8 +221,8 @@ def _questions(path, article, version):
       name = _get(qa, 'id', str, path, ', a question')
       get = functools.partial(_get, path=path, where=f', question {name}')
       answers = get(qa, 'answers', list)
-      if version == 'v2.0' and qa.get('is_impossible'):
-        answers = []
+      if version == 'v2.0' and 'is_impossible' in qa:
+        answers = [] if get(qa, 'is_impossible', bool) else answers
       yield checked(
         Question(
           name,

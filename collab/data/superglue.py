@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from collab import json_text
 from collab.data import files, prepared
 from collab.data.examples import Example, Parts
 from collab.data.glue import existing, label_id
@@ -36,6 +37,8 @@ def field(row, key, kind=str):
     raise ValueError(f'expected {key!r}, got {there}')
   if not isinstance(row[key], kind):
     raise ValueError(f'{key} is {row[key]!r}, expected {kind.__name__}')
+  if kind is str and any('\ud800' <= c <= '\udfff' for c in row[key]):
+    raise ValueError(f'{key} has half a surrogate pair, so it is no Unicode')
   return row[key]
 
 
@@ -259,7 +262,7 @@ def _plain(value):
 def _object(line):
   """The JSON object of a line."""
   try:
-    row = json.loads(line.strip())
+    row = json_text.parse(line.strip())
   except json.JSONDecodeError as e:
     raise ValueError(f'no JSON: {e.msg}, column {e.colno}') from e
   if not isinstance(row, dict):

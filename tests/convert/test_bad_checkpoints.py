@@ -78,6 +78,11 @@ def without(*names):
       dict(layer_norm_eps=float('nan')),
       'layer_norm_eps is nan, expected 0 or more',
     ),
+    (
+      'bert_Model',
+      dict(num_hidden_layers=10**9),
+      r'1000000000 layers \(num_layers\), expected 1000 or fewer',
+    ),
     ('bert_Model', dict(num_attention_heads=5), 'num_heads=5'),
     (
       'bert_ForSequenceClassification',
@@ -135,6 +140,15 @@ def test_configs_that_we_have_no_model_for(case, config, words, tmp_path):
     huggingface.load(folder)
   assert str(info.value).startswith(f'{folder / "config.json"}: ')
   assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize('case', ['bert_Model', 'gpt2_Model'])
+def test_a_config_of_a_size_that_fits_nowhere(case, tmp_path):
+  """It is refused before memory of its size is asked for."""
+  field = dict(bert_Model='hidden_size', gpt2_Model='n_embd')[case]
+  folder = variant(tmp_path / 'old', case, **{field: 12 * 10**7})
+  with pytest.raises(ValueError, match=r'has shape .*, expected .* numbers'):
+    huggingface.load(folder)
 
 
 def changed(name, change):
@@ -249,6 +263,7 @@ def point_to(shard):
     (point_to('.x'), 'expected the name of a file'),
     (point_to(''), 'expected the name of a file'),
     (point_to(3), 'expected the name of a file'),
+    (point_to(['x']), 'expected the name of a file'),
     (
       point_to('model-00002-of-00002.safetensors'),
       f'{FIRST} does not hold what {INDEX} says: {EMBED}',
@@ -260,6 +275,7 @@ def point_to(shard):
     (index(lambda shards: shards.pop(EMBED)), f'says: {EMBED}'),
     (index(dict.clear), 'has no weight_map'),
     (lambda f: (f / INDEX).write_text('{'), f'{INDEX} is no JSON'),
+    (lambda f: (f / INDEX).write_text('[' * 10**5), 'is no JSON: Nested too'),
     (lambda f: (f / INDEX).unlink(), 'has neither model.safetensors nor'),
     (
       lambda f: (f / 'config.json').write_text('[]'),

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON from elsewhere: a value, or one kind of error."""
+
+import json
+
+
+def parse(text):
+  """The value of a JSON text.
+
+  Raises:
+    json.JSONDecodeError: it is none; also where Python's reader says so by
+      another error.
+  """
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError:
+    raise
+  except RecursionError:
+    raise json.JSONDecodeError('Nested too deeply', text, 0) from None
+  except ValueError:
+    raise json.JSONDecodeError('Number of too many digits', text, 0) from None

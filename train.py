@@ -36,7 +36,10 @@ from collab.training import (
 )
 from collab.training import workdir as workdirs
 
-CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+try:
+  CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+except flags.Error as e:  # it looks into what --flagfile names
+  sys.exit(f'train.py: {e}')
 WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Of the run; default runs/<config>[-<argument>]-s<seed>.'
 )

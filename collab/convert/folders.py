@@ -52,7 +52,7 @@ def read_tensors(folder):
       index says.
   """
   if (folder / WEIGHTS).exists():
-    return _file(folder / WEIGHTS)
+    return read_file(folder / WEIGHTS)
   index = folder / INDEX
   if not index.exists():
     raise ValueError(_nothing(folder))
@@ -69,7 +69,7 @@ def read_tensors(folder):
     path = folder / shard
     if not path.exists():
       raise ValueError(f'{path} is missing; {INDEX} lists it.')
-    tensors = _file(path)
+    tensors = read_file(path)
     listed = {name for name, place in shards.items() if place == shard}
     if listed != tensors.keys():
       raise ValueError(
@@ -109,7 +109,8 @@ def some(names):
   return leaves.some(sorted(names), most=20)
 
 
-def _file(path):
+def read_file(path):
+  """{name: array} of one file of safetensors."""
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, KeyError) as e:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What conversions start with: a run's workdir, or a checkpoint of others."""
 
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab.convert import huggingface
+from collab.convert import folders, huggingface
 from collab.training import checkpoint, files
 from collab.training import workdir as workdirs
 
@@ -137,7 +136,9 @@ def write_origin(folder, pretrained):
 def _read_origin(folder, model, params):
   if not folder.exists():
     return None
-  kept = json.loads((folder / 'origin.json').read_text('utf-8'))
+  kept = folders.read_json(folder / 'origin.json')
+  if missing := {'family', 'config', 'names'} - kept.keys():
+    raise ValueError(f'{folder}/origin.json has no {", ".join(missing)}.')
   tokenizer = folder.parent / 'tokenizer.json'
   return huggingface.Pretrained(
     family=kept['family'],
@@ -145,6 +146,6 @@ def _read_origin(folder, model, params):
     params=jax.tree.map(np.asarray, params),
     config=kept['config'],
     tokenizer=tokenizer.read_text('utf-8') if tokenizer.exists() else '',
-    rest=safetensors.load((folder / 'rest.safetensors').read_bytes()),
+    rest=folders.read_file(folder / 'rest.safetensors'),
     names=kept['names'],
   )

@@ -15,6 +15,8 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
+from collab import json_text
+
 CHUNK = 8192  # pairs tokenised at a time
 
 
@@ -138,17 +140,25 @@ def complete(place, fill, read, say=print):
 def seal(place, **content):
   """Writes content.json: `content`, and what the files must be."""
   files = {p.name: _checksum(p) for p in sorted(place.iterdir())}
-  text = json.dumps(content | dict(files=files), indent=2)
+  content |= dict(files=files)
+  text = json.dumps(dict(content=content, crc32=_crc32(content)), indent=2)
   (place / 'content.json').write_text(text)
 
 
 def unseal(place):
   """The content; a ValueError if a file is not what it was."""
-  content = json.loads((place / 'content.json').read_text())
+  sealed = json_text.parse((place / 'content.json').read_text())
+  content = sealed['content']
+  if _crc32(content) != sealed['crc32']:
+    raise ValueError('content.json is not what it was')
   for name, wanted in content['files'].items():
     if (got := _checksum(place / name)) != wanted:
       raise ValueError(f'{name} has bytes and checksum {got}, not {wanted}')
   return content
+
+
+def _crc32(content):
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def kind(tokenizer):

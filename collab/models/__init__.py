@@ -16,6 +16,6 @@ MODELS = dict(
 
 def build(name, **fields):
   """A model by name; raises ValueError or TypeError that lists the legal."""
-  if name not in MODELS:
+  if name not in list(MODELS):  # it may be anything
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
   return MODELS[name](**fields)

@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -17,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 import tqdm
 
+from collab import json_text
 from collab.training import files
 
 
@@ -148,11 +148,11 @@ def read_rows(path):
     ValueError: another line is no row.
   """
   path = pathlib.Path(path)
-  lines = path.read_text().split('\n') if path.exists() else []
+  lines = path.read_bytes().split(b'\n') if path.exists() else []
   rows = []
   for number, line in enumerate(lines, 1):
     try:
-      row = json.loads(line)
+      row = json_text.parse(line.decode())
       row['step'] + 0
       rows.append(row)
     except (ValueError, TypeError, KeyError):

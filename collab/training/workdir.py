@@ -9,8 +9,12 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
+from collab import json_text
 from collab.training import files, logs
 
+# What any config has.
+PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
+PARTS |= dict(total_steps=int, seed=int, init_from=str)
 # How a step is computed, not what: a run may go on with others of these.
 FREE = ('fsdp', 'accumulate', 'skip_nonfinite')
 
@@ -46,7 +50,10 @@ def claim(config, workdir):
   if config is None:
     if kept is None:
       raise ValueError(f'{path} is missing: start the run with --config.')
-    return ConfigDict(kept).lock()
+    try:
+      return ConfigDict(kept).lock()
+    except (ValueError, TypeError, LookupError, AttributeError) as e:
+      raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
   values = config.to_dict()
   if kept is not None:
     old, new = _flat(kept), _flat(values)
@@ -104,8 +111,22 @@ def abandon(workdir):
 
 
 def read(workdir):
-  """What `claim` kept: dict(command, versions, config)."""
-  kept = json.loads((pathlib.Path(workdir) / 'run.json').read_text())
+  """What `claim` kept: dict(command, versions, config).
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  path = pathlib.Path(workdir) / 'run.json'
+  kept = _object(path)
+  config = kept.get('config')
+  if not isinstance(config, dict):
+    raise ValueError(f'{path} is damaged: it has no config.')
+  for name, kind in PARTS.items():
+    if not isinstance(config.get(name), kind):
+      raise ValueError(
+        f'{path} is damaged: config.{name} is {config.get(name)!r}, expected '
+        f'{kind.__name__}.'
+      )
   # Runs that began before there was skip_nonfinite have none.
   return kept | dict(config=dict(skip_nonfinite=0) | _tuples(kept['config']))
 
@@ -114,14 +135,27 @@ def read_model(workdir):
   """All fields of models.build, what the data decides included.
 
   Raises:
-    ValueError: the workdir does not have them.
+    ValueError: the workdir does not have them, or they are damaged.
   """
   path = pathlib.Path(workdir) / 'model.json'
   if not path.exists():
     raise ValueError(
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
     )
-  return _tuples(json.loads(path.read_text('utf-8')))
+  return _tuples(_object(path))
+
+
+def _object(path):
+  """The object in a JSON file of a workdir."""
+  try:
+    value = json_text.parse(path.read_text('utf-8'))
+  except ValueError as e:
+    raise ValueError(f'{path} is damaged: {e}.') from e
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{path} is damaged: it is {type(value).__name__}, expected an object.'
+    )
+  return value
 
 
 def config_hash(config):

@@ -138,7 +138,7 @@ def test_no_name_leads_out_of_the_folder(name, copy, monkeypatch):
   index['weight_map'] = dict.fromkeys(index['weight_map'], name)
   (folder / folders.INDEX).write_text(json.dumps(index))
   opened = []
-  monkeypatch.setattr(folders, '_file', opened.append)
+  monkeypatch.setattr(folders, 'read_file', opened.append)
   with pytest.raises(ValueError, match='expected the name of a file beside it'):
     folders.read_tensors(pathlib.Path(folder))
   assert not opened

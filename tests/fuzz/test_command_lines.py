@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any command line starts a run, or ends in one line and leaves nothing.
+
+A child of this process is a server that has imported train.py once and forks
+for each command: the whole of train.py runs, up to where the run itself begins.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from tests.fuzz.damage import ROOT, fuzz
+
+SERVER = r"""
+import contextlib, io, json, os, runpy, sys, warnings
+warnings.simplefilter('ignore')
+import train
+from collab import tasks
+
+tasks.build = lambda **fields: sys.exit(0)  # where the run begins
+for line in sys.stdin:
+  folder, *argv = json.loads(line)
+  if not os.fork():
+    os.chdir(folder)
+    sys.argv, code = ['train.py', *argv], 0
+    sys.modules['absl.flags'].FLAGS.unparse_flags()
+    for name in ('config', 'workdir', 'results', 'eval_only'):
+      sys.modules['absl.flags'].FLAGS.__delattr__(name)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      try:
+        runpy.run_path(train.__file__, run_name='__main__')
+      except SystemExit as e:
+        code = e.code or 0
+        if isinstance(code, str):
+          code, _ = 1, err.write(code + '\n')
+      except BaseException as e:
+        code, _ = 99, err.write(repr(e))
+    sys.__stdout__.write(json.dumps([code, out.getvalue(), err.getvalue()]))
+    sys.__stdout__.write('\n')
+    sys.__stdout__.flush()
+    os._exit(0)
+  os.wait()
+"""
+
+
+@pytest.fixture(scope='module')
+def server():
+  process = subprocess.Popen(
+    [sys.executable, '-c', SERVER],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+  def run(folder, argv):
+    process.stdin.write(json.dumps([str(folder), *argv]) + '\n')
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+  with process:
+    yield run
+    process.stdin.close()
+
+
+def check(code, out, err, folder):
+  """It reached the run, or said why not in one line; returns whether."""
+  if code == 0 and not err:
+    assert len(list(folder.rglob('run.json'))) == 1
+    return True
+  assert code == 1, (code, err)
+  assert out == ''
+  lines = err.splitlines()
+  assert len(lines) == 1, err
+  assert lines[0].startswith('train.py: ')
+  assert len(lines[0]) > len('train.py: x')
+  assert 'Traceback' not in lines[0]
+  assert not list(folder.rglob('run.json')), err
+  return False
+
+
+CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('[!_]*.py'))
+WORDS = st.sampled_from(
+  [
+    '', 'sample', 'small', 'mnli', 'rte', 'ptb', 'v2', 'text', 'cifar10', 'x',
+    'kv_heads=2', 'shared_dim=8/9', 'shared_dim=x', 'num_heads=0', 'name=mha',
+    '=', 'a=b=c', 'bias=none', 'é', ':', '../x',
+  ]
+)  # fmt: skip
+ARGUMENTS = st.lists(WORDS, max_size=3).map(','.join)
+KEYS = st.sampled_from(
+  [
+    'model.dim', 'model.attention.name', 'model.attention.num_heads', 'seed',
+    'data.path', 'optim.lr', 'optim', 'total_steps', 'every.log', 'checkpoint',
+    'checkpoint.final', 'checkpoint.average', 'task.name', 'model.scan', 'x',
+    'model.dimm', 'model.attention.x', 'data.files', '', '.', 'a..b', 'get',
+    'lock', '__class__', 'skip_nonfinite', 'init_from', 'seed[0]',
+  ]
+)  # fmt: skip
+VALUES = st.sampled_from(
+  [
+    '', '0', '-1', '1', '7', '1.5', 'x', 'None', 'True', 'nan', '1e400', '1,2',
+    '(1,2)', "('a',)", '[]', '{}', '__import__("os").abort()', 'a=b', '\n',
+    '9' * 30,
+  ]
+)  # fmt: skip
+OVERRIDES = st.builds('--config.{}={}'.format, KEYS, VALUES)
+OTHERS = st.sampled_from(
+  [
+    '--workdir=W', '--workdir=', '--workdir', '--eval_only', '--noeval_only',
+    '--eval_only=x', '--results=r.jsonl', '--x', '--config', 'x', '-', '--',
+    '--config=missing.py', '--config=W', '--noconfig.seed', '--config.seed',
+    '--flagfile=missing', '-config=x', '--workdir=a\nb', '--wandb=1',
+  ]
+)  # fmt: skip
+
+
+@fuzz(60)
+@given(st.data())
+def test_command_line(server, tmp_path_factory, data):
+  folder = tmp_path_factory.mktemp('start')
+  argv = data.draw(st.lists(OVERRIDES | OTHERS, max_size=3))
+  if data.draw(st.integers(0, 9)):
+    name = data.draw(st.sampled_from(CONFIGS))
+    argument = data.draw(ARGUMENTS)
+    argument = f':{argument}' if argument else ''
+    argv.insert(0, f'--config={ROOT}/configs/{name}{argument}')
+  check(*server(folder, argv), folder)
+
+
+def test_it_does_start(server, tmp_path):
+  config = f'--config={ROOT}/configs/lm_mha.py:sample'
+  assert check(*server(tmp_path, [config, '--config.seed=3']), tmp_path)
+  assert (tmp_path / 'runs' / 'lm_mha-sample-s3' / 'run.json').exists()

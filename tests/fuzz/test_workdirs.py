@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged workdirs give what they kept, or an error; nothing in between."""
+
+import json
+import shutil
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab import models, trained
+from collab.data import cache, text, tokenizer
+from collab.training import checkpoint, files, logs, workdir
+from configs import lm_mha
+from tests.fuzz.damage import (
+  Refused,
+  damaged,
+  fuzz,
+  json_files,
+  outcome,
+)
+
+LINES = ['eins zwei drei', 'two 2 three 3']
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The workdir of a language model that was saved twice, and what it has."""
+  folder = tmp_path_factory.mktemp('run')
+  config = lm_mha.get_config('sample')
+  config.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
+  config.model.attention.num_heads = 2
+  config.checkpoint.update(best='', final='last', keep=2)
+  workdir.claim(config.lock(), folder)
+  words = tokenizer.train(LINES, 270, folder / 'tokenizer.json')
+  fields = config.model.to_dict() | dict(vocab_size=words.vocab_size)
+  files.save_json(folder / 'model.json', fields)
+  model = models.build(**fields)
+  tokens = jnp.zeros((1, 3), jnp.int32)
+  params = jax.jit(model.init)(jax.random.key(0), dict(tokens=tokens))['params']
+  checkpoints = checkpoint.Checkpoints(folder, 2)
+  for step in (100, 200):
+    factor = jnp.float32(step)
+    state = jax.tree.map(lambda x, f=factor: x * f, params)
+    checkpoints.save(step, dict(step=jnp.int32(step), params=state))
+  checkpoints.close()
+  return folder, jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture
+def copy(run, tmp_path_factory):
+  """A fresh copy of the workdir."""
+
+  def make():
+    folder = tmp_path_factory.getbasetemp() / 'copy'
+    shutil.rmtree(folder, ignore_errors=True)
+    return shutil.copytree(run[0], folder)
+
+  return make
+
+
+JSON = ('run.json', 'model.json', 'tokenizer.json')
+
+
+@pytest.mark.parametrize('name', JSON)
+@fuzz(60)
+@given(st.data())
+def test_json(name, run, tmp_path_factory, data):
+  folder = tmp_path_factory.getbasetemp() / 'json'
+  folder.mkdir(exist_ok=True)
+  for other in JSON:
+    shutil.copy(run[0] / other, folder)
+  good = json.loads((folder / name).read_text())
+  (folder / name).write_bytes(data.draw(json_files(good)))
+  found = outcome(read, folder, kinds=(ValueError, OSError, TypeError))
+  if isinstance(found, Refused):
+    assert '\n' not in found
+
+
+def read(folder):
+  config = workdir.claim(None, folder)
+  workdir.claim(lm_mha.get_config('sample').lock(), folder)
+  fields = workdir.read_model(folder)
+  return config, fields, tokenizer.load(folder / 'tokenizer.json')
+
+
+# Orbax ends reads that are under way after it has closed its event loop.
+@pytest.mark.filterwarnings(
+  'ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning'
+)
+@fuzz(40)
+@given(st.data())
+def test_checkpoint(copy, run, data):
+  """Any file of the newest: its values to the bit, or those before it."""
+  folder = copy()
+  paths = sorted(
+    p for p in (folder / 'checkpoints' / '200').rglob('*') if p.is_file()
+  )
+  path = data.draw(st.sampled_from(paths))
+  path.write_bytes(data.draw(damaged(path.read_bytes())))
+  found = outcome(trained.load, folder, 'lm')
+  if isinstance(found, Refused):
+    assert '\n' not in found
+    return
+  got = jax.tree.map(np.asarray, found[1])
+
+  def equal(step):
+    return lambda x, y: np.array_equal(x, y * np.float32(step))
+
+  assert any(
+    jax.tree.all(jax.tree.map(equal(step), got, run[1])) for step in (100, 200)
+  )
+
+
+@fuzz(60)
+@given(st.data())
+def test_cache(tmp_path_factory, data):
+  """It is used if it is what it was, else made anew."""
+  folder = tmp_path_factory.getbasetemp() / 'cache'
+  if not folder.exists():
+    folder.mkdir()
+    tokenizer.train(LINES, 270, folder / 'tokenizer.json')
+  words = tokenizer.load(folder / 'tokenizer.json')
+  lines = text.Text('lines', 'lines', dict(train=lambda: iter(LINES)))
+  for path in folder.glob('text-*'):
+    shutil.rmtree(path)
+  good = text.stream(lines, 'train', words, folder)
+  wanted = np.array(good.tokens), good.words, good.characters
+  (place,) = (p for p in folder.iterdir() if p.is_dir())
+  path = data.draw(st.sampled_from(sorted(place.iterdir())))
+  content = path.read_bytes()
+  if path.suffix == '.json':
+    path.write_bytes(data.draw(json_files(json.loads(content))))
+  else:
+    path.write_bytes(data.draw(damaged(content)))
+  got = text.stream(lines, 'train', words, folder)
+  np.testing.assert_array_equal(got.tokens, wanted[0])
+  assert (got.words, got.characters) == wanted[1:]
+  cache.unseal(place)
+
+
+@fuzz(60)
+@given(st.data())
+def test_metrics(tmp_path_factory, data):
+  """A torn last line is no error, any other is."""
+  path = tmp_path_factory.getbasetemp() / 'metrics.jsonl'
+  rows = [{'step': i, 'train/loss': 1 / i} for i in (1, 2, 3)]
+  good = ''.join(json.dumps(row) + '\n' for row in rows).encode()
+  edits = st.floats(0, 1)
+  cut = int(data.draw(edits) * len(good))
+  path.write_bytes(good[:cut])
+  found = logs.read_rows(path)
+  assert found == rows[: len(found)]
+  assert len(found) in (good[:cut].count(b'\n'), good[:cut].count(b'\n') + 1)
+  path.write_bytes(data.draw(damaged(good)))
+  found = outcome(logs.read_rows, path)
+  assert isinstance(found, Refused) or all(
+    row['step'] + 0 >= 0 for row in found
+  )

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models: stacks of one Block, composed by what the task needs."""
 
+import math
+import numbers
+
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -12,10 +15,43 @@ MODELS = dict(
   encoder_decoder=EncoderDecoder,
   vit=ViT,
 )
+# Of any model that has such a field.
+SIZES = (
+  'dim',
+  'mlp_dim',
+  'num_layers',
+  'encoder_layers',
+  'decoder_layers',
+  'max_length',
+  'vocab_size',
+  'patch',
+)
+RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 def build(name, **fields):
   """A model by name; raises ValueError or TypeError that lists the legal."""
   if name not in list(MODELS):  # it may be anything
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
+  _check(fields)
   return MODELS[name](**fields)
+
+
+def _check(fields):
+  """Refuses values that are none, with a ValueError."""
+
+  for key, value in fields.items():
+    number = isinstance(value, numbers.Real)
+    if key in SIZES:
+      good, legal = number and value >= 1, 'at least 1'
+    elif key in RATES:
+      good, legal = number and 0 <= value < 1, 'at least 0, below 1'
+    elif key == 'epsilon':
+      good, legal = number and 0 <= value < math.inf, 'at least 0, finite'
+    elif key == 'dtype' and isinstance(value, str):
+      good, legal = value in DTYPES, ', '.join(DTYPES)
+    else:
+      continue
+    if not good:
+      raise ValueError(f'model.{key}={value!r}; expected {legal}.')

@@ -49,4 +49,6 @@ def build(name, **fields) -> Task:
   """A task by the name of its file; ValueError or TypeError as for variants."""
   if name not in names():
     raise ValueError(f'No task {name!r}; there are {", ".join(names())}.')
+  if fields['seed'] < 0:
+    raise ValueError(f'seed={fields["seed"]}; expected at least 0.')
   return importlib.import_module(f'{__name__}.{name}').build(**fields)

@@ -51,6 +51,12 @@ class ImageClassification:
       raise ValueError(
         f'data.mean has {channels} values, data.std {len(self._std)}.'
       )
+    if not all(isinstance(x, float | int) for x in self._mean + self._std):
+      raise ValueError(
+        f'data.mean is {self._mean} and data.std {self._std}; expected numbers.'
+      )
+    if self._size < 1:
+      raise ValueError(f'data.image_size={self._size}; expected at least 1.')
     self.source = images.read(channels=channels, **data)
     self._train = self.source.splits['train']
     self.rows = Epochs(len(self._train), size, seed, shard)

@@ -156,6 +156,7 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'seed': -1}, ['seed=-1', 'at least 0']),
     ({'model.dim': 0}, ['model.dim=0', 'at least 1']),
     ({'model.encoder_layers': 0}, ['model.encoder_layers=0', 'at least 1']),
+    ({'model.max_length': -1}, ['model.max_length=-1', 'at least 1']),
     ({'model.dropout': 1.5}, ['model.dropout=1.5', 'below 1']),
     ({'model.epsilon': float('nan')}, ['model.epsilon=nan', 'finite']),
     ({'model.dtype': 'int8'}, ["model.dtype='int8'", 'bfloat16']),

@@ -26,6 +26,7 @@ SIZES = (
   'vocab_size',
   'patch',
 )
+COUNTS = ('embed_dim', 'types', 'first_position', 'outputs')
 RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -45,6 +46,8 @@ def _check(fields):
     number = isinstance(value, numbers.Real)
     if key in SIZES:
       good, legal = number and value >= 1, 'at least 1'
+    elif key in COUNTS:
+      good, legal = number and value >= 0, 'at least 0'
     elif key in RATES:
       good, legal = number and 0 <= value < 1, 'at least 0, below 1'
     elif key == 'epsilon':

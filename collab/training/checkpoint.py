@@ -92,10 +92,8 @@ class Checkpoints:
         'that first, or use another workdir.'
       )
     if bad := leaves.not_finite(state):
-      raise FloatingPointError(
-        f'Step {step} is not saved, for these are not finite: '
-        f'{leaves.some(bad)}; the checkpoints in {self._path} are from before.'
-      )
+      words = f'Step {step} is not saved, for these are not finite:'
+      raise FloatingPointError(f'{words} {leaves.some(bad)}; see {self._path}.')
     with self._writing():
       verified.save(self._manager, step, state, metrics or {})
 

@@ -16,6 +16,7 @@ def make_config(**changes):
   c.checkpoint = dict(keep=3, best='val/score', average=1, final='last')
   c.data = dict(vocabulary='')
   c.init_from = ''
+  c.update(task={}, model={}, total_steps=3, seed=0)
   c.update_from_flattened_dict(changes)
   return c
 

@@ -42,7 +42,9 @@ LAYERS = {
 def layers(x, causal):
   """Layer name -> (function of (variables, x), arguments)."""
   T = x.shape[1]
-  linen_mask = nn.make_causal_mask(jnp.ones((1, T)), dtype=bool)
+  linen_mask = None
+  if causal:
+    linen_mask = nn.make_causal_mask(jnp.ones((1, T)), dtype=bool)
   linen = nn.MultiHeadDotProductAttention(num_heads=H)
   jax_nn = nn.MultiHeadDotProductAttention(
     num_heads=H,
@@ -50,17 +52,13 @@ def layers(x, causal):
       q, k, v, is_causal=causal
     ),
   )
-  cases = {
-    'linen': (linen, linen_mask if causal else None),
-    'linen with jax.nn': (jax_nn, None),
-  }
+  cases = {'linen': (linen, linen_mask), 'linen with jax.nn': (jax_nn, None)}
   mask = attention.Mask(causal=True) if causal else None
   for name, fields in LAYERS.items():
     cases[name] = attention.build(num_heads=H, **fields), mask
 
   def case(layer, mask):
-    rows = jnp.zeros((1, T, D))
-    variables = layer.init(jax.random.key(0), rows)
+    variables = layer.init(jax.random.key(0), jnp.zeros((1, T, D)))
     return lambda v, x: layer.apply(v, x, mask=mask), (variables, x)
 
   return {name: case(*args) for name, args in cases.items()}

@@ -19,3 +19,18 @@ def parse(text):
     raise json.JSONDecodeError('Nested too deeply', text, 0) from None
   except ValueError:
     raise json.JSONDecodeError('Number of too many digits', text, 0) from None
+
+
+def read_object(path):
+  """The object in a JSON file, a dict; a ValueError names the file."""
+  try:
+    value = parse(path.read_text('utf-8'))
+  except OSError as e:
+    raise ValueError(f'{path}: {e.strerror}.') from e
+  except ValueError as e:
+    raise ValueError(f'{path} is no JSON: {e}.') from e
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{path} holds a {type(value).__name__}, expected {{...}}.'
+    )
+  return value

@@ -162,7 +162,7 @@ def blockwise(
 
   Args:
     q, k, v, key_bias, mask, rate, key, precision: as in `grouped`.
-    block: queries at a time; by default what keeps a block in cache.
+    block: queries at a time; by default blocks.block_size.
     flash: a flash.Flash to run in instead, if it fits these inputs.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)

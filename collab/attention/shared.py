@@ -33,7 +33,7 @@ class Sides(NamedTuple):
 
 
 def sides(B, T, S, H, V, rate, precision, block, flash):
-  """Sides with `block` queries at a time, or what keeps a block in cache.
+  """Sides with `block` queries at a time, or blocks.block_size.
 
   With flash, a flash.Flash or None, both run in it.
   """

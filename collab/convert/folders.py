@@ -23,21 +23,6 @@ CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
-def read_json(path):
-  """The object in a JSON file; a ValueError names the file."""
-  try:
-    value = json_text.parse(path.read_text('utf-8'))
-  except OSError as e:
-    raise ValueError(f'{path}: {e.strerror}.') from e
-  except ValueError as e:
-    raise ValueError(f'{path} is no JSON: {e}.') from e
-  if not isinstance(value, dict):
-    raise ValueError(
-      f'{path} holds a {type(value).__name__}, expected {{...}}.'
-    )
-  return value
-
-
 def read_tokenizer(folder):
   """The text of tokenizer.json, '' if there is none."""
   path = folder / TOKENIZER
@@ -56,7 +41,7 @@ def read_tensors(folder):
   index = folder / INDEX
   if not index.exists():
     raise ValueError(_nothing(folder))
-  shards = read_json(index).get('weight_map')
+  shards = json_text.read_object(index).get('weight_map')
   if not isinstance(shards, dict) or not shards:
     raise ValueError(f'{index} has no weight_map of names and files.')
   for shard in shards.values():

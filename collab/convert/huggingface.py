@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from collab import models
+from collab import json_text, models
 from collab.convert import folders, plans
 from collab.convert.families import FAMILIES
 from collab.models import layers
@@ -64,7 +64,7 @@ def load(folder, allow=()) -> Pretrained:
   """
   folder = pathlib.Path(folder)
   allow = (allow,) if isinstance(allow, str) else tuple(allow)
-  config = folders.read_json(folder / folders.CONFIG)
+  config = json_text.read_object(folder / folders.CONFIG)
   found = folders.read_tensors(folder)
   try:
     plan = plans.make(config, pooler=any('pooler.' in name for name in found))

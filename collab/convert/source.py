@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
+from collab import json_text
 from collab.convert import folders, huggingface
 from collab.training import checkpoint, files
 from collab.training import workdir as workdirs
@@ -136,7 +137,7 @@ def write_origin(folder, pretrained):
 def _read_origin(folder, model, params):
   if not folder.exists():
     return None
-  kept = folders.read_json(folder / 'origin.json')
+  kept = json_text.read_object(folder / 'origin.json')
   if missing := {'family', 'config', 'names'} - kept.keys():
     raise ValueError(f'{folder}/origin.json has no {", ".join(missing)}.')
   tokenizer = folder.parent / 'tokenizer.json'

@@ -117,7 +117,7 @@ def read(workdir):
     ValueError: it is damaged.
   """
   path = pathlib.Path(workdir) / 'run.json'
-  kept = _object(path)
+  kept = json_text.read_object(path)
   config = kept.get('config')
   if not isinstance(config, dict):
     raise ValueError(f'{path} is damaged: it has no config.')
@@ -142,20 +142,7 @@ def read_model(workdir):
     raise ValueError(
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
     )
-  return _tuples(_object(path))
-
-
-def _object(path):
-  """The object in a JSON file of a workdir."""
-  try:
-    value = json_text.parse(path.read_text('utf-8'))
-  except ValueError as e:
-    raise ValueError(f'{path} is damaged: {e}.') from e
-  if not isinstance(value, dict):
-    raise ValueError(
-      f'{path} is damaged: it is {type(value).__name__}, expected an object.'
-    )
-  return value
+  return _tuples(json_text.read_object(path))
 
 
 def config_hash(config):

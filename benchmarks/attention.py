@@ -6,10 +6,11 @@ r"""Every variant and kernel against linen's MHA and jax.nn's attention.
 Whole layers (projections included) and bare kernels, forward and forward plus
 backward (all parameters and the input), float32, D=768, H=12, 2,048 tokens at
 each length (or one row, if that is longer). `share` is of linen's time in the
-same run; `of limit` the share that is reached of the rate of a 2048-cubed
+same run; `of GEMM` the share that is reached of the rate of a 2048-cubed
 product, measured in the same run, by the FLOPs of the matrix products that the
-layer's programs have (collab.accounting; what a causal kernel skips is not in
-them, linen's count as those of `mha`).
+layer's program has (what a causal kernel skips is not in them); `products` what
+these take alone, one by one at their shapes, which is the limit of the layer,
+and its share of linen's time.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 
 from benchmarks import protocol
 from collab import attention
-from collab.accounting import layer as accounted
 from collab.attention import kernels
 
 D, H, TOKENS = 768, 12, 2048
@@ -102,29 +102,21 @@ def with_backward(function):
   )(*arguments)
 
 
-def add_limits(figures, x, causal, gemm):
-  """To forward and backward of the layers: FLOPs, and their share of gemm's."""
-  B, T, D = x.shape
-  for name, figure in figures.items():
-    fields = dict(num_heads=H) | LAYERS.get(name, LAYERS['mha'])
-    flops = B * accounted.of(fields, D, T, causal=causal).training
-    figure |= dict(flops=flops, of_limit=flops / gemm / figure['ms'] * 1e3)
-
-
-def table(title, forward, both):
+def table(title, forward, both, gemm):
   print(f'\n{title}')
   print(
     f'{"":20}{"forward":>10}{"share":>7}{"+backward":>11}{"share":>7}'
-    f'{"of limit":>9}{"temporary":>13}{"share":>7}'
+    f'{"temporary":>13}{"share":>7}{"of GEMM":>9}{"products":>11}{"share":>7}'
   )
   base = forward['linen'], both['linen']
   for name in forward:
     f, b = forward[name], both[name]
-    limit = f'{b["of_limit"]:.2f}' if 'of_limit' in b else ''
     print(
       f'{name:20}{f["ms"]:7.2f} ms{f["ms"] / base[0]["ms"]:7.2f}'
-      f'{b["ms"]:8.2f} ms{b["ms"] / base[1]["ms"]:7.2f}{limit:>9}'
+      f'{b["ms"]:8.2f} ms{b["ms"] / base[1]["ms"]:7.2f}'
       f'{b["temp_mib"]:9.1f} MiB{b["temp_mib"] / base[1]["temp_mib"]:7.2f}'
+      f'{b["flops"] / gemm / b["ms"] * 1e3:9.2f}'
+      f'{b["product_ms"]:8.2f} ms{b["product_ms"] / base[1]["ms"]:7.2f}'
     )
 
 
@@ -150,14 +142,13 @@ def main():
       cases = cases(x, args.causal)
       title = f'{what}, B={B}, T={T}{", causal" * args.causal}'
       forward = protocol.measure(cases, args.rounds, f'{title}, forward')
+      cases = {name: (with_backward(f), a) for name, (f, a) in cases.items()}
       both = protocol.measure(
-        {name: (with_backward(f), a) for name, (f, a) in cases.items()},
-        args.rounds,
-        f'{title}, forward and backward',
+        cases, args.rounds, f'{title}, forward and backward'
       )
-      if what == 'layer':
-        add_limits(both, x, args.causal, gemm)
-      table(title, forward, both)
+      for name, limit in protocol.products(cases, args.rounds).items():
+        both[name] |= limit
+      table(title, forward, both, gemm)
       figures[title] = dict(forward=forward, forward_backward=both)
   if args.save:
     protocol.save('attention_causal' if args.causal else 'attention', figures)

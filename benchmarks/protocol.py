@@ -6,7 +6,9 @@ an order that is shuffled anew each round; the median of a case is its figure,
 and only ratios within one run are quoted.
 """
 
+import collections
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -20,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
+
+from collab.accounting import trace
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
@@ -68,6 +72,43 @@ def measure(cases, rounds, title, carried=None):
     temp = run.memory_analysis().temp_size_in_bytes / 2**20
     figures[name] = dict(ms=ms, low=low, high=high, temp_mib=temp)
   return figures
+
+
+def products(cases, rounds):
+  """What the matrix products of each case take one by one, at their shapes.
+
+  No program that has to make these products is faster than they are.
+
+  Args:
+    cases: as `measure` takes them.
+    rounds: how often each product runs.
+
+  Returns:
+    dict of name -> dict(product_ms, flops): their sum in milliseconds, and
+    their FLOPs.
+  """
+  counted = {
+    name: trace.products(function, *arguments)
+    for name, (function, arguments) in cases.items()
+  }
+  every = sum(counted.values(), collections.Counter())
+  alone = {
+    p: (
+      functools.partial(
+        jax.lax.dot_general, dimension_numbers=p.dimension_numbers
+      ),
+      (jnp.ones(p.left), jnp.ones(p.right)),
+    )
+    for p in every
+  }
+  times = measure(alone, rounds, 'products')
+  return {
+    name: dict(
+      product_ms=sum(times[p]['ms'] * n for p, n in found.items()),
+      flops=sum(p.flops * n for p, n in found.items()),
+    )
+    for name, found in counted.items()
+  }
 
 
 def gemm_rate():

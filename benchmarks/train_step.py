@@ -12,9 +12,7 @@ step with these products is faster, and `of limit` is the share that is reached.
 """
 
 import argparse
-import collections
 import contextlib
-import functools
 import importlib
 import io
 import json
@@ -29,7 +27,6 @@ import optax
 
 from benchmarks import protocol
 from collab import models, tasks
-from collab.accounting import trace
 from collab.training import optim
 from collab.training import workdir as workdirs
 import train
@@ -66,32 +63,6 @@ def bare_step(config, task):
     return optax.apply_updates(params, updates), opt, logged
 
   return step, (params, tx.init(params), batch, jax.random.key(0))
-
-
-def product_ms(steps, rounds):
-  """What the matrix products of each step take alone, their FLOPs; by name."""
-  counted = {
-    name: trace.products(step, *arguments)
-    for name, (step, arguments) in steps.items()
-  }
-  every = sum(counted.values(), collections.Counter())
-  cases = {
-    p: (
-      functools.partial(
-        jax.lax.dot_general, dimension_numbers=p.dimension_numbers
-      ),
-      (jnp.ones(p.left), jnp.ones(p.right)),
-    )
-    for p in every
-  }
-  times = protocol.measure(cases, rounds, 'products')
-  return {
-    name: dict(
-      product_ms=sum(times[p]['ms'] * n for p, n in found.items()),
-      flops=sum(p.flops * n for p, n in found.items()),
-    )
-    for name, found in counted.items()
-  }
 
 
 def loop_rate(config, steps):
@@ -159,7 +130,7 @@ def main():
       cases[variant] = bare_step(config_of(variant), task)
     gemm = protocol.gemm_rate() / 1e9
     figures = protocol.measure(cases, args.rounds, 'steps')
-    products = product_ms(cases, args.rounds)
+    products = protocol.products(cases, args.rounds)
     batches = data_rate(task)
   print(f'\nmatrix product  {gemm:6.0f} GFLOP/s')
   print(

@@ -51,9 +51,13 @@ class Options(NamedTuple):
 
 
 def block_size(B, row_floats, T):
-  """Queries at a time that keep a block within the backend's budget."""
+  """Queries at a time that keep a block within the backend's budget.
+
+  All of them if that is not twice as much: two small ones are slower than one.
+  """
   budget = BLOCK_BYTES.get(jax.default_backend(), DEFAULT_BLOCK_BYTES)
-  return max(1, min(T, budget // (4 * B * row_floats)))
+  row = 4 * B * row_floats
+  return T if T * row <= 2 * budget else max(1, budget // row)
 
 
 def keep_pairs(key, rate, start, size, stop):

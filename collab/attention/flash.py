@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-from collab.attention import block_math, flash_tiles
+from collab.attention import block_math, flash_devices, flash_tiles
 from collab.attention.flash_tiles import Rows
 
 MASKED = block_math.MASKED
@@ -140,29 +140,42 @@ class Flash(NamedTuple):
     causal = mask is not None and mask.causal
     fill = (jnp.inf, MASKED) if queries else (MASKED, jnp.inf)
     own, other = self._pad(own, fill[0]), _lie(self._pad(other, fill[1]))
-    arrays = jax.tree.leaves((own[:3], other[:3]))
+    padded = Rows(*flash_tiles.each(self._lanes, like[:3]), *like[3:])
+    run = functools.partial(
+      self._tiles,
+      functools.partial(kernel, queries=queries, causal=causal),
+      padded,
+      flash_tiles.tiles(
+        own.a.shape[2] // b, other.a.shape[2] // b, queries, causal
+      ),
+    )
+    if jax.device_count() > 1:
+      run = functools.partial(flash_devices.over_examples, run)
+    out = run(own, other)
+    return jax.tree.map(lambda x, width: x[:, :, :n, :width], out, like)
+
+  def _tiles(self, kernel, like, tiles, own, other):
+    """The Pallas call; `tiles` are computed of each example and head."""
+    arrays, b = jax.tree.leaves((own[:3], other[:3])), self.block
     B, N = (max(x.shape[i] for x in arrays) for i in (0, 1))
-    i, j = own.a.shape[2] // b, other.a.shape[2] // b
+    n = own.a.shape[2]
 
     def result(width):
-      return jax.ShapeDtypeStruct((B, N, i * b, width), jnp.float32)
+      return jax.ShapeDtypeStruct((B, N, n, width), jnp.float32)
 
-    padded = Rows(*flash_tiles.each(self._lanes, like[:3]), *like[3:])
-    shapes = jax.tree.map(result, padded)
-    pairs = B * N * b**2 * flash_tiles.tiles(i, j, queries, causal)
+    shapes = jax.tree.map(result, like)
     blocks = lambda x: _spec(x.shape, N, b)
     whole = lambda x: _spec(x.shape, N)
-    out = pl.pallas_call(
-      functools.partial(kernel, queries=queries, causal=causal),
-      grid=(B * N, i),
+    return pl.pallas_call(
+      kernel,
+      grid=(B * N, n // b),
       in_specs=[jax.tree.map(blocks, own), jax.tree.map(whole, other)],
       out_specs=[jax.tree.map(blocks, shapes)],
       out_shape=[shapes],
       interpret=self.platform == 'interpret',
       compiler_params=COMPILER.get(self.platform),
-      cost_estimate=_cost(own, other, shapes, pairs),
+      cost_estimate=_cost(own, other, shapes, B * N * b**2 * tiles),
     )(own, other)[0]
-    return jax.tree.map(lambda x, width: x[:, :, :n, :width], out, like)
 
   def _pad(self, rows, fill):
     """Rows to blocks, widths to lanes; `fill` is the line's of such rows."""
@@ -204,10 +217,9 @@ ACCUMULATORS = 256  # columns of a GPU block's, in float32 registers
 def plan(q, k, v, mask, H, rate, precision):
   """The Flash for these inputs on this backend, or None: XLA runs them.
 
-  None on CPU and on several devices, among which XLA does not split the batch
-  of a Pallas call; with dropout, dense masks or positions of queries; where
-  dtype or precision is not the kernels'; where there is less than a block of
-  queries or keys, or rows are too many or too wide for the fast memory.
+  None on CPU; with dropout, dense masks or positions of queries; where dtype or
+  precision is not the kernels'; where there is less than a block of queries or
+  keys, or rows are too many or too wide for the fast memory.
 
   Args:
     q, k, v, mask, rate, precision: as in kernels.attend.
@@ -215,7 +227,7 @@ def plan(q, k, v, mask, H, rate, precision):
   """
   flash = BACKENDS.get(jax.default_backend())
   (T, K), (S, V) = q.shape[1::2], v.shape[1::2]
-  if flash is None or jax.device_count() > 1 or rate:
+  if flash is None or rate:
     return None
   if mask and (mask.dense is not None or mask.q_positions is not None):
     return None

@@ -5,6 +5,7 @@ from collab.metrics.text import bleu, bleu_by, chrf
 from collab.metrics.tokens import (
   accuracy,
   cross_entropy,
+  logits_held,
   perplexity,
   projected_cross_entropy,
 )
@@ -15,6 +16,7 @@ __all__ = [
   'bleu_by',
   'chrf',
   'cross_entropy',
+  'logits_held',
   'perplexity',
   'projected_cross_entropy',
 ]

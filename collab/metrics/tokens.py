@@ -121,10 +121,28 @@ def _part(x, output, labels, weights, label_smoothing):
   return loss, dict(loss=loss, nll=nll, right=right, weight=weight)
 
 
+def logits_held(labels, V):
+  """'16.8 of 98.3 MB': what of a batch's logits exists at a time, in float32.
+
+  Args:
+    labels: [B, T], as `projected_cross_entropy` takes them.
+    V: size of the vocabulary.
+  """
+  B, T = labels.shape
+  whole = 4 * B * T * V / 1e6
+  return f'{whole / _parts(B, T, V):.1f} of {whole:.1f} MB'
+
+
+def _parts(B, T, V):
+  """How many parts, all alike, have at most PART logits, or one token a row."""
+  fits = (n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * V)
+  return next(fits, T)
+
+
 def _cut(tree, V):
-  """[B, T, ...] as [n, B, T / n, ...], n parts of at most PART logits."""
+  """[B, T, ...] as [n, B, T / n, ...], in n `_parts`."""
   B, T = tree[0].shape[:2]
-  n = next(n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * V)
+  n = _parts(B, T, V)
   return jax.tree.map(
     lambda x: jnp.moveaxis(x.reshape(B, n, T // n, *x.shape[2:]), 1, 0), tree
   )

@@ -129,6 +129,9 @@ class LanguageModel:
       n = len(stream.tokens)
       shown[f'words in {split}'] = stream.words
       shown[f'tokens a word in {split}'] = n / stream.words
+    shown['logits at a time'] = metrics.logits_held(
+      self.batch(0)['labels'], self._tokenizer.vocab_size
+    )
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _unigram(self, stream):

@@ -124,6 +124,9 @@ class MaskedLanguageModel:
     for split, stream in self._streams.items():
       shown[f'words in {split}'] = stream.words
     shown['masked of a row'] = f'{self._masked} of {self._length}'
+    shown['logits at a time'] = metrics.logits_held(
+      self.batch(0)['labels'], self._tokenizer.vocab_size
+    )
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _masked_rows(self, split, rows, rng):

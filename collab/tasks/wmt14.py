@@ -99,6 +99,9 @@ class Translation:
     shown = dict(corpus=self.corpus.name, vocabulary=self.tokenizer.vocab_size)
     dropped = self._tokenized('train').info['empty_lines_dropped']
     shown |= {f'empty lines in {k}': v for k, v in dropped.items() if v}
+    shown['logits at a time'] = metrics.logits_held(
+      self.batch(0)['labels'], self.tokenizer.vocab_size
+    )
     return shown | self._packed.statistics
 
   def translator(self, model, params):

@@ -173,8 +173,13 @@ def test_loss_and_nll_in_one_program_cost_one_softmax():
   assert exps[0] == exps[1] > 0
 
 
-@pytest.mark.parametrize('with_bias', [False, True])
-def test_projected_cross_entropy_is_that_of_all_logits(monkeypatch, with_bias):
+@pytest.mark.parametrize(
+  'with_bias, part, parts',
+  [(False, 2 * 39, 5), (True, 2 * 39, 5), (False, 38, 10), (True, 390, 1)],
+)
+def test_projected_cross_entropy_is_that_of_all_logits(
+  monkeypatch, with_bias, part, parts
+):
   B, T, D, V, e = 3, 10, 5, 13, 0.1
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (B, T, D))
@@ -182,7 +187,7 @@ def test_projected_cross_entropy_is_that_of_all_logits(monkeypatch, with_bias):
   bias = jax.random.normal(keys[2], (V,)) if with_bias else None
   labels = jnp.arange(B * T).reshape(B, T) % V
   weights = jnp.ones((B, T)).at[1, 7:].set(0).at[2, 3].set(0.5)
-  monkeypatch.setattr(tokens, 'PART', B * V * 2)  # five parts
+  monkeypatch.setattr(tokens, 'PART', part)  # of T = 10 logits of 3 x 13
 
   def projected(x, table, bias):
     sums = tokens.projected_cross_entropy(x, table, labels, weights, e, bias)
@@ -205,7 +210,15 @@ def test_projected_cross_entropy_is_that_of_all_logits(monkeypatch, with_bias):
   )
   assert both[0][0][1] == projected(x, table, bias)[1]
   made = jax.make_jaxpr(jax.grad(lambda x: projected(x, table, bias)[0]))(x)
-  assert not any(f'{B},{T},{V}' in str(v) for v in made.jaxpr.eqns)
+  in_full = any(f'{B},{T},{V}' in str(v) for v in made.jaxpr.eqns)
+  assert in_full == (parts == 1)
+
+
+def test_logits_held():
+  held = lambda B, T, V: metrics.logits_held(np.zeros((B, T)), V)
+  assert held(48, 64, 4000) == '12.3 of 49.2 MB'
+  assert held(5, 7, 100) == '0.0 of 0.0 MB'
+  assert held(256, 10, 50_257) == '51.5 of 514.6 MB'  # a token a row
 
 
 def test_accuracy_counts_the_weight_of_what_is_right():

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""One HTML page on a run, or on several beside each other.
+
+  python -m experiments.report RUN
+  python -m experiments.report RUN --text='A sentence of your own.'
+  python -m experiments.report SWEEP --out=sweep.html
+  python -m experiments.report RUN RUN RUN
+
+RUN is a workdir, SWEEP a folder of workdirs, perhaps one folder deeper. The
+page needs no other file and no network. Of a run: results, learning curves,
+attention maps of an example, how alike the heads are, cost beside multi-head
+attention, config. Of several: means and standard deviations over seeds, and
+learning curves.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from collab.training import files
+from experiments.report import comparison, one, runs
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.report',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('runs', nargs='+', metavar='RUN_OR_SWEEP')
+  parser.add_argument(
+    '--text',
+    default='',
+    help='for the attention maps of one run; default: its training data',
+  )
+  parser.add_argument(
+    '--out',
+    default='',
+    metavar='FILE',
+    help='default: report.html in RUN_OR_SWEEP, of several in this folder',
+  )
+  args = parser.parse_args()
+  try:
+    print(write(args.runs, args.text, args.out))
+  except (ValueError, OSError) as e:
+    sys.exit(f'report: {" ".join(str(e).split())}')
+
+
+def write(paths, text='', out=''):
+  """Writes the page; returns its path.
+
+  Raises:
+    ValueError, OSError: what cannot be read or written.
+  """
+  found = [runs.read(folder) for folder in runs.find(paths)]
+  if not out:
+    out = pathlib.Path(paths[0] if len(paths) == 1 else '.') / 'report.html'
+  if len(found) == 1:
+    html = one.write(found[0], text)
+  elif text:
+    raise ValueError(f'--text is for one run, got {len(found)}.')
+  else:
+    html = comparison.write(paths, found)
+  files.write_text(out, html)
+  return out
+
+
+if __name__ == '__main__':
+  main()

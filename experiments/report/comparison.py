@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of several runs: arms beside each other, seeds together.
+
+An arm is a config but for its seed; arms of one task are compared.
+"""
+
+import statistics
+
+from collab import accounting, models
+from collab.training import workdir as workdirs
+from experiments.report import charts, one, page, runs
+
+SEED = ('seed', 'init_from')  # fine-tuning starts each seed from its own run
+SHOWN = ('train/loss', 'train/accuracy')  # and all of validation
+
+
+def write(paths, found):
+  """The page, HTML.
+
+  Args:
+    paths: that the user gave.
+    found: list of runs.Run.
+  """
+  tasks = {}
+  for run in found:
+    tasks.setdefault(run.task, []).append(run)
+  done = sum(bool(run.result) for run in found)
+  kind = 'outcome done' if done == len(found) else 'outcome'
+  dates = sorted(str(r.result['date']) for r in found if 'date' in r.result)
+  head = page.paragraph(f'{done} of {len(found)} runs are finished.', kind)
+  if dates:
+    span = dict.fromkeys((dates[0], dates[-1]))
+    head += page.paragraph(' to '.join(span), 'soft')
+  sections = {}
+  for task, some in tasks.items():
+    arms = of_arms(some)
+    sections |= {
+      f'{task}: results': results(arms),
+      f'{task}: learning curves': curves(arms),
+      f'{task}: cost': cost(arms),
+      f'{task}: runs': each(arms),
+    }
+  return page.page(f'{len(found)} runs of {", ".join(tasks)}', head, sections)
+
+
+def of_arms(some):
+  """{label: runs} of runs of one task, as the runs are ordered.
+
+  A label is the variant and, where one variant has several arms, the fields
+  that these differ in.
+  """
+  arms = {}
+  for run in some:
+    fields = {k: x for k, x in runs.flat(run.config).items() if k not in SEED}
+    arms.setdefault(repr(sorted(fields.items())), (run, fields, []))[2].append(
+      run
+    )
+  variants = {}
+  for run, fields, _ in arms.values():
+    variants.setdefault(run.variant, []).append(fields)
+  labelled = {}
+  for run, fields, members in arms.values():
+    others = variants[run.variant]
+    words = [
+      f'{key.rpartition(".")[2]}={value}'
+      for key, value in fields.items()
+      if any(value != other.get(key) for other in others)
+    ]
+    labelled[', '.join([run.variant, *words])] = members
+  return labelled
+
+
+def results(arms):
+  """Means and standard deviations over the seeds of each arm."""
+  scores = {
+    label: [run.result['metrics'] for run in some if run.result]
+    for label, some in arms.items()
+  }
+  every = [x for some in scores.values() for x in some]
+  if not every:
+    return page.paragraph('None yet.')
+  names = [name for name in every[0] if _differs(name, every)]
+  names.sort(key=lambda name: name not in runs.HEADLINES)
+  rows = [
+    (label, str(len(some)), *(_spread(name, some) for name in names))
+    for label, some in scores.items()
+  ]
+  about = 'Test: mean ± standard deviation over seeds'
+  return page.table(('arm', 'seeds', *names), rows, about)
+
+
+def _differs(name, every):
+  """Whether it is a number that says something about the runs."""
+  values = [scores.get(name) for scores in every]
+  numbers = all(isinstance(x, int | float) for x in values)
+  return numbers and '/' not in name and len({*values}) > 1
+
+
+def _spread(name, some):
+  if not some:
+    return ''
+  values = [scores[name] for scores in some]
+  mean = f'{statistics.mean(values):.4g}'
+  return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
+
+
+def curves(arms):
+  """A chart for each metric, a line for each run, a colour for each arm."""
+  found = {}
+  for label, some in arms.items():
+    for run in some:
+      for metric, parts in runs.curves(run).items():
+        for part, points in parts.items():
+          name = f'{part}/{metric}'
+          if name in SHOWN or part == 'val':
+            found.setdefault(name, []).append(charts.Curve(label, points))
+  drawn = [
+    charts.chart(name.replace('/', ' '), some) for name, some in found.items()
+  ]
+  return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ''
+
+
+def cost(arms):
+  """The attention layers' cost, an arm a row."""
+  rows = []
+  for label, (run, *_) in arms.items():
+    try:
+      model = models.build(**workdirs.read_model(run.folder))
+    except (ValueError, TypeError):
+      rows.append((label, 'not known', *[''] * (len(one.COSTS) - 1)))
+      continue
+    found = accounting.attention_cost(model, one.length(run))
+    amounts = [(getattr(found, k), unit) for k, (_, unit) in one.COSTS.items()]
+    cells = (f'{accounting.si(x)}{unit}' if x else '' for x, unit in amounts)
+    rows.append((label, *cells))
+  head = 'arm', *(told for told, _ in one.COSTS.values())
+  kept = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]
+  tokens = one.length(next(iter(arms.values()))[0])
+  return page.table(
+    [head[i] for i in kept],
+    [[row[i] for i in kept] for row in rows],
+    f'All attention layers; a sequence of {tokens:,} tokens',
+  )
+
+
+def each(arms):
+  """Outcome and command of each run, closed."""
+  parts = []
+  for label, some in arms.items():
+    items = ''.join(
+      page.paragraph(f'{run.name}: {runs.outcome(run)} {one.facts(run)}')
+      + page.code(run.command)
+      for run in some
+    )
+    parts.append(page.details(f'{label} ({len(some)})', items))
+  return ''.join(parts)

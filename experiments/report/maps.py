@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the heads of a trained model look in an example, and how alike.
+
+Axes: H heads of a layer, T queries, S keys, N heads of some layers.
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import numpy as np
+from scipy.special import entr
+import tokenizers
+
+from collab import models
+from collab.attention.core import Attention
+from collab.convert import calibration, graft, heads, redundancy
+from collab.data import examples, tokenizer
+from collab.models import vit
+from collab.tasks import wmt14
+
+MOST = 24  # tokens of a text: what a page has room to label
+
+
+class Layer(NamedTuple):
+  """The attention of one layer in one call.
+
+  Attributes:
+    name: 'encoder 0', 'decoder 1 cross'.
+    weights: float [H, T, S], of a softmax over S.
+    queries: T tokens, as text.
+    keys: S tokens, as text.
+  """
+
+  name: str
+  weights: np.ndarray
+  queries: list
+  keys: list
+
+  @property
+  def place(self):
+    """Of the layers like it: 'encoder', 'decoder', 'decoder cross'."""
+    return ' '.join(word for word in self.name.split() if word.isalpha())
+
+
+class Example(NamedTuple):
+  """What a model looks at.
+
+  Attributes:
+    about: what it is, for people.
+    batch: of the model, of one row.
+    tokens: {stack: tokens as text}, of 'encoder', 'decoder' or both.
+    picture: uint8 [S, S, C] of a model of images, or None.
+  """
+
+  about: str
+  batch: dict
+  tokens: dict
+  picture: np.ndarray | None = None
+
+
+# The example ------------------------------------------------------------------
+
+
+def example(found, text='') -> Example:
+  """A row of the run's training data, or a text.
+
+  Args:
+    found: convert.source.Source.
+    text: for the model to encode, to continue or to translate.
+
+  Raises:
+    ValueError: the data is not there, or the model does not read text.
+  """
+  return KINDS[found.model['name']](found, text)
+
+
+def _image(found, text):
+  if text:
+    raise ValueError(f'{found.folder} is a model of images: it has no --text.')
+  images = _training(found)['images'][:1]
+  data, model = found.config.data, found.model
+  pixels = images[0] * np.float32(data.std) + np.float32(data.mean)
+  picture = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
+  patches = (model['image_size'] // model['patch']) ** 2
+  names = [*vit.TOKENS[model['distillation']], *map(str, range(patches))]
+  about = 'An image of the training data, augmented as in training'
+  return Example(about, dict(images=images), dict(encoder=names), picture)
+
+
+def _row(found, text):
+  """One sequence, for an encoder or a decoder."""
+  words = _words(found)
+  if not text:
+    batch = _training(found)
+  elif found.model['name'] == 'encoder':
+    rows = examples.encode([(text,)], words, found.model['max_length'])
+    batch = examples.pad(rows, [0], int(rows.lengths[0]))
+  else:
+    batch = dict(tokens=np.int32([[words.bos_id, *words.encode(text)]]))
+  L = batch['tokens'].shape[-1]
+  n = int(batch['lengths'].flat[0]) if 'lengths' in batch else L
+  kept = min(n, MOST)
+  row = {
+    name: batch[name].reshape(-1, L)[:1, :kept]
+    for name in ('tokens', 'types')
+    if name in batch
+  }
+  about = f'{_whence(text)}, {_length(kept, n)}'
+  tokens = {found.model['name']: _spell(found, row['tokens'][0])}
+  return Example(about, row | dict(lengths=np.int32([kept])), tokens)
+
+
+def _pair(found, text):
+  """A source and a target: the model's own of a text, else the data's."""
+  if text:
+    words = _words(found)
+    model = models.build(**found.model)
+    (target,) = wmt14.translate(model, found.params, words, [text], beam=1)
+    whole = [*words.encode(text), words.eos_id], [words.bos_id]
+    whole[1].extend(words.encode(target))
+  else:
+    batch = _training(found)
+    whole = [
+      batch[name][0][batch[f'{side}_segments'][0] == 1]
+      for side, name in (('source', 'source'), ('target', 'target_inputs'))
+    ]
+  source, target = (np.int32(side[:MOST])[None] for side in whole)
+  row = dict(source=source, target_inputs=target)
+  for name, side in dict(source=source, target=target).items():
+    row[f'{name}_segments'] = np.ones_like(side)
+    row[f'{name}_positions'] = np.arange(side.shape[1], dtype=np.int32)[None]
+  cut = [_length(min(len(side), MOST), len(side)) for side in whole]
+  made = 'and its translation' if text else 'and its target'
+  about = f'{_whence(text)}, {cut[0]}, {made}, {cut[1]}'
+  tokens = dict(encoder=source[0], decoder=target[0])
+  return Example(about, row, {k: _spell(found, x) for k, x in tokens.items()})
+
+
+KINDS = dict(vit=_image, encoder=_row, decoder=_row, encoder_decoder=_pair)
+
+
+def _training(found):
+  """The first batch of the run's training data."""
+  return calibration.read(found, calibration.TRAIN, rows=1).batches[0]
+
+
+def _words(found):
+  if not found.tokenizer:
+    raise ValueError(f'{found.folder} has no tokenizer.json.')
+  return tokenizer.parse(found.tokenizer, f'{found.folder}/tokenizer.json')
+
+
+def _spell(found, ids):
+  """Tokens as text; special ones by their names."""
+  rules = tokenizers.Tokenizer.from_str(found.tokenizer)
+  spell = lambda i: rules.decode([int(i)], skip_special_tokens=False)
+  return [spell(i).strip() or '␣' for i in ids]
+
+
+def _whence(text):
+  return 'The given text' if text else 'From the training data'
+
+
+def _length(kept, n):
+  return f'{n} tokens' if kept == n else f'the first {kept} of {n} tokens'
+
+
+# Its maps ---------------------------------------------------------------------
+
+
+def attend(found, seen) -> list[Layer]:
+  """What each layer makes of an Example, in the order of their calls."""
+  fields = found.model | dict(scan=False, remat='none', dtype='float32')
+  if fields['name'] == 'encoder':  # whatever its head, it stops before that
+    fields |= dict(head='none', outputs=0, pooler=False)
+  model = models.build(**fields)
+
+  def sow(function, args, kwargs, context):
+    layer, method = context.module, context.method_name
+    if isinstance(layer, Attention) and method == '__call__':
+      kwargs = kwargs | dict(sow_weights=True)
+    return function(*args, **kwargs)
+
+  @jax.jit
+  def run(params, batch):
+    with nn.intercept_methods(sow):
+      return model.apply({'params': params}, batch, mutable='intermediates')
+
+  _, sown = run(found.params, seen.batch)
+  layers = []
+  for path in heads.ones(found.params):
+    calls = graft.get(sown['intermediates'], path)['attention_weights']
+    queries = seen.tokens[path[0]]
+    keys = seen.tokens['encoder'] if path[-1] == 'cross' else queries
+    for i, weights in enumerate(calls):  # more than one where layers share
+      name = redundancy.label(path)
+      if len(calls) > 1:
+        name = f'{name.rstrip("0")}{i}'
+      layers.append(Layer(name, np.asarray(weights[0]), queries, keys))
+  return layers
+
+
+def width(weights):
+  """Keys that a head looks at, 2^entropy, the mean over queries: [H].
+
+  Args:
+    weights: [H, T, S].
+  """
+  return np.exp(entr(weights).sum(-1)).mean(-1)
+
+
+def likeness(weights):
+  """1 - the Jensen-Shannon divergence of heads' maps in bits: [N, N].
+
+    1 - mean_t (h((p + q) / 2) - (h(p) + h(q)) / 2),  h the entropy
+
+  1 is the same map, 0 are maps that never look at the same key. Queries that
+  see one key only, as the first of a causal layer, do not count.
+
+  Args:
+    weights: [N, T, S], of heads with the same queries and keys.
+  """
+  open_ = (weights > 0).any(0).sum(-1) > 1
+  p = np.float64(weights[:, open_] if open_.any() else weights)
+  h = entr(p).sum(-1)
+  mixed = [entr((p + q) / 2).sum(-1) for q in p]
+  apart = np.stack(mixed) - (h[:, None] + h[None]) / 2
+  return np.clip(1 - apart.mean(-1) / np.log(2), 0, 1)

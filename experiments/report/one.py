@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of one run."""
+
+import sys
+
+from collab import accounting, models
+from collab.convert import source
+from collab.training import workdir as workdirs
+from experiments.report import charts, gallery, maps, page, runs
+
+# Of accounting.layer.Cost: what a cost is called, and its unit.
+COSTS = dict(
+  parameters=('parameters', ''),
+  forward=('forward', 'FLOP'),
+  training=('training', 'FLOP'),
+  activations=('kept for the backward pass', 'B'),
+  prefill=('prefill', 'FLOP'),
+  decode=('one token more', 'FLOP'),
+  cache=('cache', 'B'),
+)
+CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
+
+
+def write(run, text=''):
+  """The page of a runs.Run, as HTML; text: see maps.example."""
+  head = page.paragraph(
+    runs.outcome(run), 'outcome done' if run.result else 'outcome'
+  )
+  head += page.paragraph(facts(run), 'soft')
+  return page.page(
+    f'{run.task} with {run.variant}, seed {run.config["seed"]}',
+    head,
+    {
+      'Results': results(run),
+      'Learning curves': curves(run),
+      **attention(run, text),
+      'Cost': cost(run),
+      'Config': config(run),
+    },
+  )
+
+
+def facts(run):
+  """Date, sizes and time in a line."""
+  words, result = [], run.result
+  if 'date' in result:
+    words.append(str(result['date']))
+  for name, told in (
+    ('parameters', 'parameters'),
+    ('attention_parameters', 'in attention'),
+    ('seconds', 's of training'),
+  ):
+    if name in result:
+      words.append(f'{runs.number(result[name])} {told}')
+  words.append(run.name)
+  return ' · '.join(words)
+
+
+def results(run):
+  scores, when = run.result.get('metrics'), 'Test, after the last step'
+  if scores is None:
+    when = 'Validation, the last so far'
+    scores = {
+      name.removeprefix('val/'): value
+      for row in run.rows
+      for name, value in row.items()
+      if name.startswith('val/')
+    }
+  rows = [(name, runs.number(value)) for name, value in scores.items()]
+  if not rows:
+    return page.paragraph('None yet.')
+  return page.table(('metric', 'value'), rows, when)
+
+
+def curves(run):
+  """A chart for each metric, training and validation in one."""
+  drawn = [
+    charts.chart(
+      metric,
+      [charts.Curve(part, points) for part, points in parts.items()],
+      zero='per second' in metric,
+    )
+    for metric, parts in runs.curves(run).items()
+  ]
+  if not any(drawn):
+    return page.paragraph('None: metrics.jsonl has no two rows to draw.')
+  return f'<div class="charts">{"".join(drawn)}</div>'
+
+
+def attention(run, text):
+  """The sections with maps, or one that says why there are none."""
+  try:
+    found = source.read(run.folder)
+    seen = maps.example(found, text)
+    layers = maps.attend(found, seen)
+  except (ValueError, OSError) as e:
+    why = f'No attention maps: {" ".join(str(e).split())}'
+    print(f'report: {why}', file=sys.stderr)
+    return {'Attention': page.paragraph(why)}
+  return {
+    'Attention': gallery.show(seen, layers),
+    'Heads alike': gallery.alike(layers),
+  }
+
+
+def cost(run):
+  """The attention layers' cost beside that of multi-head attention."""
+  try:
+    model = models.build(**workdirs.read_model(run.folder))
+  except (ValueError, TypeError) as e:
+    return page.paragraph(f'Not known: {" ".join(str(e).split())}')
+  tokens = length(run)
+  own = accounting.attention_cost(model, tokens)
+  mha = accounting.attention_cost(accounting.with_mha(model), tokens)
+  rows = []
+  for name, (told, unit) in COSTS.items():
+    value, of = getattr(own, name), getattr(mha, name)
+    if of:  # a model that does not decode has no cache
+      amounts = [f'{accounting.si(x)}{unit}' for x in (value, of)]
+      rows.append((told, *amounts, f'{value / of:.3f}'))
+  about = f'All attention layers; a sequence of {tokens:,} tokens'
+  return page.table(('', run.variant, 'mha', 'share'), rows, about)
+
+
+def length(run):
+  """Tokens of a sequence, for accounting."""
+  if not run.config['total_steps']:
+    return CONVERTED_TOKENS
+  return accounting.tokens(workdirs.claim(None, run.folder))
+
+
+def config(run):
+  """Command, versions and all fields."""
+  fields = runs.flat(run.config).items()
+  versions = [(name, str(x)) for name, x in run.versions.items()]
+  return ''.join(
+    (
+      page.code(run.command),
+      page.details('Versions', page.table((), versions)),
+      page.details(
+        'All fields', page.table((), [(k, repr(x)) for k, x in fields])
+      ),
+    )
+  )

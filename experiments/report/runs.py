@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What workdirs say of their runs."""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+from collab import json_text
+from collab.training import logs
+from collab.training import workdir as workdirs
+
+# What a run is judged by: the first of these that its task has.
+HEADLINES = ('bleu', 'score', 'f1', 'top1', 'perplexity')
+DRAWN = ('train/', 'val/')
+NOT_DRAWN = ('train/skipped', 'train/weight')
+
+
+class Run(NamedTuple):
+  """A run, finished or not.
+
+  Attributes:
+    folder: its workdir.
+    command, versions, config: as in run.json.
+    rows: of metrics.jsonl.
+    result: result.json, {} before the end.
+  """
+
+  folder: pathlib.Path
+  command: str
+  versions: dict
+  config: dict
+  rows: list
+  result: dict
+
+  @property
+  def name(self):
+    return self.folder.resolve().name
+
+  @property
+  def task(self):
+    """'glue rte', 'lm', ..."""
+    task = self.config['task']
+    words = [str(task.get('name', '')), str(task.get('subtask', ''))]
+    return ' '.join(word for word in words if word)
+
+  @property
+  def variant(self):
+    return str(self.config['model'].get('attention', {}).get('name', ''))
+
+
+def find(paths):
+  """The workdirs that are meant by paths of workdirs or of folders of them.
+
+  Raises:
+    ValueError: a path is neither.
+  """
+  found = []
+  for path in map(pathlib.Path, paths):
+    if not path.is_dir():
+      raise ValueError(f'There is no folder {path}.')
+    files = ([path / 'run.json'], path.glob('*/run.json'))
+    deeper = path.glob('*/*/run.json')
+    for some in (*files, deeper):
+      folders = sorted(file.parent for file in some if file.exists())
+      if folders:
+        break
+    else:
+      raise ValueError(
+        f'{path} is neither a workdir (it has no run.json) nor a folder of '
+        'workdirs.'
+      )
+    found += folders
+  return list(dict.fromkeys(found))
+
+
+def read(folder) -> Run:
+  """A run by its workdir.
+
+  Raises:
+    ValueError: run.json, metrics.jsonl or result.json is damaged.
+  """
+  kept = workdirs.read(folder)
+  result, path = {}, folder / 'result.json'
+  if path.exists():
+    result = json_text.read_object(path)
+    if not isinstance(result.get('metrics'), dict):
+      raise ValueError(f'{path} is damaged: it has no metrics.')
+  return Run(
+    folder,
+    str(kept.get('command', '')),
+    kept.get('versions') or {},
+    kept['config'],
+    logs.read_rows(folder / 'metrics.jsonl'),
+    result,
+  )
+
+
+def headline(run):
+  """(name, value) of the metric that a finished run is judged by, or None."""
+  scores = run.result.get('metrics', {})
+  return next(((k, scores[k]) for k in HEADLINES if k in scores), None)
+
+
+def outcome(run):
+  """Whether it came to its end, and how well it did."""
+  total = run.config['total_steps']
+  if run.result:
+    words = f'Finished {run.result.get("steps", total):,} steps'
+    if found := headline(run):
+      words += f': {found[0]} {number(found[1])} on the test set'
+    return f'{words}.'
+  if not total:
+    return 'Converted from a checkpoint, not trained.'
+  step = max((row['step'] for row in run.rows), default=0)
+  return f'Not finished: {step:,} of {total:,} steps so far.'
+
+
+def curves(run):
+  """{metric: {'train' or 'val' or '': points}}, of metrics that change.
+
+  Speed begins after the first row, which has the compilation in it.
+  """
+  found = {}
+  for row in run.rows:
+    for name, value in row.items():
+      speed = logs.is_timing(name) and not name.startswith('time/')
+      if (name.startswith(DRAWN) and name not in NOT_DRAWN) or speed:
+        point = row['step'], as_float(value)
+        found.setdefault(name, []).append(point)
+  drawn = {}
+  for name, points in found.items():
+    if logs.is_timing(name):
+      points = points[1:]
+    if len({y for _, y in points}) > 1:
+      part, _, metric = name.rpartition('/')
+      drawn.setdefault(metric.replace('_', ' '), {})[part] = points
+  return drawn
+
+
+def as_float(value):
+  """A metric as a float; nan for what is no number."""
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    return math.nan
+
+
+def number(x):
+  """A value of any kind, as text."""
+  if isinstance(x, bool) or not isinstance(x, int | float):
+    return str(x)
+  return f'{x:,}' if isinstance(x, int) else f'{x:,.4g}'
+
+
+def flat(config, prefix=''):
+  """{'model.dim': 512, ...} of nested dicts."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      found |= flat(value, f'{prefix}{key}.')
+    else:
+      found[prefix + key] = value
+  return found

@@ -15,7 +15,7 @@ POINTS = 200  # of a curve, at most
 COLOURS = 8  # --c0 ... of page.html; further curves are dashed
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 12, 12, 40
 SCALE = matplotlib.colormaps['viridis'](np.linspace(0, 1, 64))[:, :3]
-LETTER = 7.2  # width, of labels of maps
+LETTER = 8.2  # of labels of maps, its width
 
 
 class Curve(NamedTuple):
@@ -33,45 +33,31 @@ class Curve(NamedTuple):
 # Curves -----------------------------------------------------------------------
 
 
-def chart(title, curves, x_label='step', zero=False):
-  """A <figure> of curves, '' if they have no finite point.
+def chart(title, curves, last, zero=False):
+  """A <figure> of curves over steps, '' if they have no finite point.
 
   Args:
     title: of the chart.
     curves: list of Curve.
-    x_label: of the horizontal axis.
+    last: step that the horizontal axis ends at.
     zero: whether the vertical axis begins at 0.
   """
-  finite = [p for c in curves for p in c.points if np.isfinite(p[1])]
-  if not finite:
+  ys = [y for curve in curves for _, y in curve.points if np.isfinite(y)]
+  if not ys:
     return ''
-  xs, ys = zip(*finite, strict=True)
-  x_axis = _ticks(0, max(xs), integer=True)
-  y_axis = _ticks(min(ys) if not zero else 0, max(ys))
-  x_span, y_span = (0, max(xs) or 1), (y_axis[0], y_axis[-1])
+  across = _ticks(0, last, integer=True)
+  up = _ticks(0 if zero else min(ys), max(ys))
 
   def place(x, y):
-    across = (x - x_span[0]) / (x_span[1] - x_span[0])
-    up = (y - y_span[0]) / (y_span[1] - y_span[0])
+    y = (y - up[0]) / (up[-1] - up[0])
     return (
-      LEFT + across * (WIDTH - LEFT - RIGHT),
-      HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
+      LEFT + x / last * (WIDTH - LEFT - RIGHT),
+      HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM),
     )
 
-  parts = []
-  for y in y_axis:
-    _, v = place(0, y)
-    end = WIDTH - RIGHT
-    parts.append(f'<path class="axis" d="M{LEFT} {v:.1f}H{end}"/>')
-    parts.append(_text(LEFT - 6, v + 4, f'{y:,.6g}', 'end'))
-  for x in x_axis:
-    if x <= x_span[1]:
-      u, _ = place(x, 0)
-      parts.append(_text(u, HEIGHT - BOTTOM + 18, f'{x:,.6g}', 'middle'))
-  parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_label, 'end'))
   styles = _styles(curves)
-  for curve in curves:
-    parts.append(_curve(curve, place, styles[curve.label]))
+  parts = [*_axes(across, up, place, last)]
+  parts += [_curve(curve, place, styles[curve.label]) for curve in curves]
   told = f'{title}: ' + '; '.join(_told(c) for c in curves[:COLOURS])
   svg = (
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -81,11 +67,25 @@ def chart(title, curves, x_label='step', zero=False):
   return f'<figure>{head}{_legend(styles)}{svg}</figure>'
 
 
+def _axes(across, up, place, last):
+  for y in up:
+    _, v = place(0, y)
+    yield f'<path class="axis" d="M{LEFT} {v:.1f}H{WIDTH - RIGHT}"/>'
+    yield _text(LEFT - 6, v + 4, f'{y:,.6g}', 'end')
+  for x in across:
+    if x <= last:
+      u, _ = place(x, 0)
+      yield _text(u, HEIGHT - BOTTOM + 18, f'{x:,.6g}', 'middle')
+  yield _text(WIDTH - RIGHT, HEIGHT - 4, 'step', 'end')
+
+
 def _ticks(low, high, **options):
   """Round numbers from low or below to high or above."""
   if low == high:
     low, high = (min(0, 2 * low), max(0, 2 * low)) if low else (0, 1)
-  found = ticker.MaxNLocator(5, **options).tick_values(low, high)
+  found = ticker.MaxNLocator(
+    5, steps=[1, 2, 2.5, 5, 10], **options
+  ).tick_values(low, high)
   return [float(x) for x in found]
 
 
@@ -155,11 +155,15 @@ def _text(x, y, text, anchor, more=''):
 
 
 def heat(grid):
-  """A data URL of a PNG, a pixel for each number of [T, S] from 0 to 1."""
-  levels = np.rint(np.clip(grid, 0, 1) * (len(SCALE) - 1))
-  image = Image.fromarray(levels.astype(np.uint8))
-  image.putpalette(np.rint(SCALE * 255).astype(np.uint8).tobytes())
-  return _url(image)
+  """A data URL of a PNG, a pixel for each number of [T, S] from 0 to 1.
+
+  What is exactly 0, as where a mask is, is transparent.
+  """
+  levels = 1 + np.rint(np.clip(grid, 0, 1) * (len(SCALE) - 1))
+  image = Image.fromarray(np.where(grid == 0, 0, levels).astype(np.uint8))
+  colours = np.rint(np.vstack([[1, 1, 1], SCALE]) * 255).astype(np.uint8)
+  image.putpalette(colours.tobytes())
+  return _url(image, transparency=0)
 
 
 def picture(pixels):
@@ -167,19 +171,20 @@ def picture(pixels):
   return _url(Image.fromarray(pixels.squeeze()))
 
 
-def _url(image):
+def _url(image, **options):
   file = io.BytesIO()
-  image.save(file, 'png', optimize=True)
+  image.save(file, 'png', optimize=True, **options)
   return f'data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
-def scale():
-  """What colours mean."""
-  url = heat(np.linspace(0, 1, len(SCALE))[None])
-  return f'<p class="scale soft">0 <img src="{url}" alt="from dark"> 1</p>'
+def scale(low=0):
+  """What colours mean, from `low` to 1."""
+  url = heat(np.linspace(1e-9, 1, len(SCALE))[None])
+  image = f'<img src="{url}" alt="from dark blue by green to yellow">'
+  return f'<p class="scale soft">{low:g} {image} 1</p>'
 
 
-def labelled(url, rows, columns, about, cell=18):
+def labelled(url, rows, columns, about, cell=15):
   """An SVG of a map with its rows' and columns' labels.
 
   Args:
@@ -194,9 +199,9 @@ def labelled(url, rows, columns, about, cell=18):
   width, height = left + cell * len(columns), top + cell * len(rows)
   parts = [_image(url, left, top, cell * len(columns), cell * len(rows))]
   for i, word in enumerate(rows):
-    parts.append(_text(left - 5, top + cell * (i + 0.75), _short(word), 'end'))
+    parts.append(_text(left - 5, top + cell * (i + 0.8), _short(word), 'end'))
   for i, word in enumerate(columns):
-    x, y = left + cell * (i + 0.75), top - 5
+    x, y = left + cell * (i + 0.8), top - 5
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"'
     parts.append(_text(x, y, _short(word), 'start', turn))
   return _svg(width, height, parts, about)
@@ -205,10 +210,10 @@ def labelled(url, rows, columns, about, cell=18):
 def over(url, picture_url, about):
   """An SVG of a map laid over a picture."""
   parts = [
-    _image(picture_url, 0, 0, 100, 100, 'under'),
-    _image(url, 0, 0, 100, 100, 'heat veil'),
+    _image(picture_url, 0, 0, 240, 240, 'under'),
+    _image(url, 0, 0, 240, 240, 'heat veil'),
   ]
-  return _svg(100, 100, parts, about)
+  return _svg(240, 240, parts, about)
 
 
 def matrix(grid, names, sizes, about, side=360):
@@ -237,7 +242,7 @@ def matrix(grid, names, sizes, about, side=360):
 def _svg(width, height, parts, about):
   return (
     f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-    f'style="max-width:{width * 1.2:.0f}px" '
+    f'style="max-width:{width * 1.25:.0f}px" '
     f'aria-label="{escape(about)}">{"".join(parts)}</svg>'
   )
 

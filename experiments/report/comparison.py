@@ -114,8 +114,10 @@ def curves(arms):
           name = f'{part}/{metric}'
           if name in SHOWN or part == 'val':
             found.setdefault(name, []).append(charts.Curve(label, points))
+  steps = [row['step'] for x in arms.values() for r in x for row in r.rows]
   drawn = [
-    charts.chart(name.replace('/', ' '), some) for name, some in found.items()
+    charts.chart(name.replace('/', ' '), some, last=max(steps))
+    for name, some in found.items()
   ]
   return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ''
 

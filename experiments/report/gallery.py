@@ -37,7 +37,11 @@ def show(seen, layers):
     layers: list of maps.Layer.
   """
   how = ROWS if seen.picture is None else PATCHES
-  parts = [page.paragraph(f'{seen.about}. {how} {KEYS}'), charts.scale()]
+  parts = [page.paragraph(f'{seen.about}. {how} {KEYS}')]
+  if seen.picture is not None:
+    url = charts.picture(seen.picture)
+    parts.append(f'<img class="picture" src="{url}" alt="The image">')
+  parts.append(charts.scale())
   places = set()
   for layer in layers:
     first = layer.place not in places
@@ -64,7 +68,7 @@ def _layer(seen, layer):
     f'<button type="button" aria-pressed="{"false" if h else "true"}">'
     f'<span class="{"under" if picture else ""}">'
     f'<img src="{url}" alt="{escape(words)}"></span>'
-    f'{escape(words.partition(", ")[2])}</button>'
+    f'{escape(words.partition(", ")[2]).replace(": ", "<br>")}</button>'
     for h, (url, words) in enumerate(zip(urls, about, strict=True))
   )
   style = f' style="--picture:url({under})"' if picture else ''
@@ -93,13 +97,15 @@ def alike(layers):
     matrix = maps.likeness(np.concatenate([x.weights for x in some]))
     sizes = [len(x.weights) for x in some]
     names = [x.name for x in some]
-    drawn = charts.matrix(matrix, names, sizes, f'Likeness of heads, {place}')
+    low = np.floor(10 * matrix.min()) / 10  # most are much alike
+    spread = (matrix - low) / (1 - low) if low < 1 else matrix
+    about = f'How alike the heads of {place} are, as the table says'
+    drawn = charts.matrix(spread, names, sizes, about)
     parts.append(
-      f'<h3>{escape(place)}</h3><div class="layer">'
+      f'<h3>{escape(place)}</h3>{charts.scale(low)}<div class="layer">'
       f'<figure class="matrix">{drawn}</figure>'
       f'{_table(matrix, names, sizes)}</div>'
     )
-  parts.insert(1, charts.scale())
   return ''.join(parts)
 
 

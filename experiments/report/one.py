@@ -32,9 +32,9 @@ def write(run, text=''):
     head,
     {
       'Results': results(run),
+      'Cost': cost(run),
       'Learning curves': curves(run),
       **attention(run, text),
-      'Cost': cost(run),
       'Config': config(run),
     },
   )
@@ -76,8 +76,9 @@ def curves(run):
   """A chart for each metric, training and validation in one."""
   drawn = [
     charts.chart(
-      metric,
+      metric if len(parts) > 1 else f'{next(iter(parts))} {metric}'.strip(),
       [charts.Curve(part, points) for part, points in parts.items()],
+      last=max(row['step'] for row in run.rows),
       zero='per second' in metric,
     )
     for metric, parts in runs.curves(run).items()

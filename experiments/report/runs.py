@@ -13,6 +13,11 @@ from collab.training import workdir as workdirs
 HEADLINES = ('bleu', 'score', 'f1', 'top1', 'perplexity')
 DRAWN = ('train/', 'val/')
 NOT_DRAWN = ('train/skipped', 'train/weight')
+SPEED = '_per_second'
+NAMES = dict(lr='learning rate')
+# Charts in this order, then the others, then these.
+FIRST = ('loss', 'nll', 'perplexity', 'accuracy', 'score')
+LAST = ('learning rate', 'gradient norm')
 
 
 class Run(NamedTuple):
@@ -116,25 +121,30 @@ def outcome(run):
 
 
 def curves(run):
-  """{metric: {'train' or 'val' or '': points}}, of metrics that change.
+  """{metric: {'train', 'val' or '': points}}, of metrics that change.
 
   Speed begins after the first row, which has the compilation in it.
   """
   found = {}
   for row in run.rows:
     for name, value in row.items():
-      speed = logs.is_timing(name) and not name.startswith('time/')
-      if (name.startswith(DRAWN) and name not in NOT_DRAWN) or speed:
-        point = row['step'], as_float(value)
-        found.setdefault(name, []).append(point)
-  drawn = {}
-  for name, points in found.items():
-    if logs.is_timing(name):
-      points = points[1:]
-    if len({y for _, y in points}) > 1:
+      if name in NOT_DRAWN or not name.startswith(DRAWN):
+        continue
       part, _, metric = name.rpartition('/')
-      drawn.setdefault(metric.replace('_', ' '), {})[part] = points
-  return drawn
+      metric = NAMES.get(metric, metric.replace('_', ' '))
+      point = row['step'], as_float(value)
+      found.setdefault(metric, {}).setdefault(part, []).append(point)
+  speeds = [name for name in (run.rows or [{}])[0] if SPEED in name]
+  for name in speeds:
+    points = [(x['step'], as_float(x[name])) for x in run.rows if name in x]
+    found[name.replace('_', ' ')] = {'': points[1:]}
+  changing = [
+    metric
+    for metric, parts in found.items()
+    if any(len({y for _, y in points}) > 1 for points in parts.values())
+  ]
+  order = [*FIRST, *(x for x in changing if x not in FIRST + LAST), *LAST]
+  return {metric: found[metric] for metric in order if metric in changing}
 
 
 def as_float(value):

@@ -39,7 +39,7 @@ def chart(title, curves, last, zero=False):
   Args:
     title: of the chart.
     curves: list of Curve.
-    last: step that the horizontal axis ends at.
+    last: step that the horizontal axis ends at, at least 1.
     zero: whether the vertical axis begins at 0.
   """
   ys = [y for curve in curves for _, y in curve.points if np.isfinite(y)]

@@ -4,13 +4,13 @@
 An arm is a config but for its seed; arms of one task are compared.
 """
 
+import re
 import statistics
 
 from collab import accounting, models
 from collab.training import workdir as workdirs
 from experiments.report import charts, one, page, runs
 
-SEED = ('seed', 'init_from')  # fine-tuning starts each seed from its own run
 SHOWN = ('train/loss', 'train/accuracy')  # and all of validation
 
 
@@ -49,25 +49,29 @@ def of_arms(some):
   A label is the variant and, where one variant has several arms, the fields
   that these differ in.
   """
-  arms = {}
+  arms, variants = {}, {}
   for run in some:
-    fields = {k: x for k, x in runs.flat(run.config).items() if k not in SEED}
-    arms.setdefault(repr(sorted(fields.items())), (run, fields, []))[2].append(
-      run
-    )
-  variants = {}
-  for run, fields, _ in arms.values():
+    fields = _but_seed(run.config)
+    arms.setdefault(repr(sorted(fields.items())), (fields, []))[1].append(run)
     variants.setdefault(run.variant, []).append(fields)
   labelled = {}
-  for run, fields, members in arms.values():
-    others = variants[run.variant]
+  for fields, members in arms.values():
+    variant = members[0].variant
     words = [
-      f'{key.rpartition(".")[2]}={value}'
-      for key, value in fields.items()
-      if any(value != other.get(key) for other in others)
+      f'{key.rpartition(".")[2]}={fields.get(key)}'
+      for key in dict.fromkeys(k for one in variants[variant] for k in one)
+      if len({repr(one.get(key)) for one in variants[variant]}) > 1
     ]
-    labelled[', '.join([run.variant, *words])] = members
+    labelled[', '.join([variant, *words])] = members
   return labelled
+
+
+def _but_seed(config):
+  """The fields; a run of seed 1 may well start from another's ...-s1."""
+  fields = runs.flat(config)
+  seed = fields.pop('seed')
+  start = re.sub(rf'\bs{seed}\b', 's', fields['init_from'])
+  return fields | dict(init_from=start)
 
 
 def results(arms):
@@ -90,16 +94,15 @@ def results(arms):
 
 
 def _differs(name, every):
-  """Whether it is a number that says something about the runs."""
-  values = [scores.get(name) for scores in every]
-  numbers = all(isinstance(x, int | float) for x in values)
-  return numbers and '/' not in name and len({*values}) > 1
+  """Whether it is a number that is not the same in all runs."""
+  values = [runs.as_float(scores.get(name)) for scores in every]
+  return '/' not in name and len({*values}) > 1
 
 
 def _spread(name, some):
   if not some:
     return ''
-  values = [scores[name] for scores in some]
+  values = [runs.as_float(scores.get(name)) for scores in some]
   mean = f'{statistics.mean(values):.4g}'
   return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
 
@@ -132,8 +135,10 @@ def cost(arms):
       rows.append((label, 'not known', *[''] * (len(one.COSTS) - 1)))
       continue
     found = accounting.attention_cost(model, one.length(run))
-    amounts = [(getattr(found, k), unit) for k, (_, unit) in one.COSTS.items()]
-    cells = (f'{accounting.si(x)}{unit}' if x else '' for x, unit in amounts)
+    cells = [
+      one.amount(getattr(found, name), unit)
+      for name, (_, unit) in one.COSTS.items()
+    ]
     rows.append((label, *cells))
   head = 'arm', *(told for told, _ in one.COSTS.values())
   kept = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]

@@ -72,7 +72,10 @@ def example(found, text='') -> Example:
   Raises:
     ValueError: the data is not there, or the model does not read text.
   """
-  return KINDS[found.model['name']](found, text)
+  kind = found.model.get('name')
+  if kind not in KINDS:
+    raise ValueError(f'{found.folder}/model.json is damaged: name is {kind!r}.')
+  return KINDS[kind](found, text)
 
 
 def _image(found, text):
@@ -90,13 +93,14 @@ def _image(found, text):
 
 def _row(found, text):
   """One sequence, for an encoder or a decoder."""
-  words = _words(found)
   if not text:
     batch = _training(found)
   elif found.model['name'] == 'encoder':
+    words = _words(found)
     rows = examples.encode([(text,)], words, found.model['max_length'])
     batch = examples.pad(rows, [0], int(rows.lengths[0]))
   else:
+    words = _words(found)
     batch = dict(tokens=np.int32([[words.bos_id, *words.encode(text)]]))
   L = batch['tokens'].shape[-1]
   n = int(batch['lengths'].flat[0]) if 'lengths' in batch else L

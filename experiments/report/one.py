@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of one run."""
 
+import pathlib
 import sys
 
 from collab import accounting, models
@@ -42,7 +43,7 @@ def write(run, text=''):
 
 def facts(run):
   """Date, sizes and time in a line."""
-  words, result = [], run.result
+  words, result = [run.name], run.result
   if 'date' in result:
     words.append(str(result['date']))
   for name, told in (
@@ -52,7 +53,9 @@ def facts(run):
   ):
     if name in result:
       words.append(f'{runs.number(result[name])} {told}')
-  words.append(run.name)
+  data = run.config['data']
+  if source := data.get('path') or data.get('corpus'):
+    words.append(f'data {pathlib.PurePath(str(source)).name}')
   return ' · '.join(words)
 
 
@@ -94,7 +97,7 @@ def attention(run, text):
     found = source.read(run.folder)
     seen = maps.example(found, text)
     layers = maps.attend(found, seen)
-  except (ValueError, OSError) as e:
+  except (ValueError, TypeError, OSError) as e:
     why = f'No attention maps: {" ".join(str(e).split())}'
     print(f'report: {why}', file=sys.stderr)
     return {'Attention': page.paragraph(why)}
@@ -117,10 +120,18 @@ def cost(run):
   for name, (told, unit) in COSTS.items():
     value, of = getattr(own, name), getattr(mha, name)
     if of:  # a model that does not decode has no cache
-      amounts = [f'{accounting.si(x)}{unit}' for x in (value, of)]
-      rows.append((told, *amounts, f'{value / of:.3f}'))
+      row = told, amount(value, unit), amount(of, unit), f'{value / of:.3f}'
+      rows.append(row)
   about = f'All attention layers; a sequence of {tokens:,} tokens'
   return page.table(('', run.variant, 'mha', 'share'), rows, about)
+
+
+def amount(x, unit):
+  """'12.3 MB', '' for none."""
+  if not x:
+    return ''
+  found = accounting.si(x)
+  return f'{found}{unit}' if ' ' in found else f'{found} {unit}'.strip()
 
 
 def length(run):

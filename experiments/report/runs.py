@@ -85,6 +85,9 @@ def read(folder) -> Run:
     ValueError: run.json, metrics.jsonl or result.json is damaged.
   """
   kept = workdirs.read(folder)
+  versions = kept.get('versions', {})
+  if not isinstance(versions, dict):
+    raise ValueError(f'{folder}/run.json is damaged: versions is {versions!r}.')
   result, path = {}, folder / 'result.json'
   if path.exists():
     result = json_text.read_object(path)
@@ -93,7 +96,7 @@ def read(folder) -> Run:
   return Run(
     folder,
     str(kept.get('command', '')),
-    kept.get('versions') or {},
+    versions,
     kept['config'],
     logs.read_rows(folder / 'metrics.jsonl'),
     result,
@@ -110,7 +113,7 @@ def outcome(run):
   """Whether it came to its end, and how well it did."""
   total = run.config['total_steps']
   if run.result:
-    words = f'Finished {run.result.get("steps", total):,} steps'
+    words = f'Finished {number(run.result.get("steps", total))} steps'
     if found := headline(run):
       words += f': {found[0]} {number(found[1])} on the test set'
     return f'{words}.'
@@ -134,7 +137,7 @@ def curves(run):
       metric = NAMES.get(metric, metric.replace('_', ' '))
       point = row['step'], as_float(value)
       found.setdefault(metric, {}).setdefault(part, []).append(point)
-  speeds = [name for name in (run.rows or [{}])[0] if SPEED in name]
+  speeds = dict.fromkeys(k for row in run.rows for k in row if SPEED in k)
   for name in speeds:
     points = [(x['step'], as_float(x[name])) for x in run.rows if name in x]
     found[name.replace('_', ' ')] = {'': points[1:]}
@@ -157,6 +160,8 @@ def as_float(value):
 
 def number(x):
   """A value of any kind, as text."""
+  if isinstance(x, list):
+    return ', '.join(map(number, x))
   if isinstance(x, bool) or not isinstance(x, int | float):
     return str(x)
   return f'{x:,}' if isinstance(x, int) else f'{x:,.4g}'

@@ -55,6 +55,8 @@ def write(paths, text='', out=''):
   found = [runs.read(folder) for folder in runs.find(paths)]
   if not out:
     out = pathlib.Path(paths[0] if len(paths) == 1 else '.') / 'report.html'
+  elif not (folder := pathlib.Path(out).absolute().parent).is_dir():
+    raise ValueError(f'--out={out}: there is no folder {folder}.')
   if len(found) == 1:
     html = one.write(found[0], text)
   elif text:

@@ -33,20 +33,19 @@ class Curve(NamedTuple):
 # Curves -----------------------------------------------------------------------
 
 
-def chart(title, curves, last, zero=False):
+def chart(title, curves, last):
   """A <figure> of curves over steps, '' if they have no finite point.
 
   Args:
     title: of the chart.
     curves: list of Curve.
     last: step that the horizontal axis ends at, at least 1.
-    zero: whether the vertical axis begins at 0.
   """
   ys = [y for curve in curves for _, y in curve.points if np.isfinite(y)]
   if not ys:
     return ''
   across = _ticks(0, last, integer=True)
-  up = _ticks(0 if zero else min(ys), max(ys))
+  up = _ticks(min(ys), max(ys))
 
   def place(x, y):
     y = (y - up[0]) / (up[-1] - up[0])

@@ -4,6 +4,7 @@
 An arm is a config but for its seed; arms of one task are compared.
 """
 
+import math
 import re
 import statistics
 
@@ -11,7 +12,7 @@ from collab import accounting, models
 from collab.training import workdir as workdirs
 from experiments.report import charts, one, page, runs
 
-SHOWN = ('train/loss', 'train/accuracy')  # and all of validation
+SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
 
 
 def write(paths, found):
@@ -33,12 +34,12 @@ def write(paths, found):
     head += page.paragraph(' to '.join(span), 'soft')
   sections = {}
   for task, some in tasks.items():
-    arms = of_arms(some)
+    arms, of = of_arms(some), f' of {task}' if len(tasks) > 1 else ''
     sections |= {
-      f'{task}: results': results(arms),
-      f'{task}: learning curves': curves(arms),
-      f'{task}: cost': cost(arms),
-      f'{task}: runs': each(arms),
+      f'Results{of}': results(arms),
+      f'Learning curves{of}': curves(arms),
+      f'Cost{of}': cost(arms),
+      f'Runs{of}': each(arms),
     }
   return page.page(f'{len(found)} runs of {", ".join(tasks)}', head, sections)
 
@@ -83,7 +84,7 @@ def results(arms):
   every = [x for some in scores.values() for x in some]
   if not every:
     return page.paragraph('None yet.')
-  names = [name for name in every[0] if _differs(name, every)]
+  names = [name for name in every[0] if _tells(name, every)]
   names.sort(key=lambda name: name not in runs.HEADLINES)
   rows = [
     (label, str(len(some)), *(_spread(name, some) for name in names))
@@ -93,10 +94,12 @@ def results(arms):
   return page.table(('arm', 'seeds', *names), rows, about)
 
 
-def _differs(name, every):
-  """Whether it is a number that is not the same in all runs."""
+def _tells(name, every):
+  """Whether it is a number that tells the runs apart, or judges them."""
   values = [runs.as_float(scores.get(name)) for scores in every]
-  return '/' not in name and len({*values}) > 1
+  numbers = any(not math.isnan(x) for x in values)
+  shown = name in runs.HEADLINES or len(every) == 1 or len({*values}) > 1
+  return numbers and shown and '/' not in name
 
 
 def _spread(name, some):
@@ -109,19 +112,14 @@ def _spread(name, some):
 
 def curves(arms):
   """A chart for each metric, a line for each run, a colour for each arm."""
-  found = {}
-  for label, some in arms.items():
-    for run in some:
-      for metric, parts in runs.curves(run).items():
-        for part, points in parts.items():
-          name = f'{part}/{metric}'
-          if name in SHOWN or part == 'val':
-            found.setdefault(name, []).append(charts.Curve(label, points))
-  steps = [row['step'] for x in arms.values() for r in x for row in r.rows]
-  drawn = [
-    charts.chart(name.replace('/', ' '), some, last=max(steps))
-    for name, some in found.items()
-  ]
+  every = [run for some in arms.values() for run in some]
+  drawn = []
+  for metric, parts in runs.curves(arms).items():
+    for part, lines in parts.items():
+      if part == 'val' or (part, metric) in SHOWN:
+        some = [charts.Curve(*line) for line in lines]
+        last = one.last_step(every)
+        drawn.append(charts.chart(f'{part} {metric}', some, last))
   return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ''
 
 
@@ -146,7 +144,7 @@ def cost(arms):
   return page.table(
     [head[i] for i in kept],
     [[row[i] for i in kept] for row in rows],
-    f'All attention layers; a sequence of {tokens:,} tokens',
+    f'All attention layers; a sequence of {tokens:,} tokens. {one.ABOUT}',
   )
 
 

@@ -19,7 +19,7 @@ from collab.data import examples, tokenizer
 from collab.models import vit
 from collab.tasks import wmt14
 
-MOST = 24  # tokens of a text: what a page has room to label
+MOST = 20  # tokens of a text: what a page has room to label
 
 
 class Layer(NamedTuple):

@@ -14,11 +14,12 @@ COSTS = dict(
   parameters=('parameters', ''),
   forward=('forward', 'FLOP'),
   training=('training', 'FLOP'),
-  activations=('kept for the backward pass', 'B'),
+  activations=('activations', 'B'),
   prefill=('prefill', 'FLOP'),
   decode=('one token more', 'FLOP'),
   cache=('cache', 'B'),
 )
+ABOUT = 'Activations are kept for the backward pass.'
 CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
 
 
@@ -38,6 +39,7 @@ def write(run, text=''):
       **attention(run, text),
       'Config': config(run),
     },
+    kind='two',
   )
 
 
@@ -77,18 +79,20 @@ def results(run):
 
 def curves(run):
   """A chart for each metric, training and validation in one."""
-  drawn = [
-    charts.chart(
-      metric if len(parts) > 1 else f'{next(iter(parts))} {metric}'.strip(),
-      [charts.Curve(part, points) for part, points in parts.items()],
-      last=max(row['step'] for row in run.rows),
-      zero='per second' in metric,
-    )
-    for metric, parts in runs.curves(run).items()
-  ]
+  drawn = []
+  for metric, parts in runs.curves({'': [run]}).items():
+    part, *others = parts
+    title = metric if others else f'{part} {metric}'.strip()
+    lines = [charts.Curve(part, x) for part, ((_, x),) in parts.items()]
+    drawn.append(charts.chart(title, lines, last_step([run])))
   if not any(drawn):
     return page.paragraph('None: metrics.jsonl has no two rows to draw.')
   return f'<div class="charts">{"".join(drawn)}</div>'
+
+
+def last_step(some):
+  """Of any row of some runs."""
+  return max(row['step'] for run in some for row in run.rows)
 
 
 def attention(run, text):
@@ -122,7 +126,7 @@ def cost(run):
     if of:  # a model that does not decode has no cache
       row = told, amount(value, unit), amount(of, unit), f'{value / of:.3f}'
       rows.append(row)
-  about = f'All attention layers; a sequence of {tokens:,} tokens'
+  about = f'All attention layers; a sequence of {tokens:,} tokens. {ABOUT}'
   return page.table(('', run.variant, 'mha', 'share'), rows, about)
 
 
@@ -131,7 +135,8 @@ def amount(x, unit):
   if not x:
     return ''
   found = accounting.si(x)
-  return f'{found}{unit}' if ' ' in found else f'{found} {unit}'.strip()
+  text = f'{found}{unit}' if ' ' in found else f'{found} {unit}'.strip()
+  return text.replace(' ', '\N{NO-BREAK SPACE}')
 
 
 def length(run):

@@ -8,19 +8,21 @@ import string
 TEMPLATE = pathlib.Path(__file__).with_name('page.html')
 
 
-def page(title, head, sections):
+def page(title, head, sections, kind=''):
   """The whole page.
 
   Args:
     title: plain text.
     head: HTML below the title.
     sections: {heading: HTML}; those without HTML are left out.
+    kind: 'two' for results and cost side by side where there is room.
   """
   shown = {name: body for name, body in sections.items() if body}
   template = string.Template(TEMPLATE.read_text('utf-8'))
   return template.substitute(
     title=escape(title),
     head=head,
+    kind=kind,
     nav=' '.join(
       f'<a href="#{_id(name)}">{escape(name)}</a>' for name in shown
     ),

@@ -123,31 +123,45 @@ def outcome(run):
   return f'Not finished: {step:,} of {total:,} steps so far.'
 
 
-def curves(run):
-  """{metric: {'train', 'val' or '': points}}, of metrics that change.
+def curves(arms):
+  """What there is to draw, in the order of charts.
 
-  Speed begins after the first row, which has the compilation in it.
+  Without what never changes, as the number of words. Speed begins after the
+  first row, which has the compilation in it.
+
+  Args:
+    arms: {label: list of Run}.
+
+  Returns:
+    {metric: {'train', 'val' or '': [(label, points) of each run]}}.
   """
   found = {}
-  for row in run.rows:
-    for name, value in row.items():
-      if name in NOT_DRAWN or not name.startswith(DRAWN):
-        continue
+  for label, some in arms.items():
+    for name, points in (x for run in some for x in _series(run)):
       part, _, metric = name.rpartition('/')
       metric = NAMES.get(metric, metric.replace('_', ' '))
-      point = row['step'], as_float(value)
-      found.setdefault(metric, {}).setdefault(part, []).append(point)
-  speeds = dict.fromkeys(k for row in run.rows for k in row if SPEED in k)
-  for name in speeds:
-    points = [(x['step'], as_float(x[name])) for x in run.rows if name in x]
-    found[name.replace('_', ' ')] = {'': points[1:]}
+      found.setdefault(metric, {}).setdefault(part, []).append((label, points))
   changing = [
     metric
     for metric, parts in found.items()
-    if any(len({y for _, y in points}) > 1 for points in parts.values())
+    if any(_changes(points) for part in parts.values() for _, points in part)
   ]
   order = [*FIRST, *(x for x in changing if x not in FIRST + LAST), *LAST]
   return {metric: found[metric] for metric in order if metric in changing}
+
+
+def _series(run):
+  """(name, [(step, value)]) of what can be drawn."""
+  found = {}
+  for row in run.rows:
+    for name, value in row.items():
+      if name not in NOT_DRAWN and (name.startswith(DRAWN) or SPEED in name):
+        found.setdefault(name, []).append((row['step'], as_float(value)))
+  return [(k, x[1:] if SPEED in k else x) for k, x in found.items()]
+
+
+def _changes(points):
+  return len({y for _, y in points}) > 1
 
 
 def as_float(value):

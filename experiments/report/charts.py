@@ -15,6 +15,7 @@ POINTS = 200  # of a curve, at most
 COLOURS = 8  # --c0 ... of page.html; further curves are dashed
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 12, 12, 40
 SCALE = matplotlib.colormaps['viridis'](np.linspace(0, 1, 64))[:, :3]
+DOT = 'stroke-width:7;stroke-linecap:round;stroke:'
 LETTER = 8.2  # of labels of maps, its width
 
 
@@ -33,13 +34,14 @@ class Curve(NamedTuple):
 # Curves -----------------------------------------------------------------------
 
 
-def chart(title, curves, last):
+def chart(title, curves, last, labels):
   """A <figure> of curves over steps, '' if they have no finite point.
 
   Args:
     title: of the chart.
     curves: list of Curve.
     last: step that the horizontal axis ends at, at least 1.
+    labels: of all charts of the page, so that each keeps its colour.
   """
   ys = [y for curve in curves for _, y in curve.points if np.isfinite(y)]
   if not ys:
@@ -54,7 +56,8 @@ def chart(title, curves, last):
       HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM),
     )
 
-  styles = _styles(curves)
+  present = {curve.label for curve in curves}
+  styles = {x: _style(i) for i, x in enumerate(labels) if x in present}
   parts = [*_axes(across, up, place, last)]
   parts += [_curve(curve, place, styles[curve.label]) for curve in curves]
   told = f'{title}: ' + '; '.join(_told(c) for c in curves[:COLOURS])
@@ -88,15 +91,11 @@ def _ticks(low, high, **options):
   return [float(x) for x in found]
 
 
-def _styles(curves):
-  """{label: attributes of its line}."""
-  labels = dict.fromkeys(curve.label for curve in curves)
-  styles = {}
-  for i, label in enumerate(labels):
-    dash = i // COLOURS * 4
-    dashes = f' stroke-dasharray="{dash} 3"' if dash else ''
-    styles[label] = f'style="stroke:var(--c{i % COLOURS})"{dashes}'
-  return styles
+def _style(i):
+  """Attributes of the lines of the i-th label."""
+  dash = i // COLOURS * 4
+  dashes = f' stroke-dasharray="{dash} 3"' if dash else ''
+  return f'style="stroke:var(--c{i % COLOURS})"{dashes}'
 
 
 def _curve(curve, place, style):
@@ -116,7 +115,7 @@ def _curve(curve, place, style):
   parts = []
   for run in runs:
     if len(run) == 1:  # a dot
-      run, style = run * 2, f'stroke-linecap="round" {style}'
+      run, style = run * 2, style.replace('stroke:', DOT)
     path = f'M{"L".join(run)}'
     parts.append(f'<path class="curve" {style} d="{path}"/>')
   return ''.join(parts)

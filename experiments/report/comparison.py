@@ -85,7 +85,8 @@ def results(arms):
   if not every:
     return page.paragraph('None yet.')
   names = [name for name in every[0] if _tells(name, every)]
-  names.sort(key=lambda name: name not in runs.HEADLINES)
+  first = [name for name in runs.HEADLINES if name in names]
+  names = list(dict.fromkeys([*first, *names]))
   rows = [
     (label, str(len(some)), *(_spread(name, some) for name in names))
     for label, some in scores.items()
@@ -119,7 +120,7 @@ def curves(arms):
       if part == 'val' or (part, metric) in SHOWN:
         some = [charts.Curve(*line) for line in lines]
         last = one.last_step(every)
-        drawn.append(charts.chart(f'{part} {metric}', some, last))
+        drawn.append(charts.chart(f'{part} {metric}', some, last, [*arms]))
   return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ''
 
 

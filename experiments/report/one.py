@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of one run."""
 
-import pathlib
 import sys
 
 from collab import accounting, models
@@ -20,6 +19,7 @@ COSTS = dict(
   cache=('cache', 'B'),
 )
 ABOUT = 'Activations are kept for the backward pass.'
+PARTS = 'train', 'val', ''  # of metrics; others are of neither
 CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
 
 
@@ -57,7 +57,7 @@ def facts(run):
       words.append(f'{runs.number(result[name])} {told}')
   data = run.config['data']
   if source := data.get('path') or data.get('corpus'):
-    words.append(f'data {pathlib.PurePath(str(source)).name}')
+    words.append(f'data {source}')
   return ' · '.join(words)
 
 
@@ -84,7 +84,7 @@ def curves(run):
     part, *others = parts
     title = metric if others else f'{part} {metric}'.strip()
     lines = [charts.Curve(part, x) for part, ((_, x),) in parts.items()]
-    drawn.append(charts.chart(title, lines, last_step([run])))
+    drawn.append(charts.chart(title, lines, last_step([run]), PARTS))
   if not any(drawn):
     return page.paragraph('None: metrics.jsonl has no two rows to draw.')
   return f'<div class="charts">{"".join(drawn)}</div>'
@@ -127,7 +127,10 @@ def cost(run):
       row = told, amount(value, unit), amount(of, unit), f'{value / of:.3f}'
       rows.append(row)
   about = f'All attention layers; a sequence of {tokens:,} tokens. {ABOUT}'
-  return page.table(('', run.variant, 'mha', 'share'), rows, about)
+  head = '', run.variant, 'mha', 'share'
+  if own == mha:
+    head, rows = head[:2], [row[:2] for row in rows]
+  return page.table(head, rows, about)
 
 
 def amount(x, unit):

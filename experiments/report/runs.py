@@ -178,7 +178,9 @@ def number(x):
     return ', '.join(map(number, x))
   if isinstance(x, bool) or not isinstance(x, int | float):
     return str(x)
-  return f'{x:,}' if isinstance(x, int) else f'{x:,.4g}'
+  if isinstance(x, int):
+    return f'{x:,}'
+  return f'{x:,.0f}' if 1e4 <= abs(x) < 1e9 else f'{x:.4g}'
 
 
 def flat(config, prefix=''):

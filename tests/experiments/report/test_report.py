@@ -235,6 +235,22 @@ def test_classes_look_at_patches():
   np.testing.assert_allclose(grids[1], [[1 / 6, 1 / 6], [1 / 6, 1]])
 
 
+@pytest.mark.parametrize(
+  'value, text',
+  [
+    (1234567, '1,234,567'),
+    (218123.4, '218,123'),
+    (0.123456, '0.1235'),
+    (12.3456, '12.35'),
+    ([1.0, 0.123456], '1, 0.1235'),
+    ('nan', 'nan'),
+    (True, 'True'),
+  ],
+)
+def test_numbers(value, text):
+  assert runs.number(value) == text
+
+
 # Several ----------------------------------------------------------------------
 
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of several runs, how they are found, and what is refused."""
+
+import shutil
+
+import pytest
+
+from collab.training import workdir
+from experiments.report import comparison, runs
+from tests.experiments.report import pages
+
+# Several ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep(trained, tmp_path):
+  """Two arms of two and three seeds, and a run that is not finished."""
+  scores = dict(mha=(20, 24), mhe_mul=(21, 22, 23))
+  for name, values in scores.items():
+    for seed, bleu in enumerate(values):
+      folder = tmp_path / 'sweep' / f'{name}-s{seed}'
+      folder.mkdir(parents=True)
+      for file in ('run.json', 'result.json', 'metrics.jsonl'):
+        shutil.copy(trained / file, folder)
+      config = workdir.read(folder)['config'] | dict(seed=seed)
+      config['init_from'] = f'runs/first-s{seed}'
+      attention = config['model']['attention'] | dict(name=name)
+      config['model'] |= dict(attention=attention)
+      pages.change(folder / 'run.json', config=config)
+      metrics = dict(bleu=bleu, same=1, signature='nrefs:1')
+      pages.change(folder / 'result.json', metrics=metrics)
+  shutil.copy(trained / 'model.json', tmp_path / 'sweep' / 'mha-s0')
+  late = shutil.copytree(folder, tmp_path / 'sweep' / 'mhe_mul-s3')
+  (late / 'result.json').unlink()
+  pages.change(late / 'run.json', config=config | dict(seed=3, init_from=''))
+  return tmp_path / 'sweep'
+
+
+def test_sweep(sweep, monkeypatch):
+  pages.call(monkeypatch, sweep)
+  found = pages.check(sweep / 'report.html')
+  assert found.all('h1') == ['6 runs of wmt14']
+  assert '5 of 6 runs are finished.' in found.text
+  cells = [data for tag, data in found.texts if tag in ('td', 'th')]
+  arm = cells.index('mha')
+  assert cells[:3] == ['arm', 'seeds', 'bleu']  # what is the same tells nothing
+  assert cells[arm : arm + 3] == ['mha', '2', '22 ± 2.8']
+  arm = cells.index('mhe_mul, init_from=runs/first-s')
+  assert cells[arm + 1 : arm + 3] == ['3', '22 ± 1']
+  assert 'val perplexity' in found.all('h3')
+  assert cells.count('not known') == 2  # the cost of arms without model.json
+
+
+def test_arms_are_told_apart_by_what_differs(sweep):
+  found = [runs.read(folder) for folder in runs.find([sweep])]
+  arms = comparison.of_arms(found)
+  assert {name: len(some) for name, some in arms.items()} == {
+    'mha': 2,
+    'mhe_mul, init_from=runs/first-s': 3,
+    'mhe_mul, init_from=': 1,
+  }
+
+
+def test_workdirs_are_found_where_they_are(sweep):
+  every = sorted(sweep.iterdir())
+  assert runs.find([sweep]) == every
+  assert runs.find([sweep.parent]) == every
+  assert runs.find([*every[:2], every[0]]) == every[:2]
+
+
+# Bad input --------------------------------------------------------------------
+
+
+def spoil(name, text):
+  return lambda run: (run / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+  'spoilt, args, message',
+  [
+    (None, ['nowhere'], 'There is no folder .*nowhere'),
+    (None, ['.'], 'neither a workdir .* nor a folder of workdirs'),
+    (None, ['tiny', 'copy', '--text=x'], '--text is for one run, got 2'),
+    (
+      None,
+      ['tiny', '--out=no/where.html'],
+      'no/where.html: there is no',
+    ),
+    (spoil('run.json', '{'), ['tiny'], 'run.json is no JSON'),
+    (spoil('result.json', '{}'), ['tiny'], 'result.json is damaged: it has no'),
+    (spoil('metrics.jsonl', 'x\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),
+  ],
+  ids=['folder', 'workdir', 'text', 'out', 'run', 'result', 'metrics'],
+)
+def test_one_line(run, monkeypatch, capsys, spoilt, args, message):
+  shutil.rmtree(run / 'checkpoints')  # nothing of them is read in vain
+  if 'copy' in args:
+    shutil.copytree(run, run.parent / 'copy')
+  if args == ['.']:
+    args = ['tiny/tensorboard']
+  if spoilt:
+    spoilt(run)
+  monkeypatch.chdir(run.parent)
+  with pytest.raises(SystemExit, match=f'report: .*{message}') as error:
+    pages.call(monkeypatch, *args)
+  assert '\n' not in error.value.code
+  assert not [*run.parent.rglob('*.html')]
+  assert capsys.readouterr().out == ''

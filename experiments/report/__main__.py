@@ -62,7 +62,7 @@ def write(paths, text='', out=''):
   elif text:
     raise ValueError(f'--text is for one run, got {len(found)}.')
   else:
-    html = comparison.write(paths, found)
+    html = comparison.write(found)
   files.write_text(out, html)
   return out
 

@@ -103,22 +103,19 @@ def _curve(curve, place, style):
   if len(points) > POINTS:
     chosen = np.linspace(0, len(points) - 1, POINTS).round().astype(int)
     points = [points[i] for i in chosen]
-  runs, new = [], True
+  pieces = [[]]
   for x, y in points:
-    if not np.isfinite(y):
-      new = True
-      continue
-    if new:
-      runs.append([])
-      new = False
-    runs[-1].append('{:.1f} {:.1f}'.format(*place(x, y)))
-  parts = []
-  for run in runs:
-    if len(run) == 1:  # a dot
-      run, style = run * 2, style.replace('stroke:', DOT)
-    path = f'M{"L".join(run)}'
-    parts.append(f'<path class="curve" {style} d="{path}"/>')
-  return ''.join(parts)
+    if np.isfinite(y):
+      pieces[-1].append('{:.1f} {:.1f}'.format(*place(x, y)))
+    else:
+      pieces.append([])
+  dot = style.replace('stroke:', DOT)
+  return ''.join(
+    f'<path class="curve" {style if len(piece) > 1 else dot} '
+    f'd="M{"L".join(piece if len(piece) > 1 else piece * 2)}"/>'
+    for piece in pieces
+    if piece
+  )
 
 
 def _legend(styles):
@@ -205,15 +202,6 @@ def labelled(url, rows, columns, about, cell=15):
   return _svg(width, height, parts, about)
 
 
-def over(url, picture_url, about):
-  """An SVG of a map laid over a picture."""
-  parts = [
-    _image(picture_url, 0, 0, 240, 240, 'under'),
-    _image(url, 0, 0, 240, 240, 'heat veil'),
-  ]
-  return _svg(240, 240, parts, about)
-
-
 def matrix(grid, names, sizes, about, side=360):
   """An SVG of a square of numbers from 0 to 1, its rows in named blocks.
 
@@ -245,9 +233,9 @@ def _svg(width, height, parts, about):
   )
 
 
-def _image(url, x, y, width, height, kind='heat'):
+def _image(url, x, y, width, height):
   return (
-    f'<image class="{kind}" href="{url}" x="{x:.1f}" y="{y:.1f}" '
+    f'<image class="heat" href="{url}" x="{x:.1f}" y="{y:.1f}" '
     f'width="{width}" height="{height}" preserveAspectRatio="none"/>'
   )
 

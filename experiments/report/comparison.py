@@ -15,13 +15,8 @@ from experiments.report import charts, one, page, runs
 SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
 
 
-def write(paths, found):
-  """The page, HTML.
-
-  Args:
-    paths: that the user gave.
-    found: list of runs.Run.
-  """
+def write(found):
+  """The page of a list of runs.Run, as HTML."""
   tasks = {}
   for run in found:
     tasks.setdefault(run.task, []).append(run)
@@ -60,8 +55,8 @@ def of_arms(some):
     variant = members[0].variant
     words = [
       f'{key.rpartition(".")[2]}={fields.get(key)}'
-      for key in dict.fromkeys(k for one in variants[variant] for k in one)
-      if len({repr(one.get(key)) for one in variants[variant]}) > 1
+      for key in dict.fromkeys(k for x in variants[variant] for k in x)
+      if len({repr(x.get(key)) for x in variants[variant]}) > 1
     ]
     labelled[', '.join([variant, *words])] = members
   return labelled

@@ -39,21 +39,23 @@ def show(seen, layers):
   how = ROWS if seen.picture is None else PATCHES
   parts = [page.paragraph(f'{seen.about}. {how} {KEYS}')]
   if seen.picture is not None:
-    url = charts.picture(seen.picture)
-    parts.append(f'<img class="picture" src="{url}" alt="The image">')
+    parts.append('<div class="under picture" role="img" aria-label="It"></div>')
   parts.append(charts.scale())
   places = set()
   for layer in layers:
     first = layer.place not in places
     places.add(layer.place)
     parts.append(page.details(layer.name, _layer(seen, layer), opened=first))
-  return ''.join(parts)
+  if seen.picture is None:
+    return ''.join(parts)
+  url = charts.picture(seen.picture)  # once, whatever it lies under
+  return f'<div style="--picture:url({url})">{"".join(parts)}</div>'
 
 
 def _layer(seen, layer):
   """The small maps of a layer, and the first of them large."""
   picture = seen.picture is not None
-  under = charts.picture(seen.picture) if picture else ''
+  under = 'under' if picture else ''
   grids = _patches(layer.weights) if picture else layer.weights**0.5
   urls = [charts.heat(grid) for grid in grids]
   about = [
@@ -61,19 +63,19 @@ def _layer(seen, layer):
     for h, keys in enumerate(maps.width(layer.weights))
   ]
   if picture:
-    large = charts.over(urls[0], under, about[0])
+    large = f'<img class="heat" src="{urls[0]}" alt="{escape(about[0])}">'
+    large = f'<div class="under">{large}</div>'
   else:
     large = charts.labelled(urls[0], layer.queries, layer.keys, about[0])
   small = ''.join(
     f'<button type="button" aria-pressed="{"false" if h else "true"}">'
-    f'<span class="{"under" if picture else ""}">'
+    f'<span class="{under}">'
     f'<img src="{url}" alt="{escape(words)}"></span>'
     f'{escape(words.partition(", ")[2]).replace(": ", "<br>")}</button>'
     for h, (url, words) in enumerate(zip(urls, about, strict=True))
   )
-  style = f' style="--picture:url({under})"' if picture else ''
   return (
-    f'<div class="layer"{style}><figure class="big">{large}'
+    f'<div class="layer"><figure class="big">{large}'
     f'<figcaption>{escape(about[0])}</figcaption></figure>'
     f'<div class="heads">{small}</div></div>'
   )

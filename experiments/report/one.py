@@ -62,7 +62,7 @@ def facts(run):
 
 
 def results(run):
-  scores, when = run.result.get('metrics'), 'Test, after the last step'
+  scores, when = run.result.get('metrics'), 'Test, at the end'
   if scores is None:
     when = 'Validation, the last so far'
     scores = {
@@ -83,7 +83,7 @@ def curves(run):
   for metric, parts in runs.curves({'': [run]}).items():
     part, *others = parts
     title = metric if others else f'{part} {metric}'.strip()
-    lines = [charts.Curve(part, x) for part, ((_, x),) in parts.items()]
+    lines = [charts.Curve(p, x) for p, some in parts.items() for _, x in some]
     drawn.append(charts.chart(title, lines, last_step([run]), PARTS))
   if not any(drawn):
     return page.paragraph('None: metrics.jsonl has no two rows to draw.')
@@ -91,18 +91,24 @@ def curves(run):
 
 
 def last_step(some):
-  """Of any row of some runs."""
-  return max(row['step'] for run in some for row in run.rows)
+  """Of any row of some runs, at least 1."""
+  return max([1, *(row['step'] for run in some for row in run.rows)])
 
 
 def attention(run, text):
-  """The sections with maps, or one that says why there are none."""
+  """The sections with maps, or one that says why there are none.
+
+  Raises:
+    ValueError: there are none of a text that was given.
+  """
   try:
     found = source.read(run.folder)
     seen = maps.example(found, text)
     layers = maps.attend(found, seen)
   except (ValueError, TypeError, OSError) as e:
     why = f'No attention maps: {" ".join(str(e).split())}'
+    if text:
+      raise ValueError(why) from e
     print(f'report: {why}', file=sys.stderr)
     return {'Attention': page.paragraph(why)}
   return {

@@ -72,4 +72,4 @@ def table(head, rows, caption=''):
 
 
 def _id(name):
-  return name.lower().replace(' ', '-')
+  return escape(name.lower().replace(' ', '-'))

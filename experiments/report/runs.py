@@ -63,11 +63,8 @@ def find(paths):
   for path in map(pathlib.Path, paths):
     if not path.is_dir():
       raise ValueError(f'There is no folder {path}.')
-    files = ([path / 'run.json'], path.glob('*/run.json'))
-    deeper = path.glob('*/*/run.json')
-    for some in (*files, deeper):
-      folders = sorted(file.parent for file in some if file.exists())
-      if folders:
+    for pattern in ('run.json', '*/run.json', '*/*/run.json'):
+      if folders := sorted(file.parent for file in path.glob(pattern)):
         break
     else:
       raise ValueError(
@@ -138,7 +135,7 @@ def curves(arms):
   found = {}
   for label, some in arms.items():
     for name, points in (x for run in some for x in _series(run)):
-      part, _, metric = name.rpartition('/')
+      part, metric = name.split('/', 1) if '/' in name else ('', name)
       metric = NAMES.get(metric, metric.replace('_', ' '))
       found.setdefault(metric, {}).setdefault(part, []).append((label, points))
   changing = [
@@ -155,7 +152,8 @@ def _series(run):
   found = {}
   for row in run.rows:
     for name, value in row.items():
-      if name not in NOT_DRAWN and (name.startswith(DRAWN) or SPEED in name):
+      speed = SPEED in name and '/' not in name
+      if speed or (name.startswith(DRAWN) and name not in NOT_DRAWN):
         found.setdefault(name, []).append((row['step'], as_float(value)))
   return [(k, x[1:] if SPEED in k else x) for k, x in found.items()]
 

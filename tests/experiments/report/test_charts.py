@@ -48,11 +48,13 @@ def test_places_are_in_proportion_and_in_the_frame():
 
 
 def test_what_is_not_finite_is_a_gap():
-  points = [(1, 1.0), (2, 2.0), (3, NAN), (4, float('inf')), (5, 1.5)]
-  first, last = paths(chart(points))
-  assert len(first) == 2
-  assert len(last) == 2  # a dot, from itself to itself
-  assert last[0] == last[1]
+  points = [(1, 1.5), (2, NAN), (3, float('inf')), (5, 1.0), (6, 2.0)]
+  html = chart(points)
+  first, last = paths(html)
+  assert len(first) == 2  # a dot, from itself to itself
+  assert first[0] == first[1]
+  assert last[0] != last[1]
+  assert html.count(charts.DOT) == 1
   assert chart([(1, NAN)]) == ''
 
 

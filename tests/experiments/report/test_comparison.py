@@ -51,6 +51,18 @@ def test_sweep(sweep, monkeypatch):
   assert cells.count('not known') == 2  # the cost of arms without model.json
 
 
+def test_names_of_tasks_are_text(sweep, monkeypatch):
+  for folder in sorted(sweep.iterdir())[:2]:
+    config = workdir.read(folder)['config']
+    config['task'] |= dict(subtask=f'"{pages.EVIL}')
+    pages.change(folder / 'run.json', config=config)
+    (folder / 'model.json').unlink(missing_ok=True)
+  pages.call(monkeypatch, sweep)
+  found = pages.check(sweep / 'report.html')
+  assert f'Results of wmt14 "{pages.EVIL}' in found.all('h2')
+  assert 'Results of wmt14' in found.all('h2')
+
+
 def test_arms_are_told_apart_by_what_differs(sweep):
   found = [runs.read(folder) for folder in runs.find([sweep])]
   arms = comparison.of_arms(found)

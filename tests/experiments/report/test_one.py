@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.report import gallery, maps, runs
+from experiments.report import charts, gallery, maps, runs
 from tests.experiments.report import pages
 from tests.experiments.report.pages import EVIL
 
@@ -78,7 +78,10 @@ def test_names_are_text(run, monkeypatch):
   pages.change(evil / 'run.json', command=EVIL, versions={EVIL: EVIL})
   metrics = {EVIL: EVIL, 'bleu': 1}
   pages.change(evil / 'result.json', metrics=metrics, date=EVIL, seconds=EVIL)
-  rows = [{'step': i, f'val/{EVIL}': i, f'train/{EVIL}': 1} for i in (1, 2)]
+  rows = [
+    {'step': i, f'val/{EVIL}': i, f'val/{EVIL}/x': i, f'train/{EVIL}': 1}
+    for i in (1, 2)
+  ]
   lines = ''.join(f'{json.dumps(row)}\n' for row in rows)
   (evil / 'metrics.jsonl').write_text(lines)
   pages.call(monkeypatch, evil)
@@ -109,8 +112,8 @@ def test_classes_look_at_patches():
   picture = np.zeros((4, 4, 3), np.uint8)
   html = gallery.show(maps.Example('', {}, {}, picture), [layer])
   pages.Page(html)
-  assert html.count('<image class="heat') == 1
-  assert 'class="under"' in html
+  assert html.count(charts.picture(picture)) == 1
+  assert html.count('class="under"') == 3  # one in large
   grids = gallery._patches(weights)
   np.testing.assert_allclose(grids[0], 1 / 6)
   np.testing.assert_allclose(grids[1], [[1 / 6, 1 / 6], [1 / 6, 1]])

@@ -202,7 +202,7 @@ def labelled(url, rows, columns, about, cell=15):
   return _svg(width, height, parts, about)
 
 
-def matrix(grid, names, sizes, about, side=360):
+def matrix(grid, names, sizes, about, side=320):
   """An SVG of a square of numbers from 0 to 1, its rows in named blocks.
 
   Args:

@@ -124,7 +124,11 @@ def _table(matrix, names, sizes):
     a, b = np.triu_indices(H, 1)
     pairs = matrix[own, own][a, b]
     top, low = pairs.argmax(), pairs.argmin()
-    told = [f'{a[i]} and {b[i]}: {pairs[i]:.2f}' for i in (top, low)]
+    told = [
+      f'{pairs[i]:.2f}\N{NO-BREAK SPACE}({a[i]},\N{NO-BREAK SPACE}{b[i]})'
+      for i in (top, low)
+    ]
     rows.append((name, f'{pairs.mean():.2f}', *told, outside))
-  head = 'layer', 'mean of pairs', 'most alike', 'least', 'to other layers'
-  return page.table(head, rows)
+  head = 'layer', 'mean', 'most alike', 'least', 'to other layers'
+  about = 'Of the pairs of heads in a layer, and of those with another layer'
+  return page.table(head, rows, about)

@@ -83,6 +83,10 @@ def test_workdirs_are_found_where_they_are(sweep):
 # Bad input --------------------------------------------------------------------
 
 
+def without_model(run):
+  (run / 'model.json').unlink()
+
+
 def spoil(name, text):
   return lambda run: (run / name).write_text(text)
 
@@ -93,16 +97,13 @@ def spoil(name, text):
     (None, ['nowhere'], 'There is no folder .*nowhere'),
     (None, ['.'], 'neither a workdir .* nor a folder of workdirs'),
     (None, ['tiny', 'copy', '--text=x'], '--text is for one run, got 2'),
-    (
-      None,
-      ['tiny', '--out=no/where.html'],
-      'no/where.html: there is no',
-    ),
+    (without_model, ['tiny', '--text=x'], 'No attention maps: .*model.json is'),
+    (None, ['tiny', '--out=no/where.html'], 'no/where.html: there is no'),
     (spoil('run.json', '{'), ['tiny'], 'run.json is no JSON'),
     (spoil('result.json', '{}'), ['tiny'], 'result.json is damaged: it has no'),
     (spoil('metrics.jsonl', 'x\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),
   ],
-  ids=['folder', 'workdir', 'text', 'out', 'run', 'result', 'metrics'],
+  ids=['folder', 'workdir', 'texts', 'text', 'out', 'run', 'result', 'metrics'],
 )
 def test_one_line(run, monkeypatch, capsys, spoilt, args, message):
   shutil.rmtree(run / 'checkpoints')  # nothing of them is read in vain

@@ -78,10 +78,8 @@ def test_names_are_text(run, monkeypatch):
   pages.change(evil / 'run.json', command=EVIL, versions={EVIL: EVIL})
   metrics = {EVIL: EVIL, 'bleu': 1}
   pages.change(evil / 'result.json', metrics=metrics, date=EVIL, seconds=EVIL)
-  rows = [
-    {'step': i, f'val/{EVIL}': i, f'val/{EVIL}/x': i, f'train/{EVIL}': 1}
-    for i in (1, 2)
-  ]
+  names = f'val/{EVIL}', f'val/{EVIL}/x', f'train/{EVIL}'
+  rows = [dict.fromkeys(names, i) | dict(step=i) for i in (1, 2)]
   lines = ''.join(f'{json.dumps(row)}\n' for row in rows)
   (evil / 'metrics.jsonl').write_text(lines)
   pages.call(monkeypatch, evil)
@@ -133,3 +131,17 @@ def test_classes_look_at_patches():
 )
 def test_numbers(value, text):
   assert runs.number(value) == text
+
+
+def test_table_of_heads_that_are_alike():
+  """0 and 1 are the same, 2 is another; a layer below has one like 2."""
+  one, two = np.eye(4)[:2], np.eye(4)[2:]
+  words, columns = list('ab'), list('wxyz')
+  layers = [
+    maps.Layer('encoder 0', np.stack([one, one, two]), words, columns),
+    maps.Layer('encoder 1', two[None], words, columns),
+  ]
+  found = pages.Page(gallery.alike(layers))
+  cells = [x.replace('\N{NO-BREAK SPACE}', ' ') for x in found.all('td')]
+  assert cells == ['0.33', '1.00 (0, 1)', '0.00 (0, 2)', '0.33', '0.33']
+  assert found.all('h3') == ['encoder']

@@ -5,6 +5,7 @@ from html import escape
 import pathlib
 import string
 
+LONG = 22  # letters
 TEMPLATE = pathlib.Path(__file__).with_name('page.html')
 
 
@@ -55,20 +56,28 @@ def table(head, rows, caption=''):
     rows: lists of str.
     caption: of the table.
   """
-  about = f'<caption>{escape(caption)}</caption>' if caption else ''
+  about = (
+    f'<caption><span>{escape(caption)}</span></caption>' if caption else ''
+  )
   top = ''
   if head:
     cells = ''.join(f'<th scope="col">{escape(x)}</th>' for x in head)
     top = f'<thead><tr>{cells}</tr></thead>'
   lines = []
   for name, *cells in rows:
-    cells = ''.join(f'<td>{escape(x)}</td>' for x in cells)
-    lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    cells = ''.join(f'<td{_wide(x)}>{escape(x)}</td>' for x in cells)
+    name = f'<th scope="row"{_wide(name)}>{escape(name)}</th>'
+    lines.append(f'<tr>{name}{cells}</tr>')
   kind = '' if head else ' class="words"'
   return (
     f'<div class="scroll" tabindex="0"><table{kind}>{about}{top}'
     f'<tbody>{"".join(lines)}</tbody></table></div>'
   )
+
+
+def _wide(text):
+  """A cell of many letters may be broken anywhere, others nowhere."""
+  return ' class="long"' if len(text) > LONG else ''
 
 
 def _id(name):

@@ -5,6 +5,7 @@ Axes: H heads of a layer, T queries, S keys, N heads of some layers.
 """
 
 from html import escape
+import re
 
 import numpy as np
 
@@ -102,7 +103,8 @@ def alike(layers):
     low = np.floor(10 * matrix.min()) / 10  # most are much alike
     spread = (matrix - low) / (1 - low) if low < 1 else matrix
     about = f'How alike the heads of {place} are, as the table says'
-    drawn = charts.matrix(spread, names, sizes, about)
+    short = [f'layer {re.sub("[^0-9]", "", name)}' for name in names]
+    drawn = charts.matrix(spread, short, sizes, about)
     parts.append(
       f'<h3>{escape(place)}</h3>{charts.scale(low)}<div class="layer">'
       f'<figure class="matrix">{drawn}</figure>'

@@ -70,7 +70,8 @@ def table(head, rows, caption=''):
     lines.append(f'<tr>{name}{cells}</tr>')
   kind = '' if head else ' class="words"'
   return (
-    f'<div class="scroll" tabindex="0"><table{kind}>{about}{top}'
+    '<div class="scroll" tabindex="0" role="region" '
+    f'aria-label="{escape(caption or "Table")}"><table{kind}>{about}{top}'
     f'<tbody>{"".join(lines)}</tbody></table></div>'
   )
 

@@ -28,6 +28,7 @@ from collab.data import pipeline
 from collab.training import (
   checkpoint,
   guard,
+  hosts,
   initial,
   logs,
   optim,
@@ -63,17 +64,18 @@ def run(config, workdir, eval_only=False):
   # The parts that a config names ----------------------------------------------
 
   shard = jax.process_index(), jax.process_count()
-  task = tasks.build(
-    **config.task,
-    data=config.data,
-    workdir=workdir,
-    seed=config.seed,
-    shard=shard,
-  )
+  with hosts.first():  # makes tokenizer and caches, the others read them
+    task = tasks.build(
+      **config.task,
+      data=config.data,
+      workdir=workdir,
+      seed=config.seed,
+      shard=shard,
+    )
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
   mesh = sharding.make_mesh(config.fsdp)
-  split = sharding.batch_sharding(mesh)
+  split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
   # State: one tree, made on the devices that hold it --------------------------
 
@@ -148,8 +150,12 @@ def run(config, workdir, eval_only=False):
     train_step,
     donate_argnums=0,
     in_shardings=(shardings, split, None),
-    out_shardings=(shardings, None, None),
+    out_shardings=(shardings, whole, whole),
   )
+
+  def evaluate(params, split):
+    params = sharding.local(params, mesh)
+    return hosts.alone(lambda: task.evaluate(model, params, split))
 
   # The loop -------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ def run(config, workdir, eval_only=False):
       progress = logs.Progress(step, last)
       stack.enter_context(contextlib.closing(writer))
       stack.enter_context(contextlib.closing(progress))
-    stopped = stack.enter_context(guard.stop_signal())
+    stopped = stack.enter_context(hosts.stop_signal())
 
     for batch in pipeline.stream(task.batch, step, step if eval_only else last):
       batch = sharding.put(batch, split)
@@ -170,7 +176,7 @@ def run(config, workdir, eval_only=False):
       seen.append(health)
       jax.block_until_ready(seen[-2:-1])  # one step ahead of the device
       step, scores = step + 1, {}
-      stop = bool(stopped)  # one answer for all of this step
+      stop = stopped(step)  # one answer for all of this step
       if due('log', step) or due('checkpoint', step) or stop:
         check(jax.device_get(seen), step, int(scalars['skipped']))
         seconds, since = time.monotonic() - since, time.monotonic()
@@ -184,8 +190,7 @@ def run(config, workdir, eval_only=False):
         writer.write(step, row)
         progress.show(step, shown)
       if due('eval', step):
-        params = state.get('ema', state['params'])
-        scores = task.evaluate(model, params, 'val')
+        scores = evaluate(state.get('ema', state['params']), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         writer.write(step, scores)
         since = time.monotonic()
@@ -201,7 +206,7 @@ def run(config, workdir, eval_only=False):
     params = state.get('ema', state['params'])
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
       params = checkpoint.final_params(config, checkpoints, abstract['params'])
-  scores = task.evaluate(model, params, 'test')
+  scores = evaluate(params, 'test')
   report.end(config, workdir, model, params, step, scores)
   return scores
 
@@ -218,6 +223,7 @@ def parse(argv):
 
 def main(argv):
   logging.set_verbosity(logging.WARNING)
+  hosts.join()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
   config, workdir = CONFIG.value, WORKDIR.value
@@ -226,7 +232,8 @@ def main(argv):
   if not workdir:
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = workdirs.default(name, config)
-  config = workdirs.claim(config, workdir)
+  with hosts.first():
+    config = workdirs.claim(config, workdir)
   if not config.total_steps:
     raise ValueError(
       f'{workdir} was converted from a checkpoint and has no task: start a run '
@@ -251,6 +258,7 @@ if __name__ == '__main__':
   try:
     app.run(main, flags_parser=parse)
   except Exception as e:
+    hosts.leave(e)
     if os.environ.get('COLLAB_TRACEBACK'):
       raise
     # ml_collections wraps what a config raises in the text of a traceback.

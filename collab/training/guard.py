@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can happen to a run: preemption, and numbers that are none."""
+"""Numbers that are none: found, told, and kept out of the state."""
 
-import contextlib
-import signal
 from typing import NamedTuple
 
 from absl import logging
@@ -11,17 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab.training import leaves
-
-
-@contextlib.contextmanager
-def stop_signal():
-  """A list that SIGTERM fills, for the loop to save and return."""
-  got = []
-  before = signal.signal(signal.SIGTERM, lambda *signals: got.append(signals))
-  try:
-    yield got
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 class Health(NamedTuple):

@@ -34,6 +34,8 @@ def start(config, workdir, task, model, params, mesh, step):
       'workdir': workdir,
     },
   )
+  if jax.process_index() > 0:
+    return
   data = task.describe().items()
   logs.summary(
     'data',
@@ -72,6 +74,8 @@ def _attention(cost, mha, tokens):
 
 def end(config, workdir, model, params, step, scores):
   """Writes result.json; prints the scores and where everything lies."""
+  if jax.process_index() > 0:
+    return
   rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   seconds = sum(row.get('time/seconds', 0) for row in rows)
   result = dict(
@@ -98,6 +102,8 @@ def end(config, workdir, model, params, step, scores):
 
 def append(workdir, path):
   """Appends workdir/result.json to a .jsonl file as one line."""
+  if jax.process_index() > 0:
+    return
   result = (pathlib.Path(workdir) / 'result.json').read_text()
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

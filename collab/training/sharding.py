@@ -43,6 +43,23 @@ def batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
+def replicated(mesh):
+  """Everything on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def local(tree, mesh):
+  """A state, or a part of it, for this host to compute with alone.
+
+  Of one host it is the tree itself; of several, a copy of it all on one device
+  of each. All hosts have to call it.
+  """
+  if jax.process_count() == 1:
+    return tree
+  whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+  return jax.tree.map(lambda x: x.addressable_data(0), whole)
+
+
 def state_shardings(mesh, abstract_state):
   """A sharding for each leaf of a state.
 

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run as several processes, one or more a host: how they act as one.
+
+JAX's runtime joins them and moves the arrays. Here is the rest: one process
+does first, or alone, what is done once, and the loss of one ends all of them in
+a line that names it. What they tell each other goes through the key-value store
+of that runtime, for no collective works any more once a process is lost.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+
+import jax
+from jax._src import distributed  # the public names lack the key-value store
+from jax.experimental import multihost_utils
+
+from collab.training import files
+
+BEAT = 0.5  # seconds between two signs of life
+DAY = 24 * 3600 * 1000  # in ms: who waits that long waits for a lost process
+# How an error of XLA's runtime begins: what failed may be another process.
+STATUS = re.compile(
+  r'\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|'
+  r'UNAVAILABLE|UNKNOWN): '
+)
+
+_over = threading.Event()  # all have ended well
+_names = itertools.count()  # of what is told, the same on all processes
+_kept = []  # what C calls back
+_telling = threading.Lock()  # taken once, by the thread that ends the process
+
+
+def join():
+  """Joins the processes of a run, if the environment says that it has more.
+
+  It does so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
+  (launch.sh --local), by a Slurm step of several tasks, or by
+  JAX_COORDINATOR_PORT on the hosts of a TPU pod. From here on process 0 alone
+  has a standard output.
+
+  Raises:
+    ValueError: a variable that is impossible.
+  """
+  environ, patience = os.environ, _patience()
+  in_step = 'SLURM_STEP_NODELIST' in environ
+  if 'JAX_COORDINATOR_ADDRESS' in environ:
+    n, me = _number('JAX_NUM_PROCESSES', 1), _number('JAX_PROCESS_ID', 0)
+    if me >= n:
+      raise ValueError(f'JAX_PROCESS_ID={me}; expected less than {n}.')
+    jax.distributed.initialize(
+      num_processes=n, process_id=me, cluster_detection_method='deactivate'
+    )
+  elif (in_step and environ.get('SLURM_NTASKS', '1') != '1') or (
+    'JAX_COORDINATOR_PORT' in environ
+  ):
+    jax.distributed.initialize()
+  if not _many():
+    return
+  if jax.process_index() > 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _tell_before_abort()
+  threading.Thread(target=_watch, args=[patience], daemon=True).start()
+  atexit.register(_part)
+
+
+def wait():
+  """Until all processes are here."""
+  if _many():
+    _client().wait_at_barrier(f'collab/{next(_names)}', DAY)
+
+
+@contextlib.contextmanager
+def first():
+  """Process 0 goes first: the others find done what it writes within."""
+  if jax.process_index() > 0:
+    wait()
+  yield
+  if jax.process_index() == 0:
+    wait()
+
+
+def alone(make):
+  """make() of process 0, for all: numbers and strings, in lists and dicts."""
+  if not _many():
+    return make()
+  key = f'collab/{next(_names)}'
+  if jax.process_index() > 0:
+    return json.loads(_client().blocking_key_value_get(key, DAY))
+  value = make()
+  _client().key_value_set(key, json.dumps(value, default=files.scalar))
+  return value
+
+
+@contextlib.contextmanager
+def stop_signal():
+  """A function of the step just done: whether to stop after it, for SIGTERM.
+
+  To be called after every step. Of several processes any may get the signal,
+  and all stop after the same step.
+  """
+  if _many():  # then JAX's runtime catches the signal
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  got = []
+  before = signal.signal(signal.SIGTERM, lambda *signals: got.append(signals))
+  try:
+    yield lambda step: bool(got)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def leave(error):
+  """Makes the end of this process, which `error` is, that of all.
+
+  An error that the loss of another may be the cause of waits for its name.
+  """
+  if not _many():
+    return
+  if STATUS.search(str(error)):
+    time.sleep(_patience() + 6 * BEAT)
+  _report(jax.process_index())
+  atexit.register(_exit)  # before JAX waits for the others
+
+
+def _exit():
+  sys.stdout.flush()
+  if jax.process_index() == 0:
+    time.sleep(4 * BEAT)  # the others read of it here
+  os._exit(1)
+
+
+def _part():
+  wait()
+  _over.set()
+
+
+def _many():
+  return _client() is not None and jax.process_count() > 1
+
+
+def _client():
+  return distributed.global_state.client
+
+
+def _number(name, least):
+  text = os.environ.get(name, '')
+  if not text.isdecimal() or int(text) < least:
+    raise ValueError(f'{name}={text}; expected a number, at least {least}.')
+  return int(text)
+
+
+def _patience():
+  """Seconds without a sign of life after which a process is lost."""
+  os.environ.setdefault('COLLAB_LOST_AFTER', '30')
+  return _number('COLLAB_LOST_AFTER', 2)
+
+
+def _watch(patience):
+  """Gives signs of life; process 0 looks for those of the others.
+
+  It counts its own beats, not the time: when all processes are held for a
+  while, none is lost.
+  """
+  me, n = jax.process_index(), jax.process_count()
+  silent, last = dict.fromkeys(range(1, n), 0), {}
+  for beat in itertools.count():
+    try:
+      _client().key_value_set(f'collab/alive/{me}', f'{beat}', True)
+      if told := _client().key_value_dir_get('collab/lost/'):
+        _tell(told[0][1])
+      signs = _client().key_value_dir_get('collab/alive/') if me == 0 else []
+    except Exception:
+      if me > 0 and not _over.is_set():
+        _tell(0)
+      return
+    for key, sign in signs:
+      other = int(key.split('/')[-1])
+      if sign != last.get(other):
+        silent[other], last[other] = 0, sign
+    for other in silent:
+      silent[other] += 1
+      if me == 0 and silent[other] * BEAT > patience:
+        _report(other)
+        time.sleep(4 * BEAT)  # the others read of it here
+        _tell(other)
+    if _over.wait(BEAT):
+      return
+
+
+def _report(process):
+  """Tells all that this one is lost."""
+  with contextlib.suppress(Exception):  # nobody is there to be told
+    _client().key_value_set('collab/lost/process', f'{process}', True)
+
+
+def _tell(process):
+  """Ends this process with a line on which one is lost."""
+  _telling.acquire()  # and never released
+  print(
+    f'train.py: process {process} of {jax.process_count()} is lost (killed, '
+    f'failed or silent for {_patience()} s), so process {jax.process_index()} '
+    'stops too; start all again to go on from the last checkpoint.',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
+
+
+def _tell_before_abort():
+  """When process 0 is gone, JAX's runtime aborts; first say why."""
+
+  @ctypes.CFUNCTYPE(None, ctypes.c_int)
+  def tell(_):
+    host, port = distributed.global_state.coordinator_address.rsplit(':', 1)
+    try:
+      socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+      _tell(0)
+
+  ctypes.CDLL(None).signal(signal.SIGABRT, tell)
+  _kept.append(tell)

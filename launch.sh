@@ -5,7 +5,7 @@ set -eu
 
 usage() {
   cat <<'END'
-Usage: ./launch.sh [--help] COMMAND [ARGUMENT...]
+Usage: ./launch.sh [OPTION...] COMMAND [ARGUMENT...]
 
 Runs COMMAND in the project's environment, which is made first if needed.
 A COMMAND ending in .py is looked for here, then beside launch.sh, and run
@@ -15,9 +15,28 @@ under the environment's Python; the working directory stays as it is.
   ./launch.sh python -m collab.convert --help
   ./launch.sh pytest
 
-COLLAB_PYTHON  the Python (>= 3.11) to make the environment with
-COLLAB_EXTRAS  what to install besides: cuda, tpu, prepare, parity or several,
-               comma-separated; kept until it is set to something else
+Several processes, which train.py makes one run of. They need one workdir that
+all of them see; when one is lost all end, and the same command goes on.
+
+  --local=N          N processes here; of GPUs each has one
+  --slurm [--X=Y...] a Slurm job; what follows up to COMMAND are options of
+                     sbatch, or in an allocation of srun; of GPUs a task each
+  --tpu=NAME [--X=Y...]  all hosts of a TPU pod, in the copy of this folder in
+                     their home directories; options of gcloud may follow
+  --dry-run          print what would run, and run nothing
+  --help             print this
+
+  ./launch.sh --local=4 train.py --config=configs/lm.py:sample
+  ./launch.sh --slurm --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 \
+      --time=24:00:00 train.py --config=configs/lm.py --config.data.path=DIR
+  ./launch.sh --tpu=NAME --zone=ZONE train.py --config=configs/lm.py ...
+      (once: gcloud compute tpus tpu-vm scp --recurse --worker=all \
+       --zone=ZONE . NAME:)
+
+COLLAB_PYTHON      the Python (>= 3.11) to make the environment with
+COLLAB_EXTRAS      what to install besides: cuda, tpu, prepare, parity or
+                   several, comma-separated; kept until set to something else
+COLLAB_LOST_AFTER  seconds of silence after which a process is lost (30)
 END
 }
 
@@ -88,11 +107,99 @@ make_environment() {
   say ".venv is ready after $SECONDS s"
 }
 
-case ${1-} in
-  '') usage >&2; exit 1 ;;
-  --help | -h) usage; exit 0 ;;
-  -*) die "unknown option $1 (known: --help; options of COMMAND follow it)" ;;
-esac
+# Runs a command in place of this shell, or prints it.
+run() {
+  local line
+  if [[ -z $dry ]]; then exec "$@"; fi
+  printf -v line ' %q' "$@"
+  printf '%s\n' "${line# }"
+}
+
+# A port of this host that nobody listens at.
+free_port() {
+  local port
+  while port=$((49152 + RANDOM % 16384)); (: <"/dev/tcp/localhost/$port"); do
+    :
+  done 2>/dev/null
+  printf '%s\n' "$port"
+}
+
+# Runs a command as n processes. When one fails the others are told to end, then
+# made to; the exit code is its.
+run_local() {
+  local i code how status=0 pids=() limit=0
+  local coordinator=${JAX_COORDINATOR_ADDRESS:-localhost:$(free_port)}
+  for ((i = 0; i < n; i++)); do
+    set -- env "JAX_COORDINATOR_ADDRESS=$coordinator" "JAX_NUM_PROCESSES=$n" \
+      "JAX_PROCESS_ID=$i" "JAX_LOCAL_DEVICE_IDS=$i" "${command[@]}"
+    if [[ $dry ]]; then run "$@"; else "$@" & pids[i]=$!; fi
+  done
+  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM HUP
+  while ((${#pids[@]})); do
+    for i in "${!pids[@]}"; do
+      if kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
+      code=0; wait "${pids[i]}" || code=$?
+      unset "pids[i]"
+      if ((code == 0 || status)); then continue; fi
+      status=$code how="ended with $code"
+      if ((code > 128)); then how="was killed by SIG$(kill -l "$code")"; fi
+      say "process $i of $n $how; the others end"
+      kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true
+      limit=$((SECONDS + ${COLLAB_LOST_AFTER:-30} + 30))
+    done
+    if ((status && SECONDS > limit && ${#pids[@]})); then
+      kill -KILL "${pids[@]}" 2>/dev/null || true
+    fi
+    sleep 0.1
+  done
+  exit "$status"
+}
+
+# Within an allocation the job starts here and now, else it is submitted.
+run_slurm() {
+  local line
+  if [[ ${SLURM_JOB_ID-} ]]; then
+    run srun --kill-on-bad-exit=1 ${options[@]+"${options[@]}"} \
+      "$root/launch.sh" "${command[@]}"
+  else
+    printf -v line ' %q' srun --kill-on-bad-exit=1 "$root/launch.sh" \
+      "${command[@]}"
+    run sbatch ${options[@]+"${options[@]}"} --wrap="${line# }"
+  fi
+}
+
+# On a TPU's hosts JAX finds out everything but the port, which says that the
+# process is one of several.
+run_tpu() {
+  local line
+  printf -v line ' %q' env "COLLAB_EXTRAS=${COLLAB_EXTRAS-tpu}" \
+    JAX_COORDINATOR_PORT=8476 ./launch.sh "${command[@]}"
+  printf -v line 'cd %q && %s' "${root##*/}" "${line# }"
+  run gcloud compute tpus tpu-vm ssh "$tpu" --worker=all \
+    ${options[@]+"${options[@]}"} --command="$line"
+}
+
+where=here dry='' options=()
+while [[ ${1-} == -* ]]; do
+  case $where:$1 in
+    *:--help | *:-h) usage; exit 0 ;;
+    *:--dry-run) dry=yes ;;
+    here:--local=*)
+      where=local n=${1#*=}
+      if [[ ! $n =~ ^[1-9][0-9]*$ ]]; then
+        die "$1: expected a number of processes"
+      fi ;;
+    here:--slurm) where=slurm ;;
+    here:--tpu=?*) where=tpu tpu=${1#*=} ;;
+    slurm:--?* | tpu:--?*) options+=("$1") ;;
+    slurm:* | tpu:*) die "$1: options for $where are --name=value here" ;;
+    *)
+      die "unknown option $1 (known: --local=N --slurm --tpu=NAME --dry-run" \
+        '--help; options of COMMAND follow it)' ;;
+  esac
+  shift
+done
+if (($# == 0)); then usage >&2; exit 1; fi
 
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$root/.venv
@@ -101,15 +208,17 @@ if [[ ! -f $root/pyproject.toml ]]; then  # sbatch, for one, runs a copy
   die "$root has no pyproject.toml: run launch.sh where it lies"
 fi
 
+command=("$@")
+if [[ $where == tpu ]]; then run_tpu; exit; fi
 if [[ $1 == *.py ]]; then
   script=$1
   if [[ ! -e $script && $script != /* ]]; then script=$root/$script; fi
   if [[ ! -e $script ]]; then die "no $1 in $PWD or $root"; fi
   shift
-  set -- python "$script" "$@"
+  command=(python "$script" "$@")
 fi
 
-if ! is_fresh; then
+if [[ -z $dry ]] && ! is_fresh; then
   if command -v flock >/dev/null; then
     exec 9>"$root/.venv.lock"
     flock -n 9 || { say 'waiting for the launch that makes .venv'; flock 9; }
@@ -117,6 +226,7 @@ if ! is_fresh; then
   if ! is_fresh; then make_environment; fi  # unless the other one just did
   exec 9>&-
 fi
+if [[ $where == slurm ]]; then run_slurm; exit; fi
 
 # On a CPU, XLA allocates the memory of a step anew each time. With huge pages
 # the kernel hands it out in 512 times fewer pieces (glibc >= 2.35; else no-op).
@@ -124,4 +234,5 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 
 unset PYTHONHOME
 export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
-exec "$@"
+if [[ $where == local ]]; then run_local; fi
+run "${command[@]}"

@@ -145,7 +145,7 @@ run_local() {
       if ((code > 128)); then how="was killed by SIG$(kill -l "$code")"; fi
       say "process $i of $n $how; the others end"
       kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true
-      limit=$((SECONDS + ${COLLAB_LOST_AFTER:-30} + 30))
+      limit=$((SECONDS + ${COLLAB_LOST_AFTER:-30} + 10))
     done
     if ((status && SECONDS > limit && ${#pids[@]})); then
       kill -KILL "${pids[@]}" 2>/dev/null || true

@@ -236,7 +236,7 @@ def _assemble(sides: tuple[Side, Side], pairs, lengths, counts, L):
     not_last = np.ones(len(place), bool)
     not_last[np.cumsum(n) - 1] = False
     body = place[not_last]
-    tokens[body] = np.asarray(side.tokens)[words]
+    tokens[body] = side.tokens[words]
     tokens[ends] = EOS
     if name == 'target':
       inputs = empty('target_inputs')

@@ -149,10 +149,10 @@ build = LanguageModel
 def windows(tokens, starts, L, bos):
   """dict of int32 [R, L]: labels tokens[start : start + L], tokens before."""
   places = starts[:, None] + np.arange(L)[None]
-  before = np.where(places, np.asarray(tokens)[places - 1], bos)
+  before = np.where(places, tokens[places - 1], bos)
   return dict(
     tokens=before.astype(np.int32),
-    labels=np.asarray(tokens)[places].astype(np.int32),
+    labels=tokens[places].astype(np.int32),
   )
 
 

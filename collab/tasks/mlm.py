@@ -71,14 +71,16 @@ class MaskedLanguageModel:
     n = len(self._streams['train'].tokens) // (L - 1)
     self.rows = Epochs(n, data.batch_size, seed, shard)
     self._length, self._size, self._seed = L, data.batch_size, seed
-    self._host = shard[0]
+    self._shard = shard
     self.units_per_step = data.batch_size * L
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
 
   def batch(self, step):
     """tokens, types [R, L], lengths [R]; positions, labels, weights [R, P]."""
-    rng = np.random.default_rng((self._seed, step, self._host))
-    return self._masked_rows('train', self.rows(step), rng)
+    draws = self._draws(np.random.default_rng((self._seed, step, 0)))
+    host, hosts = self._shard
+    mine = [np.split(x, hosts)[host] for x in draws]
+    return self._masked_rows('train', self.rows(step), *mine)
 
   def inputs(self, batch):
     return ({k: batch[k] for k in ('tokens', 'types', 'lengths', 'positions')},)
@@ -107,7 +109,8 @@ class MaskedLanguageModel:
     guessed = 0.0
     rows = len(tokens) // (self._length - 1)
     for i, (places, valid) in enumerate(in_order(rows, self._size)):
-      batch = self._masked_rows(split, places, np.random.default_rng(i))
+      draws = self._draws(np.random.default_rng(i))
+      batch = self._masked_rows(split, places, *draws)
       batch['weights'] *= valid[:, None]
       guessed += float(((batch['labels'] == guess) * batch['weights']).sum())
       found += [float(x) for x in jax.device_get(sums(params, batch))]
@@ -129,17 +132,21 @@ class MaskedLanguageModel:
     )
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
-  def _masked_rows(self, split, rows, rng):
+  def _draws(self, rng):
+    """Of a global batch: masked places, kinds and other tokens, all [R, P]."""
+    L, P, R = self._length, self._masked, self._size
+    # The places of the P smallest of L - 1 numbers: any P, each as likely.
+    order = rng.random((R, L - 1)).argpartition(P - 1, axis=1)[:, :P]
+    kind = rng.random((R, P))
+    other = self._ordinary[rng.integers(len(self._ordinary), size=(R, P))]
+    return 1 + np.sort(order, axis=1).astype(np.int32), kind, other
+
+  def _masked_rows(self, split, rows, positions, kind, other):
     L, P, R = self._length, self._masked, len(rows)
     places = rows[:, None] * (L - 1) + np.arange(L - 1)[None]
     tokens = np.full((R, L), self._tokenizer.bos_id, np.int32)
-    tokens[:, 1:] = np.asarray(self._streams[split].tokens)[places]
-    # The places of the P smallest of L - 1 numbers: any P, each as likely.
-    order = rng.random((R, L - 1)).argpartition(P - 1, axis=1)[:, :P]
-    positions = 1 + np.sort(order, axis=1).astype(np.int32)
+    tokens[:, 1:] = self._streams[split].tokens[places]
     labels = np.take_along_axis(tokens, positions, axis=1)
-    kind = rng.random((R, P))
-    other = self._ordinary[rng.integers(len(self._ordinary), size=(R, P))]
     mask = self._tokenizer.mask_id
     seen = np.where(kind < 0.8, mask, np.where(kind < 0.9, other, labels))
     np.put_along_axis(tokens, positions, seen.astype(np.int32), axis=1)

@@ -34,7 +34,7 @@ STATUS = re.compile(
   r'UNAVAILABLE|UNKNOWN): '
 )
 
-_over = threading.Event()  # all have ended well
+_over = threading.Event()  # all have ended well, or this one by itself
 _names = itertools.count()  # of what is told, the same on all processes
 _kept = []  # what C calls back
 _telling = threading.Lock()  # taken once, by the thread that ends the process
@@ -128,6 +128,7 @@ def leave(error):
     return
   if STATUS.search(str(error)):
     time.sleep(_patience() + 6 * BEAT)
+  _over.set()
   _report(jax.process_index())
   atexit.register(_exit)  # before JAX waits for the others
 
@@ -176,7 +177,8 @@ def _watch(patience):
   for beat in itertools.count():
     try:
       _client().key_value_set(f'collab/alive/{me}', f'{beat}', True)
-      if told := _client().key_value_dir_get('collab/lost/'):
+      told = _client().key_value_dir_get('collab/lost/')
+      if told and not _over.is_set():
         _tell(told[0][1])
       signs = _client().key_value_dir_get('collab/alive/') if me == 0 else []
     except Exception:

@@ -60,6 +60,14 @@ def test_masks_change_with_the_step_alone(task, tmp_path):
   assert (a['positions'] != build(tmp_path, seed=1).batch(5)['positions']).any()
 
 
+def test_shards_are_the_batch(task, tmp_path):
+  """Masks included, which are drawn for the rows of all hosts."""
+  parts = [build(tmp_path, shard=(i, 3)).batch(5) for i in range(3)]
+  for name, x in task.batch(5).items():
+    got = np.concatenate([part[name] for part in parts])
+    np.testing.assert_array_equal(got, x)
+
+
 @pytest.mark.parametrize('rate', [0.001, 1.0])
 def test_rate_error(rate, tmp_path):
   with pytest.raises(

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Scaling on paper: what a step communicates, and the batch that hides it.
+
+  ./launch.sh python -m benchmarks.scaling [--save]
+
+For the model of every base config: the bytes that a chip sends in a step of
+data parallelism and of FSDP, float32, by the formulas of ring algorithms,
+
+  data parallel   2 (n - 1) / n 4 P     all-reduce of the gradients
+  FSDP            3 (n - 1) / n 4 P     all-gather of the parameters for the
+                  forward and for the backward pass, reduce-scatter of the
+                  gradients
+
+and the tokens a chip has to have in a step so that communication, were none of
+it hidden behind computing, is a tenth of the time. FLOPs are counted on the
+traced forward and backward pass. `sent` counts the collectives of a compiled
+program: tests/test_scaling.py does so with the step of train.py.
+"""
+
+import argparse
+import importlib
+import math
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collab import accounting, models
+from collab.accounting import trace
+from collab.training import files
+
+CHIPS = (8, 64, 512)
+EFFICIENCY = 0.9
+UTILISATION = 0.5  # of the peak, which no program reaches
+# How often a chip sends (n - 1) / n of the parameters' bytes.
+PASSES = {'data parallel': 2, 'FSDP': 3}
+CONFIGS = ('lm', 'lm:ptb', 'mlm', 'wmt14', 'glue', 'squad', 'vit')
+HEADS = dict(mlm='mlm', glue='classify', squad='span')
+
+
+class Chip(NamedTuple):
+  """Published rates.
+
+  Attributes:
+    flops: peak per second, bfloat16, dense.
+    sent: bytes per second that it sends to the others, all links.
+    within: chips that reach each other at this rate.
+  """
+
+  flops: float
+  sent: float
+  within: int = 10**9
+
+
+# Sources: in scaling.md.
+RATES = {
+  'TPU v4': Chip(275e12, 1.1e15 / 4096, 4096),
+  'TPU v5e': Chip(197e12, 51.2e12 / 256, 256),
+  'TPU v5p': Chip(459e12, 4800e9 / 8, 6144),
+  'H100, NVLink': Chip(989e12, 900e9 / 2, 8),
+  # Rings enter and leave a node of eight by all of its eight links.
+  'H100, InfiniBand': Chip(989e12, 8 * 400e9 / 8),
+}
+
+
+class Model(NamedTuple):
+  """Of a base config: what it trains, and FLOPs of a token in training.
+
+  A token of a translation model is one of the source and one of the target.
+  """
+
+  parameters: int
+  flops: float
+
+
+def model(name):
+  """The Model of 'family[:argument]', from shapes alone."""
+  family, _, argument = name.partition(':')
+  config = importlib.import_module(f'configs.{family}').get_config(argument)
+  fields, kind = config.model.to_dict(), config.model.name
+  tokens = accounting.tokens(config)
+
+  def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  if kind == 'vit':
+    side = config.data.image_size
+    batch = dict(images=jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+    fields |= dict(image_size=side, outputs=1000)
+  elif kind == 'encoder_decoder':
+    ends = '', '_segments', '_positions'
+    sides = 'source', 'target', 'target_inputs'
+    batch = {side + end: ints(1, tokens) for side in sides for end in ends}
+  else:
+    batch = dict(tokens=ints(1, tokens), types=ints(1, tokens), lengths=ints(1))
+  if kind == 'encoder':
+    batch['positions'] = ints(1, round(0.15 * tokens))
+    fields |= dict(head=HEADS[family], outputs=3)
+  if kind != 'vit':
+    fields |= dict(vocab_size=config.data.vocab_size)
+  built = models.build(**fields)
+  params = jax.eval_shape(built.init, jax.random.key(0), batch)['params']
+
+  def total(params, batch):
+    out = built.apply({'params': params}, batch)
+    return sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(out))
+
+  flops = trace.flops(jax.grad(total), params, batch)
+  return Model(accounting.size(params), flops / tokens)
+
+
+def volume(model, way, n):
+  """Bytes that each of n chips sends in a step."""
+  return PASSES[way] * (n - 1) / n * 4 * model.parameters
+
+
+def tokens(model, way, n, chip):
+  """Tokens of a chip from which on communication is 1 - EFFICIENCY of a step.
+
+    F t / (U f) = E / (1 - E) volume / s
+
+  t tokens, F FLOPs of one, f peak, U utilisation, E efficiency, s bytes/s sent.
+  """
+  seconds = volume(model, way, n) / chip.sent
+  computing = EFFICIENCY / (1 - EFFICIENCY) * seconds
+  return math.ceil(computing * UTILISATION * chip.flops / model.flops)
+
+
+# What a compiled program sends ------------------------------------------------
+
+KINDS = (
+  'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
+  'collective-permute',
+)  # fmt: skip
+_LINE = re.compile(rf'= (.+?) ({"|".join(KINDS)})(?:-start)?\(')
+_ARRAY = re.compile(r'\b[a-z]+(\d+)\[([\d,]*)\]')
+
+
+def collectives(hlo):
+  """[(kind, bytes of the result, chips that take part)] of a program's text."""
+  found = []
+  for line in hlo.splitlines():
+    if match := _LINE.search(line):
+      arrays = _ARRAY.findall(match[1])
+      size = sum(
+        int(bits) // 8 * math.prod(map(int, filter(None, shape.split(','))))
+        for bits, shape in arrays
+      )
+      found.append((match[2], size, _group(line)))
+  return found
+
+
+def sent(kind, size, n):
+  """Bytes that a chip sends in a collective, by ring algorithms."""
+  times = {
+    'all-reduce': 2 * (n - 1) / n,
+    'all-gather': (n - 1) / n,
+    'reduce-scatter': n - 1,  # its result is the n-th part
+    'all-to-all': (n - 1) / n,
+    'collective-permute': 1,
+  }
+  return times[kind] * size
+
+
+def _group(line):
+  if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+    return int(match[1])
+  if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
+    return len(match[1].split(','))
+  return 1
+
+
+# The page ---------------------------------------------------------------------
+
+
+def tables():
+  """Markdown of volumes and of batches."""
+  found = {name: model(name) for name in CONFIGS}
+  lines = ['## Sent by each of 64 chips in a step', '']
+  lines += _row('config', 'parameters', 'FLOPs a token', *PASSES)
+  lines += _row(*['---'] * 5)
+  for name, m in found.items():
+    sizes = (f'{accounting.si(volume(m, way, 64))}B' for way in PASSES)
+    lines += _row(name, f'{m.parameters:,}', accounting.si(m.flops), *sizes)
+  for way in PASSES:
+    lines += ['', f'## Tokens a chip, {way}', '']
+    heads = [f'{chip}, {n}' for chip in RATES for n in _counts(chip)]
+    lines += _row('config', *heads) + _row(*['---'] * (1 + len(heads)))
+    for name, m in found.items():
+      lines += _row(
+        name,
+        *(
+          f'{tokens(m, way, n, RATES[chip]):,}'
+          for chip in RATES
+          for n in _counts(chip)
+        ),
+      )
+  return '\n'.join(lines) + '\n'
+
+
+def _counts(chip):
+  """Of CHIPS those that this interconnect joins."""
+  if chip == 'H100, InfiniBand':
+    return CHIPS[1:]
+  return [n for n in CHIPS if n <= RATES[chip].within]
+
+
+def _row(*cells):
+  return [f'| {" | ".join(cells)} |']
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--save', action='store_true', help='to scaling.md')
+  args = parser.parse_args()
+  text = tables()
+  print(text)
+  if args.save:
+    path = pathlib.Path(__file__).with_name('scaling.md')
+    head = path.read_text().partition('## Sent by')[0]
+    files.write_text(path, head + text)
+
+
+if __name__ == '__main__':
+  main()

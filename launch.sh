@@ -129,26 +129,29 @@ free_port() {
 run_local() {
   local i code how status=0 pids=() limit=0
   local coordinator=${JAX_COORDINATOR_ADDRESS:-localhost:$(free_port)}
+  exec 8>&2 2>/dev/null  # bash has words of its own on jobs that are killed
   for ((i = 0; i < n; i++)); do
     set -- env "JAX_COORDINATOR_ADDRESS=$coordinator" "JAX_NUM_PROCESSES=$n" \
       "JAX_PROCESS_ID=$i" "JAX_LOCAL_DEVICE_IDS=$i" "${command[@]}"
-    if [[ $dry ]]; then run "$@"; else "$@" & pids[i]=$!; fi
+    if [[ $dry ]]; then run "$@"; continue; fi
+    "$@" 2>&8 8>&- &
+    pids[i]=$!
   done
-  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM HUP
+  trap 'kill -TERM "${pids[@]}" || true' INT TERM HUP
   while ((${#pids[@]})); do
     for i in "${!pids[@]}"; do
-      if kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
+      if kill -0 "${pids[i]}"; then continue; fi
       code=0; wait "${pids[i]}" || code=$?
       unset "pids[i]"
       if ((code == 0 || status)); then continue; fi
       status=$code how="ended with $code"
       if ((code > 128)); then how="was killed by SIG$(kill -l "$code")"; fi
-      say "process $i of $n $how; the others end"
-      kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true
+      say "process $i of $n $how; the others end" 2>&8
+      kill -TERM ${pids[@]+"${pids[@]}"} || true
       limit=$((SECONDS + ${COLLAB_LOST_AFTER:-30} + 10))
     done
     if ((status && SECONDS > limit && ${#pids[@]})); then
-      kill -KILL "${pids[@]}" 2>/dev/null || true
+      kill -KILL "${pids[@]}" || true
     fi
     sleep 0.1
   done

@@ -121,6 +121,7 @@ def run(config, workdir, eval_only=False):
   # The step -------------------------------------------------------------------
 
   def loss(params, batch, key):
+    params = jax.lax.with_sharding_constraint(params, whole)  # gathers them
     total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
     return total, (weight, aux)
 

@@ -165,11 +165,16 @@ def sent(kind, size, n):
 
 
 def _group(line):
-  if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+  """How many take part: mesh['a'=8,'b'=1] {'a'}, [1,8]<=[8] or {{0,1,...}}."""
+  groups = line.partition('replica_groups=')[2]
+  if match := re.match(r'mesh\[(.*?)\] ?\{(.*?)\}', groups):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+    return math.prod(int(sizes[x]) for x in re.findall(r"'(\w+)'", match[2]))
+  if match := re.match(r'\[\d+,(\d+)\]', groups):
     return int(match[1])
-  if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
+  if match := re.match(r'\{\{([\d,]+)\}', groups):
     return len(match[1].split(','))
-  return 1
+  raise ValueError(f'No replica_groups that we know: {groups[:60]}')
 
 
 # The page ---------------------------------------------------------------------

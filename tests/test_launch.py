@@ -3,7 +3,9 @@
 
 import os
 import pathlib
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -183,6 +185,149 @@ def test_options(tree):
   helped = launch(tree, '--help')
   assert (helped.returncode, helped.stderr) == (0, '')
   assert helped.stdout == nothing.stderr
+  assert not (tree / '.venv').exists()
+
+
+# Many processes ---------------------------------------------------------------
+
+SAY = """
+import os, sys
+names = 'NUM_PROCESSES', 'PROCESS_ID', 'LOCAL_DEVICE_IDS', 'COORDINATOR_ADDRESS'
+line = [*(os.environ['JAX_' + name] for name in names), *sys.argv[1:]]
+os.write(1, (' '.join(line) + '\\n').encode())  # in one piece
+"""
+
+
+def test_local(tree):
+  """N processes with what JAX joins them by; silent when all end well."""
+  launch(tree, 'true')
+  done = launch(tree, '--local=3', 'python', '-c', SAY, 'a b')
+  assert (done.returncode, done.stderr) == (0, '')
+  lines = sorted(done.stdout.splitlines())
+  address = lines[0].split()[3]
+  assert address.startswith('localhost:')
+  assert lines == [f'3 {i} {i} {address} a b' for i in range(3)]
+
+
+@pytest.mark.parametrize(
+  'end, code, words',
+  [
+    ('sys.exit(7)', 7, 'ended with 7'),
+    ('os.kill(os.getpid(), 9)', 137, 'was killed by SIGKILL'),
+  ],
+)
+def test_local_ends_with_the_first_that_fails(tree, end, code, words):
+  """The others too, even one that does not heed SIGTERM."""
+  launch(tree, 'true')
+  program = f"""
+import os, signal, sys, time
+if os.environ['JAX_PROCESS_ID'] == '1': {end}
+if os.environ['JAX_PROCESS_ID'] == '2':
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(50)
+"""
+  done = launch(
+    tree, '--local=3', 'python', '-c', program, COLLAB_LOST_AFTER='-9'
+  )
+  assert done.returncode == code
+  assert done.stderr == f'launch.sh: process 1 of 3 {words}; the others end\n'
+
+
+def test_local_passes_signals_on(tree):
+  launch(tree, 'true')
+  program = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.write(1, b'stopped\\n') - 8))
+os.write(1, b'ready\\n')
+time.sleep(50)
+"""
+  process = subprocess.Popen(
+    [tree / 'launch.sh', '--local=2', 'python', '-c', program],
+    env=environment(tree),
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert [process.stdout.readline() for _ in 'ab'] == ['ready\n'] * 2
+  process.send_signal(signal.SIGINT)
+  out, _ = process.communicate(timeout=60)
+  assert (process.returncode, out) == (0, 'stopped\n' * 2)
+
+
+def test_dry_run_prints_and_runs_nothing(tree):
+  (tree / 'train.py').touch()
+
+  def printed(*arguments, **variables):
+    done = launch(tree, *arguments, **variables)
+    assert (done.returncode, done.stderr) == (0, '')
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+  command, script = ['train.py', '--x=a b'], str(tree / 'train.py')
+  assert printed('--dry-run', *command) == [['python', script, '--x=a b']]
+  locals_ = printed('--local=2', '--dry-run', *command)
+  port = locals_[0][1].removeprefix('JAX_COORDINATOR_ADDRESS=localhost:')
+  assert 49152 <= int(port) < 65536
+  assert locals_ == [
+    [
+      'env',
+      f'JAX_COORDINATOR_ADDRESS=localhost:{port}',
+      'JAX_NUM_PROCESSES=2',
+      f'JAX_PROCESS_ID={i}',
+      f'JAX_LOCAL_DEVICE_IDS={i}',
+      *['python', script, '--x=a b'],
+    ]
+    for i in range(2)
+  ]
+  step = ['srun', '--kill-on-bad-exit=1']
+  again = [str(tree / 'launch.sh'), 'python', script, '--x=a b']
+  ((*sbatch, wrapped),) = printed(
+    '--dry-run', '--slurm', '--nodes=2', '--exclusive', *command
+  )
+  assert sbatch == ['sbatch', '--nodes=2', '--exclusive']
+  assert shlex.split(wrapped.removeprefix('--wrap=')) == [*step, *again]
+  (srun,) = printed(
+    '--slurm', '--ntasks=4', '--dry-run', *command, SLURM_JOB_ID='1'
+  )
+  assert srun == [*step, '--ntasks=4', *again]
+  ((*gcloud, remote),) = printed('--tpu=pod', '--zone=z', '--dry-run', *command)
+  ssh = 'gcloud compute tpus tpu-vm ssh pod --worker=all --zone=z'
+  assert gcloud == ssh.split()
+  assert shlex.split(remote.removeprefix('--command=')) == [
+    *['cd', tree.name, '&&', 'env', 'COLLAB_EXTRAS=tpu'],
+    *['JAX_COORDINATOR_PORT=8476', './launch.sh', *command],
+  ]
+  assert not (tree / '.venv').exists()
+
+
+def test_commands_of_a_cluster_are_run(tree):
+  """Stand-ins of sbatch and gcloud say what they got; tpu needs no .venv."""
+  for name in ('sbatch', 'gcloud'):
+    program = tree.parent / 'bin' / name
+    program.write_text('#!/bin/sh\nprintf "%s|" "$0" "$@"\n')
+    program.chmod(0o755)
+  done = launch(tree, '--tpu=pod', 'pytest')
+  assert done.stdout.startswith(f'{tree.parent}/bin/gcloud|compute|tpus|')
+  assert not (tree / '.venv').exists()
+  done = launch(tree, '--slurm', '--nodes=2', 'pytest')
+  assert done.stdout.startswith(f'{tree.parent}/bin/sbatch|--nodes=2|--wrap=')
+  assert (tree / '.venv').exists()
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    (['--local=0', 'true'], '--local=0: expected a number of processes'),
+    (['--local=2', '--nodes=2', 'true'], 'unknown option --nodes=2'),
+    (['--tpu=', 'true'], 'unknown option --tpu='),
+    (
+      ['--slurm', '-N', '2', 'true'],
+      '-N: options for slurm are --name=value here',
+    ),
+  ],
+)
+def test_impossible_options(tree, arguments, words):
+  done = launch(tree, *arguments)
+  assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+  assert words in done.stderr
   assert not (tree / '.venv').exists()
 
 

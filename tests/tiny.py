@@ -44,6 +44,24 @@ SMALL = {
   'checkpoint.average': 2,
 }
 
+# The same of a language model, of which most of the time is spent importing.
+SMALL_LM = {
+  'data.vocab_size': 300,
+  'data.row_length': 16,
+  'data.batch_size': 8,
+  'data.eval_stride': 8,
+  'model.dim': 16,
+  'model.num_layers': 1,
+  'model.mlp_dim': 256,  # some leaves are large enough for FSDP to split
+  'model.max_length': 16,
+  'model.attention.num_heads': 2,
+  'optim.warmup_steps': 4,
+  'total_steps': 12,
+  'every.log': 1,
+  'every.eval': 6,
+  'every.checkpoint': 3,
+}
+
 
 def write_corpus(folder, train=200, val=11, test=7):
   """Plain parallel text of 1 to 5 words a line; returns the folder."""
@@ -54,6 +72,14 @@ def write_corpus(folder, train=200, val=11, test=7):
     for side, words in WORDS.items():
       lines = [' '.join(words.split()[i] for i in row) for row in rows]
       write_lines(folder / f'{split}.{side}', lines)
+  return folder
+
+
+def write_text(folder):
+  """A language model's text: one side of a corpus."""
+  write_corpus(folder, 300, 30, 30)
+  for path in folder.glob('*.de'):
+    path.unlink()
   return folder
 
 
@@ -75,6 +101,15 @@ def command(corpus, workdir, **changes):
   changes = SMALL | {'data.path': corpus} | changes
   flags = [f'--config.{key}={value}' for key, value in changes.items()]
   return [f'--config={CONFIG}', f'--workdir={workdir}', *flags]
+
+
+def lm_command(text, workdir, **changes):
+  """What a user types to train SMALL_LM; a__b=1 sets a.b."""
+  changes = {key.replace('__', '.'): x for key, x in changes.items()}
+  changes = SMALL_LM | {'data.path': text} | changes
+  flags = [f'--config.{key}={value}' for key, value in changes.items()]
+  config = '--config=configs/lm_mha.py:sample'
+  return [config, f'--workdir={workdir}', *flags]
 
 
 def start(arguments, cache, cwd=ROOT, **environ):

@@ -22,30 +22,11 @@ import train
 
 STEPS = 12
 LOST_AFTER = 5
-SMALL = {
-  'data.vocab_size': 300,
-  'data.row_length': 16,
-  'data.batch_size': 8,
-  'data.eval_stride': 8,
-  'model.dim': 16,
-  'model.num_layers': 1,
-  'model.mlp_dim': 256,  # some leaves are large enough for FSDP to split
-  'model.max_length': 16,
-  'model.attention.num_heads': 2,
-  'optim.warmup_steps': 4,
-  'total_steps': STEPS,
-  'every.log': 1,
-  'every.eval': 6,
-  'every.checkpoint': 3,
-}
 
 
 @pytest.fixture(scope='module')
 def text(tmp_path_factory):
-  folder = tiny.write_corpus(tmp_path_factory.mktemp('text'), 300, 30, 30)
-  for path in folder.glob('*.de'):
-    path.unlink()
-  return folder
+  return tiny.write_text(tmp_path_factory.mktemp('text'))
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +40,7 @@ def one(text, tmp_path_factory):
   """The workdir of a run in this process."""
   folder = tmp_path_factory.mktemp('runs') / 'one'
   config = lm_mha.get_config('sample')
-  config.update_from_flattened_dict(SMALL | {'data.path': str(text)})
+  config.update_from_flattened_dict(tiny.SMALL_LM | {'data.path': str(text)})
   workdirs.claim(config.lock(), folder)
   train.run(config, str(folder))
   return folder
@@ -74,9 +55,7 @@ def two(text, cache, tmp_path_factory):
 
 def start(n, text, folder, cache, **changes):
   """train.py as n processes, each with an environment of launch.sh --local."""
-  changes = SMALL | {'data.path': text} | changes
-  command = ['--config=configs/lm_mha.py:sample', f'--workdir={folder}']
-  command += [f'--config.{key}={value}' for key, value in changes.items()]
+  command = tiny.lm_command(text, folder, **changes)
   return [tiny.start(command, cache, **e) for e in environments(n)]
 
 

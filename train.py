@@ -109,7 +109,7 @@ def run(config, workdir, eval_only=False):
       raise ValueError(f'{workdir} has no checkpoint to evaluate.')
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if config.init_from:
-      params = initial.load(config.init_from, state['params'])
+      params = initial.load(config.init_from, state['params'], whole)
       state = jax.device_put(state | dict(params=params), shardings)
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])

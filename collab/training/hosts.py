@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from collab.training import files
 
-BEAT = 0.5  # seconds between two signs of life
+BEAT = 1.0  # seconds between two signs of life
 DAY = 24 * 3600 * 1000  # in ms: who waits that long waits for a lost process
 # How an error of XLA's runtime begins: what failed may be another process.
 STATUS = re.compile(
@@ -57,13 +57,18 @@ def join():
     n, me = _number('JAX_NUM_PROCESSES', 1), _number('JAX_PROCESS_ID', 0)
     if me >= n:
       raise ValueError(f'JAX_PROCESS_ID={me}; expected less than {n}.')
-    jax.distributed.initialize(
-      num_processes=n, process_id=me, cluster_detection_method='deactivate'
-    )
+    found = dict(num_processes=n, process_id=me)
+    found['cluster_detection_method'] = 'deactivate'
   elif (in_step and environ.get('SLURM_NTASKS', '1') != '1') or (
     'JAX_COORDINATOR_PORT' in environ
   ):
-    jax.distributed.initialize()
+    found = {}
+  else:
+    return
+  # Its own timeout is for process 0: the others' loss is seen here before.
+  jax.distributed.initialize(
+    **found, heartbeat_timeout_seconds=3 * patience + 10
+  )
   if not _many():
     return
   if jax.process_index() > 0:

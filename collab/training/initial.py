@@ -7,7 +7,7 @@ from collab.training import checkpoint, leaves, logs
 from collab.training import workdir as workdirs
 
 
-def load(workdir, params):
+def load(workdir, params, sharding=None):
   """Replaces what an earlier run has by its parameters, and says what.
 
   Parameters are the same if name, type and shape are. `head`, which belongs to
@@ -16,6 +16,8 @@ def load(workdir, params):
   Args:
     workdir: of the earlier run; what its own evaluation used is read.
     params: the fresh ones.
+    sharding: of what is read, one that all hosts have a part in; by default
+      one device.
 
   Returns:
     A tree like params.
@@ -29,6 +31,11 @@ def load(workdir, params):
   )
   try:
     abstract = checkpoints.abstract()
+    if sharding:
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        abstract,
+      )
     found = checkpoint.final_params(config, checkpoints, abstract)
   finally:
     checkpoints.close()

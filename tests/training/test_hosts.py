@@ -147,6 +147,16 @@ def test_four_split_the_state_and_stop_as_one(text, cache, one, tmp_path):
     check_close(row, other)
 
 
+@pytest.mark.slow
+def test_parameters_of_an_earlier_run(text, cache, one, tmp_path):
+  """Read by both, and split; the loss starts where that run ended."""
+  ends = finish(start(2, text, tmp_path, cache, fsdp=2, init_from=one))
+  assert [code for code, *_ in ends] == [0, 0], ends
+  first, last = tiny.rows(tmp_path)[0], tiny.rows(one)[0]
+  assert first['train/loss'] < last['train/loss'] - 0.1
+  assert 'fresh     none' in ends[0][1]
+
+
 class Counted:
   """An array that counts what is read of it."""
 

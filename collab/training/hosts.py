@@ -158,8 +158,8 @@ def _client():
   return distributed.global_state.client
 
 
-def _number(name, least):
-  text = os.environ.get(name, '')
+def _number(name, least, default=''):
+  text = os.environ.get(name, default)
   if not text.isdecimal() or int(text) < least:
     raise ValueError(f'{name}={text}; expected a number, at least {least}.')
   return int(text)
@@ -167,8 +167,7 @@ def _number(name, least):
 
 def _patience():
   """Seconds without a sign of life after which a process is lost."""
-  os.environ.setdefault('COLLAB_LOST_AFTER', '30')
-  return _number('COLLAB_LOST_AFTER', 2)
+  return _number('COLLAB_LOST_AFTER', 2, '30')
 
 
 def _watch(patience):

@@ -223,15 +223,25 @@ def _tell(process):
 
 
 def _tell_before_abort():
-  """When process 0 is gone, JAX's runtime aborts; first say why."""
+  """When process 0 is gone, JAX's runtime aborts; first say why.
+
+  It may abort for other reasons, of which it has told itself.
+  """
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
   def tell(_):
-    host, port = distributed.global_state.coordinator_address.rsplit(':', 1)
-    try:
-      socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
+    if not _answers(distributed.global_state.coordinator_address):
       _tell(0)
 
   ctypes.CDLL(None).signal(signal.SIGABRT, tell)
   _kept.append(tell)
+
+
+def _answers(address):
+  """Whether a server of gRPC is there: it is the first to say something."""
+  host, port = address.rsplit(':', 1)
+  try:
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+      return bool(connection.recv(1))
+  except OSError:
+    return False

@@ -226,7 +226,7 @@ def test_restart_after_a_loss(text, cache, two, tmp_path):
 
 # Does what training does, with less to import: all add up, in every step.
 LOOP = """
-import sys, time
+import os, sys, time
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -238,17 +238,21 @@ with hosts.first():
   order = time.time()
 times = multihost_utils.process_allgather(np.float64(order % 1e4))
 assert times.argmin() == 0, times
+assert hosts._answers(os.environ['JAX_COORDINATOR_ADDRESS'])
 assert hosts.alone(lambda: {'me': me, 'x': [0.1, 'text']}) == (
   {'me': 0, 'x': [0.1, 'text']}
 )
-for step in range(int(sys.argv[1])):
-  total = multihost_utils.process_allgather(np.array(step)).sum()
-  assert total == step * jax.process_count()
-  print(step, flush=True)
-  if me == int(sys.argv[2]) and step == 9:
-    hosts.leave(ValueError('mine'))
-    sys.exit('mine')
-  time.sleep(0.01)
+try:
+  for step in range(int(sys.argv[1])):
+    total = multihost_utils.process_allgather(np.array(step)).sum()
+    assert total == step * jax.process_count()
+    print(step, flush=True)
+    if me == int(sys.argv[2]) and step == 9:
+      raise ValueError('mine')
+    time.sleep(0.01)
+except Exception as e:  # as train.py does
+  hosts.leave(e)
+  sys.exit(str(e))
 """
 
 
@@ -294,13 +298,15 @@ def test_killed(victim):
     check_lost(finish(processes), victim)
 
 
-def test_stalled():
+@pytest.mark.parametrize('victim', [0, 1])
+def test_stalled(victim):
   """A process that is there and does nothing is lost as well."""
   with running(loop(2)) as processes:
-    processes[1].send_signal(signal.SIGSTOP)
-    code, _, err = tiny.finish(processes[0])
+    processes[victim].send_signal(signal.SIGSTOP)
+    code, _, err = tiny.finish(processes[1 - victim])
     assert code == 1
-    assert err.splitlines()[-1].startswith('train.py: process 1 of 2 is lost')
+    said = f'train.py: process {victim} of 2 is lost'
+    assert err.splitlines()[-1].startswith(said)
 
 
 @pytest.mark.parametrize('failing', [0, 1])

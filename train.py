@@ -30,6 +30,7 @@ from collab.training import (
   guard,
   hosts,
   initial,
+  interrupt,
   logs,
   optim,
   report,
@@ -97,6 +98,7 @@ def run(config, workdir, eval_only=False):
     abstract,
     shardings,
   )
+  workdirs.check_data(workdir, task, last)
   checkpoints = checkpoint.Checkpoints(
     workdir,
     config.checkpoint.keep,
@@ -163,6 +165,7 @@ def run(config, workdir, eval_only=False):
   seen, since = [], time.monotonic()  # since the last look at them
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(interrupt.first_as_sigterm())
     stack.enter_context(contextlib.closing(checkpoints))
     if not eval_only:
       writer = logs.Writer(workdir, step, config.wandb)
@@ -199,6 +202,7 @@ def run(config, workdir, eval_only=False):
         checkpoints.save(step, state, scores)
       progress.step()
       if stop and step < last:
+        step = checkpoints.newest()  # it is written now
         print(f'Stopped and saved at step {step}; --workdir={workdir} goes on.')
         return None
 
@@ -235,6 +239,8 @@ def main(argv):
     workdir = workdirs.default(name, config)
   with hosts.first():
     config = workdirs.claim(config, workdir)
+    workdirs.lock(workdir)
+    workdirs.claim(config, workdir)  # no other run has been here in between
   if not config.total_steps:
     raise ValueError(
       f'{workdir} was converted from a checkpoint and has no task: start a run '
@@ -244,7 +250,7 @@ def main(argv):
     scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
       report.append(workdir, RESULTS.value)
-  except Exception:
+  except (Exception, KeyboardInterrupt):
     workdirs.abandon(workdir)
     raise
 
@@ -258,6 +264,9 @@ if __name__ == '__main__':
   )
   try:
     app.run(main, flags_parser=parse)
+  except KeyboardInterrupt:
+    print('train.py: stopped by Ctrl-C.', file=sys.stderr)
+    sys.exit(130)  # as shells have it
   except Exception as e:
     hosts.leave(e)
     if os.environ.get('COLLAB_TRACEBACK'):

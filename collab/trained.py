@@ -3,7 +3,7 @@
 
 from collab import models
 from collab.data import tokenizer
-from collab.training import checkpoint
+from collab.training import checkpoint, leaves
 from collab.training import workdir as workdirs
 
 
@@ -22,13 +22,44 @@ def load(workdir, task):
       f'{workdir} is a run of {config.task.name}, expected {task}.'
     )
   words = tokenizer.load(f'{workdir}/tokenizer.json')
-  model = models.build(**workdirs.read_model(workdir))
+  fields, params = read(workdir, config)
+  return models.build(**fields), params, words, config
+
+
+def read(workdir, config):
+  """All fields of models.build, and the parameters of a run's evaluation.
+
+  Raises:
+    ValueError: model.json or the checkpoints are missing or damaged, or they
+      are of two models.
+  """
+  fields = workdirs.read_model(workdir)
   checkpoints = checkpoint.Checkpoints(
     workdir, config.checkpoint.keep, config.checkpoint.best
   )
   try:
     abstract = checkpoints.abstract()
+    _check(workdir, fields, abstract)
     params = checkpoint.final_params(config, checkpoints, abstract)
   finally:
     checkpoints.close()
-  return model, params, words, config
+  return fields, params
+
+
+def _check(workdir, fields, abstract):
+  """Refuses a checkpoint that is not of the model."""
+  try:
+    models.build(**fields)
+    batch = models.smallest(fields)
+    if fields['name'] == 'vit':  # nothing else says how many channels it has
+      rows = abstract['patch']['kernel'].shape[0]
+      batch = models.smallest(fields, rows // fields['patch'] ** 2)
+    expected = leaves.shapes(models.shapes(fields, batch))
+  except Exception as e:  # Flax raises all kinds
+    words = ' '.join(str(e).split())
+    raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
+  if differences := leaves.differences(expected, leaves.shapes(abstract)):
+    raise ValueError(
+      f'{workdir}/model.json is not of the model in its checkpoints: '
+      f'{differences}.'
+    )

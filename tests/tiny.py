@@ -112,15 +112,22 @@ def lm_command(text, workdir, **changes):
   return [config, f'--workdir={workdir}', *flags]
 
 
-def start(arguments, cache, cwd=ROOT, **environ):
-  """train.py as a process; its programs are kept in the folder `cache`."""
-  environ = dict(
-    JAX_PLATFORMS='cpu', JAX_COMPILATION_CACHE_DIR=str(cache), **environ
+def environ(cache, **more):
+  """Of train.py, whose programs, quick ones as well, are kept in a folder."""
+  return dict(
+    JAX_PLATFORMS='cpu',
+    JAX_COMPILATION_CACHE_DIR=str(cache),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    **more,
   )
+
+
+def start(arguments, cache, cwd=ROOT, **more):
+  """train.py as a process; more of its environment by keywords."""
   return subprocess.Popen(
     [sys.executable, *WARNINGS, ROOT / 'train.py', *arguments],
     cwd=cwd,
-    env=os.environ | environ,
+    env=os.environ | environ(cache, **more),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -4,9 +4,6 @@
 import re
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from collab import models
 from collab.convert.families import FAMILIES
 from collab.convert.families.family import ACTIVATIONS, LABELS, Family
@@ -73,10 +70,8 @@ def make(config, pooler):
       f'architecture {architecture!r}; there are {", ".join(legal)}.'
     )
   model = fields(family, architecture, get, pooler)
-  batch = _batch(model, get('num_channels', 3))
-  init = models.build(**model).init
-  shapes = jax.eval_shape(init, jax.random.key(0), batch)['params']
-  shapes = leaves.named(shapes)
+  batch = models.smallest(model, get('num_channels', 3))
+  shapes = leaves.named(models.shapes(model, batch))
   entries = _entries(family, architecture, model, shapes)
   return Plan(family, architecture, model, batch, shapes, entries)
 
@@ -127,24 +122,6 @@ def reader(config):
     return value
 
   return get
-
-
-def _batch(model, channels):
-  """Shapes of the smallest batch of a model."""
-
-  def ints(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-  if model['name'] == 'vit':
-    shape = (1, model['image_size'], model['image_size'], channels)
-    return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
-  if model['name'] == 'encoder_decoder':
-    sides = ('source', 'target')
-    keys = [f'{s}_{end}' for s in sides for end in ('segments', 'positions')]
-    return dict.fromkeys(['source', 'target_inputs', *keys], ints(1, 1))
-  rows = (1, 1) if model.get('head') == 'choice' else (1,)
-  keys = ('tokens', 'types', 'positions')
-  return dict.fromkeys(keys, ints(*rows, 1)) | dict(lengths=ints(*rows))
 
 
 def _entries(family, architecture, model, shapes):

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab import json_text
+from collab import json_text, trained
 from collab.convert import folders, huggingface
-from collab.training import checkpoint, files
+from collab.training import files
 from collab.training import workdir as workdirs
 
 ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
@@ -77,16 +77,7 @@ def attention_places(model):
 
 def _of_run(path):
   config = workdirs.claim(None, path)
-  model = workdirs.read_model(path)
-  checkpoints = checkpoint.Checkpoints(
-    path, config.checkpoint.keep, config.checkpoint.best
-  )
-  try:
-    params = checkpoint.final_params(
-      config, checkpoints, checkpoints.abstract()
-    )
-  finally:
-    checkpoints.close()
+  model, params = trained.read(path, config)
   tokenizer = path / 'tokenizer.json'
   return Source(
     str(path),

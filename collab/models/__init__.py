@@ -4,6 +4,9 @@
 import math
 import numbers
 
+import jax
+import jax.numpy as jnp
+
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -37,6 +40,30 @@ def build(name, **fields):
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
   _check(fields)
   return MODELS[name](**fields)
+
+
+def shapes(fields, batch):
+  """The parameters of build(**fields), as ShapeDtypeStructs."""
+  init = build(**fields).init
+  return jax.eval_shape(init, jax.random.key(0), batch)['params']
+
+
+def smallest(fields, channels=3):
+  """The smallest batch of build(**fields), as ShapeDtypeStructs."""
+
+  def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  if fields['name'] == 'vit':
+    shape = (1, fields['image_size'], fields['image_size'], channels)
+    return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
+  if fields['name'] == 'encoder_decoder':
+    sides = ('source', 'target')
+    keys = [f'{s}_{end}' for s in sides for end in ('segments', 'positions')]
+    return dict.fromkeys(['source', 'target_inputs', *keys], ints(1, 1))
+  rows = (1, 1) if fields.get('head') == 'choice' else (1,)
+  keys = ('tokens', 'types', 'positions')
+  return dict.fromkeys(keys, ints(*rows, 1)) | dict(lengths=ints(*rows))
 
 
 def _check(fields):

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: its config, kept so that the folder alone can resume."""
 
+import fcntl
 import hashlib
 import json
+import os
 import pathlib
+import socket
 import sys
+import zlib
 
+from absl import logging
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from collab import json_text
 from collab.training import files, logs
@@ -72,7 +78,8 @@ def claim(config, workdir):
     )
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'tokenizer.json').unlink(missing_ok=True)  # of a failed start
+    for name in ('tokenizer.json', 'data.json'):  # of a failed start
+      (folder / name).unlink(missing_ok=True)
     if config.init_from:
       _take_tokenizer(config, folder)
     files.save_json(
@@ -100,6 +107,70 @@ def _take_tokenizer(config, folder):
       'brings its own.'
     )
   files.write_text(folder / kept.name, kept.read_text('utf-8'))
+
+
+def lock(workdir):
+  """Makes this process the only run in a workdir, for as long as it lives.
+
+  Raises:
+    ValueError: another one is.
+    OSError: the file cannot be written.
+  """
+  if jax.process_index() != 0:
+    return
+  path = pathlib.Path(workdir) / 'lock'
+  file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed by its end
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    holder = os.read(file, 200).decode(errors='replace') or 'another process'
+    raise ValueError(
+      f'{workdir} is in use by {holder}; expected one run at a time.'
+    ) from None
+  except OSError as e:  # some network file systems
+    told = '%s cannot be locked (%s): see that no other run uses it.'
+    logging.warning(told, workdir, e.strerror)
+  with files.naming(path):
+    os.ftruncate(file, 0)
+    os.write(file, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+
+
+def check_data(workdir, task, steps):
+  """Refuses to go on with other data than the run began with.
+
+  Compared is what the task says of it, and a checksum of five batches from all
+  over the run; how a batch is split over processes changes that.
+
+  Args:
+    workdir: keeps it in data.json.
+    task: tasks.Task.
+    steps: of the run.
+
+  Raises:
+    ValueError: the data has changed, or the file is damaged.
+  """
+  path = pathlib.Path(workdir) / 'data.json'
+  crc = 0
+  for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
+    for name, x in sorted(task.batch(step).items()):
+      crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
+  batches = {f'checksum, {jax.process_count()} processes': crc}
+  now = json.loads(files.to_json(task.describe() | batches))
+  if jax.process_index() != 0:
+    return
+  if path.exists():
+    old = json_text.read_object(path)
+    if changed := [
+      f'{key} was {old[key]!r}, is {now[key]!r}'
+      for key in now.keys() & old.keys()
+      if now[key] != old[key]
+    ]:
+      raise ValueError(
+        f'{workdir}: the data is not what the run began with: '
+        f'{"; ".join(sorted(changed))}.'
+      )
+  else:
+    files.save_json(path, now)
 
 
 def abandon(workdir):

@@ -46,7 +46,8 @@ class Sample(NamedTuple):
   Attributes:
     step: that it has written metrics of.
     seconds: on processors, of all its threads.
-    mib: resident.
+    mib: resident and its own: not what is mapped from files, which the system
+      may drop and read again.
     files: open ones.
     threads: of it.
   """
@@ -63,12 +64,13 @@ def look(pid, step):
   proc = pathlib.Path(f'/proc/{pid}')
   # After the name, which is in parentheses and may have spaces.
   stat = (proc / 'stat').read_text().rpartition(')')[2].split()
-  pages = int((proc / 'statm').read_text().split()[1])
+  status = (proc / 'status').read_text()
+  kib = int(status.split('RssAnon:')[1].split()[0])
   ticks = int(stat[11]) + int(stat[12])
   return Sample(
     step=step,
     seconds=ticks / os.sysconf('SC_CLK_TCK'),
-    mib=pages * os.sysconf('SC_PAGE_SIZE') / 2**20,
+    mib=kib / 2**10,
     files=len(os.listdir(proc / 'fd')),
     threads=int(stat[17]),
   )
@@ -141,7 +143,7 @@ def draw(samples, clock, path):
   step = [x.step for x in samples]
   averaged = np.array(clock)[: len(clock) // 20 * 20].reshape(-1, 20)
   for axis, title, x, y in (
-    (axes[0], 'resident memory, MiB', step, [s.mib for s in samples]),
+    (axes[0], 'own resident memory, MiB', step, [s.mib for s in samples]),
     (
       axes[1],
       f'ms a step (median of {20 * LOG})',

@@ -157,6 +157,14 @@ def unseal(place):
   return content
 
 
+def checksum(*arrays):
+  """Eight hexadecimal digits that change with any bit of the arrays."""
+  crc = 0
+  for x in arrays:
+    crc = zlib.crc32(np.ascontiguousarray(x), crc)
+  return f'{crc:08x}'
+
+
 def _crc32(content):
   return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 

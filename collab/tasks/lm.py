@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import metrics
-from collab.data import text, tokenizer
+from collab.data import cache, text, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.data.sources import SPLITS
 
@@ -132,6 +132,8 @@ class LanguageModel:
     shown['logits at a time'] = metrics.logits_held(
       self.batch(0)['labels'], self._tokenizer.vocab_size
     )
+    tokens = [stream.tokens for stream in self._streams.values()]
+    shown['checksum'] = cache.checksum(*tokens)
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _unigram(self, stream):

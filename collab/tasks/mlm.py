@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from collab import metrics
-from collab.data import text, tokenizer
+from collab.data import cache, text, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.data.sources import SPLITS
 
@@ -130,6 +130,8 @@ class MaskedLanguageModel:
     shown['logits at a time'] = metrics.logits_held(
       self.batch(0)['labels'], self._tokenizer.vocab_size
     )
+    tokens = [stream.tokens for stream in self._streams.values()]
+    shown['checksum'] = cache.checksum(*tokens)
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _draws(self, rng):

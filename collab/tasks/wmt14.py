@@ -50,9 +50,11 @@ class Translation:
     self._tokenized = functools.partial(
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
     )
-    train, *_ = map(self._tokenized, sources.SPLITS)  # bad input shows early
+    splits = [*map(self._tokenized, sources.SPLITS)]  # bad input shows early
+    sides = [side for x in splits for side in (x.source, x.target)]
+    self._checksum = cache.checksum(*(x for side in sides for x in side))
     self._packed = pipeline.PackedPairs(
-      train, length, size, seed, too_long, shard
+      splits[0], length, size, seed, too_long, shard
     )
     self._length, self._size = length, size
     self._label_smoothing, self._beam, self._alpha = (
@@ -102,7 +104,7 @@ class Translation:
     shown['logits at a time'] = metrics.logits_held(
       self.batch(0)['labels'], self.tokenizer.vocab_size
     )
-    return shown | self._packed.statistics
+    return shown | self._packed.statistics | dict(checksum=self._checksum)
 
   def translator(self, model, params):
     """sentences -> translations, by this task's beam."""

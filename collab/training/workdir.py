@@ -138,8 +138,8 @@ def lock(workdir):
 def check_data(workdir, task, steps):
   """Refuses to go on with other data than the run began with.
 
-  Compared is what the task says of it, and a checksum of five batches from all
-  over the run; how a batch is split over processes changes that.
+  Compared is what the task says of it, for text a checksum of all, and one of
+  five batches from all over the run, which knows how many processes share them.
 
   Args:
     workdir: keeps it in data.json.

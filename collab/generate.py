@@ -7,7 +7,6 @@ r"""Continues lines of text with a trained language model.
 One line in, the same line and what follows out, up to the end of the line.
 """
 
-import argparse
 import functools
 import sys
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import decoding, trained
+from collab import command, decoding, trained
 
 
 def generate(
@@ -47,6 +46,8 @@ def generate(
     ValueError: a prompt and `length` are more than the model's max_length, or
       whatever `decoding.sample` refuses.
   """
+  if not -(2**63) <= seed < 2**63:
+    raise ValueError(f'seed={seed}; expected a number of 64 bits.')
   # A line begins after the end of one: so the model has seen it.
   ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
   _check(ids, length, model.max_length)
@@ -117,10 +118,8 @@ def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
   ).tokens
 
 
-def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__.split('\n')[0], prog='python -m collab.generate'
-  )
+def main(argv):
+  parser = command.Parser(prog='python -m collab.generate', description=__doc__)
   parser.add_argument('--workdir', required=True, help='of a run of lm')
   parser.add_argument('--prompt', help='default: lines of standard input')
   parser.add_argument('--length', type=int, default=100, help='tokens to add')
@@ -128,17 +127,16 @@ def main():
   parser.add_argument('--top_k', type=int, default=0, help='0 is all')
   parser.add_argument('--top_p', type=float, default=1.0)
   parser.add_argument('--seed', type=int, default=0)
-  args = vars(parser.parse_args())
-  try:
-    workdir, prompt = args.pop('workdir'), args.pop('prompt')
-    model, params, words, _ = trained.load(workdir, 'lm')
-    prompts = sys.stdin if prompt is None else [prompt]
-    prompts = [line.strip() for line in prompts]
-    for line in generate(model, params, words, prompts, **args):
-      print(line)
-  except (ValueError, OSError) as e:
-    sys.exit(f'generate: {" ".join(str(e).split())}')
+  args = vars(parser.parse_args(argv))
+  workdir, prompt = args.pop('workdir'), args.pop('prompt')
+  model, params, words, _ = trained.load(workdir, 'lm')
+  prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
+  for line in generate(model, params, words, list(prompts), **args):
+    print(line)
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main(sys.argv[1:])
+  except (ValueError, OSError) as e:
+    sys.exit(f'generate: {" ".join(str(e).split())}')

@@ -3,7 +3,6 @@
 
 import json
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -419,31 +418,3 @@ def test_learning_rate_of_a_typo(corpus, compiled, tmp_path):
   check_line(code, err, 'At step 2 the loss is nan', 'not finite in decoder')
   assert not (tmp_path / 'run.json').exists()
   workdir.claim(tiny.config(corpus), tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of 400 kB, which can grow."""
-  if os.geteuid() != 0:
-    pytest.skip('only root can mount a file system')
-  folder = tmp_path / 'disk'
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', folder]
-  if subprocess.run(mount, capture_output=True, check=False).returncode:
-    pytest.skip('mount does not work here')
-  yield folder
-  subprocess.run(['umount', folder], check=True)
-
-
-def test_full_disk(corpus, compiled, small_disk):
-  """Runs out of space at a checkpoint; with more space it goes on."""
-  command = tiny.command(corpus, small_disk / 'run')
-  code, _, err = tiny.train(command, compiled)
-  check_line(code, err, 'No space left')
-  assert not (small_disk / 'run' / 'result.json').exists()
-  grow = ['mount', '-o', 'remount,size=40m', small_disk]
-  subprocess.run(grow, check=True)
-  code, _, err = tiny.train(command, compiled)
-  assert code == 0, err
-  rows = tiny.rows(small_disk / 'run')
-  assert [row['step'] for row in rows if 'train/loss' in row] == [*range(1, 13)]

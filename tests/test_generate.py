@@ -91,6 +91,7 @@ def test_no_prompts(go_on):
     (dict(temperature=-1.0), 'temperature must be above 0, got -1.0'),
     (dict(top_k=-1), 'top_k must be 0'),
     (dict(top_p=0.0), 'top_p must be above 0'),
+    (dict(seed=2**63), r'seed=\d+; expected a number of 64 bits'),
   ],
 )
 def test_impossible_options(go_on, options, message):

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py from start to end: results, and runs that were interrupted."""
+"""train.py from start to end: what it leaves, and on other devices."""
 
-import json
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from collab.tasks import wmt14
 from collab.training import logs, workdir
 from tests import tiny
+from tests.faults import lab as labs
 import train
 
 STEPS = 12
@@ -41,22 +40,12 @@ def whole(corpus, cache, tmp_path_factory):
   return folder, out, err
 
 
-def result(folder):
-  return json.loads((folder / 'result.json').read_text())
-
-
-def steps(folder):
-  """The steps of the checkpoints that are whole."""
-  names = os.listdir(folder / 'checkpoints')
-  return {int(name) for name in names if name.isdigit()}
-
-
 # A run ------------------------------------------------------------------------
 
 
 def test_result(whole, corpus):
   folder, out, _ = whole
-  got = result(folder)
+  got = labs.result(folder)
   assert set(got) == set(FIELDS.split())
   config = tiny.config(corpus)
   assert got['config_hash'] == workdir.config_hash(config)
@@ -102,7 +91,7 @@ def test_it_learns_and_says_so(whole):
 
 def test_what_it_leaves(whole):
   folder, *_ = whole
-  assert {10 - 1, STEPS} <= steps(folder) <= {3, 6, 9, STEPS}
+  assert {10 - 1, STEPS} <= labs.steps(folder) <= {3, 6, 9, STEPS}
   assert os.listdir(folder / 'tensorboard')
   for name in ('run.json', 'tokenizer.json', 'parameters.txt'):
     assert (folder / name).stat().st_size > 0
@@ -113,136 +102,19 @@ def test_what_it_leaves(whole):
 def test_eval_only(whole, cache):
   """Of the workdir alone: the same scores, and nothing else is written."""
   folder, *_ = whole
-  before = result(folder)
+  before = labs.result(folder)
   rows = (folder / 'metrics.jsonl').read_bytes()
   files = {p for p in folder.rglob('*') if p.is_file()}
   (folder / 'result.json').unlink()
   code, out, err = tiny.train([f'--workdir={folder}', '--eval_only'], cache)
   assert (code, err) == (0, '')
   assert '12 of 12 done' in out
-  got = result(folder)
+  got = labs.result(folder)
   assert got['metrics'] == before['metrics']
   assert got['config_hash'] == before['config_hash']
   assert got['command'] == before['command']
   assert (folder / 'metrics.jsonl').read_bytes() == rows
   assert {p for p in folder.rglob('*') if p.is_file()} == files
-
-
-# Interruptions ----------------------------------------------------------------
-
-
-def wait_for(process, happened):
-  deadline = time.monotonic() + 120
-  while not happened():
-    assert process.poll() is None, process.communicate()
-    assert time.monotonic() < deadline
-    time.sleep(0.0005)
-
-
-def start(corpus, folder, cache, **changes):
-  return tiny.start(tiny.command(corpus, folder, **changes), cache)
-
-
-def rows_written(folder):
-  path = folder / 'metrics.jsonl'
-  return path.read_bytes().count(b'\n') if path.exists() else 0
-
-
-def check_equal(folder, whole):
-  assert tiny.rows(folder) == tiny.rows(whole[0])
-  assert result(folder)['metrics'] == result(whole[0])['metrics']
-  assert steps(folder) == steps(whole[0])
-
-
-def kill(process, folder):
-  """SIGKILL; it must have been in time."""
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  assert not (folder / 'result.json').exists()
-
-
-def go_on(folder, cache):
-  code, out, err = tiny.train([f'--workdir={folder}'], cache)
-  assert code == 0, err
-  return out, err
-
-
-def check_killed_at(row, corpus, cache, whole, tmp_path):
-  folder = tmp_path / 'run'
-  process = start(corpus, folder, cache)
-  wait_for(process, lambda: rows_written(folder) >= row)
-  kill(process, folder)
-  go_on(folder, cache)
-  check_equal(folder, whole)
-
-
-def test_killed_between_checkpoints(corpus, cache, whole, tmp_path):
-  check_killed_at(9, corpus, cache, whole, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('row', [1, 2, 4, 6, 7, 11, 13])
-def test_killed_anywhere(row, corpus, cache, whole, tmp_path):
-  check_killed_at(row, corpus, cache, whole, tmp_path)
-
-
-def check_killed_while_saving(step, corpus, cache, whole, tmp_path):
-  folder = tmp_path / 'run'
-  process = start(corpus, folder, cache)
-  parts = f'{step}.orbax-checkpoint-tmp*'
-  wait_for(process, lambda: any((folder / 'checkpoints').glob(parts)))
-  kill(process, folder)
-  # Whether the process was quick enough is seen here, and not left to chance:
-  # what remains is either the part or, just renamed, the whole.
-  torn = any((folder / 'checkpoints').glob(parts))
-  assert torn or step in steps(folder)
-  out, _ = go_on(folder, cache)
-  if torn:
-    assert f'{step - 3} of {STEPS} done' in out
-  check_equal(folder, whole)
-  return torn
-
-
-def test_killed_while_saving(corpus, cache, whole, tmp_path):
-  """In the middle of the second checkpoint: the first one is taken."""
-  assert check_killed_while_saving(6, corpus, cache, whole, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('step', [3, 9, 12])
-def test_killed_while_saving_others(step, corpus, cache, whole, tmp_path):
-  check_killed_while_saving(step, corpus, cache, whole, tmp_path)
-
-
-def check_terminated_at(row, corpus, cache, whole, tmp_path):
-  folder = tmp_path / 'run'
-  process = start(corpus, folder, cache)
-  wait_for(process, lambda: rows_written(folder) >= row)
-  process.send_signal(signal.SIGTERM)
-  code, out, err = tiny.finish(process)
-  assert code == 0, err
-  (line,) = [x for x in out.splitlines() if x.startswith('Stopped and saved')]
-  step = int(line.split('at step ')[1].split(';')[0])
-  assert max(steps(folder)) == step == tiny.rows(folder)[-1]['step'] < STEPS
-  assert f'--workdir={folder} goes on' in line
-  assert not (folder / 'result.json').exists()
-  out, _ = go_on(folder, cache)
-  assert f'{step} of {STEPS} done' in out
-  check_equal(folder, whole)
-
-
-# Row 12: what SIGTERM saves is one of the last two, and not in their mean.
-@pytest.mark.parametrize('row', [5, 12])
-def test_terminated(row, corpus, cache, whole, tmp_path):
-  """SIGTERM saves what is there and exits with 0; nothing is done twice."""
-  check_terminated_at(row, corpus, cache, whole, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('row', [1, 3, 8, 10])
-def test_terminated_anywhere(row, corpus, cache, whole, tmp_path):
-  check_terminated_at(row, corpus, cache, whole, tmp_path)
 
 
 # Devices ----------------------------------------------------------------------
@@ -282,7 +154,7 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
   command = tiny.command(corpus, tmp_path, fsdp=8)
   process = tiny.start(command, cache, XLA_FLAGS=flags)
-  wait_for(process, lambda: rows_written(tmp_path) >= 4)
+  labs.wait_for_row(process, tmp_path, 4)
   process.send_signal(signal.SIGTERM)
   code, _, err = tiny.finish(process)
   assert code == 0, err

@@ -18,7 +18,6 @@ of the attention layers alone, which is what variants differ in:
                      takes fewer FLOPs than multi-head attention's
 """
 
-import argparse
 import dataclasses
 import importlib
 import math
@@ -27,9 +26,10 @@ import sys
 
 from tqdm import tqdm
 
-from collab import accounting, attention, models
+from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
 from collab.training import files
+import configs
 
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
@@ -68,6 +68,10 @@ def variants(path, argument):
   path = pathlib.Path(path)
   if not path.exists():
     raise ValueError(f'There is no config {path}.')
+  if path.resolve().parent != pathlib.Path(configs.__file__).resolve().parent:
+    raise ValueError(f'{path} is not in the folder configs beside collab.')
+  if not hasattr(importlib.import_module(f'configs.{path.stem}'), 'get_config'):
+    raise ValueError(f'{path} is no config: it has no get_config.')
   family = path.stem.split('_')[0]
   names = dict.fromkeys(['mha', *attention.names()])
   siblings = [f'{family}_{name}' for name in names]
@@ -144,21 +148,13 @@ def model(config):
 
 
 def _parse(argv):
-  parser = argparse.ArgumentParser(
-    prog='python -m collab.accounting',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    exit_on_error=False,
+  parser = command.Parser(
+    prog='python -m collab.accounting', description=__doc__
   )
   parser.add_argument('--config', default='', help='configs/FILE.py[:...]')
   parser.add_argument('--length', type=int, help="default: the config's")
   parser.add_argument('--out', default='', help='folder')
-  try:
-    args, rest = parser.parse_known_args(argv)
-  except argparse.ArgumentError as e:
-    raise ValueError(str(e)) from e
-  if rest:
-    raise ValueError(f'Unexpected {" ".join(rest)}.')
+  args = parser.parse_args(argv)
   if not args.config:
     raise ValueError('Give --config=configs/....py.')
   if args.length is not None and args.length < 1:

@@ -18,6 +18,7 @@ conversion.json, errors.png.
 import argparse
 import sys
 
+from collab import command
 from collab.convert import calibration, output, reparametrize, source
 
 BUDGETS = dict(error=float, parameters=int)
@@ -46,11 +47,9 @@ def main(argv):
 
 def _parse(argv):
   """Arguments, and fields of the attention as a dict."""
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     prog='python -m collab.convert',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    exit_on_error=False,
     epilog='Fields of the attention: --shared_dim, --bias (collab), --sweeps '
     '(collab, mhe_mul), --kv_heads, --pooling (gqa), --latent_dim (mla), '
     '--offset (mhe_mul); a list with commas has a value for each layer.',
@@ -67,10 +66,7 @@ def _parse(argv):
   add('--seed', type=int, default=0, help='of drawing the texts')
   add('--allow', nargs='*', default=(), help='tensors not to be missed')
   add('--to', choices=['huggingface'], help='write a checkpoint instead')
-  try:
-    args, rest = parser.parse_known_args(argv)
-  except argparse.ArgumentError as e:
-    raise ValueError(str(e)) from e
+  args, rest = parser.parse_known_args(argv)
   return args, dict(map(_field, rest))
 
 

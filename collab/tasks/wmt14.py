@@ -233,8 +233,11 @@ def translate(
     batch_size: sentences at a time.
 
   Raises:
-    ValueError: a sentence is longer than the model's max_length.
+    ValueError: a sentence is longer than the model's max_length, or the beam is
+      wider than the vocabulary.
   """
+  if beam > tokenizer.vocab_size:
+    raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
   ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
   run = jax.jit(
     functools.partial(_decode, model, beam, alpha), static_argnums=3

@@ -57,7 +57,10 @@ def test_another_model_has_no_siblings(tmp_path, capsys):
     (['--config=configs/none.py'], 'There is no config configs/none.py'),
     (['--config=configs/lm.py', '--length=0'], '--length=0 must be at least 1'),
     (['--config=configs/lm.py:nothing'], "has 'nothing'; there are wikitext"),
-    (['--config=configs/lm.py', '--lenght=3'], 'Unexpected --lenght=3'),
+    (
+      ['--config=configs/lm.py', '--lenght=3'],
+      'arguments: --lenght=3',
+    ),
     (['--config=configs/lm.py', '--length=x'], "invalid int value: 'x'"),
     ([], 'Give --config=configs/'),
   ],

@@ -217,7 +217,7 @@ def two_at_once(lab, folder):
   code, _, err = tiny.finish(process)
   assert code == 0, err
   labs.check_equal(lab, folder)
-  return f'refused: {line.replace(str(folder), "DIR")}'
+  return f'"{line.replace(str(folder), "DIR").split(" on ")[0]}"'
 
 
 def contents(folder):

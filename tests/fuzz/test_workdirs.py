@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from collab import models, trained
+from collab.convert import source
 from collab.data import cache, text, tokenizer
 from collab.training import checkpoint, files, logs, workdir
 from configs import lm_mha
@@ -113,6 +114,30 @@ def test_checkpoint(copy, run, data):
   assert any(
     jax.tree.all(jax.tree.map(equal(step), got, run[1])) for step in (100, 200)
   )
+
+
+MODELS = [
+  (dict(dim=10), r'mlp_in/kernel: expected float32\[10, 8\], found .*\[8, 8\]'),
+  (dict(num_layers=2), r'layer_1/.*: expected float32\[8.*\], found none'),
+  (dict(vocab_size=7), r'expected float32\[7, 8\], found float32\[270, 8\]'),
+  (dict(attention=7), 'model.json is of no model: '),
+  (dict(attention=dict(name='mqa', num_heads=2)), 'expected .* found '),
+  (dict(dim=9), 'model.json is of no model: '),
+]
+
+
+@pytest.mark.parametrize('fields, words', MODELS)
+@pytest.mark.parametrize('how', ['load', 'convert'])
+def test_model_that_is_not_of_the_checkpoints(how, fields, words, copy):
+  folder = copy()
+  good = json.loads((folder / 'model.json').read_text())
+  files.save_json(folder / 'model.json', good | fields)
+  read = source.read if how == 'convert' else lambda x: trained.load(x, 'lm')
+  with pytest.raises(ValueError, match=words) as error:
+    read(folder)
+  assert str(error.value).startswith(f'{folder}/model.json is ')
+  assert '\n' not in str(error.value)
+  assert not list(folder.glob('damaged'))
 
 
 @fuzz(60)

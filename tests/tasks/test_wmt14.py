@@ -231,6 +231,11 @@ def test_nothing_to_translate(translate):
   assert translate(['one']) == [one]
 
 
+def test_beam_that_is_too_wide(translate):
+  with pytest.raises(ValueError, match=r'beam=99999; expected 1 to \d+\.'):
+    translate(['eins'], beam=99999)
+
+
 def test_sentence_that_is_too_long(translate, trained):
   """The message says what fits, and what it says fits does; none is decoded."""
   task, *_ = trained

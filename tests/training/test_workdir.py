@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workdir keeps of its run: who uses it, and which data it began with."""
+"""Who uses a workdir, and which data its run began with."""
 
 import json
 import subprocess

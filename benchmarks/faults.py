@@ -74,15 +74,15 @@ def main():
   found = {}
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    lab = labs.build(folder / 'lab')
-    for i, (name, fault) in enumerate(FAULTS.items()):
-      found[name] = tried(name, fault, lab, folder / f'{i}')
     often = functools.partial(
       signals.killed_often, kills=args.kills, seed=args.seed
     )
     lab = labs.build(folder / 'longer', **signals.MANY)
     name = 'SIGKILL at random moments'
     found[name] = tried(name, often, lab, folder / 'often')
+    lab = labs.build(folder / 'lab')
+    for i, (name, fault) in enumerate(FAULTS.items()):
+      found[name] = tried(name, fault, lab, folder / f'{i}')
   if args.save:
     protocol.save('faults', found)
   if lost := [name for name, row in found.items() if row['outcome'] == 'LOST']:

@@ -138,11 +138,12 @@ def lock(workdir):
 def check_data(workdir, task, steps):
   """Refuses to go on with other data than the run began with.
 
-  Compared is what the task says of it, for text a checksum of all, and one of
-  five batches from all over the run, which knows how many processes share them.
+  Compared are the checksum in what the task says of its data, which those of
+  text have, and one of five batches from all over the run, as far as they have
+  been split over as many processes.
 
   Args:
-    workdir: keeps it in data.json.
+    workdir: keeps them in data.json.
     task: tasks.Task.
     steps: of the run.
 
@@ -154,23 +155,23 @@ def check_data(workdir, task, steps):
   for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
     for name, x in sorted(task.batch(step).items()):
       crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
-  batches = {f'checksum, {jax.process_count()} processes': crc}
-  now = json.loads(files.to_json(task.describe() | batches))
+  now = {k: x for k, x in task.describe().items() if k == 'checksum'}
+  now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
   if jax.process_index() != 0:
     return
-  if path.exists():
-    old = json_text.read_object(path)
-    if changed := [
-      f'{key} was {old[key]!r}, is {now[key]!r}'
-      for key in now.keys() & old.keys()
-      if now[key] != old[key]
-    ]:
-      raise ValueError(
-        f'{workdir}: the data is not what the run began with: '
-        f'{"; ".join(sorted(changed))}.'
-      )
-  else:
+  if not path.exists():
     files.save_json(path, now)
+    return
+  old = json_text.read_object(path)
+  if changed := [
+    f'{key} was {old[key]}, is {now[key]}'
+    for key in now
+    if key in old and now[key] != old[key]
+  ]:
+    raise ValueError(
+      f'{workdir}: the data is not what the run began with: '
+      f'{"; ".join(changed)}.'
+    )
 
 
 def abandon(workdir):

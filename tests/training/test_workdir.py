@@ -32,10 +32,10 @@ def test_locked_while_a_process_lives(tmp_path):
     workdir.lock(tmp_path)
 
 
-def task(rows=7, **batches):
+def task(checksum='a', **batches):
   """A task whose batches are all 1 but for those given."""
   return types.SimpleNamespace(
-    describe=lambda: dict(rows=rows, share=0.5, kinds=('a', 'b')),
+    describe=lambda: dict(rows=7, checksum=checksum, kinds=('a', 'b')),
     batch=lambda step: dict(x=np.full(3, batches.get(f'step_{step}', 1))),
   )
 
@@ -43,20 +43,24 @@ def task(rows=7, **batches):
 def test_the_same_data(tmp_path):
   for _ in range(2):
     workdir.check_data(tmp_path, task(), 9)
-  assert json.loads((tmp_path / 'data.json').read_text())['rows'] == 7
+  assert json.loads((tmp_path / 'data.json').read_text())['checksum'] == 'a'
+  # On two processes a batch is another one.
+  path, text = tmp_path / 'data.json', (tmp_path / 'data.json').read_text()
+  path.write_text(text.replace('1 processes', '2 processes'))
+  workdir.check_data(tmp_path, task(step_4=2), 9)
 
 
 @pytest.mark.parametrize(
   'other, words',
   [
-    (dict(rows=8), 'rows was 7, is 8'),
-    (dict(step_4=2), 'checksum, 1 processes was '),
-    (dict(rows=5, step_8=2), 'processes was .*; rows was 7, is 5'),
+    (dict(checksum='b'), r'with: checksum was a, is b\.'),
+    (dict(step_4=2), 'with: checksum of batches, 1 processes was '),
+    (dict(checksum='b', step_8=2), 'with: checksum was a, is b; checksum of batches'),
   ],
 )
 def test_other_data(other, words, tmp_path):
   workdir.check_data(tmp_path, task(), 9)
   kept = (tmp_path / 'data.json').read_bytes()
-  with pytest.raises(ValueError, match=f'not what the run began .*{words}'):
+  with pytest.raises(ValueError, match=f'not what the run began {words}'):
     workdir.check_data(tmp_path, task(**other), 9)
   assert (tmp_path / 'data.json').read_bytes() == kept

@@ -64,6 +64,7 @@ class LanguageModel:
     self._length, self._stride = length, stride
     self._size, self._seed, self._shard = data.batch_size, seed, shard
     self.units_per_step = data.batch_size * length
+    self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size)
 
   def batch(self, step):
@@ -103,13 +104,7 @@ class LanguageModel:
     """
     stream = self._streams[split]
     stride = self._length if split == 'val' else self._stride
-
-    @jax.jit
-    def sums(params, batch):
-      total, weight, _ = self.loss(model.apply, params, batch, rngs={})
-      return total, weight
-
-    nll = count = 0.0
+    sums, nll, count = self._compiled(model), 0.0, 0.0
     bos = self._tokenizer.bos_id
     for batch in strided(stream.tokens, self._length, stride, self._size, bos):
       new = jax.device_get(sums(params, batch))
@@ -122,6 +117,17 @@ class LanguageModel:
       'words': stream.words,
       'unigram_perplexity': self._unigram(stream),
     }
+
+  def _compiled(self, model):
+    """(params, batch) -> sums, compiled once for all evaluations."""
+
+    def sums(params, batch):
+      total, weight, _ = self.loss(model.apply, params, batch, rngs={})
+      return total, weight
+
+    if self._program[0] is not model:
+      self._program = model, jax.jit(sums)
+    return self._program[1]
 
   def describe(self):
     shown = dict(text=self._source.name, vocabulary=self._tokenizer.vocab_size)

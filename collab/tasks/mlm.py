@@ -73,6 +73,7 @@ class MaskedLanguageModel:
     self._length, self._size, self._seed = L, data.batch_size, seed
     self._shard = shard
     self.units_per_step = data.batch_size * L
+    self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
 
   def batch(self, step):
@@ -98,12 +99,7 @@ class MaskedLanguageModel:
 
   def evaluate(self, model, params, split):
     """Of the masked tokens of all whole rows, the same ones every time."""
-
-    @jax.jit
-    def sums(params, batch):
-      total, weight, aux = self.loss(model.apply, params, batch, rngs={})
-      return total, weight, aux['accuracy']
-
+    sums = self._compiled(model)
     tokens, found = self._streams[split].tokens, np.zeros(3)
     guess = np.bincount(self._streams['train'].tokens).argmax()
     guessed = 0.0
@@ -121,6 +117,17 @@ class MaskedLanguageModel:
       accuracy=right / weight,
       accuracy_of_commonest=guessed / weight,
     )
+
+  def _compiled(self, model):
+    """(params, batch) -> sums, compiled once for all evaluations."""
+
+    def sums(params, batch):
+      total, weight, aux = self.loss(model.apply, params, batch, rngs={})
+      return total, weight, aux['accuracy']
+
+    if self._program[0] is not model:
+      self._program = model, jax.jit(sums)
+    return self._program[1]
 
   def describe(self):
     shown = dict(text=self._source.name, vocabulary=self._tokenizer.vocab_size)

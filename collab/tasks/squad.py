@@ -71,6 +71,7 @@ class Squad:
     self.rows = epochs.Epochs(len(self._train.rows), size, seed, shard)
     self._length, self._size = cut['row_length'], size
     self._longest, self._threshold = max_answer_length, null_threshold
+    self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.unit, self.units_per_step = 'examples', size
 
@@ -142,12 +143,7 @@ class Squad:
     Returns:
       A list of texts, and float32 [questions].
     """
-
-    @jax.jit
-    def run(params, batch):
-      logits = self._logits(model.apply, params, batch, {})
-      return best_spans(logits, self._longest)
-
+    run = self._compiled(model)
     order = np.argsort(cut.rows.lengths, kind='stable')  # of like length
     found, size = np.zeros((len(order), 4), np.float32), self._size
     batches = list(epochs.in_order(len(order), size))
@@ -164,6 +160,17 @@ class Squad:
       texts.append(cut.text(q.context, window, int(first), int(last)))
       nulls.append(found[begin:end, 1].min() - score)
     return texts, np.array(nulls)
+
+  def _compiled(self, model):
+    """(params, batch) -> best spans, compiled once for all evaluations."""
+
+    def run(params, batch):
+      logits = self._logits(model.apply, params, batch, {})
+      return best_spans(logits, self._longest)
+
+    if self._program[0] is not model:
+      self._program = model, jax.jit(run)
+    return self._program[1]
 
   def describe(self):
     cut = self._train

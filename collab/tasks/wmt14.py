@@ -62,6 +62,7 @@ class Translation:
       beam,
       alpha,
     )
+    self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
     self.unit = 'tokens'
     self.units_per_step = round(
@@ -118,11 +119,7 @@ class Translation:
     )
 
   def _sums(self, model, params, split):
-    @jax.jit
-    def sums(params, batch):
-      _, weight, aux = self.loss(model.apply, params, batch, rngs={})
-      return aux | dict(weight=weight)
-
+    sums = self._compiled(model)
     data = self._tokenized(split)
     size = max(1, min(self._size, len(data)))
     batches = pipeline.eval_batches(data, size, self._length)
@@ -132,6 +129,17 @@ class Translation:
       new = jax.device_get(sums(params, batch))
       total = new if total is None else jax.tree.map(np.add, total, new)
     return {name: float(value) for name, value in total.items()}
+
+  def _compiled(self, model):
+    """(params, batch) -> sums, compiled once for all evaluations."""
+
+    def sums(params, batch):
+      _, weight, aux = self.loss(model.apply, params, batch, rngs={})
+      return aux | dict(weight=weight)
+
+    if self._program[0] is not model:
+      self._program = model, jax.jit(sums)
+    return self._program[1]
 
   def _translation_scores(self, model, params):
     rows = list(self.corpus.rows('test'))

@@ -157,6 +157,20 @@ def test_evaluate_is_the_mean_over_tokens(trained, corpus, workdir):
     assert again[name] == pytest.approx(value, rel=1e-5)
 
 
+def test_evaluations_share_a_program(trained, monkeypatch):
+  task, model, params = trained
+  traced, loss = [], task.loss
+  monkeypatch.setattr(
+    task, 'loss', lambda *x, **y: traced.append(x) or loss(*x, **y)
+  )
+  model = model.clone()
+  first = task.evaluate(model, params, 'val')
+  times = len(traced)
+  assert times > 0
+  assert task.evaluate(model, params, 'val') == first
+  assert len(traced) == times
+
+
 def test_scores_of_the_test(trained, monkeypatch, capsys):
   """BLEU and what it is compared with, of translations that are known."""
   task, model, params = trained

@@ -55,7 +55,7 @@ def test_the_same_data(tmp_path):
   [
     (dict(checksum='b'), r'with: checksum was a, is b\.'),
     (dict(step_4=2), 'with: checksum of batches, 1 processes was '),
-    (dict(checksum='b', step_8=2), 'with: checksum was a, is b; checksum of batches'),
+    (dict(checksum='b', step_8=2), 'with: .*a, is b; checksum of batches'),
   ],
 )
 def test_other_data(other, words, tmp_path):

@@ -51,8 +51,7 @@ class Translation:
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
     )
     splits = [*map(self._tokenized, sources.SPLITS)]  # bad input shows early
-    sides = [side for x in splits for side in (x.source, x.target)]
-    self._checksum = cache.checksum(*(x for side in sides for x in side))
+    self._sides = [side for x in splits for side in (x.source, x.target)]
     self._packed = pipeline.PackedPairs(
       splits[0], length, size, seed, too_long, shard
     )
@@ -105,7 +104,8 @@ class Translation:
     shown['logits at a time'] = metrics.logits_held(
       self.batch(0)['labels'], self.tokenizer.vocab_size
     )
-    return shown | self._packed.statistics | dict(checksum=self._checksum)
+    shown['checksum'] = cache.checksum(*(x for y in self._sides for x in y))
+    return shown | self._packed.statistics
 
   def translator(self, model, params):
     """sentences -> translations, by this task's beam."""

@@ -139,8 +139,8 @@ def check_data(workdir, task, steps):
   """Refuses to go on with other data than the run began with.
 
   Compared are the checksum in what the task says of its data, which those of
-  text have, and one of five batches from all over the run, as far as they have
-  been split over as many processes.
+  text have, and one of five batches from all over the run, of this process'
+  share: with another number of processes the text alone.
 
   Args:
     workdir: keeps them in data.json.
@@ -150,6 +150,8 @@ def check_data(workdir, task, steps):
   Raises:
     ValueError: the data has changed, or the file is damaged.
   """
+  if jax.process_index() != 0:  # one reads all of the data for all
+    return
   path = pathlib.Path(workdir) / 'data.json'
   crc = 0
   for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
@@ -157,8 +159,6 @@ def check_data(workdir, task, steps):
       crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
   now = {k: x for k, x in task.describe().items() if k == 'checksum'}
   now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
-  if jax.process_index() != 0:
-    return
   if not path.exists():
     files.save_json(path, now)
     return

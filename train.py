@@ -212,7 +212,7 @@ def run(config, workdir, eval_only=False):
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
       params = checkpoint.final_params(config, checkpoints, abstract['params'])
   scores = evaluate(params, 'test')
-  report.end(config, workdir, model, params, step, scores)
+  report.end(config, workdir, task, model, params, step, scores)
   return scores
 
 

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from collab import metrics
 from collab.tasks import wmt14
 from collab.training import logs, workdir
 from tests import tiny
@@ -66,6 +67,14 @@ def test_result(whole, corpus):
   assert 'version:' in scores['bleu_signature']
   assert 'bleu_of_copying' in scores
   assert str(folder) in out.splitlines()[-1]
+
+
+def test_examples(whole):
+  """What the score is the sum of, for intervals over examples."""
+  folder, *_ = whole
+  counts = json.loads((folder / 'examples.json').read_text())['bleu']
+  bleu = metrics.bleu_of_counts(np.sum(counts, 0))
+  assert bleu == result(folder)['metrics']['bleu']
 
 
 def test_it_learns_and_says_so(whole):

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as plain functions; what is a library's is left to the library."""
 
-from collab.metrics.text import bleu, bleu_by, chrf
+from collab.metrics.text import (
+  bleu,
+  bleu_by,
+  bleu_counts,
+  bleu_of_counts,
+  chrf,
+)
 from collab.metrics.tokens import (
   accuracy,
   cross_entropy,
@@ -14,6 +20,8 @@ __all__ = [
   'accuracy',
   'bleu',
   'bleu_by',
+  'bleu_counts',
+  'bleu_of_counts',
   'chrf',
   'cross_entropy',
   'logits_held',

@@ -35,6 +35,33 @@ def bleu(hypotheses, references, *, effective_order=False):
   )
 
 
+def bleu_counts(hypotheses, references):
+  """What each sentence adds to `bleu`, so that any of them can be scored again.
+
+  Arguments and errors as `bleu`.
+
+  Returns:
+    A list of [our length, the reference's, matching 1- to 4-grams, our 1- to
+    4-grams], ten ints, for each sentence: no text comes back from them.
+  """
+  from sacrebleu.metrics import BLEU
+
+  _check_texts(hypotheses, references)
+  score = BLEU(tokenize='13a', effective_order=True).sentence_score
+  found = map(score, hypotheses, ([x] for x in references))
+  return [[x.sys_len, x.ref_len, *x.counts, *x.totals] for x in found]
+
+
+def bleu_of_counts(counts):
+  """`bleu`'s score of the sum of rows of `bleu_counts`: ten numbers."""
+  from sacrebleu.metrics import BLEU
+
+  ours, reference, *grams = map(int, counts)
+  return BLEU.compute_bleu(
+    grams[:4], grams[4:], ours, reference, smooth_method='exp'
+  ).score
+
+
 def chrf(hypotheses, references):
   """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, by sacreBLEU.
 

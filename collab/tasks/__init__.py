@@ -13,11 +13,14 @@ class Task(Protocol):
     model_kwargs: fields of the model that the data decides.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
     units_per_step: of the global batch.
+    examples: after an evaluation of 'test', lists of what each example adds to
+      the metrics, from which resampling makes intervals.
   """
 
   model_kwargs: dict
   unit: str
   units_per_step: int
+  examples: dict[str, list]
 
   def batch(self, step: int) -> dict:
     """This host's slice of batch `step` (0, 1, ...): a function of seed, step.

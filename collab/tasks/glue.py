@@ -152,13 +152,16 @@ class Classification:
     Of several parts (MNLI): each metric with the part's name, and their mean
     score.
     """
-    found = {}
+    found, self.examples = {}, {}
     for name, part in getattr(self._parts, split).items():
       rows, encoded = self._dev(part)
       outputs = self._outputs(model, params, encoded, len(rows))
       scores = self._subtask.metric(outputs, rows)
       scores['majority_score'] = self._majority(rows)
       found[name] = scores
+      ours = outputs[:, 0] if self._regression else outputs.argmax(-1)
+      for key, x in dict(gold=gold(rows), predicted=ours).items():
+        self.examples[f'{key}_{name}' if name else key] = x.tolist()
     if list(found) == ['']:
       return found['']
     means = {

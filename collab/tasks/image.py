@@ -115,13 +115,16 @@ class ImageClassification:
     found = pipeline.stream(
       lambda i: self._eval_batch(evaluated, *parts[i]), 0, len(parts)
     )
-    sums = {}
+    sums, right = {}, []
     for batch in found:
-      for name, value in jax.device_get(program(params, batch)).items():
+      new, hits = jax.device_get(program(params, batch))
+      right += hits[batch['valid']].astype(int).tolist()
+      for name, value in new.items():
         sums[name] = sums.get(name, 0.0) + float(value)
     n = sums.pop('images')
     if not n:
       raise ValueError(f"No image of '{split}' in {self.source.name} decodes.")
+    self.examples = dict(right=right)
     scores = {name: value / n for name, value in sums.items()}
     if split == 'test':
       scores['images'] = int(n)
@@ -185,7 +188,7 @@ class ImageClassification:
     return dict(images=x, labels=labels, valid=valid)
 
   def _compiled(self, model):
-    """(params, batch) -> sums, compiled once for all evaluations."""
+    """(params, batch) -> sums, and bool [B]; compiled once for all."""
 
     def sums(params, batch):
       logits = model.apply({'params': params}, batch).astype(jnp.float32)
@@ -197,7 +200,7 @@ class ImageClassification:
       if self._outputs > 5:
         found['top5'] = hits.any(1)
       found = {name: (x * weights).sum() for name, x in found.items()}
-      return found | dict(images=weights.sum())
+      return found | dict(images=weights.sum()), hits[:, 0]
 
     if self._program[0] is not model:
       self._program = model, jax.jit(sums)

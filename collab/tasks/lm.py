@@ -104,12 +104,16 @@ class LanguageModel:
     """
     stream = self._streams[split]
     stride = self._length if split == 'val' else self._stride
-    sums, nll, count = self._compiled(model), 0.0, 0.0
+    sums, nll, count, parts = self._compiled(model), 0.0, 0.0, []
     bos = self._tokenizer.bos_id
     for batch in strided(stream.tokens, self._length, stride, self._size, bos):
-      new = jax.device_get(sums(params, batch))
-      nll, count = nll + float(new[0]), count + float(new[1])
+      new = [float(x) for x in jax.device_get(sums(params, batch))]
+      nll, count = nll + new[0], count + new[1]
+      parts.append(new)
     assert count == len(stream.tokens), (count, len(stream.tokens))
+    # Examples of a running text are pieces of it, each of a batch of windows.
+    parts = zip(*parts, strict=True)
+    self.examples = dict(zip(('nll', 'tokens'), parts, strict=True))
     return {
       'perplexity': metrics.perplexity(nll, stream.words),
       'nll': nll / count,

@@ -99,7 +99,7 @@ class MaskedLanguageModel:
 
   def evaluate(self, model, params, split):
     """Of the masked tokens of all whole rows, the same ones every time."""
-    sums = self._compiled(model)
+    sums, parts = self._compiled(model), []
     tokens, found = self._streams[split].tokens, np.zeros(3)
     guess = np.bincount(self._streams['train'].tokens).argmax()
     guessed = 0.0
@@ -109,7 +109,10 @@ class MaskedLanguageModel:
       batch = self._masked_rows(split, places, *draws)
       batch['weights'] *= valid[:, None]
       guessed += float(((batch['labels'] == guess) * batch['weights']).sum())
-      found += [float(x) for x in jax.device_get(sums(params, batch))]
+      parts.append([float(x) for x in jax.device_get(sums(params, batch))])
+      found += parts[-1]
+    nll, weight, right = zip(*parts, strict=True)
+    self.examples = dict(nll=nll, tokens=weight, right=right)  # a batch each
     nll, weight, right = found
     return dict(
       nll=nll / weight,

@@ -111,7 +111,9 @@ class Squad:
     texts, nulls = self.answer(model, params, asked, self._cut(split))
     scores = self._scores(texts, asked, nulls)
     if split == 'test':
-      _show(asked, self._given(texts, nulls))
+      given = self._given(texts, nulls)
+      self.examples = self._examples(asked, given)
+      _show(asked, given)
       scores |= self._baselines(asked)
     return scores
 
@@ -120,6 +122,18 @@ class Squad:
     if self._version == 'v1.1':
       return spans.scores(texts, answers)
     return spans.scores_or_none(texts, answers, nulls, self._threshold)
+
+  def _examples(self, asked, given):
+    """exact and f1 of each question, 0 to 1."""
+    plain = self._version == 'v1.1'
+    nothing, gold = 0.0 if plain else 1.0, [q.answers for q in asked]
+    if not plain:
+      gold = [[a for a in g if spans.normalise(a)] or [''] for g in gold]
+    pairs = list(zip(given, gold, strict=True))
+    return dict(
+      exact=[spans.exact(*pair) for pair in pairs],
+      f1=[spans.f1(*pair, nothing=nothing) for pair in pairs],
+    )
 
   def _given(self, texts, nulls):
     """The texts, '' where the answer is that there is none."""

@@ -152,6 +152,7 @@ class Translation:
         '  source     {}\n  reference  {}\n  ours       {}\n'.format(*triple)
       )
     bleu = metrics.bleu(found, references)
+    self.examples = dict(bleu=metrics.bleu_counts(found, references))
     scores = dict(
       bleu=bleu['score'],
       bleu_signature=bleu['signature'],

@@ -72,8 +72,8 @@ def _attention(cost, mha, tokens):
   return lines
 
 
-def end(config, workdir, model, params, step, scores):
-  """Writes result.json; prints the scores and where everything lies."""
+def end(config, workdir, task, model, params, step, scores):
+  """Writes result.json and examples.json; prints the scores and where it is."""
   if jax.process_index() > 0:
     return
   rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
@@ -92,12 +92,19 @@ def end(config, workdir, model, params, step, scores):
     versions=logs.versions(),
     metrics=scores,
   )
-  files.save_json(pathlib.Path(workdir) / 'result.json', result)
+  folder = pathlib.Path(workdir)
+  files.write_text(
+    folder / 'examples.json', files.to_json(task.examples) + '\n'
+  )
+  files.save_json(folder / 'result.json', result)
   logs.summary(
     f'test, after {step:,} steps and {seconds:,.0f} s of training',
     {k: _short(v) for k, v in scores.items()},
   )
-  print(f'In {workdir}: result.json, metrics.jsonl, tensorboard/, checkpoints/')
+  print(
+    f'In {workdir}: result.json, examples.json, metrics.jsonl, tensorboard/, '
+    'checkpoints/'
+  )
 
 
 def append(workdir, path):

@@ -41,6 +41,15 @@ def test_bleu_is_that_of_sacrebleu_with_its_signature():
   assert metrics.bleu(['', '', ''], REFERENCES)['score'] == 0
 
 
+def test_bleu_of_counts_is_that_of_the_texts():
+  counts = np.array(metrics.bleu_counts(HYPOTHESES, REFERENCES))
+  for rows in ([0, 1, 2], [1], [2, 0, 0, 1]):
+    texts = ([x[i] for i in rows] for x in (HYPOTHESES, REFERENCES))
+    want = metrics.bleu(*texts)['score']
+    assert metrics.bleu_of_counts(counts[rows].sum(0)) == want
+  assert metrics.bleu_of_counts(np.zeros(10)) == 0
+
+
 def test_chrf_is_that_of_sacrebleu_with_its_signature():
   got = metrics.chrf(HYPOTHESES, REFERENCES)
   assert got['score'] == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score

@@ -84,6 +84,9 @@ def check_evaluation():
     (outputs, rows), _ = seen
     wanted = list(it._parts.readers['val']())
     assert rows == wanted
+    assert it.examples['gold'] == [example.label for example in rows]
+    ours = outputs if subtask.outputs == 1 else outputs.argmax(-1)
+    assert it.examples['predicted'] == ours.ravel().tolist()
     encoded = it._encoded(wanted)
     for i, output in enumerate(outputs):
       at = np.atleast_1d(it._indices(np.array([i]))[0])
@@ -198,6 +201,9 @@ def test_mnli_has_two_parts(tmp_path):
     'accuracy_mm',
   }
   assert scores['score'] == (scores['accuracy_m'] + scores['accuracy_mm']) / 2
+  for part in ('m', 'mm'):
+    gold, ours = (it.examples[f'{x}_{part}'] for x in ('gold', 'predicted'))
+    assert np.mean(np.equal(gold, ours)) == scores[f'accuracy_{part}']
   shown = it.describe()
   assert shown['examples in dev_matched'] == 1
   assert shown['data'] == str(files)

@@ -135,7 +135,7 @@ def test_damaged_is_replaced_and_counted(folder):
   t.batch(1)
   assert list(t.describe().values())[-1] == 2
   scores = t.evaluate(Brightness(), {}, 'test')
-  assert scores['images'] == 9
+  assert scores['images'] == len(t.examples['right']) == 9
   assert t.describe() != of_folder(folder, damaged='skip').describe()
 
 
@@ -186,6 +186,7 @@ def test_each_test_image_counts_once(batch_size):
   right = order == test.labels[:, None]
   log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(n), test.labels]
   assert scores['images'] == n
+  assert t.examples['right'] == right[:, 0].astype(int).tolist()
   assert scores['top1'] == pytest.approx(right[:, 0].mean())
   assert scores['top5'] == pytest.approx(right[:, :5].any(1).mean())
   assert scores['nll'] == pytest.approx(-log_p.mean(), rel=1e-5)

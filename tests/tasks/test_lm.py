@@ -71,6 +71,10 @@ def test_uniform_model(kind, corpus, tmp_path):
     words = sum(len(line.split()) + 1 for line in lines)
     scores = task.evaluate(Uniform(), params, split)
     tokens = len(task._streams[split].tokens)
+    parts = task.examples
+    assert len(parts['nll']) == len(parts['tokens']) > 1
+    assert sum(parts['tokens']) == tokens
+    assert sum(parts['nll']) / tokens == pytest.approx(scores['nll'])
     assert scores['words'] == words
     assert scores['nll'] == pytest.approx(np.log(V), rel=1e-5)
     assert scores['perplexity'] == pytest.approx(V ** (tokens / words), 1e-4)

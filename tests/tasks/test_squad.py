@@ -308,6 +308,7 @@ def test_scores_of_the_test(trained, capsys, monkeypatch):
   monkeypatch.setattr(task, 'answer', lambda *_: (texts, nulls))
   scores = task.evaluate(model, params, 'test')
   assert scores['exact'] == scores['f1'] == 100
+  assert task.examples == dict(exact=[1.0] * 11, f1=[1.0] * 11)
   ways = ['first_name', 'frequent']
   if task._version == 'v2.0':
     ways.append('no_answer')

@@ -188,6 +188,9 @@ def test_scores_of_the_test(trained, monkeypatch, capsys):
   assert scores['exact'] == pytest.approx(6 / 7)
   expected = metrics.bleu(['null', *target[1:]], list(target))
   assert 50 < scores['bleu'] == expected['score'] < 100
+  counts = np.array(task.examples['bleu'])
+  assert counts.shape == (7, 10)
+  assert metrics.bleu_of_counts(counts.sum(0)) == scores['bleu']
   assert 'tok:13a' in scores['bleu_signature']
   assert scores['bleu_of_copying'] < 5 < 50 < scores['chrf'] < 100
   assert {'nll', 'perplexity', 'accuracy'} < set(scores)

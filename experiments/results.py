@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of finished runs, one file a study, and what they got of each example.
+
+  results/<study>.jsonl                the row that train.py writes, and study,
+                                       arm, examples; source, of converted ones
+  results/<study>/<run>.json.gz        examples.json of the run's workdir
+
+Many processes may write: a lock on the folder orders them.
+"""
+
+import contextlib
+import fcntl
+import gzip
+import json
+import os
+import pathlib
+
+from collab import json_text
+from collab.training import files
+from experiments import study
+
+
+def rows(path):
+  """The rows of a .jsonl file, [] if there is none."""
+  lines = path.read_text('utf-8').splitlines() if path.exists() else []
+  try:
+    return [json_text.parse(line) for line in lines]
+  except ValueError as e:
+    raise ValueError(f'{path} is damaged: {e}.') from e
+
+
+def identity(run):
+  """What a row has to agree in with a run to be its row."""
+  key = 'source' if run.source else 'config_hash'
+  return dict(arm=run.arm.name, seed=run.seed) | {key: study.config_hash(run)}
+
+
+def find(run, name, folder):
+  """The row of a run, or None: its study's own, else one of train.py's.
+
+  Args:
+    run: study.Run.
+    name: of the study.
+    folder: of all results.
+  """
+  wanted, folder = identity(run).items(), pathlib.Path(folder)
+  own = [x for x in rows(folder / f'{name}.jsonl') if wanted <= x.items()]
+  if own or run.source:
+    return own[0] if own else None
+  wanted = [(k, x) for k, x in wanted if k != 'arm']
+  for path in sorted(folder.glob('*.jsonl')):
+    for row in rows(path):
+      if 'arm' not in row and all(row.get(k) == x for k, x in wanted):
+        return row
+  return None
+
+
+def record(run, planned, result, name, folder):
+  """Writes the row of a run in place of an older one, and its examples.
+
+  Args:
+    run: study.Run.
+    planned: the same run with the names of folders that are to be shown.
+    result: of train.py: result.json, or a row of it.
+    name: of the study.
+    folder: of all results.
+  """
+  folder, row = pathlib.Path(folder), dict(result, command=study.text(planned))
+  row |= dict(study=name) | identity(run) | dict(examples='')
+  examples = pathlib.Path(run.workdir) / 'examples.json'
+  if examples.exists():
+    row['examples'] = f'{name}/{run.name}.json.gz'
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    # Without a date in it, so that the same run is the same file.
+    text = gzip.compress(examples.read_bytes(), mtime=0)
+    new = folder / f'{row["examples"]}.{os.getpid()}'
+    new.write_bytes(text)
+    new.replace(folder / row['examples'])
+  path = folder / f'{name}.jsonl'
+  with _lock(folder):
+    found = {(x['arm'], x['seed']): x for x in rows(path) if 'arm' in x}
+    loose = [x for x in rows(path) if 'arm' not in x]
+    found[row['arm'], row['seed']] = row
+    ordered = loose + [found[key] for key in sorted(found)]
+    files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
+
+
+def examples(row, folder=study.RESULTS):
+  """{name: list} of a row's examples, None if it has none."""
+  if not row.get('examples'):
+    return None
+  text = gzip.decompress((pathlib.Path(folder) / row['examples']).read_bytes())
+  return json_text.parse(text.decode())
+
+
+@contextlib.contextmanager
+def _lock(folder):
+  folder.mkdir(parents=True, exist_ok=True)
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)

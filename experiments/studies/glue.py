@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""GLUE with MiniLM: fine-tuned, converted, fine-tuned again by one recipe.
+
+Needs DIR/glue with SST-2, MRPC, RTE and STS-B, and the checkpoint
+all-MiniLM-L6-v2 as a workdir:
+
+  python -m collab.convert MODEL_DIR runs/minilm
+
+`once` is what the others start from; `original` is fine-tuned again without any
+conversion, so that all that is compared had the same budget. SST-2's 313 steps
+see 10,016 of its 67,349 training rows.
+"""
+
+from experiments.study import Arm
+
+# Row length, steps, steps between evaluations.
+TASKS = {
+  'sst2': (48, 313, 313),
+  'mrpc': (80, 230, 115),
+  'rte': (96, 234, 78),
+  'stsb': (64, 360, 180),
+}
+AWARE = '--calibration=train'
+CONVERSIONS = {
+  'original': ('--attention=mha',),
+  'collab-192-plain': ('--attention=collab', '--shared_dim=192'),
+  'collab-192-aware': ('--attention=collab', '--shared_dim=192', AWARE),
+  'collab-96-plain': ('--attention=collab', '--shared_dim=96'),
+  'collab-96-aware': ('--attention=collab', '--shared_dim=96', AWARE),
+  'mqa': ('--attention=mqa', AWARE),
+  'mhe_mul': ('--attention=mhe_mul', AWARE),
+}
+SEEDS = 0, 1, 2
+
+
+def arms(task, length, steps, every):
+  """Of a task: the model that is fine-tuned once, and what comes of it."""
+  overrides = {
+    'data.path': '{data}/glue',
+    'data.row_length': length,
+    'total_steps': steps,
+    'optim.warmup_steps': steps // 10,
+    'optim.lr': 5e-5,
+    'every.eval': every,
+    'every.checkpoint': every,
+    'init_from': '{runs}/minilm',
+  }
+  config = f'configs/glue_reparam_minilm.py:{task},attention=mha'
+  once = Arm(f'{task}-once', config, overrides, SEEDS)
+  return [once] + [
+    Arm(f'{task}-{name}', seeds=SEEDS, source=once.name, convert=convert)
+    for name, convert in CONVERSIONS.items()
+  ]
+
+
+ARMS = [arm for task, sizes in TASKS.items() for arm in arms(task, *sizes)]

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Translation of Multi30k English-German by every attention, same budget.
+
+Needs DIR/multi30k: train.en, train.de, val.*, test*.*. MHA's queries and keys,
+192 wide in all, are cut to a half and a quarter like collaborative attention's:
+the papers' 512, 256 and 128.
+"""
+
+from experiments.study import Arm
+
+BUDGET = {
+  'data.path': '{data}/multi30k',
+  'total_steps': 1000,
+  'optim.name': 'muon',
+  'optim.lr': 3e-3,
+  'optim.warmup_steps': 100,
+  'every.eval': 500,
+  'every.checkpoint': 100,
+}
+CONFIGS = {
+  'mha': 'mha.py:small',
+  'mha-96': 'mha.py:small,key_features=96',
+  'mha-48': 'mha.py:small,key_features=48',
+  'collab-96': 'collab.py:small,shared_dim=96',
+  'collab-48': 'collab.py:small,shared_dim=48',
+  'mqa': 'mqa.py:small',
+  'skv': 'skv.py:small',
+  'el': 'el.py:small',
+  'sha': 'sha.py:small',
+  'mhe_add': 'mhe_add.py:small',
+  'mhe_mul': 'mhe_mul.py:small',
+}
+ARMS = [
+  Arm(name, f'configs/wmt14_{config}', BUDGET, seeds=(0, 1, 2))
+  for name, config in CONFIGS.items()
+]

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fashion-MNIST by four attentions, same budget.
+
+Needs DIR/fashion_mnist: the four idx files. MHA's queries and keys are 128 wide
+in all, collaborative attention's a half and a quarter of it.
+"""
+
+from experiments.study import Arm
+
+BUDGET = {'data.path': '{data}/fashion_mnist'}
+CONFIGS = {
+  'mha': 'mha.py:fashion_mnist,small',
+  'collab-64': 'collab.py:fashion_mnist,small,shared_dim=64',
+  'collab-32': 'collab.py:fashion_mnist,small,shared_dim=32',
+  'mhe_mul': 'mhe_mul.py:fashion_mnist,small',
+}
+ARMS = [
+  Arm(name, f'configs/vit_{config}', BUDGET, seeds=(0, 1))
+  for name, config in CONFIGS.items()
+]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study: arms that are compared, as runs with their commands.
+
+A file of experiments/studies holds a list ARMS. In its values {data} is the
+folder of the data sets, {runs} that of the workdirs.
+"""
+
+import pathlib
+import runpy
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from collab import json_text
+from collab.training import workdir as workdirs
+
+ROOT = pathlib.Path(__file__).parent
+STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
+# A converted model has its own; all else is the recipe of its source.
+OF_THE_MODEL = ('model', 'init_from')
+
+
+class Arm(NamedTuple):
+  """One line of a study.
+
+  Attributes:
+    name: of the arm.
+    config: value of train.py's --config.
+    overrides: {field of the config: value}.
+    seeds: one run each.
+    source: instead of a config, the arm whose finished runs are converted and
+      trained again, by the recipe that they had.
+    convert: flags of collab.convert.
+  """
+
+  name: str
+  config: str = ''
+  overrides: dict = {}  # noqa: RUF012, nobody writes to it
+  seeds: tuple = (0,)
+  source: str = ''
+  convert: tuple = ()
+
+
+class Run(NamedTuple):
+  """An arm with a seed.
+
+  Attributes:
+    name: <arm>-s<seed>, its place in folders.
+    arm: Arm, its values filled in.
+    seed: of the run.
+    workdir: of the run.
+    source: the Run that is converted, or None.
+  """
+
+  name: str
+  arm: Arm
+  seed: int
+  workdir: str
+  source: 'Run | None'
+
+
+def path_of(study):
+  """The file of a study, by its path or its name in experiments/studies."""
+  path = pathlib.Path(study)
+  path = path if path.suffix == '.py' else STUDIES / f'{study}.py'
+  if not path.exists():
+    names = sorted(x.stem for x in STUDIES.glob('[!_]*.py'))
+    raise ValueError(f'No study {study}; there are {", ".join(names)}.')
+  return path
+
+
+def plan(study, data='DIR', folder='runs'):
+  """The Runs of a study, sources first.
+
+  Args:
+    study: name or path.
+    data: folder of the data sets.
+    folder: of the workdirs, of which <folder>/<study>/<run> are this study's.
+
+  Raises:
+    ValueError: no such study, or an arm of one that does not fit.
+  """
+  path, found = path_of(study), {}
+  for arm in runpy.run_path(str(path))['ARMS']:
+    if bool(arm.config) == bool(arm.source):
+      raise ValueError(f'{path}: {arm.name} needs a config or a source.')
+    filled = {
+      key: x.format(data=data, runs=folder) if isinstance(x, str) else x
+      for key, x in arm.overrides.items()
+    }
+    for seed in arm.seeds:
+      source = found.get((arm.source, seed))
+      if arm.source and not source:
+        raise ValueError(
+          f'{path}: {arm.name} needs {arm.source} with seed {seed} before it.'
+        )
+      if (arm.name, seed) in found:
+        raise ValueError(f'{path}: {arm.name} with seed {seed} is there twice.')
+      name = f'{arm.name}-s{seed}'
+      found[arm.name, seed] = Run(
+        name,
+        arm._replace(overrides=filled),
+        seed,
+        f'{folder}/{path.stem}/{name}',
+        source,
+      )
+  return list(found.values())
+
+
+def commands(run):
+  """Arguments of Python, one list a command, that make all of a run."""
+  workdir = f'--workdir={run.workdir}'
+  if run.source:
+    convert = ['-m', 'collab.convert', run.source.workdir, run.workdir]
+    return [[*convert, *run.arm.convert], ['train.py', workdir]]
+  return [['train.py', *_of_config(run), workdir]]
+
+
+def text(run):
+  """The commands of a run and of what it comes from, to be shown."""
+  before = [text(run.source)] if run.source else []
+  return ' && '.join(before + [f'python {" ".join(x)}' for x in commands(run)])
+
+
+def config(run):
+  """The config of a run, of one that is converted that of its source."""
+  if run.source:
+    return config(run.source)
+  path, _, argument = run.arm.config.partition(':')
+  found = runpy.run_path(path)['get_config'](argument)
+  found.update_from_flattened_dict(dict(run.arm.overrides, seed=run.seed))
+  return found
+
+
+def config_hash(run):
+  return workdirs.config_hash(config(run))
+
+
+def finished(run):
+  """The result.json of a run that has ended, else None.
+
+  Raises:
+    ValueError: the workdir is that of another run.
+  """
+  folder = pathlib.Path(run.workdir)
+  if not (folder / 'run.json').exists():
+    return None
+  kept, wanted = workdirs.read(folder), config(run)
+  got = ConfigDict(kept['config'])
+  if _recipe(got, run) != _recipe(wanted, run):
+    raise ValueError(f'{folder} is of another config than {run.name} has now.')
+  made = f'python {" ".join(commands(run)[0])}'
+  if run.source and kept['command'] != made:
+    raise ValueError(f'{folder} was made by {kept["command"]}, not {made}.')
+  if not (folder / 'result.json').exists():
+    return None
+  result = json_text.read_object(folder / 'result.json')
+  return result if result['steps'] == wanted.total_steps else None
+
+
+def elsewhere(folder):
+  """{config hash: workdir} of finished runs that others began, by hand too."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).rglob('result.json')):
+    try:
+      result = json_text.read_object(path)
+    except ValueError:
+      continue
+    if not (path.parent / 'conversion.json').exists():
+      found[result['config_hash']] = str(path.parent)
+  return found
+
+
+def _of_config(run):
+  given = [f'--config.{key}={x}' for key, x in run.arm.overrides.items()]
+  return [f'--config={run.arm.config}', f'--config.seed={run.seed}', *given]
+
+
+def _recipe(config, run):
+  """What has to agree between the plan and a workdir."""
+  left_out = workdirs.FREE + (OF_THE_MODEL if run.source else ())
+  return {k: x for k, x in config.to_dict().items() if k not in left_out}

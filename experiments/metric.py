@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as functions of sums over examples, for `intervals`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from collab import metrics
+from experiments import intervals
+
+
+class Metric(NamedTuple):
+  """A score of a task.
+
+  Attributes:
+    title: for the table's head, with its unit.
+    sums: (examples of a run, its metrics) -> [N, K], what each example adds.
+    score: sums [..., K] -> scores [...].
+    value: the metrics of a run -> its score, where it has no examples.
+    digits: behind the point, in a table.
+    lower: whether less is better.
+    test: against a baseline.
+  """
+
+  title: str
+  sums: Callable
+  score: Callable
+  value: Callable
+  digits: int = 1
+  lower: bool = False
+  test: Callable = intervals.two_sided
+
+
+def _bleu(sums):
+  return np.apply_along_axis(metrics.bleu_of_counts, -1, sums)
+
+
+def _text(examples, found):
+  """Words are taken to be spread evenly over tokens."""
+  nll, tokens = (np.array(examples[key]) for key in ('nll', 'tokens'))
+  return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
+
+
+def _right(examples, found):
+  right = np.equal(examples['gold'], examples['predicted'])
+  return np.stack([right, np.ones(len(right))], 1)
+
+
+def _classes(examples, found):
+  """Right answers, positives that are predicted, true, and both; all."""
+  gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
+  right = np.equal(examples['gold'], examples['predicted'])
+  return np.stack([right, ours, gold, gold & ours, np.ones(len(gold))], 1)
+
+
+def _f1_accuracy(sums):
+  right, ours, gold, both, n = np.moveaxis(sums, -1, 0)
+  f1 = np.divide(2 * both, ours + gold, np.zeros_like(n), where=ours + gold > 0)
+  return 50 * (f1 + right / n)
+
+
+def _moments(examples, found):
+  """Of values and of their ranks, which are those in the whole test set."""
+  columns = []
+  for rank in (np.asarray, stats.rankdata):
+    x, y = (rank(examples[key]) for key in ('gold', 'predicted'))
+    x, y = (z - np.mean(z) for z in (x, y))  # sums without cancellation
+    columns += [x, y, x * x, y * y, x * y]
+  return np.stack([*columns, np.ones(len(columns[0]))], 1)
+
+
+def _correlations(sums):
+  *columns, n = np.moveaxis(sums, -1, 0)
+  found = []
+  for x, y, xx, yy, xy in (columns[:5], columns[5:]):
+    spread = (xx - x * x / n) * (yy - y * y / n)
+    found.append((xy - x * y / n) / np.sqrt(spread))
+  return 50 * sum(found)
+
+
+def _share(sums):
+  return 100 * sums[..., 0] / sums[..., 1]
+
+
+BLEU = Metric(
+  'BLEU',
+  lambda x, found: np.array(x['bleu']),
+  _bleu,
+  lambda x: x['bleu'],
+  digits=2,
+  test=intervals.sacrebleu,
+)
+PERPLEXITY = Metric(
+  'perplexity of a word',
+  _text,
+  lambda sums: np.exp(sums[..., 0] / sums[..., 1]),
+  lambda x: x['perplexity'],
+  lower=True,
+)
+TOP1 = Metric(
+  'top-1, %',
+  lambda x, found: np.stack([x['right'], np.ones(len(x['right']))], 1),
+  _share,
+  lambda x: 100 * x['top1'],
+  digits=2,
+)
+ACCURACY = Metric('accuracy, %', _right, _share, lambda x: 100 * x['score'])
+F1_ACCURACY = Metric(
+  'mean of F1 and accuracy, %',
+  _classes,
+  _f1_accuracy,
+  lambda x: 100 * x['score'],
+)
+CORRELATION = Metric(
+  "mean of Pearson's and Spearman's correlation, %",
+  _moments,
+  _correlations,
+  lambda x: 100 * x['score'],
+)

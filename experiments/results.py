@@ -85,7 +85,7 @@ def record(run, planned, result, name, folder):
     files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 
 
-def examples(row, folder=study.RESULTS):
+def examples(row, folder):
   """{name: list} of a row's examples, None if it has none."""
   if not row.get('examples'):
     return None

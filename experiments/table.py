@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of the papers: what runs got, with intervals, as Markdown, CSV, PNG.
+
+The modules in experiments/tables say which; all of it comes from the rows and
+examples in experiments/results, so that it is the same whenever it is made.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+import csv
+import hashlib
+import io
+import pathlib
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from collab.training import files
+from experiments import intervals, results, study
+
+NOT_RUN = 'not run'
+STATISTICS = 'std', '95 % from', 'to', 'difference', 'p'
+
+
+class Table(NamedTuple):
+  """What is written.
+
+  Attributes:
+    title: of the Markdown.
+    text: what is to be said before the table.
+    columns: names.
+    rows: lists of texts, as long.
+    draw: function of a Figure.
+  """
+
+  title: str
+  text: str
+  columns: list
+  rows: list
+  draw: Callable
+
+
+class Measured(NamedTuple):
+  """What an arm got.
+
+  Attributes:
+    interval: intervals.Interval.
+    parameters: of the model.
+    attention: parameters of its attention.
+    steps: of training.
+    examples: whether the interval is over examples too.
+  """
+
+  interval: intervals.Interval
+  parameters: int
+  attention: int
+  steps: int
+  examples: bool
+
+
+def measure(name, metric, arms, baseline='mha'):
+  """{arm: Measured} of the arms that have rows.
+
+  If one run's examples are missing, all intervals are over seeds alone.
+
+  Args:
+    name: of the study.
+    metric: metric.Metric.
+    arms: names.
+    baseline: the one that the others are tested against.
+  """
+  rows, folder = defaultdict(list), study.RESULTS
+  for row in results.rows(folder / f'{name}.jsonl'):
+    if row.get('arm') in arms:
+      rows[row['arm']].append(row)
+  sums = {
+    arm: [_sums(row, metric, folder) for row in found]
+    for arm, found in rows.items()
+  }
+  examples = not any(x is None for every in sums.values() for x in every)
+  score = metric.score
+  if not examples:  # a run is its own one example
+    score = lambda x: x[..., 0]
+    sums = {
+      arm: [[[metric.value(row['metrics'])]] for row in found]
+      for arm, found in rows.items()
+    }
+  found = intervals.compare(sums, score, baseline, metric.test)
+  return {
+    arm: Measured(
+      found[arm],
+      rows[arm][0]['parameters'],
+      rows[arm][0]['attention_parameters'],
+      rows[arm][0]['steps'],
+      examples,
+    )
+    for arm in arms
+    if arm in found
+  }
+
+
+def _sums(row, metric, folder):
+  examples = results.examples(row, folder)
+  return None if examples is None else metric.sums(examples, row['metrics'])
+
+
+def cells(found, metric):
+  """Seeds, score and STATISTICS of a Measured, or None, as texts."""
+  if found is None:
+    return ['', NOT_RUN, *([''] * len(STATISTICS))]
+  x, digits = found.interval, metric.digits
+  number = lambda value, sign='': (
+    '' if value is None else f'{value:{sign}.{digits}f}'
+  )
+  return [
+    str(x.seeds),
+    number(x.mean),
+    number(x.std),
+    number(x.low),
+    number(x.high),
+    number(x.difference, '+'),
+    '' if x.p is None else f'{x.p:.3f}',
+  ]
+
+
+def notes(found, baseline='mha'):
+  """What has to be known to read a table of Measured."""
+  if not found:
+    return 'No run has finished yet.'
+  steps = sorted({x.steps for x in found.values()})
+  over = 'seeds and examples'
+  if not all(x.examples for x in found.values()):
+    over = 'seeds alone, for some runs have no examples kept'
+  return (
+    f'{" or ".join(f"{n:,}" for n in steps)} steps. Intervals and p are of '
+    f'{intervals.REPLICATES:,} bootstrap replicates over {over}; p is of the '
+    f'difference to {baseline}; std is that of seeds. As to the seeds, of two '
+    'or three, intervals are too narrow, by a factor of 0.7 or 0.8.'
+  )
+
+
+def write(name, table, folder):
+  """Writes folder/name.md, .csv and .png; returns their paths."""
+  folder = pathlib.Path(folder)
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows([table.columns, *table.rows])
+  rows = [table.columns, ['---'] * len(table.columns), *table.rows]
+  lines = [f'| {" | ".join(row)} |' for row in rows]
+  head = [f'# {table.title}', table.text, f'![{table.title}]({name}.png)']
+  head += [f'`./launch.sh python -m experiments.tables {name}`']
+  paths = [folder / f'{name}.{kind}' for kind in ('md', 'csv', 'png')]
+  files.write_text(paths[0], '\n\n'.join([*head, '\n'.join(lines)]) + '\n')
+  files.write_text(paths[1], text.getvalue())
+  figure = Figure(figsize=(9, 4), layout='constrained')
+  table.draw(figure)
+  # Which numbers it shows: bytes of a PNG depend on the library that drew it.
+  source = hashlib.sha256(text.getvalue().encode()).hexdigest()
+  figure.savefig(paths[2], dpi=110, metadata={'Source': source})
+  return paths
+
+
+def bars(axis, found, metric, labels):
+  """Scores with intervals, an arm a row.
+
+  Args:
+    axis: to draw on.
+    found: {arm: Measured} of some of them.
+    metric: metric.Metric.
+    labels: {arm: text} of all of them.
+  """
+  for place, arm in enumerate(labels):
+    if arm in found:
+      mean, error = _error(found[arm])
+      style = dict(fmt='o', capsize=3, color='#3b6fb6')
+      axis.errorbar(mean, place, xerr=error, **style)
+  axis.set_yticks(range(len(labels)), labels.values())
+  axis.set_ylim(len(labels) - 0.5, -0.5)
+  axis.set_xlabel(metric.title)
+  tidy(axis)
+
+
+def curve(axis, found, label, **style):
+  """Scores with intervals over a width; found: {width: Measured}."""
+  for width, one in found.items():
+    axis.errorbar(width, *_error(one), capsize=3, **style)
+  means = [one.interval.mean for one in found.values()]
+  axis.plot(list(found), means, label=label, **style)
+
+
+def _error(found):
+  """The mean, and how far the interval goes to both sides, [2, 1]."""
+  x = found.interval
+  # A percentile may pass the mean.
+  return x.mean, [[max(0, x.mean - x.low)], [max(0, x.high - x.mean)]]
+
+
+def tidy(axis):
+  axis.spines[['top', 'right']].set_visible(False)
+  axis.grid(alpha=0.3)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and memory against the number of heads: 2310.07911, the figure.
+
+Nothing is run: they are counted. All heads are 64 wide, so that more of them
+make a wider model.
+"""
+
+from collab import attention
+from experiments import table as tables
+
+WIDTH = 64
+HEADS = 1, 2, 4, 8, 12, 16, 32, 64, 128  # the paper stops at 16
+ATTENTIONS = {
+  'mha': {},
+  'collab': dict(shared_dim=lambda D: D // 2),
+  'skv': {},
+  'mqa': {},
+  'el': {},
+  'mla': dict(latent_dim=lambda D: max(1, D // 6)),
+  'sha': {},
+  'mhe_add': {},
+  'mhe_mul': {},
+}
+TEXT = """One layer without biases; each head is 64 wide, so more of them make a
+wider model: parameters, and scalars that decoding keeps a token. Collaborative
+attention has half the key width and a content bias, MLA a latent of a sixth.
+The paper draws parameters up to 16 heads; these are exact."""
+
+
+def table():
+  rows, parameters, cache = [], {}, {}
+  for name, fields in ATTENTIONS.items():
+    for H in HEADS:
+      D = WIDTH * H
+      given = {key: x(D) for key, x in fields.items()}
+      layer = attention.build(name, num_heads=H, use_bias=False, **given)
+      parameters[name, H], cache[name, H] = layer.count(D), layer.cache_size(D)
+      share = parameters[name, H] / parameters['mha', H]
+      kept = cache[name, H] / cache['mha', H]
+      rows.append(
+        [
+          name,
+          str(H),
+          f'{parameters[name, H]:,}',
+          f'{share:.3f}',
+          f'{cache[name, H]:,}',
+          f'{kept:.3f}',
+        ]
+      )
+
+  def draw(figure):
+    shown = {'parameters': parameters, 'cache, scalars a token': cache}
+    axes = figure.subplots(1, 2)
+    for axis, (title, found) in zip(axes, shown.items(), strict=True):
+      for i, name in enumerate(ATTENTIONS):
+        values = [found[name, H] for H in HEADS]
+        dashes = (5, 2) if i % 2 else (1, 0)
+        axis.plot(HEADS, values, label=name, color=f'C{i}', dashes=dashes)
+      axis.set(xlabel='heads of 64', title=title)
+      axis.set_xscale('log', base=2)
+      axis.set_yscale('log')
+      axis.xaxis.set_major_formatter('{x:g}')
+      tables.tidy(axis)
+    axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5))
+
+  columns = ['attention', 'heads', 'parameters', "of MHA's"]
+  columns += ['cache', "of MHA's cache"]
+  title = 'Parameters and memory against heads'
+  return tables.Table(title, TEXT.replace('\n', ' '), columns, rows, draw)

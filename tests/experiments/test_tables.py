@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables: the committed ones from committed results, others from made ones."""
+
+import csv
+import gzip
+import hashlib
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import study
+from experiments.tables import __main__ as tables
+from experiments.tables import mhe
+
+
+def read(folder, name):
+  """The rows of a .csv, dicts."""
+  with (folder / f'{name}.csv').open() as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('name', tables.NAMES)
+def test_committed_tables_come_from_committed_results(name, tmp_path):
+  tables.make(name, tmp_path)
+  for kind in ('md', 'csv'):
+    kept, made = (x / f'{name}.{kind}' for x in (tables.FOLDER, tmp_path))
+    assert kept.read_bytes() == made.read_bytes(), (
+      'python -m experiments.tables'
+    )
+  text = (tmp_path / f'{name}.csv').read_bytes()
+  with Image.open(tables.FOLDER / f'{name}.png') as image:
+    assert image.info['Source'] == hashlib.sha256(text).hexdigest()
+
+
+def write(folder, name, runs):
+  """Results of a study; runs: {(arm, seed): (metrics, examples or None)}."""
+  (folder / name).mkdir()
+  rows = []
+  for (arm, seed), (found, examples) in runs.items():
+    path = f'{name}/{arm}-s{seed}.json.gz' if examples else ''
+    row = dict(arm=arm, seed=seed, steps=7, metrics=found, examples=path)
+    parameters = 1000 if arm == 'sha' else 4000
+    rows.append(row | dict(parameters=9000, attention_parameters=parameters))
+    if examples:
+      text = json.dumps(examples).encode()
+      (folder / path).write_bytes(gzip.compress(text))
+  lines = [json.dumps(row) + '\n' for row in rows]
+  (folder / f'{name}.jsonl').write_text(''.join(lines))
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+  """Translations of which all n-grams match, but for one arm's."""
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  good = [[8, 8, 8, 7, 6, 5, 8, 7, 6, 5]] * 40
+  bad = [[8, 8, 4, 3, 2, 1, 8, 7, 6, 5]] * 40
+  runs = {}
+  for seed in (0, 1):
+    runs['mha', seed] = dict(bleu=100.0), dict(bleu=good)
+    runs['collab-96', seed] = dict(bleu=100.0), dict(bleu=good)
+    runs['sha', seed] = dict(bleu=32.0), dict(bleu=bad)
+  write(tmp_path, 'translation', runs)
+  return tmp_path
+
+
+def test_widths(made):
+  tables.make('nmt_width', made)
+  rows = {(x['attention'], x['key width']): x for x in read(made, 'nmt_width')}
+  assert len(rows) == 5
+  got = rows['collaborative', '96']
+  assert (got['BLEU'], got['std'], got['seeds']) == ('100.00', '0.00', '2')
+  assert (got['95 % from'], got['to']) == ('100.00', '100.00')
+  assert (got['difference'], got['of the model']) == ('+0.00', '0.5')
+  assert got['published, same share'] == '27.41'
+  assert rows['collaborative', '48']['BLEU'] == 'not run'
+  text = (made / 'nmt_width.md').read_text()
+  assert 'another scale' in text
+  assert '7 steps' in text
+  assert 'over seeds and examples' in text
+
+
+def test_mhe(made):
+  tables.make('mhe', made)
+  rows = read(made, 'mhe')
+  found = {x['attention']: x for x in rows if x['ours'] == 'Multi30k'}
+  assert set(found) == {'mha', 'sha'}
+  score = 100 * np.exp(np.mean(np.log([4 / 8, 3 / 7, 2 / 6, 1 / 5])))
+  assert float(found['sha']['mean']) == pytest.approx(score, abs=0.005)
+  assert float(found['sha']['PRR, %']) == pytest.approx(score, abs=0.05)
+  gain = (100 / score - 1) / (4000 / 1000 - 1)
+  assert float(found['mha']['PEoP']) == pytest.approx(gain, abs=0.001)
+  assert found['sha']['PEoP'] == ''
+  assert float(found['sha']['p']) < 0.01
+  (squad,) = (x for x in rows if x['paper'] == 'SQuAD')
+  assert squad['mean'] == 'not run'
+
+
+def test_ratios():
+  assert mhe.prr(21, 20, lower=True) == pytest.approx(0.95)
+  assert mhe.prr(19, 20) == pytest.approx(0.95)
+  assert mhe.peop((30, 400), (20, 100)) == pytest.approx(1 / 6)
+  assert mhe.peop((15, 200), (20, 100), lower=True) == pytest.approx(1 / 4)
+
+
+def test_without_examples(tmp_path, monkeypatch):
+  """Rows that train.py wrote: intervals over seeds, and it is said."""
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  runs = {('mha', s): (dict(top1=0.9 + s / 100), None) for s in (0, 1)}
+  write(tmp_path, 'vision', runs)
+  tables.make('vision_width', tmp_path)
+  row = read(tmp_path, 'vision_width')[0]
+  found = [row[x] for x in ('top-1, %', 'std', '95 % from', 'to')]
+  assert found == ['90.50', '0.71', '90.00', '91.00']
+  assert 'over seeds alone' in (tmp_path / 'vision_width.md').read_text()
+
+
+def test_unknown_table():
+  with pytest.raises(ValueError, match='there are glue_reparametrised, heads'):
+    tables.make('nothing')

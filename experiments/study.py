@@ -81,7 +81,7 @@ def plan(study, data='DIR', folder='runs'):
     ValueError: no such study, or an arm of one that does not fit.
   """
   path, found = path_of(study), {}
-  for arm in runpy.run_path(str(path))['ARMS']:
+  for arm in runpy.run_path(str(path)).get('ARMS', ()):
     if bool(arm.config) == bool(arm.source):
       raise ValueError(f'{path}: {arm.name} needs a config or a source.')
     filled = {
@@ -104,6 +104,8 @@ def plan(study, data='DIR', folder='runs'):
         f'{folder}/{path.stem}/{name}',
         source,
       )
+  if not found:
+    raise ValueError(f'{path} has no ARMS.')
   return list(found.values())
 
 
@@ -127,8 +129,11 @@ def config(run):
   if run.source:
     return config(run.source)
   path, _, argument = run.arm.config.partition(':')
-  found = runpy.run_path(path)['get_config'](argument)
-  found.update_from_flattened_dict(dict(run.arm.overrides, seed=run.seed))
+  try:
+    found = runpy.run_path(path)['get_config'](argument).lock()
+    found.update_from_flattened_dict(dict(run.arm.overrides, seed=run.seed))
+  except (KeyError, AttributeError, TypeError, ValueError) as e:
+    raise ValueError(f'{run.name} has no config: {e}') from e
   return found
 
 

@@ -10,27 +10,23 @@ experiments/results has its row (by config and seed), or its workdir, or another
 one in --runs of the same config, has its result; then its row and its examples
 are taken from there. All others begin, or go on: ending the sweep, with Ctrl-C,
 SIGTERM or kill -9, loses nothing; the same command goes on. RUNS/STUDY/RUN.log
-has what a run says. On a CPU each job has its own cores; on a machine with one
-accelerator say --jobs=1.
+has what a run says. --collect is for runs that were begun by hand: it takes
+those that are finished and trains nothing. On a CPU each job has its own cores;
+on a machine with one accelerator say --jobs=1.
 """
 
 import argparse
 from concurrent import futures
-import contextlib
-import fcntl
 import os
 import pathlib
 import queue
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import threading
 
 import tqdm
 
-from experiments import results, study
+from experiments import jobs, study
 
 MEMORY = 4 << 30  # of a job, generously
 SLURM = r"""#!/bin/bash
@@ -44,159 +40,44 @@ exec ./launch.sh python -m experiments.sweep {words} \
 """
 
 
-class Sweep:
-  """What the threads of a sweep share.
-
-  Args:
-    name: of the study.
-    folder: of all results.
-    planned: {name of a run: the run as its row shows it}.
-  """
-
-  def __init__(self, name, folder, planned):
-    self.name, self.folder, self.planned = name, folder, planned
-    self.stopping = threading.Event()
-    self.children, self.failed = {}, {}
-
-  def todo(self, run):
-    """The commands that a run needs still, [] if all is recorded."""
-    row = results.find(run, self.name, self.folder)
-    if row and row.get('arm') and row['examples']:
-      return []
-    workdir = pathlib.Path(run.workdir)
-    if study.finished(run):
-      have = (workdir / 'examples.json').exists()
-      again = ['train.py', f'--workdir={run.workdir}', '--eval_only']
-      return [] if have else [again]
-    if row:
-      return []
-    commands = study.commands(run)
-    return commands[1:] if run.source and workdir.exists() else commands
-
-  def make(self, run):
-    """Makes a run, once no one else does; notes why it failed."""
-    try:
-      log = pathlib.Path(f'{run.workdir}.log')
-      log.parent.mkdir(parents=True, exist_ok=True)
-      # The log is the lock: a child inherits it, and has it while it lives,
-      # though the sweep may not.
-      with log.open('ab') as file:
-        while not _locked(file):
-          if self.stopping.wait(1):
-            return
-        self._make(run, file, log)
-    except (ValueError, OSError) as e:
-      self.failed[run.name] = ' '.join(str(e).split())
-
-  def _make(self, run, file, log):
-    for command in self.todo(run):
-      if self.stopping.is_set():
-        return
-      child = subprocess.Popen(
-        [*_with_parent(), sys.executable, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=file,
-        stderr=file,
-        start_new_session=True,  # Ctrl-C is for the sweep alone
-      )
-      self.children[run.name] = child, log
-      if self.stopping.is_set():  # meanwhile
-        child.terminate()
-      code = child.wait()
-      del self.children[run.name]
-      if code:
-        if not self.stopping.is_set():
-          self.failed[run.name] = _last_line(log) or f'exit code {code}'
-        return
-    self.record(run)
-
-  def record(self, run):
-    """Notes a run's result, unless it was stopped before it had one."""
-    row = results.find(run, self.name, self.folder)
-    if row and row.get('arm') and row['examples']:
-      return
-    result = study.finished(run) or row
-    if result:
-      planned = self.planned[run.name]
-      results.record(run, planned, result, self.name, self.folder)
-    elif not self.stopping.is_set():
-      self.failed[run.name] = _last_line(pathlib.Path(f'{run.workdir}.log'))
-
-  def stop(self):
-    """Children save and end; runs that did not begin do not."""
-    self.stopping.set()
-    for child, _ in list(self.children.values()):
-      child.terminate()
-
-  def status(self):
-    """What the runs that are being made say of their steps."""
-    shown = []
-    for name, (_, log) in sorted(self.children.items()):
-      words = _last_line(log).split(',')[0]
-      shown.append(f'{name} {words}' if words.startswith('step') else name)
-    return ', '.join(shown)
-
-
-def sweep(shared, runs, jobs):
+def sweep(shared, runs, number):
   """Makes runs, sources first, and shows how far they are."""
   slots = queue.SimpleQueue()
   cores = sorted(_cores())
-  for i in range(jobs):
-    slots.put(cores[i::jobs])
+  for i in range(number):
+    slots.put(cores[i::number])
   waiting, active = list(runs), {}
-  bar = tqdm.tqdm(total=len(runs), unit='run', dynamic_ncols=True, disable=None)
-  pool = futures.ThreadPoolExecutor(jobs, initializer=lambda: _pin(slots.get()))
+  bar = tqdm.tqdm(total=len(runs), unit='run', disable=None)
+  pool = futures.ThreadPoolExecutor(
+    number, initializer=lambda: _pin(slots.get())
+  )
   with bar, pool:
     try:
       while waiting or active:
         undone = {run.name for run in [*waiting, *active.values()]}
         for run in list(waiting):
           source = run.source.name if run.source else ''
-          if source in shared.failed:
-            shared.failed[run.name] = f'needs {source}, which failed'
-          elif source in undone:
-            continue
-          else:
-            active[pool.submit(shared.make, run)] = run
-            waiting.remove(run)
+          if source in undone:
             continue
           waiting.remove(run)
-          bar.update()
+          if source in shared.failed:
+            shared.failed[run.name] = f'needs {source}, which failed'
+            bar.update()
+          else:
+            active[pool.submit(shared.make, run)] = run
         done, _ = futures.wait(active, 1, futures.FIRST_COMPLETED)
         for future in done:
           future.result()
           run = active.pop(future)
           bar.update()
-          word = 'failed' if run.name in shared.failed else 'done'
-          tqdm.tqdm.write(f'{run.name}: {word}', file=sys.stderr)
+          if run.name in shared.recorded:
+            tqdm.tqdm.write(f'{run.name}: finished', file=sys.stderr)
         bar.set_postfix_str(shared.status())
     except KeyboardInterrupt:
       tqdm.tqdm.write('Stopping: the runs save and end.', file=sys.stderr)
       shared.stop()
       pool.shutdown(cancel_futures=True)
       raise
-
-
-def _locked(file):
-  """Whether the lock of a file is ours now."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-  except BlockingIOError:
-    return False
-
-
-def _with_parent():
-  """Ends a command as its parent ends, where the system can do that."""
-  found = shutil.which('setpriv')
-  return [found, '--pdeathsig', 'TERM'] if found else []
-
-
-def _last_line(log):
-  with log.open('rb') as file, contextlib.suppress(OSError):
-    file.seek(max(0, log.stat().st_size - 4096))
-    lines = file.read().decode(errors='replace').split('\n')
-  return next((x.strip() for x in reversed(lines) if x.strip()), '')
 
 
 def _cores():
@@ -235,6 +116,7 @@ def _parse(argv):
   add('--runs', default='runs', help='folder of the workdirs')
   add('--results', default=str(study.RESULTS), help='folder of the rows')
   add('--jobs', type=int, default=_fitting(), help='at a time')
+  add('--collect', action='store_true', help='train nothing')
   add('--part', type=int, help='of a job array')
   add('--print', action='store_true', help='the commands, and do nothing')
   add('--slurm', action='store_true', help='a job array, and do nothing')
@@ -266,7 +148,7 @@ def main(argv):
   if args.part is not None:
     runs = [run for run in runs if parts.index(_part(run)) == args.part]
   runs = _found(runs, args.runs)
-  shared = Sweep(name, args.results, shown)
+  shared = jobs.Jobs(name, args.results, shown, args.collect)
   if args.slurm or args.print:
     left = {run.name: shared.todo(run) for run in runs}
     if args.slurm:
@@ -286,7 +168,7 @@ def main(argv):
     sys.exit('sweep: stopped; the same command goes on.')
   for run, words in sorted(shared.failed.items()):
     print(f'sweep: {run} failed: {words}', file=sys.stderr)
-  print(f'{len(runs) - len(shared.failed)} of {len(runs)} runs are finished.')
+  print(f'{len(shared.recorded)} of {len(runs)} runs are finished.')
   sys.exit(1 if shared.failed else 0)
 
 

@@ -10,12 +10,12 @@ from experiments.study import Arm
 
 BUDGET = {
   'data.path': '{data}/multi30k',
-  'total_steps': 1000,
+  'total_steps': 500,
   'optim.name': 'muon',
   'optim.lr': 3e-3,
-  'optim.warmup_steps': 100,
+  'optim.warmup_steps': 50,
   'every.eval': 500,
-  'every.checkpoint': 100,
+  'every.checkpoint': 50,
 }
 CONFIGS = {
   'mha': 'mha.py:small',

@@ -53,12 +53,13 @@ def table():
     axes = figure.subplots(1, 2)
     for axis, (title, found) in zip(axes, shown.items(), strict=True):
       for i, name in enumerate(ATTENTIONS):
-        values = [found[name, H] for H in HEADS]
+        values = [found[name, H] / found['mha', H] for H in HEADS]
         dashes = (5, 2) if i % 2 else (1, 0)
         axis.plot(HEADS, values, label=name, color=f'C{i}', dashes=dashes)
-      axis.set(xlabel='heads of 64', title=title)
+      axis.set(xlabel='heads of 64', title=f"{title}: share of MHA's")
       axis.set_xscale('log', base=2)
-      axis.set_yscale('log')
+      axis.set_yscale('log', base=2)
+      axis.yaxis.set_major_formatter('{x:.3g}')
       axis.xaxis.set_major_formatter('{x:g}')
       tables.tidy(axis)
     axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5))

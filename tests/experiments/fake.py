@@ -83,13 +83,13 @@ def write(folder, steps=3, seconds=0.0):
   return folder
 
 
-def start(folder, *options):
+def start(folder, *options, path=os.environ['PATH']):
   """The sweep as a process."""
   command = [sys.executable, '-m', 'experiments.sweep', 'quick.py']
   return subprocess.Popen(
     [*command, '--results=results', *options],
     cwd=folder,
-    env=os.environ | dict(PYTHONPATH=str(tiny.ROOT), JAX_PLATFORMS='cpu'),
+    env=dict(PYTHONPATH=str(tiny.ROOT), JAX_PLATFORMS='cpu', PATH=path),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

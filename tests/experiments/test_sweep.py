@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import time
 
@@ -12,7 +13,10 @@ import pytest
 from experiments import results, study, sweep
 from tests.experiments import fake
 
-FAILED = ['b-s0 failed: train.py: it is broken.', 'of_b-s0 failed: needs b-s0']
+FAILED = [
+  'b-s0 failed: train.py: it is broken. (exit code 1)',
+  'of_b-s0 failed: needs b-s0',
+]
 
 
 def finish(process):
@@ -70,6 +74,20 @@ def test_all_that_can_be_made_is(swept):
     assert row['command'].startswith('python train.py --config=config.py ')
     assert str(folder) not in json.dumps(row)
     assert results.examples(row, folder / 'results') == dict(right=[0, 1, 1])
+
+
+def test_collect_trains_nothing(swept, tmp_path):
+  folder, *_ = swept
+  fake.write(tmp_path)
+  (tmp_path / 'runs').mkdir()
+  for name in ('a-s0', 'b'):  # finished; of no config of the study
+    shutil.copytree(
+      folder / 'runs' / 'quick' / 'a-s0', tmp_path / 'runs' / name
+    )
+  code, out, _ = finish(fake.start(tmp_path, '--collect'))
+  assert (code, out) == (0, '1 of 5 runs are finished.\n')
+  (row,) = results.rows(tmp_path / 'results' / 'quick.jsonl')
+  assert (row['arm'], row['seed']) == ('a', 0)
 
 
 def test_each_job_has_its_own_cores(swept):
@@ -130,6 +148,19 @@ def test_nothing_is_lost(way, tmp_path):
   assert len(results.rows(tmp_path / 'results' / 'quick.jsonl')) == 3
 
 
+def test_children_that_are_left_are_waited_for(tmp_path):
+  """Where they do not end with the sweep: without setpriv."""
+  fake.write(tmp_path, steps=60, seconds=0.05)
+  process = fake.start(tmp_path, path='')
+  wait_for(lambda: max(steps(tmp_path), default=0) > 2)
+  process.kill()
+  finish(process)
+  assert running(tmp_path)
+  finish(fake.start(tmp_path))
+  assert all(x == [x[0]] for x in starts(tmp_path).values())
+  assert len(results.rows(tmp_path / 'results' / 'quick.jsonl')) == 3
+
+
 def test_commands_and_array(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(fake.write(tmp_path))
   options = ['quick.py', '--results=results', '--data=A B']
@@ -171,16 +202,19 @@ def test_a_workdir_of_another_config(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'arms, words',
   [
+    ('', 'has no ARMS'),
     ("Arm('a')", 'a needs a config or a source'),
     ("Arm('a', source='x')", 'a needs x with seed 0'),
     ("Arm('a', 'x.py'), Arm('a', 'y.py')", 'a with seed 0 is there twice'),
+    ("Arm('a', 'configs/lm_mha.py:x')", 'a-s0 has no config: .* has .x.'),
+    ("Arm('a', 'configs/lm_mha.py', {'optim.x': 1})", 'no config: .*optim.x'),
   ],
 )
 def test_bad_studies(arms, words, tmp_path):
   path = tmp_path / 'bad.py'
   path.write_text(f'from experiments.study import Arm\nARMS = [{arms}]\n')
   with pytest.raises(ValueError, match=words):
-    study.plan(str(path))
+    list(map(study.config, study.plan(str(path))))
 
 
 def test_unknown_study():

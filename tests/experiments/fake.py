@@ -83,9 +83,9 @@ def write(folder, steps=3, seconds=0.0):
   return folder
 
 
-def start(folder, *options, path=os.environ['PATH']):
+def start(folder, *options, study='quick.py', path=os.environ['PATH']):
   """The sweep as a process."""
-  command = [sys.executable, '-m', 'experiments.sweep', 'quick.py']
+  command = [sys.executable, '-m', 'experiments.sweep', str(study)]
   return subprocess.Popen(
     [*command, '--results=results', *options],
     cwd=folder,

@@ -6,7 +6,11 @@ Needs DIR/wikitext-2: wiki.train.raw, ...
 
 from experiments.study import Arm
 
-BUDGET = {'data.path': '{data}/wikitext-2'}
+BUDGET = {
+  'data.path': '{data}/wikitext-2',
+  'total_steps': 1000,
+  'optim.warmup_steps': 100,
+}
 VARIANTS = 'mha', 'sha', 'mqa', 'collab', 'mhe_add', 'mhe_mul'
 ARMS = [
   Arm(name, f'configs/lm_{name}.py:wikitext2,small', BUDGET, seeds=(0, 1))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from experiments import metric
 from experiments import table as tables
 
-ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul'
+ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul', 'collab'
 
 
 class Task(NamedTuple):
@@ -53,7 +53,8 @@ and models a fortieth to a fifth as large: another scale. PRR is the score over
 MHA's, of a perplexity 1 - (ppl - ppl_MHA) / ppl_MHA. PEoP is our reading of the
 paper: the gain over SHA's score, relative, over the gain in parameters of
 attention, relative to SHA's: high where few parameters buy much. p is against
-MHA, of BLEU by sacreBLEU. Intervals and p: see the tables of the tasks. """
+MHA, of BLEU by sacreBLEU. What is not in the
+table was not run. """
 COLUMNS = ['paper', 'ours', 'score', 'attention', 'in attention', 'seeds']
 COLUMNS += ['mean', *tables.STATISTICS, 'PRR, %', 'PEoP']
 

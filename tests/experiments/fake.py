@@ -83,13 +83,15 @@ def write(folder, steps=3, seconds=0.0):
   return folder
 
 
-def start(folder, *options, study='quick.py', path=os.environ['PATH']):
-  """The sweep as a process."""
+def start(folder, *options, study='quick.py', path=None, cache=''):
+  """The sweep as a process; path is where it finds other programs."""
   command = [sys.executable, '-m', 'experiments.sweep', str(study)]
+  environ = dict(PYTHONPATH=str(tiny.ROOT), JAX_PLATFORMS='cpu')
+  environ |= {} if path is None else dict(PATH=path)
   return subprocess.Popen(
     [*command, '--results=results', *options],
     cwd=folder,
-    env=dict(PYTHONPATH=str(tiny.ROOT), JAX_PLATFORMS='cpu', PATH=path),
+    env=os.environ | environ | dict(JAX_COMPILATION_CACHE_DIR=cache),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

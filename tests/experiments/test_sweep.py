@@ -24,9 +24,10 @@ FAILED = [
 
 def finish(process):
   try:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
   finally:
     process.kill()
+    process.wait()
   return process.returncode, out, err
 
 
@@ -201,7 +202,8 @@ def test_with_the_real_train(tmp_path):
   options = [f'--{x}={tmp_path / x}' for x in ('runs', 'results')]
   options += [f'--data={tmp_path}', '--jobs=1']
   for _ in range(2):  # the second time there is nothing to do
-    process = fake.start(tiny.ROOT, *options, study=tmp_path / 'quick.py')
+    study_file, cache = tmp_path / 'quick.py', str(tmp_path / 'cache')
+    process = fake.start(tiny.ROOT, *options, study=study_file, cache=cache)
     code, out, err = finish(process)
     assert (code, out) == (0, '2 of 2 runs are finished.\n'), err
   mha, mqa = results.rows(tmp_path / 'results' / 'quick.jsonl')

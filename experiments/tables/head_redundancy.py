@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What heads have in common: 2006.16362, figure 1."""
+
+from collab import json_text
+from collab.convert import energy
+from experiments import redundancy, study
+from experiments import table as tables
+
+SHARES = 0.9, 0.95, 0.99
+TITLES = dict(
+  weights='the weights', inputs='the weights on inputs of 512 captions'
+)
+TEXT = """Components that hold 90, 95 and 99 % of the energy of one head's Wq_h
+Wk_hᵀ, the mean over heads, and of the projections stacked over heads, Wq Wkᵀ;
+dotted, and in brackets, of Gaussian weights of the same shape. The paper draws
+BERT-base; this is all-MiniLM-L6-v2, 6 layers, 12 heads of 32: another scale."""
+
+
+def table():
+  kept = json_text.read_object(study.RESULTS / redundancy.RESULTS)
+  rows = [
+    [
+      TITLES[kind],
+      layer,
+      _needed(curves['head'], curves['gaussian_head']),
+      str(len(curves['head'])),
+      _needed(curves['product'], curves['gaussian_product']),
+      str(len(curves['product'])),
+    ]
+    for kind, layers in kept['energy'].items()
+    for layer, curves in layers.items()
+  ]
+
+  def draw(figure):
+    for axis, (kind, layers) in zip(
+      figure.subplots(1, 2), kept['energy'].items(), strict=True
+    ):
+      for i, (layer, curves) in enumerate(layers.items()):
+        for name, width in (('head', 2), ('product', 1)):
+          y, other = curves[name], curves[f'gaussian_{name}']
+          x = range(1, len(y) + 1)
+          axis.plot(x, y, color=f'C{i}', lw=width, label=f'{layer}, {name}')
+          axis.plot(x, other, ':', color='#888888', lw=width)
+      axis.set_xscale('log')
+      axis.xaxis.set_major_formatter('{x:g}')
+      axis.set(xlabel='components', ylim=(0, 1.02), title=TITLES[kind])
+      tables.tidy(axis)
+    axis.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+
+  columns = ['energy of', 'layer', 'one head', 'of', 'all heads', 'of all']
+  title = 'What heads have in common'
+  return tables.Table(title, TEXT.replace('\n', ' '), columns, rows, draw)
+
+
+def _needed(own, other):
+  own, other = (
+    ', '.join(str(energy.needed(curve, share)) for share in SHARES)
+    for curve in (own, other)
+  )
+  return f'{own} ({other})'

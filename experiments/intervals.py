@@ -31,6 +31,7 @@ class Interval(NamedTuple):
     std: of them, with S - 1; None of one.
     low, high: of the 95 % interval of the mean.
     difference: to the baseline; None of itself, and where there is none.
+    span: its 95 % interval, two numbers.
     p: of this difference, by the test.
   """
 
@@ -40,6 +41,7 @@ class Interval(NamedTuple):
   low: float
   high: float
   difference: float | None = None
+  span: tuple | None = None
   p: float | None = None
 
 
@@ -87,9 +89,10 @@ def compare(arms, score, baseline='', test=two_sided):
   for name in arms if baseline in arms else ():
     if name != baseline:
       d = float(means[name].mean() - means[baseline].mean())
-      beyond = test(replicates[name] - replicates[baseline], d).sum()
-      p = float((beyond + 1) / (REPLICATES + 1))
-      found[name] = found[name]._replace(difference=d, p=p)
+      against = replicates[name] - replicates[baseline]
+      p = float((test(against, d).sum() + 1) / (REPLICATES + 1))
+      new = dict(difference=d, span=_middle(against), p=p)
+      found[name] = found[name]._replace(**new)
   return found
 
 
@@ -101,11 +104,16 @@ def _counts(picks, n):
 
 
 def _interval(scores, replicates):
-  low, high = np.percentile(replicates, [2.5, 97.5])
+  low, high = _middle(replicates)
   return Interval(
     seeds=len(scores),
     mean=float(scores.mean()),
     std=float(scores.std(ddof=1)) if len(scores) > 1 else None,
-    low=float(low),
-    high=float(high),
+    low=low,
+    high=high,
   )
+
+
+def _middle(replicates):
+  low, high = np.percentile(replicates, [2.5, 97.5])
+  return float(low), float(high)

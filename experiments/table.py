@@ -19,7 +19,7 @@ from collab.training import files
 from experiments import intervals, results, study
 
 NOT_RUN = 'not run'
-STATISTICS = 'std', '95 % from', 'to', 'difference', 'p'
+STATISTICS = 'std', '95 % from', 'to', 'difference', '95 % of it', 'p'
 
 
 class Table(NamedTuple):
@@ -119,6 +119,7 @@ def cells(found, metric):
     number(x.low),
     number(x.high),
     number(x.difference, '+'),
+    ' to '.join(number(end, '+') for end in x.span or ()),
     '' if x.p is None else f'{x.p:.3f}',
   ]
 
@@ -135,7 +136,8 @@ def notes(found, baseline='mha'):
     f'{" or ".join(f"{n:,}" for n in steps)} steps. Intervals and p are of '
     f'{intervals.REPLICATES:,} bootstrap replicates over {over}; p is of the '
     f'difference to {baseline}; std is that of seeds. As to the seeds, of two '
-    'or three, intervals are too narrow, by a factor of 0.7 or 0.8.'
+    'or three, intervals are too narrow, by a factor of 0.7 or 0.8, and p too '
+    'small.'
   )
 
 
@@ -170,28 +172,15 @@ def bars(axis, found, metric, labels):
   """
   for place, arm in enumerate(labels):
     if arm in found:
-      mean, error = _error(found[arm])
+      x = found[arm].interval
+      # A percentile may pass the mean.
+      error = [[max(0, x.mean - x.low)], [max(0, x.high - x.mean)]]
       style = dict(fmt='o', capsize=3, color='#3b6fb6')
-      axis.errorbar(mean, place, xerr=error, **style)
+      axis.errorbar(x.mean, place, xerr=error, **style)
   axis.set_yticks(range(len(labels)), labels.values())
   axis.set_ylim(len(labels) - 0.5, -0.5)
   axis.set_xlabel(metric.title)
   tidy(axis)
-
-
-def curve(axis, found, label, **style):
-  """Scores with intervals over a width; found: {width: Measured}."""
-  for width, one in found.items():
-    axis.errorbar(width, *_error(one), capsize=3, **style)
-  means = [one.interval.mean for one in found.values()]
-  axis.plot(list(found), means, label=label, **style)
-
-
-def _error(found):
-  """The mean, and how far the interval goes to both sides, [2, 1]."""
-  x = found.interval
-  # A percentile may pass the mean.
-  return x.mean, [[max(0, x.mean - x.low)], [max(0, x.high - x.mean)]]
 
 
 def tidy(axis):

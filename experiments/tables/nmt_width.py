@@ -40,21 +40,40 @@ def table():
     )
 
   def draw(figure):
-    ours, paper = figure.subplots(1, 2)
+    axis = figure.subplots()
     for i, name in enumerate(PAPER):
-      arms = {width: x for (kind, width), x in ARMS.items() if kind == name}
-      arms = {width: found[x] for width, x in arms.items() if x in found}
-      tables.curve(ours, arms, name, color=f'C{i}', marker='o')
-      x, y = zip(*PAPER[name].items(), strict=True)
-      paper.plot(x, y, 'o-', color=f'C{i}', label=name)
-    for axis, title in ((ours, 'Multi30k, ours'), (paper, 'WMT-14, published')):
-      axis.set(xlabel='key width of all heads', ylabel='BLEU', title=title)
-      axis.set_xscale('log', base=2)
-      axis.xaxis.set_major_formatter('{x:g}')
-      tables.tidy(axis)
-    paper.legend()
+      _ours(axis, name, found, f'C{i}')
+      share = [width / 512 for width in PAPER[name]]
+      less = [x - PAPER['concatenate'][512] for x in PAPER[name].values()]
+      label = f'{name}, published, WMT-14'
+      axis.plot(share, less, 's--', color=f'C{i}', label=label, alpha=0.6)
+    axis.axhline(0, color='#888888', lw=1)
+    axis.set(xlabel='key width of all heads, share of the model')
+    axis.set(ylabel='BLEU less that of full width')
+    axis.set_xscale('log', base=2)
+    axis.xaxis.set_major_formatter('{x:g}')
+    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.tidy(axis)
 
   columns = ['attention', 'key width', 'of the model', 'in attention', 'seeds']
   columns += ['BLEU', *tables.STATISTICS, 'published, same share']
   text = TEXT.replace('\n', ' ') + tables.notes(found)
   return tables.Table('BLEU against key width', text, columns, rows, draw)
+
+
+def _ours(axis, name, found, colour):
+  """Differences to multi-head attention, with their intervals."""
+  arms = {
+    width / DIM: arm for (kind, width), arm in ARMS.items() if kind == name
+  }
+  points = {s: found[arm].interval for s, arm in arms.items() if arm in found}
+  label = f'{name}, ours, Multi30k'
+  for share, x in points.items():
+    if x.difference is not None:
+      # Beside each other, not on each other.
+      place = share * (1.02 if name == 'concatenate' else 0.98)
+      low, high = x.difference - x.span[0], x.span[1] - x.difference
+      error = [[max(0, low)], [max(0, high)]]
+      style = dict(fmt='o', color=colour, capsize=4, label=label)
+      axis.errorbar(place, x.difference, error, **style)
+      label = None

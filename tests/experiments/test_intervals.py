@@ -90,6 +90,7 @@ def test_seeds_add_to_the_interval(rng):
   )
   assert got['examples'].difference == pytest.approx(0, abs=1e-12)
   assert got['examples'].p == 1
+  assert got['seeds'].span[0] > 0 > got['examples'].span[0] - 1e-9
   assert got['seeds'].p < 0.1
 
 

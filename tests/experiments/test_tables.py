@@ -73,6 +73,7 @@ def test_widths(made):
   assert (got['BLEU'], got['std'], got['seeds']) == ('100.00', '0.00', '2')
   assert (got['95 % from'], got['to']) == ('100.00', '100.00')
   assert (got['difference'], got['of the model']) == ('+0.00', '0.5')
+  assert got['95 % of it'] == '+0.00 to +0.00'
   assert got['published, same share'] == '27.41'
   assert rows['collaborative', '48']['BLEU'] == 'not run'
   text = (made / 'nmt_width.md').read_text()
@@ -117,5 +118,5 @@ def test_without_examples(tmp_path, monkeypatch):
 
 
 def test_unknown_table():
-  with pytest.raises(ValueError, match='there are glue_reparametrised, heads'):
+  with pytest.raises(ValueError, match='there are glue_reparametrised, head'):
     tables.make('nothing')

@@ -43,14 +43,14 @@ def find(run, name, folder):
     name: of the study.
     folder: of all results.
   """
-  wanted, folder = identity(run).items(), pathlib.Path(folder)
-  own = [x for x in rows(folder / f'{name}.jsonl') if wanted <= x.items()]
+  wanted, folder = identity(run), pathlib.Path(folder)
+  own = [x for x in rows(folder / f'{name}.jsonl') if _has(x, wanted)]
   if own or run.source:
     return own[0] if own else None
-  wanted = [(k, x) for k, x in wanted if k != 'arm']
+  del wanted['arm']
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
-      if 'arm' not in row and all(row.get(k) == x for k, x in wanted):
+      if 'arm' not in row and _has(row, wanted):
         return row
   return None
 
@@ -78,10 +78,14 @@ def record(run, planned, result, name, folder):
     new.replace(folder / row['examples'])
   path = folder / f'{name}.jsonl'
   with _lock(folder):
-    found = {(x['arm'], x['seed']): x for x in rows(path) if 'arm' in x}
-    loose = [x for x in rows(path) if 'arm' not in x]
-    found[row['arm'], row['seed']] = row
-    ordered = loose + [found[key] for key in sorted(found)]
+    kept = rows(path)
+    own = {(x['arm'], x['seed']): x for x in kept if 'arm' in x}
+    own[row['arm'], row['seed']] = row
+    others = [x for x in kept if 'arm' not in x]
+    if not run.source:  # the row that train.py wrote of it
+      same = dict(config_hash=row['config_hash'], seed=row['seed'])
+      others = [x for x in others if not _has(x, same)]
+    ordered = others + [own[key] for key in sorted(own)]
     files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 
 
@@ -91,6 +95,10 @@ def examples(row, folder):
     return None
   text = gzip.decompress((pathlib.Path(folder) / row['examples']).read_bytes())
   return json_text.parse(text.decode())
+
+
+def _has(row, wanted):
+  return all(row.get(key) == x for key, x in wanted.items())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which run a row or a workdir is of, and what is kept of it."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments import results, study
+from tests.experiments import fake
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+  """{name: run} of the fake study, in a folder of its own."""
+  monkeypatch.chdir(fake.write(tmp_path))
+  return {run.name: run for run in study.plan('quick.py')}
+
+
+def workdir(run, config, command='', **result):
+  """A workdir that has ended."""
+  folder = pathlib.Path(run.workdir)
+  folder.mkdir(parents=True)
+  kept = dict(command=command, versions={}, config=config.to_dict())
+  (folder / 'run.json').write_text(json.dumps(kept))
+  (folder / 'result.json').write_text(json.dumps(result))
+
+
+def test_rows_of_train_are_found_and_replaced(runs, tmp_path):
+  """Also when they lie in another file; their place is then not touched."""
+  run, other = runs['a-s0'], runs['a-s1']
+  row = dict(config_hash=study.config_hash(run), seed=0, metrics={})
+  lines = [row, dict(row, seed=1), dict(command='of something else')]
+  text = ''.join(json.dumps(x) + '\n' for x in lines)
+  for name in ('quick', 'old'):
+    (tmp_path / f'{name}.jsonl').write_text(text)
+  assert results.find(run, 'quick', tmp_path) == row
+  assert results.find(other, 'quick', tmp_path) is None
+  results.record(run, run, row, 'quick', tmp_path)
+  *loose, own = results.rows(tmp_path / 'quick.jsonl')
+  assert loose == lines[1:]
+  assert own == row | dict(
+    study='quick', arm='a', examples='', command=study.text(run)
+  )
+  assert results.examples(own, tmp_path) is None
+  assert results.find(run, 'quick', tmp_path) == own
+  assert (tmp_path / 'old.jsonl').read_text() == text
+  # Another budget is another run.
+  more = run._replace(arm=run.arm._replace(overrides=dict(total_steps=9)))
+  assert results.find(more, 'quick', tmp_path) is None
+
+
+def test_rows_of_converted_runs_are_of_their_source(runs, tmp_path):
+  run = runs['of_b-s0']
+  row = dict(config_hash='of the conversion', seed=0)
+  results.record(run, run, row, 'quick', tmp_path)
+  (own,) = results.rows(tmp_path / 'quick.jsonl')
+  assert own['source'] == study.config_hash(runs['b-s0'])
+  assert own['config_hash'] == 'of the conversion'
+  assert study.text(runs['b-s0']) in own['command']
+  assert results.find(run, 'quick', tmp_path) == own
+  arm = runs['b-s0'].arm._replace(overrides=dict(total_steps=9))
+  source = runs['b-s0']._replace(arm=arm)
+  assert results.find(run._replace(source=source), 'quick', tmp_path) is None
+
+
+def test_workdirs_of_converted_runs(runs):
+  """The recipe is the source's, the model its own; made by the same words."""
+  run, config = runs['of_b-s0'], study.config(runs['b-s0'])
+  assert study.finished(run) is None
+  with config.unlocked():
+    config.model.attention = dict(name='gqa', kv_heads=1)
+  made = f'python {" ".join(study.commands(run)[0])}'
+  workdir(run, config, made, steps=3)
+  assert study.finished(run)['steps'] == 3
+  convert = run._replace(arm=run.arm._replace(convert=('--attention=mla',)))
+  with pytest.raises(ValueError, match=r'was made by .*mqa, not .*mla'):
+    study.finished(convert)
+  arm = runs['b-s0'].arm._replace(overrides={'total_steps': 9})
+  with pytest.raises(ValueError, match='of another config than of_b-s0'):
+    study.finished(run._replace(source=runs['b-s0']._replace(arm=arm)))
+
+
+def test_damaged_rows(tmp_path):
+  (tmp_path / 'x.jsonl').write_text('{"a": 1}\n{"b"\n')
+  with pytest.raises(ValueError, match=r'x\.jsonl is damaged'):
+    results.rows(tmp_path / 'x.jsonl')

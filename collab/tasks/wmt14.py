@@ -87,7 +87,7 @@ class Translation:
 
   def evaluate(self, model, params, split):
     """Perplexity and accuracy per token; of 'test', translations as well."""
-    sums = self._sums(model, params, split)
+    sums, self.examples = self._sums(model, params, split), {}
     scores = {
       'nll': sums['nll'] / sums['weight'],
       'perplexity': metrics.perplexity(sums['nll'], sums['weight']),

@@ -68,6 +68,7 @@ class Translation:
       size * length * (1 - self._packed.statistics['target_padding'])
     )
     self.batch, self.rows = self._packed.batch, self._packed.pairs
+    self.examples = {}  # until there are translations
 
   def inputs(self, batch):
     return ({key: batch[key] for key in INPUTS},)
@@ -87,7 +88,7 @@ class Translation:
 
   def evaluate(self, model, params, split):
     """Perplexity and accuracy per token; of 'test', translations as well."""
-    sums, self.examples = self._sums(model, params, split), {}
+    sums = self._sums(model, params, split)
     scores = {
       'nll': sums['nll'] / sums['weight'],
       'perplexity': metrics.perplexity(sums['nll'], sums['weight']),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """train.py from start to end: what it leaves, and on other devices."""
 
+import json
 import os
 import signal
 
@@ -74,7 +75,7 @@ def test_examples(whole):
   folder, *_ = whole
   counts = json.loads((folder / 'examples.json').read_text())['bleu']
   bleu = metrics.bleu_of_counts(np.sum(counts, 0))
-  assert bleu == result(folder)['metrics']['bleu']
+  assert bleu == labs.result(folder)['metrics']['bleu']
 
 
 def test_it_learns_and_says_so(whole):

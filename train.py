@@ -246,12 +246,14 @@ def main(argv):
       f'{workdir} was converted from a checkpoint and has no task: start a run '
       f'with --config and --config.init_from={workdir}.'
     )
+  abandon = functools.partial(workdirs.abandon, workdir)
   try:
-    scores = run(config, workdir, EVAL_ONLY.value)
+    with interrupt.at_once(abandon):
+      scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
       report.append(workdir, RESULTS.value)
-  except (Exception, KeyboardInterrupt):
-    workdirs.abandon(workdir)
+  except Exception:
+    abandon()
     raise
 
 

@@ -15,6 +15,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import traceback
 
 import pytest
 
@@ -56,7 +57,7 @@ def tried(name, fault, lab, folder):
   except pytest.skip.Exception as e:
     outcome, told = 'skipped', str(e)
   except AssertionError as e:
-    outcome, told = 'LOST', ' '.join(str(e).split())[:300]
+    outcome, told = 'LOST', traceback.extract_tb(e.__traceback__)[-1].line
   seconds = round(time.monotonic() - began)
   print(f'| {name} | {outcome} | {told} | {seconds} s |', flush=True)
   return dict(outcome=outcome, told=told, seconds=seconds)

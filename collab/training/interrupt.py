@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C: the first is a request to save and stop, the second an order."""
+"""Ctrl-C: in training a request to save and stop, the second an order."""
 
 import contextlib
 import os
@@ -9,6 +9,29 @@ TOLD = b"""
 Ctrl-C: this step is finished and saved, then the run stops. A second Ctrl-C
 stops it at once; then it goes on from the checkpoint before.
 """
+
+
+@contextlib.contextmanager
+def at_once(clean):
+  """Makes Ctrl-C the end of the process: before there is anything to save.
+
+  No KeyboardInterrupt, which is lost where it comes within a callback of a
+  library (JAX has one in Python's garbage collection), and the run goes on.
+
+  Args:
+    clean: called before.
+  """
+
+  def stop(number, frame):
+    clean()
+    os.write(2, b'train.py: stopped by Ctrl-C.\n')
+    os._exit(130)  # as shells have it
+
+  before = signal.signal(signal.SIGINT, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ from tests.faults import lab as labs
 from tests.faults.signals import contents
 from tests.training.test_checkpoint import array_files, flip
 
-# What happens to the newest checkpoint; nothing of the kind is deleted.
+# What happens to the newest checkpoint; nothing of the kind is deleted. All of
+# its files with arrays, for in some there is nothing any more that is read.
 DAMAGES = {
-  'truncated': lambda step: os.truncate(
-    array_files(step)[0], array_files(step)[0].stat().st_size // 2
-  ),
-  'bit flipped': lambda step: flip(array_files(step)[0]),
+  'truncated': lambda step: [
+    os.truncate(path, path.stat().st_size // 2) for path in array_files(step)
+  ],
+  'bit flipped': lambda step: [*map(flip, array_files(step))],
   'half deleted': lambda step: [
     path.unlink() for path in sorted(array_files(step))[::2]
   ],

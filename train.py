@@ -12,6 +12,7 @@ mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
 
 import contextlib
 import functools
+import gc
 import os
 import re
 import sys
@@ -158,7 +159,9 @@ def run(config, workdir, eval_only=False):
 
   def evaluate(params, split):
     params = sharding.local(params, mesh)
-    return hosts.alone(lambda: task.evaluate(model, params, split))
+    scores = hosts.alone(lambda: task.evaluate(model, params, split))
+    gc.collect()  # what was traced for it, or it stays for thousands of steps
+    return scores
 
   # The loop -------------------------------------------------------------------
 

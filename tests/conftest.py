@@ -19,5 +19,16 @@ if jaxlib.version.__version_info__ < (0, 11):
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _few_programs():
+  """Programs of a module go with it: a process can map only so many.
+
+  Beyond 65,530 maps, Linux' default, XLA ends in a segmentation fault.
+  """
+  yield
+  jax.clear_caches()

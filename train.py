@@ -12,7 +12,6 @@ mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
 
 import contextlib
 import functools
-import gc
 import os
 import re
 import sys
@@ -159,9 +158,7 @@ def run(config, workdir, eval_only=False):
 
   def evaluate(params, split):
     params = sharding.local(params, mesh)
-    scores = hosts.alone(lambda: task.evaluate(model, params, split))
-    gc.collect()  # what was traced for it, or it stays for thousands of steps
-    return scores
+    return hosts.alone(lambda: task.evaluate(model, params, split))
 
   # The loop -------------------------------------------------------------------
 

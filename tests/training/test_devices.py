@@ -27,13 +27,13 @@ def runs(tmp_path_factory):
   return workdir, losses, state, shapes, eight
 
 
-def on_devices(n, *arguments):
-  """What tests.training.model prints as a process with n devices."""
+def on_devices(n, *arguments, module='tests.training.model'):
+  """What a module prints as a process with n devices."""
   flags = (
     f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={n}'
   )
   done = subprocess.run(
-    [sys.executable, '-W', 'error', '-m', 'tests.training.model', *arguments],
+    [sys.executable, '-W', 'error', '-m', module, *arguments],
     cwd=pathlib.Path(__file__).parents[2],
     env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,

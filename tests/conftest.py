@@ -5,8 +5,12 @@ Warnings are errors by pyproject.toml.
 """
 
 import os
+import signal
 
 import jaxlib
+
+# A shell's background jobs ignore Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests compile far more than they compute: half the time without these.
 # XLA refuses to start with a flag that it does not know.

@@ -9,8 +9,8 @@ each length (or one row, if that is longer). `share` is of linen's time in the
 same run; `of GEMM` the share that is reached of the rate of a 2048-cubed
 product, measured in the same run, by the FLOPs of the matrix products that the
 layer's program has (what a causal kernel skips is not in them); `products` what
-these take alone, one by one at their shapes, which is the limit of the layer,
-and its share of linen's time.
+these take alone, one by one at their shapes, about the limit of the layer, and
+its share of linen's time.
 """
 
 import argparse

@@ -77,7 +77,8 @@ def measure(cases, rounds, title, carried=None):
 def products(cases, rounds):
   """What the matrix products of each case take one by one, at their shapes.
 
-  No program that has to make these products is faster than they are.
+  About what a program with these products takes at least; a little less where it
+  need not make room for each result.
 
   Args:
     cases: as `measure` takes them.

@@ -77,7 +77,7 @@ def measure(cases, rounds, title, carried=None):
 def products(cases, rounds):
   """What the matrix products of each case take one by one, at their shapes.
 
-  About what a program with these products takes at least; a little less where it
+  About what a program with these products takes at least; a little less if it
   need not make room for each result.
 
   Args:

@@ -90,7 +90,7 @@ def refused(result, *words):
   code, _, err = result
   lines = err.splitlines()
   assert code == 1, err
-  assert 'Traceback' not in err
+  assert 'Traceback' not in err, err
   assert lines[-1].startswith('train.py: '), err
   assert sum(line.startswith('train.py: ') for line in lines) == 1
   for word in words:

@@ -15,7 +15,7 @@ QUICK = [
   signals.terminated,
   signals.interrupted,
   signals.two_at_once,
-  storage.full_at_checkpoint,
+  storage.full_at_cache,
   storage.data_changes,
 ]
 SLOW = [
@@ -23,7 +23,7 @@ SLOW = [
   signals.stalled,
   signals.clock_goes_back,
   storage.damaged,
-  storage.full_at_cache,
+  storage.full_at_checkpoint,  # a thread of Orbax may print a traceback as well
   storage.full_at_metrics,
   storage.read_only,
   storage.data_vanishes,

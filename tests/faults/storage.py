@@ -50,10 +50,6 @@ def damaged(lab, folder, names=tuple(DAMAGES)):
   return 'told in a line, kept, the one before it used'
 
 
-def half_deleted(lab, folder):
-  return damaged(lab, folder, ['half deleted'])
-
-
 # Disks ------------------------------------------------------------------------
 
 

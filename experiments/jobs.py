@@ -18,7 +18,7 @@ class Jobs:
   Args:
     name: of the study.
     folder: of all results.
-    planned: {name of a run: the run as its row shows it}.
+    planned: {name of a run: the run with the folders that its row shows}.
     collect: take finished runs only, start none.
   """
 
@@ -29,7 +29,7 @@ class Jobs:
 
   def todo(self, run):
     """The commands that a run needs still, [] if all is recorded."""
-    row = results.find(run, self.name, self.folder)
+    row = results.find(run, self.planned[run.name], self.name, self.folder)
     if row and row.get('arm') and row['examples']:
       return []
     workdir = pathlib.Path(run.workdir)
@@ -83,7 +83,7 @@ class Jobs:
 
   def record(self, run):
     """Notes a run's result, unless it was stopped before it had one."""
-    row = results.find(run, self.name, self.folder)
+    row = results.find(run, self.planned[run.name], self.name, self.folder)
     self.recorded.add(run.name)
     if row and row.get('arm') and row['examples']:
       return

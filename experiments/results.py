@@ -29,25 +29,28 @@ def rows(path):
     raise ValueError(f'{path} is damaged: {e}.') from e
 
 
-def identity(run):
+def identity(planned):
   """What a row has to agree in with a run to be its row."""
-  key = 'source' if run.source else 'config_hash'
-  return dict(arm=run.arm.name, seed=run.seed) | {key: study.config_hash(run)}
+  key = 'source' if planned.source else 'config_hash'
+  found = dict(arm=planned.arm.name, seed=planned.seed)
+  return found | {key: study.config_hash(planned)}
 
 
-def find(run, name, folder):
+def find(run, planned, name, folder):
   """The row of a run, or None: its study's own, else one of train.py's.
 
   Args:
     run: study.Run.
+    planned: the same run with the names of folders that are to be shown, so
+      that a row is a run's wherever its data are.
     name: of the study.
     folder: of all results.
   """
-  wanted, folder = identity(run), pathlib.Path(folder)
+  wanted, folder = identity(planned), pathlib.Path(folder)
   own = [x for x in rows(folder / f'{name}.jsonl') if _has(x, wanted)]
   if own or run.source:
     return own[0] if own else None
-  del wanted['arm']
+  wanted = dict(config_hash=study.config_hash(run), seed=run.seed)
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
       if 'arm' not in row and _has(row, wanted):
@@ -60,13 +63,14 @@ def record(run, planned, result, name, folder):
 
   Args:
     run: study.Run.
-    planned: the same run with the names of folders that are to be shown.
+    planned: the same run, as `find` has it.
     result: of train.py: result.json, or a row of it.
     name: of the study.
     folder: of all results.
   """
   folder, row = pathlib.Path(folder), dict(result, command=study.text(planned))
-  row |= dict(study=name) | identity(run) | dict(examples='')
+  trained = dict(config_hash=row['config_hash'], seed=run.seed)
+  row |= dict(study=name) | identity(planned) | dict(examples='')
   examples = pathlib.Path(run.workdir) / 'examples.json'
   if examples.exists():
     row['examples'] = f'{name}/{run.name}.json.gz'
@@ -83,8 +87,7 @@ def record(run, planned, result, name, folder):
     own[row['arm'], row['seed']] = row
     others = [x for x in kept if 'arm' not in x]
     if not run.source:  # the row that train.py wrote of it
-      same = dict(config_hash=row['config_hash'], seed=row['seed'])
-      others = [x for x in others if not _has(x, same)]
+      others = [x for x in others if not _has(x, trained)]
     ordered = others + [own[key] for key in sorted(own)]
     files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 

@@ -34,8 +34,8 @@ def test_rows_of_train_are_found_and_replaced(runs, tmp_path):
   text = ''.join(json.dumps(x) + '\n' for x in lines)
   for name in ('quick', 'old'):
     (tmp_path / f'{name}.jsonl').write_text(text)
-  assert results.find(run, 'quick', tmp_path) == row
-  assert results.find(other, 'quick', tmp_path) is None
+  assert results.find(run, run, 'quick', tmp_path) == row
+  assert results.find(other, other, 'quick', tmp_path) is None
   results.record(run, run, row, 'quick', tmp_path)
   *loose, own = results.rows(tmp_path / 'quick.jsonl')
   assert loose == lines[1:]
@@ -43,11 +43,11 @@ def test_rows_of_train_are_found_and_replaced(runs, tmp_path):
     study='quick', arm='a', examples='', command=study.text(run)
   )
   assert results.examples(own, tmp_path) is None
-  assert results.find(run, 'quick', tmp_path) == own
+  assert results.find(run, run, 'quick', tmp_path) == own
   assert (tmp_path / 'old.jsonl').read_text() == text
   # Another budget is another run.
   more = run._replace(arm=run.arm._replace(overrides=dict(total_steps=9)))
-  assert results.find(more, 'quick', tmp_path) is None
+  assert results.find(more, more, 'quick', tmp_path) is None
 
 
 def test_rows_of_converted_runs_are_of_their_source(runs, tmp_path):
@@ -58,10 +58,27 @@ def test_rows_of_converted_runs_are_of_their_source(runs, tmp_path):
   assert own['source'] == study.config_hash(runs['b-s0'])
   assert own['config_hash'] == 'of the conversion'
   assert study.text(runs['b-s0']) in own['command']
-  assert results.find(run, 'quick', tmp_path) == own
+  assert results.find(run, run, 'quick', tmp_path) == own
   arm = runs['b-s0'].arm._replace(overrides=dict(total_steps=9))
   source = runs['b-s0']._replace(arm=arm)
-  assert results.find(run._replace(source=source), 'quick', tmp_path) is None
+  other = run._replace(source=source)
+  assert results.find(other, other, 'quick', tmp_path) is None
+
+
+def test_rows_are_of_a_run_wherever_its_data_are(runs, tmp_path):
+  planned = runs['a-s0']
+  here, there = (
+    planned._replace(arm=planned.arm._replace(overrides={'task.name': folder}))
+    for folder in ('here', 'there')
+  )
+  trained = dict(config_hash=study.config_hash(here), seed=0)
+  (tmp_path / 'quick.jsonl').write_text(json.dumps(trained) + '\n')
+  assert results.find(here, planned, 'quick', tmp_path) == trained
+  assert results.find(there, planned, 'quick', tmp_path) is None
+  results.record(here, planned, trained, 'quick', tmp_path)
+  (own,) = results.rows(tmp_path / 'quick.jsonl')
+  assert own['config_hash'] == study.config_hash(planned)
+  assert results.find(there, planned, 'quick', tmp_path) == own
 
 
 def test_workdirs_of_converted_runs(runs):

@@ -6,8 +6,8 @@ a sub-task, a size, or key=value for a field of the attention.
 """
 
 SIZES = ('sample', 'small')
-# Fields of every attention that say how it runs, in no config unless given.
-RUNNING = dict(flash=True)
+# Fields of an attention that are in no config unless given, and their types.
+OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
 
 
 def parse(argument, subtasks=()):
@@ -61,7 +61,7 @@ def attend(c, attention, fields):
   heads = dict(num_heads=c.model.attention.num_heads)
   found = heads | {k: x(c) if callable(x) else x for k, x in attention.items()}
   for key, text in fields.items():
-    known = found | RUNNING | found
+    known = found | OPTIONAL | found
     legal = [name for name in known if name != 'name']
     if key not in legal:
       raise ValueError(

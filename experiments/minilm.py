@@ -7,7 +7,8 @@ MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0), DIR has GLUE's STS-B. Calibration is
 on sentences of its training set; on those of the dev set, for each key width,
 by weights alone and by looking at inputs: the mean cosine of the embeddings to
 the original's, and Spearman's correlation of the pairs' cosines with the gold
-scores. An embedding is the mean over tokens, of length one.
+scores; and of layers whose own key widths cost as many parameters, "per layer".
+An embedding is the mean over tokens, of length one.
 """
 
 import argparse
@@ -48,16 +49,26 @@ def run(folder, data, rows, pairs):
   gold = [x.label for x in dev]
   yield dict(key_width=0, way='original', **scores(original, original, gold))
   for k in WIDTHS:
-    for way, inputs in (('plain', None), ('data-aware', seen)):
+    size = 0
+    for way, inputs in (
+      ('plain', None),
+      ('data-aware', seen),
+      ('per layer', seen),
+    ):
+      fields, budget = dict(name='collab', shared_dim=k), None
+      if way == 'per layer':  # as many parameters as the others have
+        fields, budget = dict(name='collab'), ('parameters', size)
       start = time.monotonic()
-      fields = dict(name='collab', shared_dim=k)
-      new = reparametrize.convert(found.model, found.params, fields, inputs)
+      new = reparametrize.convert(
+        found.model, found.params, fields, inputs, budget
+      )
       seconds = round(time.monotonic() - start, 1)
       got = embed(new.model, new.params, encoded)
       size = sum(x.size for x in jax.tree.leaves(new.params))
       yield dict(
         key_width=k,
         way=way,
+        widths=new.model['attention']['shared_dim'],
         **scores(got, original, gold),
         parameters=size,
         attention_parameters=sum(row['parameters'] for row in new.rows),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of the papers: what runs got, with intervals, as Markdown, CSV, PNG.
+"""A table: what runs got, with intervals, as Markdown, CSV, PNG.
 
-The modules in experiments/tables say which; all of it comes from the rows and
-examples in experiments/results, so that it is the same whenever it is made.
+The modules in experiments/tables and experiments/questions say which; all of it
+comes from the rows and examples in experiments/results, so that it is the same
+whenever it is made.
 """
 
 from collections import defaultdict
@@ -27,7 +28,7 @@ class Table(NamedTuple):
 
   Attributes:
     title: of the Markdown.
-    text: what is to be said before the table.
+    text: what is to be said before the table, paragraphs.
     columns: names.
     rows: lists of texts, as long.
     draw: function of a Figure.
@@ -58,21 +59,22 @@ class Measured(NamedTuple):
   examples: bool
 
 
-def measure(name, metric, arms, baseline='mha'):
+def measure(studies, metric, arms, baseline='mha'):
   """{arm: Measured} of the arms that have rows.
 
   If one run's examples are missing, all intervals are over seeds alone.
 
   Args:
-    name: of the study.
+    studies: names of those that the arms are of.
     metric: metric.Metric.
     arms: names.
     baseline: the one that the others are tested against.
   """
   rows, folder = defaultdict(list), study.RESULTS
-  for row in results.rows(folder / f'{name}.jsonl'):
-    if row.get('arm') in arms:
-      rows[row['arm']].append(row)
+  for name in studies:
+    for row in results.rows(folder / f'{name}.jsonl'):
+      if row.get('arm') in arms:
+        rows[row['arm']].append(row)
   sums = {
     arm: [_sums(row, metric, folder) for row in found]
     for arm, found in rows.items()
@@ -148,7 +150,8 @@ def write(name, table, folder):
   csv.writer(text, lineterminator='\n').writerows([table.columns, *table.rows])
   rows = [table.columns, ['---'] * len(table.columns), *table.rows]
   lines = [f'| {" | ".join(row)} |' for row in rows]
-  head = [f'# {table.title}', table.text, f'![{table.title}]({name}.png)']
+  paragraphs = [' '.join(x.split()) for x in table.text.split('\n\n')]
+  head = [f'# {table.title}', *paragraphs, f'![{table.title}]({name}.png)']
   head += [f'`./launch.sh python -m experiments.tables {name}`']
   paths = [folder / f'{name}.{kind}' for kind in ('md', 'csv', 'png')]
   files.write_text(paths[0], '\n\n'.join([*head, '\n'.join(lines)]) + '\n')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import pytest
 
-from collab import accounting, models
+from collab import accounting, attention, models
 from collab.training import checkpoint, optim, workdir
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
@@ -190,7 +190,17 @@ def test_fields_of_the_attention():
   assert config.model.attention.shared_dim == (8, 9, 7)
 
 
-def test_how_attention_runs_is_in_a_config_only_if_given():
+def test_optional_fields():
+  config = get('lm_mhe_mul', 'sample,qkv_features=96,embedding_std=1')
+  assert config.model.attention.qkv_features == 96
+  assert config.model.attention.embedding_std == 1.0
+  # Which attention has which is for the attention to say.
+  config = get('lm_mha', 'sample,embedding_std=1')
+  with pytest.raises(TypeError, match='mha has no field embedding_std'):
+    attention.build(**config.model.attention)
+
+
+def test_optional_fields_are_in_a_config_only_if_given():
   """So that a run's hash does not change with what did not change it."""
   assert 'flash' not in get('lm_mha').model.attention
   attention = get('lm_mha', 'flash=False,sample').model.attention

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fashion-MNIST by four attentions, same budget.
+"""Fashion-MNIST by five attentions, same budget.
 
 Needs DIR/fashion_mnist: the four idx files. MHA's queries and keys are 128 wide
 in all, collaborative attention's a half and a quarter of it.
@@ -12,6 +12,7 @@ CONFIGS = {
   'mha': 'mha.py:fashion_mnist,small',
   'collab-64': 'collab.py:fashion_mnist,small,shared_dim=64',
   'collab-32': 'collab.py:fashion_mnist,small,shared_dim=32',
+  'mhe_add': 'mhe_add.py:fashion_mnist,small',
   'mhe_mul': 'mhe_mul.py:fashion_mnist,small',
 }
 ARMS = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Writes the tables beside their modules, from experiments/results.
+r"""Writes tables and answers beside their modules, from experiments/results.
 
 ./launch.sh python -m experiments.tables              # all
 ./launch.sh python -m experiments.tables nmt_width
@@ -11,18 +11,23 @@ import pathlib
 import pkgutil
 import sys
 
-from experiments import table, tables
+from experiments import questions, table, tables
 
-FOLDER = pathlib.Path(__file__).parent
-NAMES = sorted(x.name for x in pkgutil.iter_modules(tables.__path__))
-NAMES.remove('__main__')
+MODULES = {
+  x.name: f'{package.__name__}.{x.name}'
+  for package in (tables, questions)
+  for x in pkgutil.iter_modules(package.__path__)
+  if x.name != '__main__'
+}
+NAMES = sorted(MODULES)
 
 
-def make(name, folder=FOLDER):
-  """Writes one table; returns its files."""
+def make(name, folder=None):
+  """Writes one, beside its module or to a folder; returns its files."""
   if name not in NAMES:
     raise ValueError(f'No table {name}; there are {", ".join(NAMES)}.')
-  module = importlib.import_module(f'experiments.tables.{name}')
+  module = importlib.import_module(MODULES[name])
+  folder = folder or pathlib.Path(module.__file__).parent
   return table.write(name, module.table(), folder)
 
 

@@ -38,7 +38,7 @@ def table():
   rows, measured = [], {}
   for i, (task, of) in enumerate(METRICS.items()):
     arms = {f'{task}-{arm}': arm for arm in ARMS}
-    found = tables.measure('glue', of, arms, f'{task}-original')
+    found = tables.measure(['glue'], of, arms, f'{task}-original')
     measured[task] = {arms[key]: x for key, x in found.items()}
     for arm, label in ARMS.items():
       one = measured[task].get(arm)
@@ -61,7 +61,7 @@ def table():
   columns = ['task', 'model', 'in attention', 'seeds', 'score']
   columns += [*tables.STATISTICS, 'published, BERT-base']
   every = {(t, k): x for t, found in measured.items() for k, x in found.items()}
-  text = TEXT.replace('\n', ' ') + tables.notes(every, 'original')
+  text = TEXT + tables.notes(every, 'original')
   title = 'GLUE by re-parametrisation'
   return tables.Table(title, text, columns, rows, draw)
 

@@ -49,7 +49,7 @@ def table():
 
   columns = ['energy of', 'layer', 'one head', 'of', 'all heads', 'of all']
   title = 'What heads have in common'
-  return tables.Table(title, TEXT.replace('\n', ' '), columns, rows, draw)
+  return tables.Table(title, TEXT, columns, rows, draw)
 
 
 def _needed(own, other):

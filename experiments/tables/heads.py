@@ -67,4 +67,4 @@ def table():
   columns = ['attention', 'heads', 'parameters', "of MHA's"]
   columns += ['cache', "of MHA's cache"]
   title = 'Parameters and memory against heads'
-  return tables.Table(title, TEXT.replace('\n', ' '), columns, rows, draw)
+  return tables.Table(title, TEXT, columns, rows, draw)

@@ -86,7 +86,7 @@ def table():
       rows.append([task.title, '', '', *_line('', None, {}, task)])
       continue
     arms = {_arm(task, name): name for name in ATTENTIONS}
-    found = tables.measure(task.study, task.of, arms, _arm(task, 'mha'))
+    found = tables.measure([task.study], task.of, arms, _arm(task, 'mha'))
     found = {arms[arm]: x for arm, x in found.items()}
     measured[task] = found
     head = [task.title, task.ours, task.of.title]
@@ -109,7 +109,7 @@ def table():
 
   return tables.Table(
     'Head embeddings against their baselines',
-    TEXT.replace('\n', ' '),
+    TEXT,
     COLUMNS,
     rows,
     draw,

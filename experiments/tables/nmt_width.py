@@ -24,7 +24,7 @@ half of a two-sided one. """
 
 
 def table():
-  found = tables.measure('translation', metric.BLEU, ARMS.values())
+  found = tables.measure(['translation'], metric.BLEU, ARMS.values())
   rows = []
   for (name, width), arm in ARMS.items():
     attention = found[arm].attention if arm in found else None
@@ -57,7 +57,7 @@ def table():
 
   columns = ['attention', 'key width', 'of the model', 'in attention', 'seeds']
   columns += ['BLEU', *tables.STATISTICS, 'published, same share']
-  text = TEXT.replace('\n', ' ') + tables.notes(found)
+  text = TEXT + tables.notes(found)
   return tables.Table('BLEU against key width', text, columns, rows, draw)
 
 

@@ -16,7 +16,7 @@ there is no column of them. Ours: Fashion-MNIST, 60,000 images of 28 pixels,
 
 
 def table():
-  found = tables.measure('vision', metric.TOP1, ARMS)
+  found = tables.measure(['vision'], metric.TOP1, ARMS)
   rows = [
     [
       name,
@@ -33,6 +33,6 @@ def table():
 
   columns = ['attention', 'key width', 'in attention', 'seeds']
   columns += [metric.TOP1.title, *tables.STATISTICS]
-  text = TEXT.replace('\n', ' ') + tables.notes(found)
+  text = TEXT + tables.notes(found)
   title = 'Vision transformers against key width'
   return tables.Table(title, text, columns, rows, draw)

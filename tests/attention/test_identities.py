@@ -278,6 +278,16 @@ def test_sha_is_mhe_mul_with_zero_embeddings(x):
     close(run(V.build(name), params | embeddings, x), sha)
 
 
+@pytest.mark.parametrize('name', ['mhe_add', 'mhe_mul'])
+@pytest.mark.parametrize('std', [0.02, 0.5])
+def test_std_of_head_embeddings(name, std):
+  layer = attention.build(name, num_heads=64, embedding_std=std)
+  p = layer.init(jax.random.key(0), jnp.ones((1, 2, 64 * 32)))['params']
+  for part in ('query', 'key', 'value'):
+    got = np.std(p[f'{part}_embedding'])
+    np.testing.assert_allclose(got, std, rtol=0.1)  # of 2,048 numbers
+
+
 def test_sha_repeats_one_head(x):
   """Only the sum of the output kernels over heads matters."""
   layer, params = V.build('sha'), V.params('sha')

@@ -17,13 +17,18 @@ class MHEAdd(Attention, kw_only=True):
   the mixed value (weights add up to one; it is not dropped with them).
   Parameters (no biases): 3 D d + 3 H d + H d D.
   Cache: 2 d + H scalars a token.
+
+  Attributes:
+    embedding_std: of the normal distribution that embeddings start from.
   """
+
+  embedding_std: float = 0.02
 
   def heads(self, x, y, z):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
     q = self.project('query', x, (K,))
     k = self.project('key', y, (K,))
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(self.embedding_std)
     eq = self.vector('query_embedding', init, (H, K), k)
     self.vector('key_embedding', init, (H, K), k)  # inert, see above
     return Heads(
@@ -36,7 +41,7 @@ class MHEAdd(Attention, kw_only=True):
 
   def finish(self, o):
     H, K = o.shape[2:]
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(self.embedding_std)
     return o + self.vector('value_embedding', init, (H, K), o)[None, None]
 
   def count(self, D):

@@ -16,9 +16,11 @@ class MHEMul(Attention, kw_only=True):
 
   Attributes:
     offset: what embeddings are added to (the paper's 1 is our reading).
+    embedding_std: of the normal distribution that embeddings start from.
   """
 
   offset: float = 1.0
+  embedding_std: float = 0.02
 
   def heads(self, x, y, z):
     K = self.head_dim(x.shape[-1])
@@ -35,7 +37,7 @@ class MHEMul(Attention, kw_only=True):
   def embedding(self, name, like):
     """offset + e, [1, 1, H, d]."""
     shape = self.num_heads, like.shape[-1]
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(self.embedding_std)
     e = self.vector(f'{name}_embedding', init, shape, like)
     return self.offset + e[None, None]
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(a) MHE-ADD or MHE-MUL, across tasks?"""
+
+from experiments import blocks, metric
+
+LABELS = {
+  'mha': 'MHA',
+  'sha': 'SHA',
+  'mhe_add': 'MHE-ADD',
+  'mhe_mul': 'MHE-MUL',
+}
+TEXT = """Which of the two, when ADD can only re-weight keys? In MHE-ADD all
+heads share one score matrix: they differ by a bias of each key that no query
+changes, and by a bias of their value (`collab.attention.variants.mhe_add`). In
+MHE-MUL each head has its own scores. Both cost the same parameters, about those
+of SHA, which is here as what no embeddings at all give.
+"""
+ENGLISH_GERMAN = blocks.Block(
+  'English to German', ['translation'], metric.BLEU, LABELS
+)
+GERMAN_ENGLISH = blocks.Block(
+  'German to English',
+  ['german_english'],
+  metric.BLEU,
+  {f'de-en-{arm}': label for arm, label in LABELS.items()},
+)
+WIKITEXT = blocks.Block('WikiText-2', ['lm'], metric.PERPLEXITY, LABELS)
+FASHION = blocks.Block(
+  'Fashion-MNIST',
+  ['vision'],
+  metric.TOP1,
+  {arm: label for arm, label in LABELS.items() if arm != 'sha'},
+)
+
+
+def table():
+  every = [ENGLISH_GERMAN, GERMAN_ENGLISH, WIKITEXT, FASHION]
+  return blocks.compare('MHE-ADD or MHE-MUL', TEXT, every)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(c) Does it hold in another direction of translation?"""
+
+from experiments import blocks, metric
+from experiments.studies import german_english
+
+LABELS = {
+  'mha': 'MHA',
+  'mqa': 'MQA',
+  'sha': 'SHA',
+  'collab-48': 'collaborative, 1/4',
+  'mhe_add': 'MHE-ADD',
+  'mhe_mul': 'MHE-MUL',
+}
+TEXT = """Both papers translate into German. Is the order of the attentions the
+same out of it?
+"""
+
+
+def table():
+  back = {f'de-en-{name}': LABELS[name] for name in german_english.NAMES}
+  every = [
+    blocks.Block('English to German', ['translation'], metric.BLEU, LABELS),
+    blocks.Block('German to English', ['german_english'], metric.BLEU, back),
+  ]
+  return blocks.compare('Another direction', TEXT, every)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(g) What is saved in time and memory, not only parameters?"""
+
+from benchmarks import attention as layers
+from benchmarks import protocol
+from collab import attention, json_text
+from experiments import table as tables
+
+TEXT = """The papers count parameters. These are shares of our own MHA, of one
+layer (D = 768, 12 heads, float32): parameters; time of forward and backward at
+512 and 2,048 tokens; temporary memory of that at 2,048; time of decoding one
+token for 32 rows with 2,048 places, and the bytes of its cache. Two CPU cores;
+commands, dates and spreads are in [benchmarks](../../benchmarks/README.md).
+"""
+COLUMNS = ['layer', 'parameters', 'time, T=512', 'time, T=2048', 'memory']
+COLUMNS += ['time to decode', 'cache']
+
+
+def table():
+  figures = {
+    name: json_text.read_object(protocol.RESULTS / f'{name}.json')['figures']
+    for name in ('attention', 'memory', 'decode')
+  }
+  short, long = (
+    figures['attention'][f'layer, {size}']['forward_backward']
+    for size in ('B=4, T=512', 'B=1, T=2048')
+  )
+  decode = figures['decode']['decode, B=32, S=2048']
+  found = {}
+  for label, fields in layers.LAYERS.items():
+    layer = attention.build(num_heads=layers.H, **fields)
+    found[label] = [
+      layer.count(layers.D),
+      short[label]['ms'],
+      long[label]['ms'],
+      figures['memory']['2048'][label],
+      decode[label]['ms'],
+      decode[label]['cache'],
+    ]
+  full = found['mha']
+  shares = {
+    label: [x / y for x, y in zip(values, full, strict=True)]
+    for label, values in found.items()
+  }
+  rows = [
+    [label, *(f'{x:.2f}' for x in values)] for label, values in shares.items()
+  ]
+
+  def draw(figure):
+    axis = figure.subplots()
+    places = range(len(shares))
+    for i, name in enumerate(COLUMNS[1:]):
+      values = [x[i] for x in shares.values()]
+      marker = 'osD^v*'[i]
+      axis.plot(values, places, marker, color=f'C{i}', label=name)
+    axis.set_yticks(places, shares)
+    axis.set_ylim(len(shares) - 0.5, -0.5)
+    axis.axvline(1, color='#888888', lw=1)
+    axis.set(xlabel="share of MHA's", xscale='log')
+    axis.xaxis.set_major_formatter('{x:g}')
+    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.tidy(axis)
+
+  title = 'What is saved in time and memory'
+  return tables.Table(title, TEXT, COLUMNS, rows, draw)

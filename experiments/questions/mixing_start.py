@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(e) Do collaborative attention's mixing initialisers matter?"""
+
+from experiments import blocks, metric
+
+TEXT = """Collaborative attention's mixing rows m_h can start as blocks of ones
+(each head has a part of the keys for itself, as in MHA with narrower keys), as
+normal numbers (0.2, the default) or by Xavier. The released code trained with
+two different ones.
+"""
+
+
+def table():
+  every = [
+    blocks.Block(
+      f'key width {width}',
+      ['translation', 'starts'],
+      metric.BLEU,
+      {
+        f'collab-{width}': 'normal, 0.2',
+        f'concatenate-{width}': 'blocks of ones',
+        f'xavier-{width}': 'Xavier',
+        f'mha-{width}': 'MHA, as narrow',
+      },
+    )
+    for width in (96, 48)
+  ]
+  return blocks.compare('What the mixing starts from', TEXT, every)

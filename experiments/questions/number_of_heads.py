@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(b) How many heads, from 8 to 128?"""
+
+from experiments import blocks, metric
+from experiments.studies import many_heads
+
+TITLES = dict(
+  mha='MHA', mqa='MQA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL'
+)
+TEXT = """Do head embeddings keep up when heads are many? The papers stop at 16.
+Every head is 16 wide, so that MHA's attention grows with their number while the
+model stays 192 wide; MHE's grows by the output projection alone.
+"""
+
+
+def table():
+  every = [
+    blocks.Block(
+      f'{heads} heads',
+      ['many_heads'],
+      metric.PERPLEXITY,
+      {f'{name}-{heads}': TITLES[name] for name in many_heads.NAMES},
+    )
+    for heads in many_heads.HEADS
+  ]
+  return blocks.compare('From 8 to 128 heads', TEXT, every)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import study
+from experiments import readme, study
 from experiments.tables import __main__ as tables
 from experiments.tables import mhe
 
@@ -98,6 +98,23 @@ def test_mhe(made):
   assert float(found['sha']['p']) < 0.01
   (squad,) = (x for x in rows if x['paper'] == 'SQuAD')
   assert squad['mean'] == 'not run'
+
+
+def test_readme_has_the_tables():
+  text = readme.README.read_text('utf-8')
+  assert readme.replaced(text) == text, 'python -m experiments.readme'
+  with pytest.raises(ValueError, match=r'README.md has no <!-- made by'):
+    readme.replaced('')
+
+
+def test_readme_tables(made):
+  del made
+  lines = readme.trained().split('\n')
+  (sha,) = (x for x in lines if x.startswith('| SHA'))
+  score = 100 * np.exp(np.mean(np.log([4 / 8, 3 / 7, 2 / 6, 1 / 5])))
+  got = f'{score:.2f}* ({score:.2f} to {score:.2f})'
+  assert sha == f'| SHA | 0.25 | {got} | not run |  |'
+  assert 'BLEU (seeds: 2)' in lines[0]
 
 
 def test_ratios():

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's tables of the studies, from experiments/results.
+
+python -m experiments.readme
+"""
+
+import os
+import sys
+
+from collab.training import files
+from experiments import metric, results, study, table
+from experiments.tables import glue_reparametrised as glue
+
+README = study.ROOT.parent / 'README.md'
+BEGIN = '<!-- made by python -m experiments.readme -->'
+END = '<!-- as far as here -->'
+TASKS = {  # study: what is shown of it
+  'translation': ('Multi30k, BLEU', metric.BLEU),
+  'lm': ('WikiText-2, perplexity', metric.PERPLEXITY),
+  'vision': ('Fashion-MNIST, top-1', metric.TOP1),
+}
+ARMS = {  # their names in the studies, '' where it has none
+  'MHA': ('mha', 'mha', 'mha'),
+  'MHA, keys 1/2': ('mha-96', '', ''),
+  'MHA, keys 1/4': ('mha-48', '', ''),
+  'collaborative, 1/2': ('collab-96', 'collab', 'collab-64'),
+  'collaborative, 1/4': ('collab-48', '', 'collab-32'),
+  'SKV': ('skv', '', ''),
+  'MQA': ('mqa', 'mqa', ''),
+  'EL-ATT': ('el', '', ''),
+  'SHA': ('sha', 'sha', ''),
+  'MHE-ADD': ('mhe_add', 'mhe_add', 'mhe_add'),
+  'MHE-MUL': ('mhe_mul', 'mhe_mul', 'mhe_mul'),
+}
+
+
+def trained():
+  """The table of models that are trained from nothing."""
+  found = [
+    table.measure([name], of, [x[i] for x in ARMS.values()])
+    for i, (name, (_, of)) in enumerate(TASKS.items())
+  ]
+  full = found[0].get('mha')
+  rows = []
+  for label, arms in ARMS.items():
+    one = found[0].get(arms[0])
+    share = f'{one.attention / full.attention:.2f}' if one and full else ''
+    cells = [
+      _cell(measured.get(arm), of) if arm else ''
+      for measured, arm, (_, of) in zip(
+        found, arms, TASKS.values(), strict=True
+      )
+    ]
+    rows.append([label, share, *cells])
+  titles = [
+    f'{title} ({_seeds(measured)})'
+    for measured, (title, _) in zip(found, TASKS.values(), strict=True)
+  ]
+  return _markdown(['attention', "of MHA's parameters", *titles], rows)
+
+
+def converted():
+  """The table of MiniLM, converted and fine-tuned."""
+  found = {
+    task: table.measure(
+      ['glue'], of, [f'{task}-{arm}' for arm in glue.ARMS], f'{task}-original'
+    )
+    for task, of in glue.METRICS.items()
+  }
+  rows = []
+  for arm, label in glue.ARMS.items():
+    ones = [found[task].get(f'{task}-{arm}') for task in glue.METRICS]
+    size = next((f'{x.attention:,}' for x in ones if x), '')
+    cells = map(_cell, ones, glue.METRICS.values())
+    rows.append([label, size, *cells])
+  titles = [f'{task} ({_seeds(x)})' for task, x in found.items()]
+  return _markdown(['model', 'in attention', *titles], rows)
+
+
+def dates():
+  """From when to when the runs of the studies were made."""
+  found = [
+    row['date']
+    for name in (*TASKS, 'glue')
+    for row in results.rows(study.RESULTS / f'{name}.jsonl')
+    if 'arm' in row
+  ]
+  return ' to '.join(dict.fromkeys([min(found), max(found)]))
+
+
+def section():
+  return f'{BEGIN}\n\n{trained()}\n\n{converted()}\n\n{dates()}.\n\n{END}'
+
+
+def replaced(text):
+  """The README's text with the tables as they are now."""
+  before, begin, rest = text.partition(BEGIN)
+  _, end, after = rest.partition(END)
+  if not (begin and end):
+    raise ValueError(f'{README.name} has no {BEGIN} and {END}.')
+  return before + section() + after
+
+
+def _cell(one, of):
+  if one is None:
+    return table.NOT_RUN
+  x = one.interval
+  sign = '*' if x.p is not None and x.p < 0.05 else ''
+  ends = ' to '.join(f'{end:.{of.digits}f}' for end in (x.low, x.high))
+  return f'{x.mean:.{of.digits}f}{sign} ({ends})'
+
+
+def _seeds(measured):
+  """How many runs an arm has."""
+  numbers = sorted({x.interval.seeds for x in measured.values()})
+  return f'seeds: {" or ".join(map(str, numbers)) or "none"}'
+
+
+def _markdown(columns, rows):
+  lines = [columns, ['---'] * len(columns), *rows]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+if __name__ == '__main__':
+  try:
+    files.write_text(README, replaced(README.read_text('utf-8')))
+    print(os.path.relpath(README))
+  except (ValueError, OSError) as e:
+    sys.exit(f'readme: {" ".join(str(e).split())}')

@@ -14,15 +14,15 @@ commands, dates and spreads are in [benchmarks](../../benchmarks/README.md).
 
 **Less than the parameters say, and not always.** MHE-MUL has a third of the
 parameters, but takes half of the time at 512 tokens and nine tenths at 2,048,
-where scores, which each head has of its own, are most of the work; MHE-ADD, whose
-heads share their scores, keeps its third. Collaborative attention pays for fewer
-parameters with wider scores: with a quarter of the key width it is as fast as MHA
-at 512 tokens and slower at 2,048. Memory in training falls by a fifth at most (but
-for SHA): it is that of activations, no variant's parameters. Decoding gains where
-all heads read one key and value (MQA and MHE: less than a third of the time);
-halving the cache (SKV, EL) or a third of it (GQA) gains nothing here, as each
-head's products with so few rows bind a CPU before its memory does. On a GPU or
-TPU, none of which we had, that balance is another.
+where scores, which each head has of its own, are most of the work; MHE-ADD,
+whose heads share their scores, keeps its third. Collaborative attention pays
+for fewer parameters with wider scores: with a quarter of the key width it is as
+fast as MHA at 512 tokens and slower at 2,048. Memory in training falls by a
+fifth at most (but for SHA): it is that of activations, no variant's parameters.
+Decoding gains where all heads read one key and value (MQA and MHE: less than a
+third of the time); halving the cache (SKV, EL) or a third of it (GQA) gains
+nothing here, as each head's products with so few rows bind a CPU before its
+memory does. On a GPU or TPU, none of which we had, that balance is another.
 """
 COLUMNS = ['layer', 'parameters', 'time, T=512', 'time, T=2048', 'memory']
 COLUMNS += ['time to decode', 'cache']

@@ -63,7 +63,8 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
   if fields['name'] == 'decoder':
     batches = _stream(words, texts, size, length)
   else:
-    fields |= dict(head='none', outputs=0)
+    # A run whose head did without the pooler has none.
+    fields |= dict(head='none', outputs=0, pooler='pooler' in source.params)
     batches = _rows(words, texts, size, length)
   return Calibration(models.build(**fields), batches)
 

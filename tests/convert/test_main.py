@@ -183,6 +183,17 @@ def test_calibration_reads_each_text_once(bert, text):
   jax.tree.map(np.testing.assert_array_equal, again.batches, drawn.batches)
 
 
+def test_calibration_of_a_run_that_has_no_pooler(bert, text):
+  """Its head, mlm or span, did without."""
+  found = source.read(bert)
+  params = {k: x for k, x in found.params.items() if k != 'pooler'}
+  model = found.model | dict(head='mlm')
+  seen = calibration.read(found._replace(model=model, params=params), text)
+  x, pooled = seen.model.apply({'params': params}, seen.batches[0])
+  assert np.isfinite(x).all()
+  assert pooled is None
+
+
 def test_help_names_what_there_is():
   text = pathlib.Path(command.__file__).read_text()
   for name in ('shared_dim', 'kv_heads', 'latent_dim', 'offset', 'pooling'):

@@ -8,7 +8,6 @@ Trained and tested on the tokens that an `lm` run with this vocabulary sees, it
 is measured as the run is: by the perplexity of a word.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -17,7 +16,7 @@ import time
 
 import numpy as np
 
-from collab import metrics
+from collab import command, metrics
 from collab.data import text, tokenizer
 from collab.training import logs
 
@@ -128,7 +127,7 @@ def measure(path, kind, vocab_size, order):
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     description=__doc__.split('\n')[0], prog='python -m experiments.kneser_ney'
   )
   parser.add_argument('--path', required=True, help='folder of the text')
@@ -138,15 +137,15 @@ def main():
   parser.add_argument(
     '--save', action='store_true', help=f'into {RESULTS.name}'
   )
-  args = parser.parse_args()
   try:
+    args = parser.parse_args()
     row = measure(args.path, args.kind, args.vocab_size, args.order)
   except (ValueError, OSError) as e:
     sys.exit(f'kneser_ney: {" ".join(str(e).split())}')
   logs.summary('Kneser-Ney', row)
   if args.save:
-    command = ' '.join(['python -m experiments.kneser_ney', *sys.argv[1:]])
-    row = dict(command=command, date=time.strftime('%Y-%m-%d')) | row
+    words = ' '.join(['python -m experiments.kneser_ney', *sys.argv[1:]])
+    row = dict(command=words, date=time.strftime('%Y-%m-%d')) | row
     with RESULTS.open('a') as file:
       file.write(json.dumps(row | dict(versions=logs.versions())) + '\n')
 

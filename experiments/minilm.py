@@ -11,7 +11,6 @@ scores; and of layers whose own key widths cost as many parameters, "per layer".
 An embedding is the mean over tokens, of length one.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from collab import models
+from collab import command, models
 from collab.convert import calibration, reparametrize, source
 from collab.data import examples, glue, tokenizer
 from collab.training import logs
@@ -109,7 +108,7 @@ def scores(got, original, gold):
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     description=__doc__.split('\n')[0], prog='python -m experiments.minilm'
   )
   parser.add_argument('--model', required=True, help='of the checkpoint')
@@ -128,20 +127,20 @@ def main():
   print('| key width | way | cosine | Spearman | attention | seconds |')
   print('|---|---|---|---|---|---|')
   found = []
-  try:
-    for row in run(args.model, args.glue, args.rows, args.pairs):
-      found.append(about | row)
-      print(
-        f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
-        f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
-        f'| {row.get("seconds", "")} |',
-        flush=True,
-      )
-  except (ValueError, OSError) as e:
-    sys.exit(f'minilm: {" ".join(str(e).split())}')
+  for row in run(args.model, args.glue, args.rows, args.pairs):
+    found.append(about | row)
+    print(
+      f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
+      f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
+      f'| {row.get("seconds", "")} |',
+      flush=True,
+    )
   if args.save:
     RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in found))
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except (ValueError, OSError) as e:
+    sys.exit(f'minilm: {" ".join(str(e).split())}')

@@ -7,12 +7,12 @@ The curves of `collab.convert.redundancy`, of the weights and as inputs of the
 text weigh them: the share of the energy that the r largest components hold.
 """
 
-import argparse
 import sys
 import time
 
 import numpy as np
 
+from collab import command
 from collab.convert import calibration, energy, graft, moments, source
 from collab.convert.redundancy import label
 from collab.training import files, logs
@@ -44,14 +44,14 @@ def curves(folder, text, rows):
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     description=__doc__.split('\n')[0], prog='python -m experiments.redundancy'
   )
   parser.add_argument('model_dir')
   parser.add_argument('--calibration', required=True, help='text, one a line')
   parser.add_argument('--rows', type=int, default=512, help='of it, to look at')
-  args = parser.parse_args()
   try:
+    args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
     row = dict(
       command='python -m experiments.redundancy MODEL_DIR --calibration=FILE '

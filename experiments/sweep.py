@@ -15,7 +15,6 @@ those that are finished and trains nothing. On a CPU each job has its own cores;
 on a machine with one accelerator say --jobs=1.
 """
 
-import argparse
 from concurrent import futures
 import os
 import pathlib
@@ -26,6 +25,7 @@ import sys
 
 import tqdm
 
+from collab import command
 from experiments import jobs, study
 
 MEMORY = 4 << 30  # of a job, generously
@@ -105,10 +105,8 @@ def _part(run):
 
 
 def _parse(argv):
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.sweep',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = command.Parser(
+    prog='python -m experiments.sweep', description=__doc__
   )
   add = parser.add_argument
   add('study')

@@ -12,7 +12,6 @@ importance.png: what the model loses with each of its heads.
 MODEL_DIR is a folder of Hugging Face's or the workdir of a run.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -22,6 +21,7 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 import numpy as np
 
+from collab import command
 from collab.convert import calibration, energy, graft, heads, moments, source
 from collab.training import files
 
@@ -200,7 +200,7 @@ def report(folder, kinds, lost):
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     description=__doc__.split('\n')[0],
     prog='python -m collab.convert.redundancy',
   )
@@ -214,8 +214,8 @@ def main():
     help="text, one a line, or 'train', the training data of the run",
   )
   parser.add_argument('--out', default='redundancy', metavar='DIR')
-  args = parser.parse_args()
   try:
+    args = parser.parse_args()
     for file in analyse(args.model_dir, args.calibration, args.out):
       print(file)
   except (ValueError, OSError) as e:

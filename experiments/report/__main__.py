@@ -13,19 +13,18 @@ attention, config. Of several: means and standard deviations over seeds, and
 learning curves.
 """
 
-import argparse
 import pathlib
 import sys
 
+from collab import command
 from collab.training import files
 from experiments.report import comparison, one, runs
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = command.Parser(
     prog='python -m experiments.report',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('runs', nargs='+', metavar='RUN_OR_SWEEP')
   parser.add_argument(
@@ -39,8 +38,8 @@ def main():
     metavar='FILE',
     help='default: report.html in RUN_OR_SWEEP, of several in this folder',
   )
-  args = parser.parse_args()
   try:
+    args = parser.parse_args()
     print(write(args.runs, args.text, args.out))
   except (ValueError, OSError) as e:
     sys.exit(f'report: {" ".join(str(e).split())}')

@@ -7,18 +7,19 @@ all-MiniLM-L6-v2 as a workdir:
   python -m collab.convert MODEL_DIR runs/minilm
 
 `once` is what the others start from; `original` is fine-tuned again without any
-conversion, so that all that is compared had the same budget. SST-2's 313 steps
-see 10,016 of its 67,349 training rows.
+conversion, so that all that is compared had the same budget: an epoch each time,
+of SST-2 4,992 of its 67,349 training rows. Rows are so short that 2 to 22 % of
+the training rows are cut.
 """
 
 from experiments.study import Arm
 
-# Row length, steps, steps between evaluations.
+# Row length, steps.
 TASKS = {
-  'sst2': (48, 313, 313),
-  'mrpc': (80, 230, 115),
-  'rte': (96, 234, 78),
-  'stsb': (64, 360, 180),
+  'sst2': (32, 156),
+  'mrpc': (72, 127),
+  'rte': (96, 78),
+  'stsb': (48, 180),
 }
 AWARE = '--calibration=train'
 CONVERSIONS = {
@@ -33,7 +34,7 @@ CONVERSIONS = {
 SEEDS = 0, 1, 2
 
 
-def arms(task, length, steps, every):
+def arms(task, length, steps):
   """Of a task: the model that is fine-tuned once, and what comes of it."""
   overrides = {
     'data.path': '{data}/glue',
@@ -41,8 +42,8 @@ def arms(task, length, steps, every):
     'total_steps': steps,
     'optim.warmup_steps': steps // 10,
     'optim.lr': 5e-5,
-    'every.eval': every,
-    'every.checkpoint': every,
+    'every.eval': steps,
+    'every.checkpoint': steps,
     'init_from': '{runs}/minilm',
   }
   config = f'configs/glue_reparam_minilm.py:{task},attention=mha'

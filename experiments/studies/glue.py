@@ -7,9 +7,9 @@ all-MiniLM-L6-v2 as a workdir:
   python -m collab.convert MODEL_DIR runs/minilm
 
 `once` is what the others start from; `original` is fine-tuned again without any
-conversion, so that all that is compared had the same budget: an epoch each time,
-of SST-2 4,992 of its 67,349 training rows. Rows are so short that 2 to 22 % of
-the training rows are cut.
+conversion, so that all that is compared had the same budget: an epoch each
+time, of SST-2 4,992 of its 67,349 training rows. Rows are so short that 2 to
+22 % of the training rows are cut.
 """
 
 from experiments.study import Arm

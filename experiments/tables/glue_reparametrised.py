@@ -27,10 +27,11 @@ PAPER = {
 }
 TEXT = """The paper: BERT-base and all of GLUE, whose factors see weights alone;
 its key widths are 1, 1/2, 1/3 and 1/6 of the model's. Ours: all-MiniLM-L6-v2, 6
-layers of width 384, and one epoch of MRPC (whose test set it is), RTE and STS-B,
-of SST-2 a thirteenth of one, far less than usual: another scale. All but
-`fine-tuned once` were converted from it and fine-tuned again by the same recipe,
-`original` without any change, and are tested against that. Dev sets. """
+layers of width 384, and one epoch of MRPC (whose test set it is), RTE and
+STS-B, of SST-2 a thirteenth of one, far less than usual: another scale. All but
+`fine-tuned once` were converted from it and fine-tuned again by the same
+recipe, `original` without any change, and are tested against that. Dev sets.
+"""
 
 
 def table():

@@ -2,12 +2,16 @@
 """Fashion-MNIST by five attentions, same budget.
 
 Needs DIR/fashion_mnist: the four idx files. MHA's queries and keys are 128 wide
-in all, collaborative attention's a half and a quarter of it.
+in all, collaborative attention's a half and a quarter of it. Five epochs.
 """
 
 from experiments.study import Arm
 
-BUDGET = {'data.path': '{data}/fashion_mnist'}
+BUDGET = {
+  'data.path': '{data}/fashion_mnist',
+  'total_steps': 2148,
+  'every.eval': 2148,
+}
 CONFIGS = {
   'mha': 'mha.py:fashion_mnist,small',
   'collab-64': 'collab.py:fashion_mnist,small,shared_dim=64',

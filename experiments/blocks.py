@@ -45,9 +45,21 @@ def compare(title, text, blocks):
     figure.set_figheight(1 + 2.5 * rows)
     for place, block in enumerate(blocks):
       axis = figure.add_subplot(rows, columns, place + 1)
-      table.bars(axis, measured[place], block.metric, block.labels)
-      axis.set_title(block.title)
+      _differences(axis, block, measured[place])
 
   every = {(i, arm): x for i, y in enumerate(measured) for arm, x in y.items()}
   notes = table.notes(every, 'the first line of a task')
   return table.Table(title, f'{text}\n\n{notes}', COLUMNS, rows, draw)
+
+
+def _differences(axis, block, found):
+  """To the first, with their intervals, which are narrower than the scores'."""
+  first, *others = block.labels
+  for place, arm in enumerate(others, 1):
+    if arm in found and first in found:
+      x = found[arm].interval
+      table.point(axis, x.difference, x.span, place)
+  axis.axvline(0, color='#888888', lw=1)
+  table.names(axis, block.labels)
+  what = f'difference to {block.labels[first]}'
+  axis.set(title=block.title, xlabel=f'{block.metric.title}, {what}')

@@ -176,13 +176,22 @@ def bars(axis, found, metric, labels):
   for place, arm in enumerate(labels):
     if arm in found:
       x = found[arm].interval
-      # A percentile may pass the mean.
-      error = [[max(0, x.mean - x.low)], [max(0, x.high - x.mean)]]
-      style = dict(fmt='o', capsize=3, color='#3b6fb6')
-      axis.errorbar(x.mean, place, xerr=error, **style)
+      point(axis, x.mean, (x.low, x.high), place)
+  names(axis, labels)
+  axis.set_xlabel(metric.title)
+
+
+def point(axis, x, interval, place):
+  """A number with its interval, in a row."""
+  low, high = interval  # a percentile may pass the mean
+  error = [[max(0, x - low)], [max(0, high - x)]]
+  axis.errorbar(x, place, xerr=error, fmt='o', capsize=3, color='#3b6fb6')
+
+
+def names(axis, labels):
+  """Of the rows, from above."""
   axis.set_yticks(range(len(labels)), labels.values())
   axis.set_ylim(len(labels) - 0.5, -0.5)
-  axis.set_xlabel(metric.title)
   tidy(axis)
 
 

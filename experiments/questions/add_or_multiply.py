@@ -4,10 +4,10 @@
 from experiments import blocks, metric
 
 LABELS = {
-  'mha': 'MHA',
-  'sha': 'SHA',
   'mhe_add': 'MHE-ADD',
   'mhe_mul': 'MHE-MUL',
+  'sha': 'SHA',
+  'mha': 'MHA',
 }
 TEXT = """Which of the two, when ADD can only re-weight keys? In MHE-ADD all
 heads share one score matrix: they differ by a bias of each key that no query

@@ -18,8 +18,8 @@ of SHA, which is here as what no embeddings at all give.
 **No task tells them apart for good, and both are near SHA.** MUL is ahead by
 0.2 BLEU and 0.2 % of images, within the intervals, and behind by 3 % of
 perplexity, where SHA lies between them; MHA is well ahead of all three
-everywhere. So at this scale it is not the re-weighting that holds ADD back: what
-both lack is heads. Models are small, training short, seeds two or three.
+everywhere. That MUL's heads have scores of their own bought little here. Models
+are small, training short, seeds two or three.
 """
 ENGLISH_GERMAN = blocks.Block(
   'English to German', ['translation'], metric.BLEU, LABELS

@@ -37,7 +37,7 @@ def table():
       original = row['spearman']
       continue
     found[row['way']].append(row)
-    widths = row.get('widths')
+    widths = row['widths']
     rows.append(
       [
         str(row['key_width']),

@@ -4,9 +4,7 @@
 from experiments import blocks, metric
 from experiments.studies import many_heads
 
-TITLES = dict(
-  mha='MHA', mqa='MQA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL'
-)
+TITLES = dict(mha='MHA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL')
 TEXT = """Do head embeddings keep up when heads are many? The papers stop at 16.
 Every head is 16 wide, so that MHA's attention grows with their number while the
 model stays 192 wide; MHE's grows by the output projection alone.

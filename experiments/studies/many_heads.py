@@ -12,7 +12,7 @@ from experiments.study import Arm
 WIDTH = 16
 HEADS = 8, 32, 128
 BUDGET = lm.BUDGET | {'total_steps': 400, 'optim.warmup_steps': 40}
-NAMES = 'mha', 'mhe_mul', 'sha', 'mhe_add', 'mqa'
+NAMES = 'mha', 'mhe_mul', 'sha', 'mhe_add'
 ARMS = [
   Arm(
     f'{name}-{heads}',

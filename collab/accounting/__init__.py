@@ -54,11 +54,7 @@ def with_mha(model):
   places = 'attention', 'decoder_attention', 'cross_attention'
   fields = {p: getattr(model, p, None) for p in places}
   return model.clone(
-    **{
-      place: dict(name='mha', num_heads=x['num_heads'])
-      for place, x in fields.items()
-      if x
-    }
+    **{place: layer_cost.as_mha(x) for place, x in fields.items() if x}
   )
 
 

@@ -107,6 +107,12 @@ def _decoding(layer, params, x, memory):
   )
 
 
+def as_mha(fields):
+  """Multi-head attention with as many heads, as wide, from an attention's."""
+  kept = 'num_heads', 'qkv_features'
+  return dict(name='mha') | {k: fields[k] for k in kept if k in fields}
+
+
 def break_even(fields, D):
   """T* below which a forward pass costs less than multi-head attention's.
 
@@ -114,8 +120,7 @@ def break_even(fields, D):
   two are equal: 0 where MHA is never dearer, inf where it always is.
   """
   a, b = polynomial(fields, D)
-  mha = dict(name='mha', num_heads=fields['num_heads'])
-  a_mha, b_mha = polynomial(mha, D)
+  a_mha, b_mha = polynomial(as_mha(fields), D)
   if b <= b_mha and a <= a_mha and (a, b) != (a_mha, b_mha):
     return float('inf')
   return max(0.0, (a_mha - a) / (b - b_mha)) if b > b_mha else 0.0

@@ -131,3 +131,10 @@ def test_sums():
   assert (one + one).forward == 2 * one.forward
   assert one.repeated(3).forward == 3 * one.forward
   assert one.repeated(3).parameters == one.parameters
+
+
+def test_mha_to_compare_with_is_as_wide():
+  fields = dict(name='mhe_mul', num_heads=7, qkv_features=35)  # 7 is not of 48
+  mha = layer.of(layer.as_mha(fields), D, T)
+  assert mha.forward == 2 * (4 * D * 35 * T + 2 * 35 * T * T)
+  assert math.isinf(layer.break_even(fields, D))

@@ -14,12 +14,12 @@ TEXT = """The paper multiplies by the embeddings and does not say by what they
 begin; our reading is 1 + e with e of N(0, 0.02²). The number after the offset
 is the standard deviation of e.
 
-**Only a wide start around 1 hurts.** With e as wide as the offset itself, 6 BLEU
-are lost and 500 steps do not make up for it. Embeddings of N(0, 1) without an
-offset, the other reading of the paper, are 0.4 BLEU behind, within the interval;
-small embeddings without an offset, whose heads begin with next to no scores and
-values, lose 0.9. The default is the best of five, but near three of them; one seed
-each but for the default.
+**A start far from it hurts.** With e as wide as the offset itself, 6 BLEU are
+lost and 500 steps do not make up for it. Embeddings of N(0, 1) without an
+offset, the other reading of the paper, are 0.4 BLEU behind, within the
+interval; small embeddings without an offset, whose heads begin with next to no
+scores and values, lose 0.9. The default is the best of five, and two more are
+within the interval; one seed each but for the default.
 """
 
 

@@ -43,8 +43,9 @@ def tree(shapes):
 
 def checksums(tree):
   """{name: checksum} of a tree of jax.Array."""
-  sums = jax.device_get(jax.tree.map(checksum, tree))
-  return {k: int(x) for k, x in named(sums).items()}
+  # One at a time: more than 32 programs that communicate, started before the
+  # first has ended, wait for each other for ever on XLA's simulated devices.
+  return {k: int(checksum(x)) for k, x in named(tree).items()}
 
 
 def not_finite(tree):

@@ -123,6 +123,14 @@ def go_on(workdir, mesh, parts):
   return first, sums, losses
 
 
+def many(fsdp):
+  """More leaves than XLA's CPU client starts programs at once: 32."""
+  shape = (64, sharding.SMALL // 64)
+  tree = {str(i): np.full(shape, i, np.float32) for i in range(97)}
+  places = sharding.state_shardings(sharding.make_mesh(fsdp), tree)
+  return jax.device_put(tree, places)
+
+
 def refused(workdir, mesh):
   """What is said of a checkpoint of another width."""
   *_, shapes = make(mesh, width=120)
@@ -182,6 +190,7 @@ def main(workdir):
     )
   except ValueError as e:
     result['error'] = str(e)
+  result['many'] = leaves.checksums(many(fsdp=8))
   result['half'] = {
     n: save_half(sharding.make_mesh(n), workdir / f'half {n}') for n in (1, 8)
   }

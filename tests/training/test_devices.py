@@ -82,6 +82,10 @@ def test_eight_devices_to_one(runs):
   assert leaves.checksums(state) == eight['saved']
 
 
+def test_checksums_of_many_leaves(runs):
+  assert runs[-1]['many'] == leaves.checksums(model.many(fsdp=1))
+
+
 @pytest.mark.parametrize('n', [1, 2, 8])
 def test_eight_devices_to_others(n, runs):
   """Bit for bit, however split before and after; then the same losses."""

@@ -14,7 +14,7 @@ ARMS = [
     f'de-en-{name}',
     f'configs/wmt14_{translation.CONFIGS[name]}',
     BUDGET,
-    seeds=(0,),
+    seeds=(0, 1),
   )
   for name in NAMES
 ]

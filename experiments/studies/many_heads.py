@@ -19,6 +19,7 @@ ARMS = [
     f'configs/lm_{name}.py:wikitext2,small,num_heads={heads},'
     f'qkv_features={WIDTH * heads}',
     BUDGET,
+    seeds=(0, 1),
   )
   for name in NAMES
   for heads in HEADS

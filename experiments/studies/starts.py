@@ -20,6 +20,6 @@ CONFIGS = {
   'xavier-48': 'collab.py:small,shared_dim=48,mixing_init=xavier',
 }
 ARMS = [
-  Arm(name, f'configs/wmt14_{config}', translation.BUDGET, seeds=(0,))
+  Arm(name, f'configs/wmt14_{config}', translation.BUDGET, seeds=(0, 1))
   for name, config in CONFIGS.items()
 ]

@@ -31,6 +31,8 @@ layers of width 384, and one epoch of MRPC (whose test set it is), RTE and
 STS-B, of SST-2 a thirteenth of one, far less than usual: another scale. All but
 `fine-tuned once` were converted from it and fine-tuned again by the same
 recipe, `original` without any change, and are tested against that. Dev sets.
+Scores in %: accuracy, of MRPC the mean of F1 and accuracy, of STS-B that of
+Pearson's and Spearman's correlation.
 """
 
 

@@ -20,7 +20,7 @@ of SHA, which is here as what no embeddings at all give.
 German, and behind by 3 % of perplexity, where SHA lies between them; MHA is
 well ahead of all three everywhere. That MUL's heads have scores of their own
 bought little here, where heads are 32 wide; [where they are
-16](number_of_heads.md) MUL is ahead, by 7 to 12 % of perplexity. Models are
+16](number_of_heads.md) MUL is ahead, by 8 to 10 % of perplexity. Models are
 small, training short, two or three seeds.
 """
 ENGLISH_GERMAN = blocks.Block(

@@ -10,11 +10,11 @@ Every head is 16 wide, so that MHA's attention grows with their number while the
 model stays 192 wide; MHE's grows by the output projection alone.
 
 **MHE-MUL keeps its lead over SHA, and does not keep up with MHA.** From 8 to
-128 heads its perplexity is 10, 12 and 12 % below SHA's, MHE-ADD's 3 %, 3 % and
-not at all: where heads are as narrow as these, an embedding for each does help.
-MHA, whose heads have parameters of their own, gains 9 % from 8 to 32 heads and
-no more from 128; the other three lose 8 to 13 %. After 400 steps all are far
-from converged; one seed.
+128 heads its perplexity is 9 to 11 % below SHA's, MHE-ADD's 2 %, 2 % and not at
+all: where heads are as narrow as these, an embedding for each does help. MHA,
+whose heads have parameters of their own, gains 10 % from 8 to 32 heads and no
+more from 128; the other three lose 8 to 11 %. After 400 steps all are far from
+converged; two seeds.
 """
 
 

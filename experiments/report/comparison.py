@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of several runs: arms beside each other, seeds together.
 
-An arm is a config but for its seed; arms of one task are compared.
+An arm is a config and how it was converted, but for its seed; arms of one task
+are compared.
 """
 
 import math
@@ -12,6 +13,8 @@ from collab import accounting, models
 from collab.training import workdir as workdirs
 from experiments.report import charts, one, page, runs
 
+# Of a conversion, what the config does not say.
+CONVERSION = 'source', 'calibration', 'rows', 'refine'
 SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
 
 
@@ -47,27 +50,30 @@ def of_arms(some):
   """
   arms, variants = {}, {}
   for run in some:
-    fields = _but_seed(run.config)
+    fields = _but_seed(run)
     arms.setdefault(repr(sorted(fields.items())), (fields, []))[1].append(run)
     variants.setdefault(run.variant, []).append(fields)
   labelled = {}
   for fields, members in arms.values():
     variant = members[0].variant
     words = [
-      f'{key.rpartition(".")[2]}={fields.get(key)}'
+      f'{key.rpartition(".")[2]}={fields[key]}'
       for key in dict.fromkeys(k for x in variants[variant] for k in x)
-      if len({repr(x.get(key)) for x in variants[variant]}) > 1
+      if key in fields
+      and len({repr(x.get(key)) for x in variants[variant]}) > 1
     ]
     labelled[', '.join([variant, *words])] = members
   return labelled
 
 
-def _but_seed(config):
-  """The fields; a run of seed 1 may well start from another's ...-s1."""
-  fields = runs.flat(config)
+def _but_seed(run):
+  """Fields that are not empty; one of seed 1 may well come of another's -s1."""
+  fields = runs.flat(run.config)
+  fields |= {x: run.conversion[x] for x in CONVERSION if run.conversion.get(x)}
   seed = fields.pop('seed')
-  start = re.sub(rf'\bs{seed}\b', 's', fields['init_from'])
-  return fields | dict(init_from=start)
+  for key in {'init_from', 'source'} & fields.keys():
+    fields[key] = re.sub(rf'\bs{seed}\b', 's', str(fields[key]))
+  return {key: value for key, value in fields.items() if value != ''}
 
 
 def results(arms):

@@ -28,6 +28,7 @@ class Run(NamedTuple):
     command, versions, config: as in run.json.
     rows: of metrics.jsonl.
     result: result.json, {} before the end.
+    conversion: conversion.json, {} if it was not converted.
   """
 
   folder: pathlib.Path
@@ -36,6 +37,7 @@ class Run(NamedTuple):
   config: dict
   rows: list
   result: dict
+  conversion: dict
 
   @property
   def name(self):
@@ -79,7 +81,7 @@ def read(folder) -> Run:
   """A run by its workdir.
 
   Raises:
-    ValueError: run.json, metrics.jsonl or result.json is damaged.
+    ValueError: run.json, metrics.jsonl or another is damaged.
   """
   kept = workdirs.read(folder)
   versions = kept.get('versions', {})
@@ -90,6 +92,7 @@ def read(folder) -> Run:
     result = json_text.read_object(path)
     if not isinstance(result.get('metrics'), dict):
       raise ValueError(f'{path} is damaged: it has no metrics.')
+  converted = folder / 'conversion.json'
   return Run(
     folder,
     str(kept.get('command', '')),
@@ -97,6 +100,7 @@ def read(folder) -> Run:
     kept['config'],
     logs.read_rows(folder / 'metrics.jsonl'),
     result,
+    json_text.read_object(converted) if converted.exists() else {},
   )
 
 

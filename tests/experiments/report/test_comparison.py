@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of several runs, how they are found, and what is refused."""
 
+import json
 import shutil
 
 import pytest
@@ -69,7 +70,25 @@ def test_arms_are_told_apart_by_what_differs(sweep):
   assert {name: len(some) for name, some in arms.items()} == {
     'mha': 2,
     'mhe_mul, init_from=runs/first-s': 3,
-    'mhe_mul, init_from=': 1,
+    'mhe_mul': 1,
+  }
+
+
+def test_conversions_are_told_apart(sweep):
+  """By how, and from what was trained so, but not by the seed of the source."""
+  for seed, (seen, rows) in enumerate((('', 0), ('', 0), ('train', 7))):
+    facts = dict(source=f'runs/first-s{seed}', calibration=seen, rows=rows)
+    path = sweep / f'mhe_mul-s{seed}' / 'conversion.json'
+    path.write_text(json.dumps(facts))
+    config = workdir.read(path.parent)['config'] | dict(init_from='')
+    pages.change(path.parent / 'run.json', config=config)
+  found = [runs.read(folder) for folder in runs.find([sweep])]
+  converted = 'mhe_mul, source=runs/first-s'
+  assert {k: len(x) for k, x in comparison.of_arms(found).items()} == {
+    'mha': 2,
+    converted: 2,
+    f'{converted}, calibration=train, rows=7': 1,
+    'mhe_mul': 1,
   }
 
 

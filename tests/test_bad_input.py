@@ -144,6 +144,7 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'data.row_length': 1}, ['row_length is 1', 'at least 2']),
     ({'data.batch_size': 5000}, ['a batch has 5000']),
     ({'data.corpus': 'x', 'data.path': ''}, ["TFDS cannot open 'x'"]),
+    ({'data.corpus': '', 'data.path': ''}, ['There is no data: give local']),
     ({'data.vocabulary': 'none.json'}, ['no tokenizer file none.json']),
     ({'optim.name': 'sgd'}, ["name='sgd'", 'adam, adamw']),
     ({'optim.schedule': 'step'}, ["schedule='step'", 'inverse_sqrt']),

@@ -14,8 +14,13 @@ def builder(name, features=(), data_dir=None):
     data_dir: where TFDS keeps its data; None is TFDS' default.
 
   Raises:
-    ValueError: unknown name, not prepared, or without such features.
+    ValueError: no or unknown name, not prepared, or without such features.
   """
+  if not name:
+    raise ValueError(
+      'There is no data: give local files by data.path, or the name of a data '
+      'set of TFDS by data.corpus.'
+    )
   import tensorflow_datasets  # slow, and the other sources do not need it
 
   try:

@@ -30,8 +30,8 @@ and sentences of the kind that it looked at.
 half of the keys and data the scores are within 0.3 points of those of the model
 that is not converted, on MRPC and STS-B weights alone cost 5 and 26 points;
 with a quarter, data cost 0.9 and 3.5, weights alone 5 and 54. SST-2, where
-little is lost in any way, and RTE, near chance, tell nothing apart. An epoch is
-short; the paper, whose factors see weights alone, trains longer.
+little is lost in any way, and RTE, near chance, tell hardly anything apart. An
+epoch is short; the paper, whose factors see weights alone, trains longer.
 """
 COLUMNS = ['key width', 'decomposition', 'widths of the layers']
 COLUMNS += ['in attention', 'cosine', 'Spearman']

@@ -81,7 +81,8 @@ def read(folder) -> Run:
   """A run by its workdir.
 
   Raises:
-    ValueError: run.json, metrics.jsonl or another is damaged.
+    ValueError: run.json, metrics.jsonl, result.json or conversion.json is
+      damaged.
   """
   kept = workdirs.read(folder)
   versions = kept.get('versions', {})

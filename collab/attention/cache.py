@@ -22,8 +22,9 @@ class Cache:
     k: [B, Gk, L, K].
     v: [B, Gv, L, V], or None where the values are the keys.
     key_bias: [B, H, L] or None.
-    widths: of cross attention, the widths of inputs_q and of the memory's
-      inputs; None for self-attention.
+    widths: of inputs_q, inputs_k and inputs_v, if init was given inputs_k.
+    memory: whether what it holds is the memory of cross attention, to which
+      nothing is added.
   """
 
   index: jax.Array
@@ -31,6 +32,7 @@ class Cache:
   v: jax.Array | None
   key_bias: jax.Array | None
   widths: tuple | None = struct.field(pytree_node=False, default=None)
+  memory: bool = struct.field(pytree_node=False, default=False)
 
   @property
   def length(self):
@@ -62,8 +64,8 @@ def append(cache, h, lengths=None):
   Args:
     cache: Cache of L places.
     h: Heads of n tokens.
-    lengths: int [*batch], how many of the n are real, default all; the next
-      call writes over the rest.
+    lengths: int [B], how many of the n are real, default all; the next call
+      writes over the rest.
 
   Returns:
     The new Cache. Tokens beyond L are dropped and show in `overflowed`.
@@ -71,9 +73,7 @@ def append(cache, h, lengths=None):
   B, n = h.k.shape[:2]
   if cache.k.shape[0] != B:
     raise ValueError(f'The cache has {cache.k.shape[0]} rows, the inputs {B}.')
-  added = jnp.full(B, n) if lengths is None else jnp.ravel(lengths)
-  if added.shape[0] != B:
-    raise ValueError(f'The cache has {B} rows, lengths {added.shape[0]}.')
+  added = jnp.full(B, n) if lengths is None else lengths
   rows = jnp.arange(B)[:, None]
   places = cache.index[:, None] + jnp.arange(n)[None]
 

@@ -5,6 +5,9 @@ Axes: B batch, T queries, S keys, D model, H heads, G groups of heads that
 share, K key width, V value width.
 """
 
+import dataclasses
+import functools
+import math
 from typing import Any, ClassVar, NamedTuple
 
 from flax import linen as nn
@@ -80,11 +83,16 @@ class Attention(nn.Module):
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
   out_bias_init: nn.initializers.Initializer | None = None
   use_bias: bool = True
+  _: dataclasses.KW_ONLY  # linen has attention_fn here
   decode: bool = False
+  normalize_qk: bool = False
+  force_fp32_for_softmax: bool = False
   flash: bool = True
 
   # Variants whose values are the keys take no inputs_v.
   separate_values: ClassVar[bool] = True
+  # Those whose queries and keys are a projection each take normalize_qk.
+  plain_projections: ClassVar[bool] = False
 
   # What a variant defines -----------------------------------------------------
 
@@ -179,28 +187,44 @@ class Attention(nn.Module):
     Raises:
       ValueError: shapes that do not fit, or what the variant cannot do.
     """
-    if inputs_q is None:  # prefill_memory
-      return self._fill(inputs_k, inputs_v, lengths)
     *batch, T, D = inputs_q.shape
-    x = inputs_q.reshape(-1, T, D)
-    past = self.get_variable('cache', 'past') if self.decode else None
+    x, y, z = self._inputs(inputs_q, inputs_k, inputs_v)
+    past, positions = self._past(), None
     if past is None:
       if lengths is not None:
         raise ValueError('lengths is for a layer that decodes from its cache.')
-      y, z = self._memory(inputs_q, inputs_k, inputs_v)
-      h = self.heads(x, x if y is None else y, x if z is None else z)
+      h = self._heads(x, y, z)
       if self.decode:
-        widths = None if y is None else (D, y.shape[-1], z.shape[-1])
+        widths = None if inputs_k is None else (D, y.shape[-1], z.shape[-1])
         self.put_variable('cache', 'past', caches.empty(h, widths))
-    else:
-      if inputs_k is not None and inputs_k is not inputs_q:
+    elif past.memory:
+      if inputs_k is not None or lengths is not None:
         raise ValueError(
-          'A layer with a cache takes inputs_q only; the memory of cross '
-          'attention goes to prefill_memory, once.'
+          'A layer that has a memory takes inputs_q only; inputs_k, inputs_v '
+          'and their lengths go to prefill_memory, once.'
         )
-      h, past, positions = self._recall(x, past, lengths)
-    mask = masks.flatten(mask, batch)
-    mask = masks.check(mask, x.shape[0], self.num_heads, T, h.k.shape[1])
+      # The projections of keys and values run on no tokens at all.
+      y, z = (jnp.zeros((x.shape[0], 0, n), x.dtype) for n in past.widths[1:])
+      h = past.heads(self._heads(x, y, z))
+    else:
+      if inputs_k is None and past.widths:
+        raise ValueError(
+          'The cache was made with inputs_k and has no memory yet. Cross '
+          'attention: call prefill_memory first; self-attention: pass inputs_k '
+          'in every call, or in none.'
+        )
+      if T not in (0, y.shape[1]):
+        raise ValueError(
+          f'Decoding adds a key for each query: got {y.shape[1]} tokens of '
+          f'inputs_k for {T} of inputs_q. The memory of cross attention goes '
+          'to prefill_memory, once.'
+        )
+      positions = past.index[:, None] + jnp.arange(T)[None]
+      h = self._heads(x, y, z)
+      past = caches.append(past, h, _lengths(lengths, batch))
+      self.put_variable('cache', 'past', past)
+      h = past.heads(h)
+    mask = masks.check(mask, tuple(batch), self.num_heads, T, h.k.shape[1])
     if past is not None:
       mask = _only_past(mask, past, positions)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
@@ -217,7 +241,7 @@ class Attention(nn.Module):
     )(o)
     if past is not None:
       out = jnp.where(past.overflowed[:, None, None], jnp.nan, out)
-    return out.reshape(*batch, T, -1)
+    return out.reshape(*batch, T, out.shape[-1])
 
   def prefill_memory(self, inputs_k, inputs_v=None, *, lengths=None):
     """Fills the cache of cross attention; what it held before is forgotten.
@@ -227,65 +251,93 @@ class Attention(nn.Module):
       inputs_v: [*batch, S, D''], default inputs_k.
       lengths: int [*batch], how many of the S are real, default all.
     """
-    self(None, inputs_k, inputs_v, lengths=lengths)
-
-  def _memory(self, inputs_q, inputs_k, inputs_v):
-    """inputs_k and inputs_v as [B, S, *], both None for self-attention."""
-    if inputs_k is None and inputs_v is not None:
-      raise ValueError('inputs_v needs inputs_k.')
-    if inputs_v is None:
-      inputs_v = inputs_k
-    elif inputs_v is not inputs_k and not self.separate_values:
-      raise ValueError(
-        f"{type(self).__name__}'s values are its keys: it takes no separate "
-        'inputs_v.'
-      )
-    if inputs_k is None or (inputs_k is inputs_q and inputs_v is inputs_q):
-      return None, None
-    y = inputs_k.reshape(-1, *inputs_k.shape[-2:])
-    if inputs_v is inputs_k:
-      return y, y
-    return y, inputs_v.reshape(-1, *inputs_v.shape[-2:])
-
-  def _recall(self, x, past, lengths):
-    """Heads of x with the cache's keys, the cache, the positions of x in it."""
-    if past.widths is None:
-      h = self.heads(x, x, x)
-      positions = past.index[:, None] + jnp.arange(x.shape[1])[None]
-      past = caches.append(past, h, lengths)
-      self.put_variable('cache', 'past', past)
-    else:  # the memory's projections run on no tokens at all
-      if lengths is not None:
-        raise ValueError('lengths of a memory go to prefill_memory.')
-      _, *widths = past.widths
-      h = self.heads(
-        x, *(jnp.zeros((x.shape[0], 0, D), x.dtype) for D in widths)
-      )
-      positions = None
-    return past.heads(h), past, positions
-
-  def _fill(self, inputs_k, inputs_v, lengths):
-    past = self.get_variable('cache', 'past')
+    past = self._past()
     if past is None or past.widths is None:
       raise ValueError(
         'prefill_memory needs decode=True and a cache made by init with '
         'inputs_k (cross attention).'
       )
-    y, z = self._memory(None, inputs_k, inputs_v)
-    if y.shape[1] > past.length:
+    *batch, S, _ = inputs_k.shape
+    if past.length < S:
       raise ValueError(
-        f'A memory of {y.shape[1]} tokens does not fit the cache of '
-        f'{past.length}.'
+        f'A memory of {S} tokens does not fit the cache of {past.length}.'
       )
-    x = jnp.zeros((y.shape[0], 0, past.widths[0]), y.dtype)
-    past = past.replace(index=jnp.zeros_like(past.index))
-    past = caches.append(past, self.heads(x, y, z), lengths)
+    past = past.replace(index=jnp.zeros_like(past.index), memory=False)
     self.put_variable('cache', 'past', past)
+    # Its keys are added as those of self-attention are, with no query.
+    x = jnp.zeros((*batch, 0, past.widths[0]), inputs_k.dtype)
+    self(x, inputs_k, inputs_v, lengths=lengths)
+    past = self.get_variable('cache', 'past').replace(memory=True)
+    self.put_variable('cache', 'past', past)
+
+  def _inputs(self, inputs_q, inputs_k, inputs_v):
+    """Inputs of queries, keys and values, each with one batch axis."""
+    if inputs_k is None and inputs_v is not None:
+      raise ValueError('inputs_v needs inputs_k.')
+    if inputs_v is not None and not self.separate_values:
+      raise ValueError(
+        f"{type(self).__name__}'s values are its keys: it takes no inputs_v."
+      )
+    batch = inputs_q.shape[:-2]
+
+    def flat(name, x, length):
+      if x.shape[:-1] != (*batch, length):
+        raise ValueError(
+          f'{name} has shape {x.shape}, expected {(*batch, length)} before its '
+          'width.'
+        )
+      return x.reshape(math.prod(batch), *x.shape[-2:])
+
+    x = y = z = flat('inputs_q', inputs_q, inputs_q.shape[-2])
+    if inputs_k is not None:
+      y = z = flat('inputs_k', inputs_k, inputs_k.shape[-2])
+    if inputs_v is not None:
+      z = flat('inputs_v', inputs_v, inputs_k.shape[-2])
+    return x, y, z
+
+  def _past(self):
+    """The cache, or None where there is none (yet)."""
+    if not self.decode:
+      return None
+    owner = next(c for c in type(self).__mro__ if 'heads' in vars(c))
+    if Attention not in owner.__bases__:
+      raise ValueError(
+        f'{owner.__name__} replaces the heads of a variant and cannot decode: '
+        'heads is not told at which positions its tokens stand.'
+      )
+    return self.get_variable('cache', 'past')
+
+  def _heads(self, x, y, z):
+    """`heads`, normalised if asked for."""
+    h = self.heads(x, y, z)
+    if not self.normalize_qk:
+      return h
+    if not self.plain_projections:
+      raise ValueError(
+        f'{type(self).__name__} has no normalize_qk: its queries and keys are '
+        'not one projection each.'
+      )
+    norm = functools.partial(
+      nn.LayerNorm,
+      use_bias=False,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    return h._replace(q=norm(name='query_ln')(h.q), k=norm(name='key_ln')(h.k))
 
   def _attend(self, h, mask, batch, deterministic, dropout_rng, sow_weights):
     """The kernel that fits, then `finish`: [B, T, H, V']."""
-    v = h.k if h.v is None else h.v
-    q = h.q * (h.q.shape[-1] ** -0.5 if h.scale is None else h.scale)
+    dtype = jnp.result_type(h.q, h.k, *[] if h.v is None else [h.v])
+    q, k = h.q.astype(dtype), h.k.astype(dtype)
+    v = k if h.v is None else h.v.astype(dtype)
+    q = q * (q.shape[-1] ** -0.5 if h.scale is None else h.scale)
+    (B, T), S, H = q.shape[:2], k.shape[1], self.num_heads
+    if 0 in (B, T, S):  # not a pair of query and key
+      if sow_weights:
+        self._sow(jnp.zeros((B, H, T, S), v.dtype), batch)
+      return jnp.zeros_like(
+        self.finish(jnp.zeros((B, T, H, v.shape[3]), dtype))
+      )
     rate, key = 0.0, None
     if self.dropout_rate > 0 and not nn.merge_param(
       'deterministic', self.deterministic, deterministic
@@ -293,28 +345,41 @@ class Attention(nn.Module):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
     if sow_weights or (rate and not self.broadcast_dropout):
-      p, alive = kernels.weights(
-        q, h.k, h.key_bias, mask, self.num_heads, self.precision
-      )
+      p, alive = kernels.weights(q, k, h.key_bias, mask, H, self.precision)
       if sow_weights:
-        p_sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
-        self.sow('intermediates', 'attention_weights', p_sown)
+        self._sow(p.astype(v.dtype), batch)
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
       o, alive = kernels.attend(
         q,
-        h.k,
+        k,
         v,
         h.key_bias,
         mask,
-        self.num_heads,
+        H,
         rate=rate,
         key=key,
         precision=self.precision,
         flash=self.flash,
       )
     return jnp.where(alive, self.finish(o), 0)
+
+  def _sow(self, p, batch):
+    p = p.reshape(*batch, *p.shape[1:])
+    self.sow('intermediates', 'attention_weights', p)
+
+
+def _lengths(lengths, batch):
+  """[B] from what the user gave as [*batch], or None."""
+  if lengths is None:
+    return None
+  lengths = masks.typed('lengths', lengths, jnp.integer)
+  if lengths.shape != tuple(batch):
+    raise ValueError(
+      f'lengths has shape {lengths.shape}, expected {tuple(batch)}.'
+    )
+  return lengths.ravel()
 
 
 def _only_past(mask, past, positions):

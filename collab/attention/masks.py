@@ -4,6 +4,8 @@
 Axes: B batch, H heads, T queries, S keys.
 """
 
+import math
+
 from flax import struct
 import jax
 from jax import lax
@@ -29,6 +31,8 @@ class Mask:
     kv_segments: int [B|1, S]; None stands for q_segments (self-attention).
     q_positions: int [B|1, T], default 0, 1, ..., T-1; only causal looks at it.
     dense: bool [B|1, H|1, T|1, S|1].
+
+  In a call B may be several axes, [*batch, S] and so on, or already one.
   """
 
   causal: bool = struct.field(pytree_node=False, default=False)
@@ -114,65 +118,83 @@ class Mask:
     )
 
 
-def flatten(mask, batch):
-  """A mask [*batch, H, T, S] as [B, H, T, S]; descriptions are flat already."""
-  if mask is None or isinstance(mask, Mask) or len(batch) == 1:
-    return mask
-  mask = jnp.asarray(mask)
-  if mask.ndim <= 3:
-    return mask
-  mask = jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
-  return mask.reshape(-1, *mask.shape[-3:])
+# Of each part, the axes behind the batch and what its items must be.
+_PARTS = dict(
+  key_valid=('S', jnp.bool_),
+  q_segments=('T', jnp.integer),
+  kv_segments=('S', jnp.integer),
+  q_positions=('T', jnp.integer),
+  dense=('HTS', jnp.bool_),
+)
 
 
-def check(mask, B, H, T, S):
+def check(mask, batch, H, T, S):
   """Brings what the user gave to a Mask (or None) of known shapes.
 
   Args:
-    mask: None, a Mask, or a bool array that broadcasts to [B, H, T, S].
-    B, H, T, S: batch, heads, queries and keys of the call.
+    mask: None, a Mask, or a bool array that broadcasts to [*batch, H, T, S].
+    batch: sizes of the batch axes, a tuple.
+    H, T, S: heads, queries and keys of the call.
 
   Returns:
-    None if everything is visible, or a Mask.
+    None if everything is visible, or a Mask with one batch axis, [B|1, ...].
 
   Raises:
-    ValueError: a part of the mask does not broadcast to its shape.
+    TypeError: a part is not bool, or not int, where it has to be.
+    ValueError: a part does not broadcast to its shape, or means nothing alone.
   """
   if mask is None:
     return None
   if not isinstance(mask, Mask):
-    mask = Mask(dense=jnp.asarray(mask))
+    mask = Mask(dense=mask)
+  if not isinstance(mask.causal, bool):
+    raise TypeError(f'mask.causal is {mask.causal!r}, expected a Python bool.')
   if mask.q_segments is not None and mask.kv_segments is None:
     mask = mask.replace(kv_segments=mask.q_segments)
   if mask.kv_segments is not None and mask.q_segments is None:
     raise ValueError('Mask has kv_segments but no q_segments.')
   if mask.q_positions is not None and not mask.causal:
     raise ValueError('Mask has q_positions, which only causal=True looks at.')
-  if mask.dense is not None:
-    dense = mask.dense
-    while dense.ndim < 4:
-      dense = dense[None]
-    mask = mask.replace(dense=dense.astype(bool))
-  expected = dict(
-    key_valid=(B, S),
-    q_segments=(B, T),
-    kv_segments=(B, S),
-    q_positions=(B, T),
-    dense=(B, H, T, S),
-  )
-  for name, shape in expected.items():
-    got = getattr(mask, name)
-    if got is None:
-      continue
-    free = range(4) if name == 'dense' else (0,)
-    fits = len(got.shape) == len(shape) and all(
-      n == m or (n == 1 and i in free)
-      for i, (n, m) in enumerate(zip(got.shape, shape, strict=True))
-    )
-    if not fits:
-      raise ValueError(
-        f'mask{"" if name == "dense" else "." + name} has shape '
-        f'{tuple(got.shape)}, expected {shape} or 1 in places that broadcast '
-        '(batch, heads, queries, keys of this call).'
-      )
+  sizes, parts = dict(H=H, T=T, S=S), {}
+  for name, (axes, kind) in _PARTS.items():
+    if (part := getattr(mask, name)) is not None:
+      label = 'mask' if name == 'dense' else f'mask.{name}'
+      shape = tuple(sizes[axis] for axis in axes)
+      parts[name] = _flat(label, typed(label, part, kind), batch, shape)
+  mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
+
+
+def typed(name, x, kind):
+  """x as an array, if its items are of the kind: jnp.bool_ or jnp.integer."""
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, kind):
+    # A cast would turn an additive mask (0 and -1e9) into its opposite.
+    expected = 'bool' if kind is jnp.bool_ else 'int'
+    raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
+  return x
+
+
+def _flat(name, x, batch, shape):
+  """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape]."""
+  n, B, dense = len(shape), math.prod(batch), len(shape) > 1
+  if dense:  # missing axes broadcast, too, as in linen
+    x = x.reshape(*[1] * (1 + n - x.ndim), *x.shape)
+  lead, own = x.shape[: x.ndim - n], x.shape[x.ndim - n :]
+  flat = lead in ((1,), (B,))
+  if dense and not flat:
+    lead = (*[1] * (len(batch) - len(lead)), *lead)
+  fits = lambda got, want, free: (
+    len(got) == len(want)
+    and all(i == j or (free and i == 1) for i, j in zip(got, want, strict=True))
+  )
+  if not (fits(own, shape, dense) and (flat or fits(lead, batch, True))):
+    raise ValueError(
+      f'{name} has shape {tuple(x.shape)}, expected {(*batch, *shape)} or 1 in '
+      'places that broadcast (batch, heads, queries, keys of this call).'
+    )
+  if flat:
+    return x
+  if set(lead) <= {1}:
+    return x.reshape(1, *own)
+  return jnp.broadcast_to(x, (*batch, *own)).reshape(B, *own)

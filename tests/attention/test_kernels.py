@@ -86,7 +86,8 @@ def compiled(kernel, **static):
 def cut(mask, **sizes):
   """The Mask made ready, and the same as an array."""
   sizes = dict(B=B, H=H, T=T, S=S) | sizes
-  return masks.check(mask, **sizes), literal(mask, **sizes)
+  batch, *rest = sizes.values()
+  return masks.check(mask, (batch,), *rest), literal(mask, **sizes)
 
 
 RNG = np.random.default_rng(5)
@@ -285,8 +286,8 @@ def test_dropout_per_head_and_example():
 @pytest.mark.parametrize('rate', [0.0, 0.5])
 def test_no_key_at_all_is_zero_with_zero_gradients(kernel, rate):
   args, w = problem(**SHARED)
-  mask = masks.check(masks.Mask(key_valid=np.zeros((B, S))), B, H, T, S)
-  mask = mask.replace(key_valid=mask.key_valid.astype(bool))
+  mask = masks.Mask(key_valid=np.zeros((B, S), bool))
+  mask = masks.check(mask, (B,), H, T, S)
   static = {} if kernel == 'grouped' else dict(block=3)
   run = compiled(getattr(kernels, kernel), rate=rate, **static)
   o, alive, grads = run(args, w, mask, jax.random.key(0))

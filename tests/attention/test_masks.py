@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Mask is the conjunction that its docstring says, block by block."""
 
+import math
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -59,7 +61,7 @@ def literal(mask, B=B, H=H, T=T, S=S):
   seed=st.integers(0, 9),
 )
 def test_blocks_are_the_docstring(parts, dense, rows, block, stop, seed):
-  mask = masks.check(make(parts, dense, rows, seed), B, H, T, S)
+  mask = masks.check(make(parts, dense, rows, seed), (B,), H, T, S)
   n = -(-T // block)
   padded = mask.pad_rows(n * block - T)
   got = [padded.block(i * block, block, stop) for i in range(n)]
@@ -70,13 +72,13 @@ def test_blocks_are_the_docstring(parts, dense, rows, block, stop, seed):
 
 def test_no_part_allows_everything():
   assert masks.Mask().block(0, T, S) is None
-  assert masks.check(masks.Mask(), B, H, T, S) is None
-  assert masks.check(None, B, H, T, S) is None
+  assert masks.check(masks.Mask(), (B,), H, T, S) is None
+  assert masks.check(None, (B,), H, T, S) is None
 
 
 def test_self_attention_needs_one_segment_array():
   segments = jnp.asarray([[0, 0, 1, 1, 1]])
-  mask = masks.check(masks.Mask(q_segments=segments), B, H, T, T)
+  mask = masks.check(masks.Mask(q_segments=segments), (B,), H, T, T)
   want = np.asarray(segments)[0][:, None] == np.asarray(segments)
   np.testing.assert_array_equal(mask.block(0, T, T)[0, 0], want)
 
@@ -86,7 +88,7 @@ def test_self_attention_needs_one_segment_array():
 )
 def test_arrays_broadcast_as_in_linen(shape):
   array = np.random.default_rng(0).random(shape) < 0.5
-  got = masks.check(array, B, H, T, S)
+  got = masks.check(array, (B,), H, T, S)
   want = np.broadcast_to(array, (B, H, T, S))
   np.testing.assert_array_equal(
     np.broadcast_to(got.block(0, T, S), (B, H, T, S)), want
@@ -98,18 +100,70 @@ def test_arrays_broadcast_as_in_linen(shape):
 )
 def test_extra_batch_axes_are_flattened(shape):
   array = np.random.default_rng(0).random(shape) < 0.5
-  got = masks.check(masks.flatten(array, (2, 3)), 6, H, T, S)
+  got = masks.check(array, (2, 3), H, T, S)
   want = np.broadcast_to(array, (2, 3, H, T, S)).reshape(6, H, T, S)
   np.testing.assert_array_equal(
     np.broadcast_to(got.block(0, T, S), want.shape), want
   )
 
 
-def test_a_number_mask_counts_as_its_truth():
-  floats = np.tril(np.full((T, S), 0.5, 'float32'))
+@pytest.mark.parametrize('batch', [(), (4,), (2, 3)])
+@pytest.mark.parametrize('lead', ['all', 'ones', 'flat'])
+@pytest.mark.parametrize('part', ['key_valid', 'segments', 'positions'])
+def test_every_part_has_the_batch_axes_of_the_call(batch, lead, part):
+  n = math.prod(batch)
+  shape = dict(all=batch, ones=[1] * len(batch), flat=(n,))[lead]
+  mask = make([part], rows=math.prod(shape))
+  with_axes = jax.tree.map(lambda x: x.reshape(*shape, x.shape[1]), mask)
+  got = masks.check(with_axes, batch, H, T, S)
   np.testing.assert_array_equal(
-    masks.check(floats, B, H, T, S).block(0, T, S)[0, 0], floats > 0
+    np.broadcast_to(got.block(0, T, S), (n, H, T, S)),
+    literal(masks.check(mask, (n,), H, T, S), B=n),
   )
+
+
+def test_a_part_that_one_batch_axis_shares_is_spread():
+  valid = np.random.default_rng(0).random((2, 1, S)) < 0.7
+  got = masks.check(masks.Mask(key_valid=valid), (2, 3), H, T, S).key_valid
+  np.testing.assert_array_equal(got, np.repeat(valid[:, 0], 3, 0))
+
+
+ADDITIVE = np.where(np.tril(np.ones((T, S), bool)), 0, -1e9)
+
+
+@pytest.mark.parametrize(
+  'mask, words',
+  [
+    (ADDITIVE.astype('float32'), 'mask is float32, expected bool'),
+    (np.tril(np.ones((T, S), 'int8')), 'mask is int8, expected bool'),
+    (masks.Mask(dense=ADDITIVE), r'mask is float\d+, expected bool'),
+    (
+      masks.Mask(key_valid=np.full((B, S), 2)),
+      r'mask.key_valid is int\d+, expected bool',
+    ),
+    (
+      masks.Mask(q_segments=np.ones((B, T)), kv_segments=np.ones((B, S), int)),
+      r'mask.q_segments is float\d+, expected int',
+    ),
+    (
+      masks.Mask(q_segments=np.ones((B, T), int), kv_segments=np.ones((B, S))),
+      r'mask.kv_segments is float\d+, expected int',
+    ),
+    (
+      masks.Mask(q_segments=np.ones((B, T), bool), kv_segments=np.ones((B, S))),
+      'mask.q_segments is bool, expected int',
+    ),
+    (
+      masks.Mask(causal=True, q_positions=np.ones((B, T))),
+      r'mask.q_positions is float\d+, expected int',
+    ),
+    (masks.Mask(causal=1), 'mask.causal is 1, expected a Python bool'),
+    (masks.Mask(causal=np.array(True)), 'expected a Python bool'),
+  ],
+)
+def test_truth_and_numbers_are_not_mixed_up(mask, words):
+  with pytest.raises(TypeError, match=words):
+    masks.check(mask, (B,), H, T, S)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -166,9 +220,10 @@ def test_a_mask_is_a_pytree_whose_structure_holds_causal():
   ],
 )
 def test_wrong_shapes_are_told(field, shape, expected):
-  fields = {field: np.ones(shape, 'int32')}
+  dtype = 'bool' if field in ('key_valid', 'dense') else 'int32'
+  fields = {field: np.ones(shape, dtype)}
   with pytest.raises(ValueError, match='mask') as error:
-    masks.check(masks.Mask(**fields), B, H, T, S)
+    masks.check(masks.Mask(**fields), (B,), H, T, S)
   words = str(error.value)
   assert f'{shape}' in words
   assert f'expected {expected}' in words
@@ -177,6 +232,6 @@ def test_wrong_shapes_are_told(field, shape, expected):
 
 def test_parts_that_mean_nothing_alone():
   with pytest.raises(ValueError, match='kv_segments but no q_segments'):
-    masks.check(masks.Mask(kv_segments=np.ones((B, S))), B, H, T, S)
+    masks.check(masks.Mask(kv_segments=np.ones((B, S))), (B,), H, T, S)
   with pytest.raises(ValueError, match=r'q_positions.*causal=True'):
-    masks.check(masks.Mask(q_positions=np.ones((B, T))), B, H, T, S)
+    masks.check(masks.Mask(q_positions=np.ones((B, T))), (B,), H, T, S)

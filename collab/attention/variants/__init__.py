@@ -35,22 +35,23 @@ def variant(name):
   return cls
 
 
-def build(name, **fields):
+def build(variant_name=None, /, **fields):
   """An attention layer by the name of its variant.
 
     layer = build('mhe_mul', num_heads=8)
+    layer = build(**config)  # config['name'] is the variant
 
   Args:
-    name: one of `names()`.
-    **fields: of the layer: those of `Attention` and the variant's own.
-
-  To name the module inside @compact, take its class: variants.mha.MHA(...,
-  name='attention'); in setup the attribute names it.
+    variant_name: one of `names()`; by default fields['name'], where the
+      configuration of a model has it.
+    **fields: of the layer: those of `Attention`, the variant's own, and `name`,
+      the module's inside @compact.
 
   Raises:
     ValueError: no variant of that name.
     TypeError: a field that the variant has not, or one that it needs.
   """
+  name = fields.pop('name', None) if variant_name is None else variant_name
   if name not in names():
     raise ValueError(
       f'No attention variant {name!r}; there are {", ".join(names())}.'

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grouped-query attention; multi-query attention is kv_heads=1."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention, Heads
 
 
@@ -16,6 +18,8 @@ class GQA(Attention, kw_only=True):
 
   kv_heads: int
 
+  plain_projections: ClassVar[bool] = True
+
   def heads(self, x, y, z):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])
     if G < 1 or H % G:
@@ -30,6 +34,7 @@ class GQA(Attention, kw_only=True):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(D)
     Dout = self.out_features or D
     kernels = D * H * K + 2 * D * G * K + H * K * Dout
+    kernels += self.normalize_qk * 2 * K
     return kernels + self.use_bias * (H * K + 2 * G * K + Dout)
 
   def cache_size(self, D):

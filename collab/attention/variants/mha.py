@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention, the baseline of both papers."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention, Heads
 
 
@@ -18,6 +20,8 @@ class MHA(Attention, kw_only=True):
 
   key_features: int = 0
   scale: float = 0.0
+
+  plain_projections: ClassVar[bool] = True
 
   def heads(self, x, y, z):
     H, V = self.num_heads, self.head_dim(x.shape[-1])
@@ -41,6 +45,7 @@ class MHA(Attention, kw_only=True):
     H, K, V = self.num_heads, self.key_dim(D), self.head_dim(D)
     Dout = self.out_features or D
     kernels = 2 * D * H * K + D * H * V + H * V * Dout
+    kernels += self.normalize_qk * 2 * K
     return kernels + self.use_bias * (2 * H * K + H * V + Dout)
 
   def cache_size(self, D):

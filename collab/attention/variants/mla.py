@@ -4,6 +4,7 @@
 from typing import Any, ClassVar
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from collab.attention.core import Attention, Heads
@@ -32,25 +33,25 @@ class MLA(Attention, kw_only=True):
       raise ValueError(f'latent_dim={R} must be at least 1.')
     q = self.project('query', x, (H, K))
     c = self.project('latent', y, (R,), use_bias=False)
-    key_up = Up((R, H, K), self.kernel_init, self.param_dtype, name='key_up')()
+    key_up = self.up('key_up', K)
     if self.decode or R <= K:  # absorbed
       q = self.einsum('bthk,rhk->bthr', q, key_up)
       return Heads(q=q, k=c[:, :, None], scale=K**-0.5)
     return Heads(
       q=q,
       k=self.einsum('bsr,rhk->bshk', c, key_up),
-      v=self.einsum('bsr,rhk->bshk', c, self.value_up(K)),
+      v=self.einsum('bsr,rhk->bshk', c, self.up('value_up', K)),
     )
 
   def finish(self, o):
     if o.shape[-1] != self.latent_dim:  # not absorbed
       return o
-    K = self.get_variable('params', 'key_up')['kernel'].shape[-1]
-    return self.einsum('bthr,rhk->bthk', o, self.value_up(K))
+    K = nn.unbox(self.get_variable('params', 'key_up'))['kernel'].shape[-1]
+    return self.einsum('bthr,rhk->bthk', o, self.up('value_up', K))
 
-  def value_up(self, K):
+  def up(self, name, K):
     shape = self.latent_dim, self.num_heads, K
-    return Up(shape, self.kernel_init, self.param_dtype, name='value_up')()
+    return Up(shape, self.kernel_init, self.param_dtype, name=name)()
 
   def einsum(self, spec, x, kernel):
     kernel = kernel.astype(x.dtype)
@@ -78,6 +79,8 @@ class Up(nn.Module):
     R, H, K = self.shape
 
     def init(key):
-      return self.kernel_init(key, (R, H * K), self.dtype).reshape(self.shape)
+      kernel = self.kernel_init(key, (R, H * K), self.dtype)
+      # It may come in a box that says how it is partitioned.
+      return jax.tree.map(lambda x: x.reshape(self.shape), kernel)
 
     return self.param('kernel', init)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single-head attention, the lower bound of the MHE paper."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention, Heads
 
 
@@ -10,6 +12,8 @@ class SHA(Attention, kw_only=True):
   arXiv 2310.07911's SHA as its arithmetic forces it: MHE without embeddings.
   Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token.
   """
+
+  plain_projections: ClassVar[bool] = True
 
   def heads(self, x, y, z):
     K = self.head_dim(x.shape[-1])
@@ -21,7 +25,8 @@ class SHA(Attention, kw_only=True):
 
   def count(self, D):
     H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
-    return 3 * D * K + H * K * Dout + self.use_bias * (3 * K + Dout)
+    kernels = 3 * D * K + H * K * Dout + self.normalize_qk * 2 * K
+    return kernels + self.use_bias * (3 * K + Dout)
 
   def cache_size(self, D):
     return 2 * self.head_dim(D)

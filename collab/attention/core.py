@@ -46,9 +46,14 @@ class Attention(nn.Module):
     out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
   Abstract: a variant defines `heads`, `count`, `cache_size`, perhaps `finish`,
-  and is final. Fields have linen's names, order and defaults; the softmax is
-  always float32. A row with nothing to attend to has zero heads and zero
-  gradients (linen: the mean of the values).
+  and is final. Fields have linen's names, order and defaults, by keyword from
+  `decode` on. A row with nothing to attend to has zero heads and zero gradients
+  (linen: the mean of the values); masks are bool (linen: any number).
+
+  Not supported, a TypeError by name: the fields `attention_fn`,
+  `qkv_dot_general`, `out_dot_general`, `qkv_dot_general_cls`,
+  `out_dot_general_cls`, `qk_attn_weights_einsum_cls`,
+  `attn_weights_value_einsum_cls`, and in the call `inputs_kv`.
 
   Attributes:
     num_heads: H.
@@ -66,6 +71,9 @@ class Attention(nn.Module):
     out_bias_init: of the output projection's bias, default bias_init.
     use_bias: whether projections have biases.
     decode: keep a cache and attend to what it holds; see `__call__`.
+    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln;
+      for mha, gqa and sha, whose queries and keys are one projection each.
+    force_fp32_for_softmax: accepted; the softmax is float32 either way.
     flash: ours, not linen's; False keeps accelerators to XLA, see flash.plan.
   """
 
@@ -97,7 +105,12 @@ class Attention(nn.Module):
   # What a variant defines -----------------------------------------------------
 
   def heads(self, x, y, z):
-    """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values)."""
+    """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values).
+
+    Each token's from that token alone: decoding passes the new tokens only, and
+    does not say at which positions they stand. Hence a subclass that replaces
+    the heads of a variant, to rotate them, is refused with decode=True.
+    """
     raise NotImplementedError
 
   def finish(self, o):
@@ -163,15 +176,18 @@ class Attention(nn.Module):
     With decode=True, `init` on inputs of full length makes the cache. Then each
     call with n tokens appends n to every row and attends causally to what the
     row holds; the first such call is the prefill. Rows whose tokens do not fit
-    come out as NaN; what a cache holds is never overwritten. A layer that was
-    initialised with inputs_k is cross attention: fill its cache once by
-    `prefill_memory`, then call it with inputs_q only.
+    come out as NaN; what a cache holds is never overwritten.
+
+    Cross attention is initialised with inputs_k, filled by `prefill_memory`
+    once, and then called with inputs_q only. Without prefill_memory a call
+    appends its own inputs_k and inputs_v, as many tokens as inputs_q has, as in
+    linen. Whether two arrays are the same object never matters.
 
     Args:
       inputs_q: [*batch, T, D].
-      inputs_k: [*batch, S, D'], default inputs_q; the same object as inputs_q
-        is self-attention, an equal one is not.
-      inputs_v: [*batch, S, D''], default inputs_k.
+      inputs_k: [*batch, S, D'], default inputs_q.
+      inputs_v: [*batch, S, D''], default inputs_k; none where the values are
+        the keys (skv, el, mla).
       mask: bool, broadcastable to [*batch, H, T, S], True where attention is
         allowed, or a masks.Mask; when decoding, S is the cache's length.
       deterministic: True switches dropout off.
@@ -185,6 +201,7 @@ class Attention(nn.Module):
       [*batch, T, out_features or D].
 
     Raises:
+      TypeError: a mask that is not bool, lengths that are not int.
       ValueError: shapes that do not fit, or what the variant cannot do.
     """
     *batch, T, D = inputs_q.shape

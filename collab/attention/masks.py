@@ -170,7 +170,7 @@ def typed(name, x, kind):
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, kind):
     # A cast would turn an additive mask (0 and -1e9) into its opposite.
-    expected = 'bool' if kind is jnp.bool_ else 'int'
+    expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
     raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
   return x
 

@@ -17,6 +17,15 @@ from tests.attention import variants as V
 from tests.attention.variants import close, normal
 
 B, T, S, H, D = 2, 11, 7, 3, 33
+UNSUPPORTED = {
+  'attention_fn',
+  'qkv_dot_general',
+  'out_dot_general',
+  'qkv_dot_general_cls',
+  'out_dot_general_cls',
+  'qk_attn_weights_einsum_cls',
+  'attn_weights_value_einsum_cls',
+}
 LINEN = nn.MultiHeadDotProductAttention
 OURS = functools.partial(attention.build, 'mha')
 both = pytest.mark.parametrize('layer', [LINEN, OURS], ids=['linen', 'ours'])
@@ -46,7 +55,7 @@ class Model(nn.Module):
   @nn.compact
   def __call__(self, tokens, memory, *, deterministic=True):
     x = nn.Embed(17, D)(tokens)
-    causal = nn.make_causal_mask(tokens)
+    causal = nn.make_causal_mask(tokens, dtype=bool)
     for i in range(2):
       y = nn.LayerNorm()(x)
       x = x + self.attention(num_heads=H, name=f'self_{i}')(
@@ -91,6 +100,7 @@ def test_same_initial_values_under_the_same_key(x, fields):
 
 
 def test_fields_have_linens_names_order_and_defaults():
+  """Those that are missing are refused by name, and listed."""
   theirs = {f.name: f for f in dataclasses.fields(LINEN)}
   ours = dataclasses.fields(attention.Attention)
   ours = [f for f in ours if f.name != 'flash']  # ours alone, behind linen's
@@ -100,21 +110,107 @@ def test_fields_have_linens_names_order_and_defaults():
   for f in ours:
     if f.name not in ('kernel_init', 'bias_init', 'name', 'parent'):
       assert f.default == theirs[f.name].default, f.name
-  parameters = inspect.signature(LINEN.__call__).parameters
-  mine = inspect.signature(attention.Attention.__call__).parameters
-  assert set(parameters) - {'inputs_kv'} <= set(mine)
-  assert list(mine)[:4] == list(parameters)[:4]
+  missing = set(theirs) - {f.name for f in ours}
+  assert missing == UNSUPPORTED
+  for name in missing:
+    value = {name: theirs[name].default}
+    assert f'`{name}`' in attention.Attention.__doc__
+    with pytest.raises(TypeError, match=f'mha has no field {name}'):
+      OURS(num_heads=H, **value)
+    with pytest.raises(TypeError, match=name):
+      type(OURS(num_heads=H))(num_heads=H, **value)
+  # Behind the first that is missing, nothing is taken by its place.
+  first = next(i for i, n in enumerate(theirs) if n in missing)
+  given = [f.default for f in list(theirs.values())[1 : first + 1]]
+  with pytest.raises(TypeError, match='positional'):
+    type(OURS(num_heads=H))(H, *given)
+
+
+def test_call_arguments_are_linens():
+  theirs = inspect.signature(LINEN.__call__).parameters
+  ours = inspect.signature(attention.Attention.__call__).parameters
+  place = lambda p: (p.name, p.kind, p.default)
+  assert [place(p) for p in ours.values() if p.name != 'lengths'] == [
+    place(p) for p in theirs.values() if p.name != 'inputs_kv'
+  ]
+  assert '`inputs_kv`' in attention.Attention.__doc__
+
+
+def test_inputs_kv_is_refused_by_name(x):
+  with pytest.raises(TypeError, match='inputs_kv'):
+    OURS(num_heads=H).init(jax.random.key(0), x, inputs_kv=x)
+
+
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+def test_normalize_qk_is_linens(x, y, dtype):
+  fields = dict(num_heads=H, normalize_qk=True, dtype=dtype)
+  tree = LINEN(**fields).init(jax.random.key(0), x, y)
+  ours = OURS(**fields)
+  got = ours.init(jax.random.key(0), x, y)
+  jax.tree.map(np.testing.assert_array_equal, got, tree)
+  for name in ('query_ln', 'key_ln'):
+    scale = tree['params'][name]['scale']
+    tree['params'][name]['scale'] = scale * np.linspace(0.5, 2, scale.size)
+  want = LINEN(**fields).apply(tree, x, y)
+  o = ours.apply(tree, x, y)
+  assert o.dtype == want.dtype
+  close(o, want, rel=1e-5 if dtype is None else 3e-2)
+
+
+def test_force_fp32_for_softmax_is_accepted_and_always_so(x):
+  """In bfloat16 linen's own softmax is off without it."""
+  tree = variables()
+  with_it, without = (
+    OURS(num_heads=H, dtype=jnp.bfloat16, force_fp32_for_softmax=force).apply(
+      tree, x
+    )
+    for force in (True, False)
+  )
+  np.testing.assert_array_equal(with_it, without)
+  want = LINEN(num_heads=H, dtype=jnp.bfloat16, force_fp32_for_softmax=True)
+  close(with_it, want.apply(tree, x), rel=2e-2)
+
+
+@pytest.mark.parametrize('name', attention.names())
+def test_a_module_is_named_inside_compact(name):
+  class Named(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      fields = V.FIELDS.get(name, {})
+      return attention.build(name, **fields | dict(num_heads=6, name='attn'))(x)
+
+  x = np.ones((2, 3, 12), 'float32')
+  tree = jax.eval_shape(Named().init, jax.random.key(0), x)
+  assert set(tree['params']) == {'attn'}
+
+
+@pytest.mark.parametrize(
+  'dtypes',
+  [('float32', 'bfloat16'), ('bfloat16', 'float32'), ('float16', 'float32')],
+)
+def test_queries_and_memory_of_two_dtypes_are_promoted_as_in_linen(
+  x, y, dtypes
+):
+  q, k = (
+    a.astype(dtype)
+    for a, dtype in zip((x, y), map(jnp.dtype, dtypes), strict=True)
+  )
+  for param_dtype in ('bfloat16', 'float16'):
+    fields = dict(num_heads=H, param_dtype=param_dtype)
+    tree = LINEN(**fields).init(jax.random.key(0), q, k)
+    want = LINEN(**fields).apply(tree, q, k)
+    got = OURS(**fields).apply(tree, q, k)
+    assert got.dtype == want.dtype
+    close(got, want, rel=2e-2)
 
 
 @pytest.mark.parametrize(
   'shape',
   [(T, T), (H, T, T), (1, T, T), (B, 1, T, T), (B, H, T, T), (B, 1, 1, T)],
 )
-@pytest.mark.parametrize('dtype', ['bool', 'float32'])
-def test_masks_that_linen_broadcasts(x, shape, dtype):
+def test_masks_that_linen_broadcasts(x, shape):
   mask = np.random.default_rng(0).random(shape) < 0.7
   mask[..., 0] = True  # linen returns the mean where nothing is seen
-  mask = mask.astype(dtype)
   apply = lambda layer: layer(num_heads=H).apply(variables(), x, mask=mask)
   with jax.numpy_rank_promotion('allow'):  # linen does broadcast ranks
     want = apply(LINEN)
@@ -195,6 +291,23 @@ def test_decoding_one_token_a_call(x):
     for i, step in enumerate(steps):
       out, new = step(tree | dict(cache=caches[i]), x[:, t : t + 1])
       caches[i] = new['cache']
+      o.append(out)
+    close(o[1], o[0])
+
+
+@pytest.mark.parametrize('given', [1, 2, 3])
+def test_decoding_with_queries_keys_and_values_cut_apart(given):
+  """Every call has arrays of its own, as has init; nobody compares objects."""
+  x, y, z = normal(np.random.default_rng(0), 3, B, 5, D)
+  inputs = (x, y, z)[:given]
+  layers = [layer(num_heads=H, decode=True) for layer in (LINEN, OURS)]
+  trees = [layer.init(jax.random.key(0), *inputs) for layer in layers]
+  for t in range(5):
+    token = [a[:, t : t + 1] for a in inputs]
+    o = []
+    for i, layer in enumerate(layers):
+      out, new = layer.apply(trees[i], *token, mutable=['cache'])
+      trees[i] = trees[i] | new
       o.append(out)
     close(o[1], o[0])
 

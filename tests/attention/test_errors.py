@@ -102,10 +102,61 @@ def test_bad_mask_shape(name):
 @pytest.mark.parametrize('name', ['skv', 'el', 'mla'])
 def test_values_that_are_keys_take_no_inputs_v(name):
   fields = V.FIELDS.get(name, {})
-  with fails(ValueError, 'values are its keys', 'inputs_v'):
-    init(name, X, Y, Y + 1, **fields)
-  layer = attention.build(name, num_heads=3, **fields)
-  layer.init(KEY, X, Y, Y)  # the same array is what it means
+  # The same array, too: under a transformation nobody could tell.
+  for z in (Y, Y + 1):
+    with fails(ValueError, 'values are its keys', 'inputs_v'):
+      init(name, X, Y, z, **fields)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int32'])
+def test_a_mask_of_numbers(dtype):
+  """Of 0 and -1e9 a cast would make the opposite."""
+  mask = np.where(np.tril(np.ones((11, 11), bool)), 0, -(10**9)).astype(dtype)
+  with fails(TypeError, f'mask is {dtype}', 'expected bool'):
+    init('mha', apply=dict(mask=mask))
+  valid = attention.Mask(key_valid=np.full((2, 11), 2, dtype))
+  with fails(TypeError, f'mask.key_valid is {dtype}', 'expected bool'):
+    init('mha', apply=dict(mask=valid))
+  layer = attention.build('mha', num_heads=3, decode=True)
+  tree = layer.init(KEY, X)
+  with fails(TypeError, f'mask.key_valid is {dtype}', 'expected bool'):
+    layer.apply(tree, X, mask=valid, mutable=['cache'])
+
+
+@pytest.mark.parametrize(
+  'k, v, name, expected',
+  [
+    ((3, 7, 12), None, 'inputs_k', r'\(2, 7\)'),
+    ((7, 12), None, 'inputs_k', r'\(2, 7\)'),
+    ((2, 7, 12), (2, 5, 12), 'inputs_v', r'\(2, 7\)'),
+    ((2, 7, 12), (1, 7, 12), 'inputs_v', r'\(2, 7\)'),
+  ],
+)
+def test_inputs_of_other_lengths_or_batches(k, v, name, expected):
+  args = [np.ones(shape, 'float32') for shape in (k, v) if shape]
+  with fails(ValueError, f'{name} has shape', f'expected {expected}'):
+    init('mha', X, *args)
+
+
+class Rotary(variant('mha')):
+  """What rotary positions look like, put on from outside."""
+
+  def heads(self, x, y, z):
+    h = super().heads(x, y, z)
+    turn = lambda x: x * np.arange(x.shape[1])[None, :, None, None]
+    return h._replace(q=turn(h.q), k=turn(h.k))
+
+
+def test_a_subclass_that_adds_positions_does_not_decode():
+  assert Rotary(num_heads=3).init_with_output(KEY, X)[0].shape == X.shape
+  with fails(ValueError, 'Rotary', 'cannot decode', 'positions'):
+    Rotary(num_heads=3, decode=True).init(KEY, X)
+
+
+@pytest.mark.parametrize('name', sorted({*VARIANTS} - {'mha', 'gqa', 'sha'}))
+def test_normalize_qk_of_variants_without_plain_projections(name):
+  with fails(ValueError, 'no normalize_qk'):
+    init(name, normalize_qk=True, **V.FIELDS.get(name, {}))
 
 
 def test_inputs_v_needs_inputs_k():
@@ -123,12 +174,18 @@ def test_decoding_arguments():
   def call(tree, *args, **kwargs):
     return layer.apply(tree, *args, mutable=['cache'], **kwargs)
 
-  with fails(ValueError, 'inputs_q only', 'prefill_memory'):
+  filled = cross | call(cross, Y, method='prefill_memory')[1]
+
+  with fails(ValueError, '7 tokens', '11 of inputs_q', 'prefill_memory'):
     call(own, X, Y)
-  with fails(ValueError, 'inputs_q only', 'prefill_memory'):
+  with fails(ValueError, '7 tokens', '11 of inputs_q', 'prefill_memory'):
     call(cross, X, Y)
-  with fails(ValueError, 'lengths of a memory', 'prefill_memory'):
-    call(cross, X, lengths=lengths)
+  with fails(ValueError, 'no memory yet', 'prefill_memory', 'every call'):
+    call(cross, X)
+  with fails(ValueError, 'inputs_q only', 'prefill_memory'):
+    call(filled, X, Y)
+  with fails(ValueError, 'inputs_q only', 'lengths', 'prefill_memory'):
+    call(filled, X, lengths=lengths)
   long = np.ones((2, 8, 12), 'float32')
   with fails(ValueError, 'memory of 8', 'cache of 7'):
     call(cross, long, method='prefill_memory')
@@ -138,8 +195,13 @@ def test_decoding_arguments():
     call(own, np.ones((3, 1, 12), 'float32'))
   with fails(ValueError, 'cache has 2 rows', '3'):
     call(cross, np.ones((3, 7, 12), 'float32'), method='prefill_memory')
-  with fails(ValueError, 'cache has 2 rows', 'lengths 3'):
-    call(own, X, lengths=np.array([1, 2, 3]))
+  for odd in (np.array([1, 2, 3]), np.array([[1, 2]]), np.array(1)):
+    with fails(ValueError, 'lengths has shape', r'expected \(2,\)'):
+      call(own, X, lengths=odd)
+    with fails(ValueError, 'lengths has shape', r'expected \(2,\)'):
+      call(cross, Y, lengths=odd, method='prefill_memory')
+  with fails(TypeError, 'lengths is float', 'expected int'):
+    call(own, X, lengths=np.array([1.0, 2.0]))
   mask = attention.Mask(causal=True, q_positions=np.zeros((2, 11), int))
   with fails(ValueError, 'cache decides q_positions'):
     call(own, X, mask=mask)

@@ -154,7 +154,8 @@ class Attention(nn.Module):
 
   def vector(self, name, init, shape, like):
     """A parameter [H, width] that is no projection, in the dtype of `like`."""
-    return self.param(name, init, shape, self.param_dtype).astype(like.dtype)
+    x = self.param(name, init, shape, self.param_dtype)
+    return jnp.asarray(x, like.dtype)  # NumPy would promote by its own rules
 
   # The layer ------------------------------------------------------------------
 
@@ -348,22 +349,23 @@ class Attention(nn.Module):
     q, k = h.q.astype(dtype), h.k.astype(dtype)
     v = k if h.v is None else h.v.astype(dtype)
     q = q * (q.shape[-1] ** -0.5 if h.scale is None else h.scale)
+    (B, T), S, H = q.shape[:2], k.shape[1], self.num_heads
+    if 0 in (B, T, S):  # not a pair of query and key
+      if sow_weights:
+        self._sow(jnp.zeros((B, H, T, S), v.dtype), batch)
+      return jnp.zeros_like(
+        self.finish(jnp.zeros((B, T, H, v.shape[3]), dtype))
+      )
     rate, key = 0.0, None
-    # Without queries (prefill_memory) there is no weight to drop.
-    if (
-      self.dropout_rate > 0
-      and q.shape[1] != 0
-      and not nn.merge_param('deterministic', self.deterministic, deterministic)
+    if self.dropout_rate > 0 and not nn.merge_param(
+      'deterministic', self.deterministic, deterministic
     ):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
     if sow_weights or (rate and not self.broadcast_dropout):
-      p, alive = kernels.weights(
-        q, k, h.key_bias, mask, self.num_heads, self.precision
-      )
+      p, alive = kernels.weights(q, k, h.key_bias, mask, H, self.precision)
       if sow_weights:
-        p_sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
-        self.sow('intermediates', 'attention_weights', p_sown)
+        self._sow(p.astype(v.dtype), batch)
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
@@ -373,13 +375,17 @@ class Attention(nn.Module):
         v,
         h.key_bias,
         mask,
-        self.num_heads,
+        H,
         rate=rate,
         key=key,
         precision=self.precision,
         flash=self.flash,
       )
     return jnp.where(alive, self.finish(o), 0)
+
+  def _sow(self, p, batch):
+    p = p.reshape(*batch, *p.shape[1:])
+    self.sow('intermediates', 'attention_weights', p)
 
 
 def _lengths(lengths, batch):

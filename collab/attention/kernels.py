@@ -67,7 +67,8 @@ def attend(
 
   per_head = mask is not None and mask.per_head
   single = q.shape[2] == k.shape[2] == v.shape[2] == 1 and not per_head
-  if single and key_bias is not None and q.shape[1] >= SHARED_FROM:
+  many = blocks.is_symbolic(q.shape[1]) or q.shape[1] >= SHARED_FROM
+  if single and key_bias is not None and many:
     return shared_scores(q, k, v, key_bias, mask, **common(H))
   if _fits_gpu(q, k, v, key_bias, mask, rate):
     o, alive = fused(q, k, v, mask)

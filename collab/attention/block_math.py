@@ -7,6 +7,7 @@ heads of a group are folded into the query axis for every product.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from collab.attention import blocks
 
@@ -20,7 +21,7 @@ def scores(q, k, key_bias, allowed, precision):
   s = matmul('bgrk,bgsk->bgrs', q.reshape(B, G, -1, K), k, precision)
   s = s.reshape(B, H, t, S)
   if key_bias is not None:
-    s += key_bias[:, :, None, :]
+    s += key_bias[:, :, None, :].astype(s.dtype)
   return s if allowed is None else jnp.where(allowed, s, MASKED)
 
 
@@ -34,13 +35,22 @@ def mix(p, v, precision):
 
 def matmul(spec, x, y, precision):
   """einsum that adds up in float32 (or better) whatever the inputs are."""
+  total = np.promote_types(at_least_float32(x.dtype), at_least_float32(y.dtype))
+  if x.dtype != y.dtype:
+    x, y = x.astype(total), y.astype(total)
   return jnp.einsum(
-    spec,
-    x,
-    y,
-    precision=precision,
-    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    spec, x, y, precision=precision, preferred_element_type=total
   )
+
+
+def at_least_float32(dtype):
+  """float32, or float64 for float64, also under strict promotion."""
+  return np.promote_types(dtype, np.float32)
+
+
+def with_range_of_float32(dtype):
+  """The dtype itself, but float32 for float16, which ends at 6e-8."""
+  return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
 def matmul_tn(x, y, precision):
@@ -72,18 +82,18 @@ def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
   k, v, key_bias = keys
   (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
   top, den = stats[..., :1], stats[..., 1:]
-  e = jnp.exp(scores(q, k, key_bias, allowed, precision) - top)
-  g = g.astype(den.dtype) / den  # not the weights: rows are shorter than S
-  delta = (g * o).sum(-1, keepdims=True)
+  # The weights are divided, not g: in float16 what is left of g would be zero.
+  p = jnp.exp(scores(q, k, key_bias, allowed, precision) - top) / den
+  delta = (g.astype(den.dtype) * o.astype(den.dtype)).sum(-1, keepdims=True)
   g = g.astype(v.dtype).reshape(B, Gv, -1, V)
-  dp = matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(e.shape)
-  kept = e
+  dp = matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(p.shape)
+  kept = p
   if keep is not None:
-    dp, kept = dp * keep, e * keep
-  ds = e * (dp - delta)
+    dp, kept = dp * keep, p * keep
+  ds = p * (dp - delta)
   dbias = None if key_bias is None else ds.sum(2)
   kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
-  ds = ds.astype(k.dtype).reshape(B, Gk, -1, S)
+  ds = ds.astype(with_range_of_float32(k.dtype)).reshape(B, Gk, -1, S)
   dv = matmul_tn(kept, g, precision)
   dk = matmul_tn(ds, q.reshape(B, Gk, -1, K), precision)
   dq = matmul('bgrs,bgsk->bgrk', ds, k, precision).reshape(q.shape)

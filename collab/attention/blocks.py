@@ -17,6 +17,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 from jax import lax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 # few large blocks.
 BLOCK_BYTES = {'cpu': 32 << 20}
 DEFAULT_BLOCK_BYTES = 256 << 20
+SYMBOLIC_BLOCK = 128  # queries, where a size is not known before it runs
 CAUSAL_PARTS = 8  # lengths to which the keys of causal blocks are cut
 
 
@@ -55,9 +57,18 @@ def block_size(B, row_floats, T):
 
   All of them if that is not twice as much: two small ones are slower than one.
   """
+  if is_symbolic(T):
+    return SYMBOLIC_BLOCK
+  if is_symbolic(B, row_floats):
+    return min(T, SYMBOLIC_BLOCK)
   budget = BLOCK_BYTES.get(jax.default_backend(), DEFAULT_BLOCK_BYTES)
   row = 4 * B * row_floats
   return T if T * row <= 2 * budget else max(1, budget // row)
+
+
+def is_symbolic(*sizes):
+  """Whether jax.export leaves one of the sizes open."""
+  return any(map(jax.export.is_symbolic_dim, sizes))
 
 
 def keep_pairs(key, rate, start, size, stop):
@@ -192,13 +203,17 @@ class _Run(NamedTuple):
 
 
 def _runs(options, q, keys, mask, key):
-  """Cuts the queries into blocks, and the blocks into runs of equal length."""
+  """Cuts the queries into blocks, and the blocks into runs of equal length.
+
+  Symbolic lengths cannot be compared: all blocks are one run then.
+  """
   T, S = q.shape[2], keys[0].shape[2]
   n = -(-T // options.block)
-  t = -(-T // n)
+  t = options.block if is_symbolic(T) else -(-T // n)
   mask = mask and mask.pad_rows(n * t - T)
   cuts = [0, n]
-  if mask and mask.causal and mask.q_positions is None:
+  causal = mask and mask.causal and mask.q_positions is None
+  if causal and not is_symbolic(T, S):
     cuts = [n * i // CAUSAL_PARTS for i in range(CAUSAL_PARTS + 1)]
 
   def run(first, last):

@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-from collab.attention import block_math, flash_devices, flash_tiles
+from collab.attention import block_math, blocks, flash_devices, flash_tiles
 from collab.attention.flash_tiles import Rows
 
 MASKED = block_math.MASKED
@@ -217,7 +217,7 @@ ACCUMULATORS = 256  # columns of a GPU block's, in float32 registers
 def plan(q, k, v, mask, H, rate, precision):
   """The Flash for these inputs on this backend, or None: XLA runs them.
 
-  None on CPU; with dropout, dense masks or positions of queries; where dtype or
+  None on CPU; with symbolic sizes, dropout, dense masks or positions of queries; where dtype or
   precision is not the kernels'; where there is less than a block of queries or
   keys, or rows are too many or too wide for the fast memory.
 
@@ -227,7 +227,7 @@ def plan(q, k, v, mask, H, rate, precision):
   """
   flash = BACKENDS.get(jax.default_backend())
   (T, K), (S, V) = q.shape[1::2], v.shape[1::2]
-  if flash is None or rate:
+  if flash is None or rate or blocks.is_symbolic(*q.shape, *k.shape):
     return None
   if mask and (mask.dense is not None or mask.q_positions is not None):
     return None

@@ -67,7 +67,8 @@ def attend(
 
   per_head = mask is not None and mask.per_head
   single = q.shape[2] == k.shape[2] == v.shape[2] == 1 and not per_head
-  if single and key_bias is not None and q.shape[1] >= SHARED_FROM:
+  many = blocks.is_symbolic(q.shape[1]) or q.shape[1] >= SHARED_FROM
+  if single and key_bias is not None and many:
     return shared_scores(q, k, v, key_bias, mask, **common(H))
   if _fits_gpu(q, k, v, key_bias, mask, rate):
     o, alive = fused(q, k, v, mask)
@@ -136,7 +137,8 @@ def drop(p, rate, key, broadcast=True):
     return p
   if broadcast:
     return p * blocks.keep_pairs(key, rate, 0, *p.shape[2:])
-  return p * jax.random.bernoulli(key, 1 - rate, p.shape) / (1 - rate)
+  kept = jax.random.bernoulli(key, 1 - rate, p.shape)
+  return jnp.where(kept, p / (1 - rate), 0.0)
 
 
 def mix(p, v, precision=None):
@@ -201,7 +203,7 @@ def shared_scores(
     rate, key, precision, block, flash: as in `blockwise`.
   """
   (B, T), (_, S, H) = q.shape[:2], key_bias.shape
-  bias = key_bias.astype(jnp.promote_types(key_bias.dtype, jnp.float32))
+  bias = key_bias.astype(block_math.at_least_float32(key_bias.dtype))
   sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block, flash)
   o, stats = shared.attend(sides, q, k, v, bias, mask, key)
   return o, stats[:, :, :1, :1] != jnp.inf

@@ -128,9 +128,9 @@ def _weighted(mask, q, k, v, key_bias):
   (B, S, _, V), H = v.shape, key_bias.shape[2]
   top, _, seen = _extent(key_bias, mask)
   w = jnp.exp(jnp.where(seen, key_bias - lax.stop_gradient(top), -jnp.inf))
-  u = (w[..., None] * v).reshape(B, 1, S, H * V)
+  u = (w[..., None] * v.astype(w.dtype)).reshape(B, 1, S, H * V)
   # float16 cannot hold exp(-60); bfloat16 can.
-  dtype = jnp.promote_types(v.dtype, jnp.bfloat16)
+  dtype = block_math.with_range_of_float32(v.dtype)
   keys = k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype)
   return q.swapaxes(1, 2), keys
 
@@ -197,7 +197,7 @@ def _block_backward(q, o, stats, g, keys, allowed, keep, precision):
   if keep is not None:
     da, kept = da * keep, a * keep
   da += block_math.matmul('bgrh,bgsh->bgrs', dden, w, precision)
-  ds = (a * da).astype(k.dtype)
+  ds = (a * da).astype(block_math.with_range_of_float32(k.dtype))
   du = block_math.matmul_tn(kept.astype(u.dtype), dnum, precision)
   dw = block_math.matmul_tn(a.astype(w.dtype), dden, precision)
   dk = block_math.matmul_tn(ds, q, precision)

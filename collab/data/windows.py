@@ -127,6 +127,7 @@ def _answer(question, places):
   """First and last token of the first answer, int [2]; -1, -1 if none.
 
   The fewest tokens that have all of its characters, but for blanks around it.
+  A tokenizer may drop characters: if it drops all of them, no token has any.
   """
   if not question.answers:
     return np.array([-1, -1])
@@ -135,4 +136,4 @@ def _answer(question, places):
   end = start + len(text.rstrip())
   first = np.searchsorted(places[:, 1], begin, 'right')
   last = np.searchsorted(places[:, 0], end, 'left') - 1
-  return np.array([first, last])
+  return np.array([first, last] if first <= last else [-1, -1])

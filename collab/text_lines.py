@@ -24,6 +24,19 @@ def opened(path):
     raise ValueError(f'{path}: damaged or unreadable: {error}') from error
 
 
+def whole(path):
+  """The text of a file; a ValueError that names it if it is bad."""
+  with opened(path) as file:
+    data = file.read()
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = data.count(b'\n', 0, error.start) + 1
+    raise ValueError(
+      f'{path}, line {line}: invalid UTF-8, or damaged.'
+    ) from error
+
+
 def of_path(path):
   """Yields the lines of a file, plain or .gz, without their ends.
 
@@ -57,7 +70,8 @@ def of_file(file, name):
   try:
     for number, line in enumerate(file, 1):
       text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-      yield text.removesuffix('\n').removesuffix('\r')
+      if text:  # a mark and nothing else is no line
+        yield text.removesuffix('\r\n').removesuffix('\n')
   except UnicodeDecodeError as error:
     raise ValueError(
       f'{name}, line {number}: invalid UTF-8 (byte {error.start + 1} of the '

@@ -183,16 +183,12 @@ def read(path, version, split='') -> list[Question]:
 
 def _articles(path):
   try:
-    with text_lines.opened(path) as file:
-      found = json_text.parse(file.read().decode('utf-8-sig'))
+    found = json_text.parse(text_lines.whole(path))
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{path}, line {error.lineno}: no JSON, or damaged: {error.msg} (column '
       f'{error.colno}).'
     ) from error
-  except UnicodeDecodeError as error:
-    line = error.object.count(b'\n', 0, error.start) + 1
-    raise ValueError(f'{path}, line {line}: invalid UTF-8.') from error
   return _get(found, 'data', list, path, '')
 
 

@@ -219,7 +219,7 @@ def prepare(workdir, vocabulary, lines, vocab_size, kind='bpe') -> Tokenizer:
     return load(kept)
   if vocabulary:
     load(vocabulary)  # refuses what is none
-    _write(Path(kept), Path(vocabulary).read_text('utf-8'))
+    _write(Path(kept), read(vocabulary))
     return load(kept)
   return train(lines(), vocab_size, kept, kind)
 
@@ -230,13 +230,14 @@ def load(path) -> Tokenizer:
   Raises:
     ValueError: no such file, damaged, or another kind of tokenizer.
   """
-  try:
-    text = Path(path).read_text('utf-8')
-  except FileNotFoundError as error:
-    raise ValueError(f'There is no tokenizer file {path}.') from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path} is no tokenizer file, or damaged.') from error
-  return parse(text, path)
+  return parse(read(path), path)
+
+
+def read(path) -> str:
+  """The text of a tokenizer's file; a ValueError if there is none."""
+  if not Path(path).exists():
+    raise ValueError(f'There is no tokenizer file {path}.')
+  return text_lines.whole(Path(path))
 
 
 def parse(text, path) -> Tokenizer:

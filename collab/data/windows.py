@@ -44,6 +44,8 @@ class Windows(NamedTuple):
     """The paragraph's text from place `first` to `last` of a window's row."""
     shift = self.begin[window] - self.rows.second[window]
     places = self.characters[self.question[window]]
+    if not len(places):  # the tokenizer drops all of the paragraph
+      return ''
     begin, end = places[first + shift, 0], places[last + shift, 1]
     return context[begin:end].strip()
 
@@ -112,7 +114,8 @@ def _encode(texts, tokenizer):
   texts = iter(texts)
   while chunk := list(islice(texts, CHUNK)):
     for ids, places in tokenizer.encode_with_offsets(chunk):
-      yield np.array(ids, np.int32), np.array(places, np.int32)
+      places = np.array(places, np.int32).reshape(-1, 2)
+      yield np.array(ids, np.int32), places
 
 
 def _with_ids(questions, tokenizer):

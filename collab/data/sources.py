@@ -162,7 +162,9 @@ def tfds(name, source, target, data_dir=None) -> Corpus:
     empty = 0
     for index in range(len(records)):
       row = records[index]
-      pair = [row[side].decode().strip() for side in (source, target)]
+      pair = [
+        text_lines.one(row[side].decode()).strip() for side in (source, target)
+      ]
       if all(pair):
         yield (*pair, '')
       else:

@@ -39,8 +39,7 @@ class Text(NamedTuple):
 
   def lines(self, split):
     """Iterates over the lines of a split; a ValueError if it has none."""
-    empty = f'{self.name}: the split {split} is empty.'
-    return text_lines.at_least_one(self.readers[split](), empty)
+    return _not_empty(self.readers[split](), self.name, split)
 
 
 class Stream(NamedTuple):
@@ -99,7 +98,7 @@ def local(path) -> Text:
     if len(got := found.get(split, [])) != 1:
       names = ', '.join(p.name for p in got) or 'nothing'
       raise ValueError(f'{folder} has {names} for {split}. {expected}')
-  readers = {split: functools.partial(_lines, found[split]) for split in SPLITS}
+  readers = {s: functools.partial(_of_file, found[s][0], s) for s in SPLITS}
   return Text(str(path), _identity(chain(*found.values())), readers)
 
 
@@ -149,7 +148,7 @@ def tfds(name) -> Text:
 
   readers = {split: functools.partial(lines, x) for split, x in parts.items()}
   identity = f'{name} {builder.version} {parts}'
-  return Text(name, _hash('tfds', identity), readers)
+  return Text(name, _hash('tfds-lines', identity), readers)
 
 
 def stream(text, split, tokenizer, folder) -> Stream:
@@ -181,6 +180,15 @@ def _open(place):
   content = cache.unseal(place)
   tokens = np.memmap(place / 'tokens', content['dtype'], 'r')
   return Stream(tokens, content['words'], content['characters'])
+
+
+def _not_empty(lines, name, split):
+  message = f'{name}: the split {split} is empty.'
+  return text_lines.at_least_one(lines, message)
+
+
+def _of_file(path, split):
+  return _not_empty(text_lines.of_path(path), path, split)
 
 
 def _lines(paths):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 import optax
 
-from collab import models, tasks
+from collab import command, models, tasks
 from collab.data import pipeline
 from collab.training import (
   checkpoint,
@@ -231,9 +231,11 @@ def main(argv):
   hosts.join()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
-  config, workdir = CONFIG.value, WORKDIR.value
+  config, workdir = CONFIG.value, command.path(WORKDIR.value)
   if config is None and not workdir:
     raise ValueError('Give --config=configs/....py, or --workdir=DIR to go on.')
+  if config is not None:
+    command.with_paths(config)
   if not workdir:
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = workdirs.default(name, config)
@@ -251,7 +253,7 @@ def main(argv):
     with interrupt.at_once(abandon):
       scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
-      report.append(workdir, RESULTS.value)
+      report.append(workdir, command.path(RESULTS.value))
   except Exception:
     abandon()
     raise

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: arguments, and the lines of standard input."""
+"""What the commands share: arguments, paths, the lines of standard input."""
 
 import argparse
+import os
+import re
 import sys
+
+from ml_collections import ConfigDict
+
+from collab import text_lines
 
 
 class Parser(argparse.ArgumentParser):
-  """One whose errors are ValueErrors, and which completes no words."""
+  """One whose errors are ValueErrors, and which completes no words.
+
+  An argument without a type is one that may be a path: see `path`.
+  """
 
   def __init__(self, **options):
     super().__init__(
@@ -14,6 +23,7 @@ class Parser(argparse.ArgumentParser):
       allow_abbrev=False,
       **options,
     )
+    self.register('type', None, path)
 
   def error(self, message):
     raise ValueError(message)
@@ -25,10 +35,26 @@ def stdin_lines():
   Raises:
     ValueError: a line is no UTF-8.
   """
-  for number, line in enumerate(sys.stdin.buffer, 1):
-    try:
-      yield line.decode('utf-8').strip()
-    except UnicodeDecodeError as e:
-      raise ValueError(
-        f'Standard input, line {number}: invalid UTF-8 (byte {e.start + 1}).'
-      ) from e
+  for line in text_lines.of_file(sys.stdin.buffer, 'Standard input'):
+    yield line.strip()
+
+
+def path(text):
+  """A path that a user gave, with ~ for the home wherever a path begins.
+
+  Shells know it at the beginning of a word only, and so neither in
+  --workdir=~/run nor in train=~/a.en,~/a.de.
+  """
+  return re.sub(r'(?<![^=,])~[^/=,]*', lambda x: os.path.expanduser(x[0]), text)
+
+
+def with_paths(config):
+  """`path` of all texts of a config: where ~ begins one, it is a path."""
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      with_paths(value)
+    elif isinstance(value, str):
+      config[name] = path(value)
+    elif isinstance(value, tuple):
+      config[name] = tuple(path(x) if isinstance(x, str) else x for x in value)
+  return config

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import command, decoding, trained
+from collab import command, decoding, text_lines, trained
 
 
 def generate(
@@ -121,7 +121,9 @@ def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
 def main(argv):
   parser = command.Parser(prog='python -m collab.generate', description=__doc__)
   parser.add_argument('--workdir', required=True, help='of a run of lm')
-  parser.add_argument('--prompt', help='default: lines of standard input')
+  parser.add_argument(
+    '--prompt', type=str, help='default: lines of standard input'
+  )
   parser.add_argument('--length', type=int, default=100, help='tokens to add')
   parser.add_argument('--temperature', type=float, default=1.0)
   parser.add_argument('--top_k', type=int, default=0, help='0 is all')
@@ -132,7 +134,7 @@ def main(argv):
   model, params, words, _ = trained.load(workdir, 'lm')
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
   for line in generate(model, params, words, list(prompts), **args):
-    print(line)
+    print(text_lines.one(line))
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ One line in, one line out; an empty line stays empty.
 
 import sys
 
-from collab import command, trained
+from collab import command, text_lines, trained
 from collab.tasks import wmt14
 
 
@@ -29,7 +29,7 @@ def main(argv):
     wmt14.translate(model, params, words, full, beam=beam, alpha=alpha)
   )
   for line in lines:
-    print(next(found) if line else '')
+    print(text_lines.one(next(found)) if line else '')
 
 
 if __name__ == '__main__':

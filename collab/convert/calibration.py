@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab import models, tasks
-from collab.data import examples, files, tokenizer
+from collab import models, tasks, text_lines
+from collab.data import examples, tokenizer
 
 TRAIN = 'train'  # instead of a file: the run's own data
 
@@ -53,7 +53,7 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
       f'{source.folder} has no tokenizer.json to read {path} with.'
     )
   words = tokenizer.parse(source.tokenizer, f'{source.folder}/tokenizer.json')
-  texts = [line.strip() for _, line in files.lines(pathlib.Path(path))]
+  texts = [line.strip() for line in text_lines.of_path(pathlib.Path(path))]
   texts = [text for text in texts if text]
   if not texts:
     raise ValueError(f'calibration={path} has no text.')

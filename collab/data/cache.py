@@ -9,13 +9,12 @@ import os
 from pathlib import Path
 import shutil
 from typing import NamedTuple
-from uuid import uuid4
 import zlib
 
 import numpy as np
 from tqdm import tqdm
 
-from collab import json_text
+from collab import atomic, json_text
 
 CHUNK = 8192  # pairs tokenised at a time
 
@@ -120,21 +119,20 @@ def complete(place, fill, read, say=print):
       return read(place)
     except (OSError, ValueError, LookupError, TypeError) as error:
       say(f'The cache {place} is damaged ({error}): making it anew.')
-  temporary = place.with_name(f'{place.name}.tmp-{uuid4().hex[:8]}')
   try:
-    temporary.mkdir(parents=True)
-    fill(temporary)
-    shutil.rmtree(place, ignore_errors=True)  # damaged
-    try:
-      os.rename(temporary, place)
-    except OSError:
-      if not place.exists():  # another process was first: take its
-        raise
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.beside(place) as new:
+      new.mkdir()
+      fill(new)
+      shutil.rmtree(place, ignore_errors=True)  # damaged
+      try:
+        os.rename(new, place)
+      except OSError:
+        if not place.exists():  # another process was first: take its
+          raise
     return read(place)
   except OSError as error:
     raise ValueError(f'Cannot write the cache {place}: {error}') from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def seal(place, **content):
@@ -200,8 +198,6 @@ def _fill(place, corpus, split, tokenizer):
       for file, ids, side in zip((source, target), chunk, lengths, strict=True):
         np.fromiter(chain.from_iterable(ids), dtype).tofile(file)
         side.append(np.fromiter(map(len, ids), np.int64))
-  if not lengths[0]:
-    raise ValueError(f'{corpus.name}: the split {split} has no pairs.')
   for name, side in zip(names, lengths, strict=True):
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(side))])
     offsets.astype(np.int64).tofile(place / f'{name}.offsets')

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local parallel text: which files belong to a split, and their lines."""
 
-import gzip
 from itertools import zip_longest
 from pathlib import Path
-import zlib
+
+from collab import text_lines
 
 PREFIXES = {
   'train': ('train',),
@@ -108,25 +108,6 @@ def _named(folder, files, expected):
   return {split: found[split] for split in PREFIXES if split in found}
 
 
-def lines(path):
-  """Lines of a file, plain or .gz: (number, text with its end of line)."""
-  number = 0
-  try:
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-      for number, line in enumerate(file, 1):
-        # Only \n ends a line: str.splitlines would end one at U+2028 as well.
-        yield number, line.decode('utf-8-sig' if number == 1 else 'utf-8')
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'{path}, line {number}: invalid UTF-8 (byte {error.start + 1} of the '
-      f'line is 0x{error.object[error.start]:02x}).'
-    ) from error
-  except (OSError, EOFError, zlib.error) as error:
-    raise ValueError(
-      f'{path}: damaged or unreadable after line {number}: {error}'
-    ) from error
-
-
 def read(paths, dropped):
   """Rows (source, target, category) of one TSV or of two files of lines.
 
@@ -147,8 +128,8 @@ def read(paths, dropped):
 
 
 def _read_tsv(path):
-  for number, line in lines(path):
-    columns = line.rstrip('\r\n').split('\t')
+  for number, line in enumerate(text_lines.of_path(path), 1):
+    columns = line.split('\t')
     if not line.strip():
       columns = ['', '']
     if len(columns) not in (2, 3):
@@ -160,11 +141,10 @@ def _read_tsv(path):
 
 
 def _read_two(*paths):
-  none = (0, None)
-  sides = [lines(p) for p in paths]
-  for (n, source), (m, target) in zip_longest(*sides, fillvalue=none):
+  sides = [text_lines.of_path(p) for p in paths]
+  for number, (source, target) in enumerate(zip_longest(*sides)):
     if source is None or target is None:
-      counts = [max(n, m) - 1] * 2
+      counts = [number] * 2
       longer = int(source is None)
       counts[longer] += 1 + sum(1 for _ in sides[longer])
       raise ValueError(

@@ -12,11 +12,13 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-from collab.data import files, prepared
+from collab import text_lines
+from collab.data import prepared
 from collab.data.examples import Example, Parts
 
 ENTAILED = ('entailment', 'not_entailment')
 MALFORMED = ('fatal', 'skip')
+UNDECIDED = '-'  # the label of a pair that its annotators did not agree on
 
 
 class Table(NamedTuple):
@@ -94,7 +96,7 @@ def local(name, path, malformed='fatal') -> Parts:
     name: a key of TABLES.
     path: the folder that has CoLA, SST-2, ...
     malformed: 'fatal', or 'skip' to leave out and count rows with a wrong
-      number of columns. QQP is published with a few.
+      number of columns, of which QQP is published with a few, or UNDECIDED.
 
   Raises:
     ValueError: no such folder or file, malformed is neither; and while
@@ -169,10 +171,15 @@ def existing(path):
 
 def _read(path, table, skip, skipped):
   """Yields the Examples of a file."""
-  rows, header, count, bad = files.lines(path), table.header, 0, 0
+  found = _examples(path, table, skip, skipped)
+  return text_lines.at_least_one(found, f'{path} has no examples.')
+
+
+def _examples(path, table, skip, skipped):
+  rows, header, bad = text_lines.records(path), table.header, 0
   if not header:
-    number, line = next(rows, (0, ''))
-    header = _columns(line)
+    _, line = next(rows, (0, ''))
+    header = line.split('\t')
   wanted = (*table.texts, table.label)
   if not set(wanted) <= set(header):
     raise ValueError(
@@ -181,13 +188,19 @@ def _read(path, table, skip, skipped):
     )
   *texts, label = map(header.index, wanted)
   for number, line in rows:
-    columns = _columns(line)
+    columns = line.split('\t')
     if len(columns) != len(header):
-      if not skip:
-        raise ValueError(
-          f'{path}, line {number}: {len(columns)} columns, expected '
-          f"{len(header)} (data.malformed='skip' leaves such rows out)."
-        )
+      fault = f'{len(columns)} columns, expected {len(header)}'
+    elif columns[label] == UNDECIDED:
+      fault = f'the label is {UNDECIDED!r}, that of no class'
+    else:
+      fault = ''
+    if fault and not skip:
+      raise ValueError(
+        f"{path}, line {number}: {fault} (data.malformed='skip' leaves such "
+        'rows out).'
+      )
+    if fault:
       bad += 1
       continue
     try:
@@ -195,15 +208,8 @@ def _read(path, table, skip, skipped):
     except ValueError as e:
       raise ValueError(f'{path}, line {number}: {e}.') from e
     yield Example(tuple(columns[i] for i in texts), found)
-    count += 1
-  if not count:
-    raise ValueError(f'{path} has no examples.')
   if bad:
     skipped[str(path)] = bad
-
-
-def _columns(line):
-  return line.rstrip('\r\n').split('\t')
 
 
 def label_id(label, labels):

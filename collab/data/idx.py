@@ -5,11 +5,11 @@ Two zero bytes, the type (8: uint8), the number of dimensions, each dimension as
 a big-endian int32, the values in C order.
 """
 
-import gzip
 import math
-import zlib
 
 import numpy as np
+
+from collab import text_lines
 
 PREFIXES = dict(train='train', test='t10k')
 
@@ -64,11 +64,8 @@ def _find(folder, name, dimensions):
 
 def array(path, dimensions):
   """uint8 array of one file; read-only. Errors as `read`."""
-  try:
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-      data = file.read()
-  except (OSError, EOFError, zlib.error) as error:
-    raise ValueError(f'{path}: damaged or unreadable: {error}') from error
+  with text_lines.opened(path) as file:
+    data = file.read()
   magic = bytes([0, 0, 8, dimensions])
   begin = 4 + 4 * dimensions
   if data[:4] != magic or len(data) < begin:
@@ -77,7 +74,7 @@ def array(path, dimensions):
       f'idx file of bytes in {dimensions} dimensions.'
     )
   shape = np.frombuffer(data[4:begin], '>i4').tolist()
-  if len(data) - begin != math.prod(shape):
+  if min(shape) < 0 or len(data) - begin != math.prod(shape):
     raise ValueError(
       f'{path} has {len(data) - begin} values, but its header says '
       f'{" x ".join(map(str, shape))}.'

@@ -7,13 +7,15 @@ is held out of their training images, spread evenly over their order, whatever
 the seed. A folder with all three is taken as it is.
 """
 
+from collections import Counter
 import dataclasses
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from collab.data import idx, prepared
 
@@ -86,7 +88,7 @@ class Encoded:
     """
     name, data, label = self.records[int(self.rows[i])]
     try:
-      image = Image.open(io.BytesIO(data)).convert(MODES[self.channels])
+      image = decode(data).convert(MODES[self.channels])
     except Exception as error:  # Pillow's formats raise what they like
       if self.damaged is None:
         raise ValueError(
@@ -101,6 +103,30 @@ class Encoded:
     return dataclasses.replace(self, rows=self.rows[rows])
 
 
+def decode(data):
+  """The bytes of an image file as it is to be seen: Pillow's image, 8 bits.
+
+  Turned as its EXIF orientation says, on white where it is transparent. Of 16
+  bits, mode I too, the upper 8 count; for what goes beyond, and for fractions,
+  no format says what is white.
+
+  Raises:
+    ValueError: pixels of more than 16 bits; and what Pillow raises.
+  """
+  image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+  if image.mode.startswith(('I', 'F')):
+    pixels = np.asarray(image)
+    if image.mode == 'F' or pixels.min() < 0 or pixels.max() >= 2**16:
+      raise ValueError(f'pixels of mode {image.mode}, expected 8 or 16 bits')
+    clear = pixels == image.info.get('transparency')
+    return Image.fromarray(np.where(clear, 255, pixels >> 8).astype(np.uint8))
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return image
+
+
 class Source(NamedTuple):
   """Labelled images.
 
@@ -109,12 +135,14 @@ class Source(NamedTuple):
     classes: their names; a label is an index of it.
     splits: 'train', 'val' and 'test': Memory or Encoded.
     damaged: names of images that did not decode, so far.
+    ignored: files in folders of images that are no images here, by ending.
   """
 
   name: str
   classes: tuple[str, ...]
   splits: dict
   damaged: set
+  ignored: dict[str, int]
 
 
 def read(*, corpus, path='', channels=3, held_out=0, damaged='error'):
@@ -137,13 +165,13 @@ def read(*, corpus, path='', channels=3, held_out=0, damaged='error'):
     )
   if channels not in MODES:
     raise ValueError(f'{channels} channels (of data.mean); expected 1 or 3.')
-  skipped = set() if damaged == 'skip' else None
+  skipped, ignored = set() if damaged == 'skip' else None, Counter()
   if path:
     folder = Path(path)
     if idx.there(folder):
       found = _idx(folder)
     else:
-      found = _folders(folder, channels, skipped)
+      found = _folders(folder, channels, skipped, ignored)
   elif corpus == 'sample':
     found = _digits()
   elif corpus in TFDS:
@@ -164,7 +192,8 @@ def read(*, corpus, path='', channels=3, held_out=0, damaged='error'):
       f'{name} has images of {images.images.shape[-1]} channel; data.mean and '
       f'data.std have {channels}.'
     )
-  return Source(name, classes, splits, set() if skipped is None else skipped)
+  damaged = set() if skipped is None else skipped
+  return Source(name, classes, splits, damaged, dict(ignored))
 
 
 def _hold_out(train, n, name):
@@ -219,7 +248,7 @@ class _Files:
     return str(self.paths[i]), self.paths[i].read_bytes(), int(self.labels[i])
 
 
-def _folders(folder, channels, damaged):
+def _folders(folder, channels, damaged, ignored):
   """SPLIT/CLASS/IMAGE; classes are the folders of 'train', by name."""
   names = [s for s in ('train', 'val', 'test') if (folder / s).is_dir()]
   if 'train' not in names or len(names) == 1:
@@ -227,26 +256,50 @@ def _folders(folder, channels, damaged):
     raise ValueError(f'{folder} {there} in a known layout. {EXPECTED}')
   classes, splits = (), {}
   for name in names:
-    mine = sorted(p.name for p in (folder / name).iterdir() if p.is_dir())
-    classes = classes or tuple(mine)
-    unknown = sorted(set(mine) - set(classes))
+    found = _by_class(folder / name, ignored)
+    classes = classes or tuple(found)
+    unknown = sorted(found.keys() - set(classes))
     if unknown:
       raise ValueError(
         f"{folder / name} has the class '{unknown[0]}', which "
         f'{folder / "train"} has not.'
       )
-    found = [
-      (path, classes.index(label))
-      for label in mine
-      for path in sorted((folder / name / label).iterdir())
-      if path.suffix.lower() in ENDINGS
-    ]
-    paths, labels = zip(*found, strict=True) if found else ((), ())
-    records = _Files(paths, np.array(labels, np.int32))
+    empty = [label for label in found if not found[label]]
+    if empty and empty != list(
+      found
+    ):  # all of them: an empty split, see `read`
+      raise ValueError(
+        f"{folder / name} has the class '{empty[0]}' without an image of "
+        f'{", ".join(ENDINGS)}; expected one at least.'
+      )
+    paths = [path for label in found for path in found[label]]
+    counts = [len(found.get(label, ())) for label in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    records = _Files(paths, labels)
     splits[name] = Encoded(records, np.arange(len(paths)), channels, damaged)
   if 'test' not in splits:  # as ImageNet, whose 'test' is not published
     splits['test'] = splits.pop('val')
   return classes, splits
+
+
+def _by_class(folder, ignored):
+  """{class: paths of its images}, by name; counts what else is there.
+
+  What is hidden is none of the data: notebooks and systems leave such names.
+  """
+  found = {}
+  for place, folders, files in os.walk(folder, followlinks=True):
+    folders[:] = sorted(name for name in folders if not name.startswith('.'))
+    place = Path(place)
+    if place == folder:
+      found = {name: [] for name in folders}
+    for name in sorted(name for name in files if not name.startswith('.')):
+      path = place / name
+      if place.parent == folder and path.suffix.lower() in ENDINGS:
+        found[place.name].append(path)
+      else:
+        ignored[path.suffix.lower() or name] += 1
+  return found
 
 
 # TFDS -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import hashlib
 import os
 from typing import NamedTuple
 
+from collab import text_lines
 from collab.data import files as local
 from collab.data import prepared, samples
 
@@ -49,14 +50,17 @@ class Corpus(NamedTuple):
 
     Raises:
       ValueError: there is no such split; and while iterating: invalid UTF-8, a
-        damaged file, sides of different length, a wrong number of columns.
+        damaged file, sides of different length, a wrong number of columns, no
+        pair at all.
     """
     if split not in self.readers:
       raise ValueError(
         f"{self.name} has no split '{split}', only "
         f'{", ".join(self.splits)}. {self.expected}'
       )
-    return self.readers[split]()
+    files = ' and '.join(self.files.get(split, ())) or self.name
+    empty = f'{self.name}: the split {split} has no pairs ({files}).'
+    return text_lines.at_least_one(self.readers[split](), empty)
 
   def pairs(self, split) -> Iterator[tuple[str, str]]:
     """Iterates over (source, target) of a split; errors as `rows`."""
@@ -158,7 +162,9 @@ def tfds(name, source, target, data_dir=None) -> Corpus:
     empty = 0
     for index in range(len(records)):
       row = records[index]
-      pair = [row[side].decode().strip() for side in (source, target)]
+      pair = [
+        text_lines.one(row[side].decode()).strip() for side in (source, target)
+      ]
       if all(pair):
         yield (*pair, '')
       else:

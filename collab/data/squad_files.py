@@ -7,13 +7,11 @@
 
 from collections.abc import Callable
 import functools
-import gzip
 import json
 from pathlib import Path
 from typing import NamedTuple
-import zlib
 
-from collab import json_text
+from collab import json_text, text_lines
 from collab.data import prepared
 
 VERSIONS = ('v1.1', 'v2.0')
@@ -185,18 +183,12 @@ def read(path, version, split='') -> list[Question]:
 
 def _articles(path):
   try:
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-      found = json_text.parse(file.read().decode('utf-8-sig'))
+    found = json_text.parse(text_lines.whole(path))
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{path}, line {error.lineno}: no JSON, or damaged: {error.msg} (column '
       f'{error.colno}).'
     ) from error
-  except UnicodeDecodeError as error:
-    line = error.object.count(b'\n', 0, error.start) + 1
-    raise ValueError(f'{path}, line {line}: invalid UTF-8.') from error
-  except (OSError, EOFError, zlib.error) as error:
-    raise ValueError(f'{path}: damaged or unreadable: {error}') from error
   return _get(found, 'data', list, path, '')
 
 

@@ -14,7 +14,8 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from collab.data import cache, files, prepared
+from collab import text_lines
+from collab.data import cache, prepared
 from collab.data.sources import SPLITS
 
 CHUNK = 8192  # lines tokenised at a time
@@ -29,7 +30,7 @@ class Text(NamedTuple):
     name: what it is, for people.
     fingerprint: changes when the text may have changed.
     readers: split -> function that starts an iterator of lines, as str without
-      the end of line.
+      the end of line (see `text_lines`).
   """
 
   name: str
@@ -37,7 +38,8 @@ class Text(NamedTuple):
   readers: dict[str, Callable]
 
   def lines(self, split):
-    return self.readers[split]()
+    """Iterates over the lines of a split; a ValueError if it has none."""
+    return _not_empty(self.readers[split](), self.name, split)
 
 
 class Stream(NamedTuple):
@@ -96,7 +98,7 @@ def local(path) -> Text:
     if len(got := found.get(split, [])) != 1:
       names = ', '.join(p.name for p in got) or 'nothing'
       raise ValueError(f'{folder} has {names} for {split}. {expected}')
-  readers = {split: functools.partial(_lines, found[split]) for split in SPLITS}
+  readers = {s: functools.partial(_of_file, found[s][0], s) for s in SPLITS}
   return Text(str(path), _identity(chain(*found.values())), readers)
 
 
@@ -112,7 +114,7 @@ def sample() -> Text:
   parts = {split: [] for split in SPLITS}
   for name in sorted(topics):
     split = {0: 'test', 1: 'val'}.get(zlib.crc32(name.encode()) % 10, 'train')
-    parts[split] += topics[name].splitlines()
+    parts[split] += text_lines.of_bytes(topics[name].encode(), name)
 
   def lines(split):
     later = SPLITS[SPLITS.index(split) + 1 :]
@@ -141,11 +143,12 @@ def tfds(name) -> Text:
   def lines(part):
     records = builder.as_data_source(split=part)
     for i in range(len(records)):
-      yield from records[i]['text'].decode().splitlines()
+      name = f'{builder.info.full_name}, {part}, record {i}'
+      yield from text_lines.of_bytes(records[i]['text'], name)
 
   readers = {split: functools.partial(lines, x) for split, x in parts.items()}
   identity = f'{name} {builder.version} {parts}'
-  return Text(name, _hash('tfds', identity), readers)
+  return Text(name, _hash('tfds-lines', identity), readers)
 
 
 def stream(text, split, tokenizer, folder) -> Stream:
@@ -170,8 +173,6 @@ def _fill(place, text, split, tokenizer):
       np.fromiter(flat, dtype).tofile(file)
       words += sum(len(line.split()) + 1 for line in chunk)
       characters += sum(len(line) + 1 for line in chunk)
-  if not words:
-    raise ValueError(f'{text.name}: the split {split} is empty.')
   cache.seal(place, dtype=dtype.__name__, words=words, characters=characters)
 
 
@@ -181,10 +182,18 @@ def _open(place):
   return Stream(tokens, content['words'], content['characters'])
 
 
+def _not_empty(lines, name, split):
+  message = f'{name}: the split {split} is empty.'
+  return text_lines.at_least_one(lines, message)
+
+
+def _of_file(path, split):
+  return _not_empty(text_lines.of_path(path), path, split)
+
+
 def _lines(paths):
   for path in paths:
-    for _, line in files.lines(path):
-      yield line.rstrip('\r\n')
+    yield from text_lines.of_path(path)
 
 
 def _by_checksum(lines):

@@ -6,29 +6,33 @@ A space goes before every sentence and is taken off again, so that a word has
 the same ids at the beginning of a sentence as within.
 """
 
-import contextlib
 import hashlib
+from itertools import pairwise
 import os
 from pathlib import Path
+import re
 import sys
-from uuid import uuid4
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
+from collab import atomic, text_lines
+
 SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>', '<mask>')
 PAD, BOS, EOS, UNK, MASK = range(5)
-OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', mask='<mask>')
+OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>', mask='<mask>')
 SMALLEST = len(SPECIAL) + 256  # a token for each byte
+LONGEST = 256  # characters of a word that BPE learns from in one piece
+_LONG = re.compile(rf'\S{{{LONGEST}}}|\s{{{LONGEST}}}')
 
 
 # What the special tokens are called elsewhere: BERT's, ALBERT's, RoBERTa's and
-# GPT-2's names. The last has one for all and none to mask with.
+# GPT-2's names. The last has one for all, none to mask with, none unknown.
 ELSEWHERE = (
-  dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', mask='[MASK]'),
-  dict(pad='<pad>', bos='[CLS]', eos='[SEP]', mask='[MASK]'),
-  dict(pad='<pad>', bos='<s>', eos='</s>', mask='<mask>'),
+  dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', unk='[UNK]', mask='[MASK]'),
+  dict(pad='<pad>', bos='[CLS]', eos='[SEP]', unk='<unk>', mask='[MASK]'),
+  dict(pad='<pad>', bos='<s>', eos='</s>', unk='<unk>', mask='<mask>'),
   dict.fromkeys(('pad', 'bos', 'eos'), '<|endoftext|>'),
 )
 
@@ -39,7 +43,8 @@ class Tokenizer:
   Attributes:
     vocab_size: number of ids, special ones included.
     pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 of ours; mask_id is None where
-      there is none. No text encodes to them, not even '<eos>'.
+      there is none. No text encodes to them, not even '<eos>': where words
+      have ids, it is an unknown word, as '<unk>' is.
     between: ids between two texts of a row: <eos>, of RoBERTa twice.
     special: ids of all special tokens.
     ours: whether it is of this project, so that any text comes back.
@@ -59,6 +64,8 @@ class Tokenizer:
     self.between = (self.eos_id,) * (1 + (names.get('bos') == '<s>'))
     added = rules.get_added_tokens_decoder().items()
     self.special = {i for i, token in added if token.special} | {*ids.values()}
+    self._unk_id = ids.get('unk')
+    self._never = self.special - {self._unk_id}
     self.vocab_size = rules.get_vocab_size()
     text = rules.to_str().encode()
     self.fingerprint = hashlib.sha256(text).hexdigest()[:16]
@@ -68,7 +75,7 @@ class Tokenizer:
     batch = self._rules.encode_batch_fast(
       [f'{self._blank}{text}' for text in texts], add_special_tokens=False
     )
-    return [encoding.ids for encoding in batch]
+    return [self._of_text(encoding.ids) for encoding in batch]
 
   def encode(self, text) -> list[int]:
     """Ids of a text, without <bos> and <eos>."""
@@ -86,11 +93,22 @@ class Tokenizer:
     n = len(self._blank)
     return [
       (
-        found.ids,
+        self._of_text(found.ids),
         [(max(start - n, 0), end - n) for start, end in found.offsets],
       )
       for found in batch
     ]
+
+  def _of_text(self, ids):
+    """Ids as they are, but for words that look like special tokens: <unk>."""
+    if self._never.isdisjoint(ids):
+      return ids
+    if self._unk_id is None:
+      raise ValueError(
+        'A text has a special token of the tokenizer, which has none for the '
+        'unknown.'
+      )
+    return [self._unk_id if i in self._never else i for i in ids]
 
   def decode(self, ids) -> str:
     """The text of ids; special ones are left out.
@@ -125,25 +143,20 @@ def train(lines, vocab_size, path, kind='bpe') -> Tokenizer:
       f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
       f'byte and {len(SPECIAL)} special ones.'
     )
-  count = 0
-
-  def counted():
-    nonlocal count
-    # disable=None: no bar where standard error is not a terminal.
-    for line in tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None):
-      count += 1
-      yield f' {line}'
-
-  rules, trainer = KINDS[kind](vocab_size)
-  rules.train_from_iterator(counted(), trainer)
-  if not count:
-    raise ValueError('The tokenizer got no lines to train on.')
+  # disable=None: no bar where standard error is not a terminal.
+  lines = tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None)
+  empty = 'The tokenizer got no lines to train on.'
+  lines = text_lines.at_least_one(lines, empty)
+  rules, trainer, pieces = KINDS[kind](vocab_size)
+  rules.train_from_iterator(
+    (x for line in lines for x in pieces(line)), trainer
+  )
   _write(Path(path), rules.to_str(pretty=True))
   return Tokenizer(rules)
 
 
 def _bpe(vocab_size):
-  """Untrained rules, and what trains them."""
+  """Untrained rules, what trains them, and the texts to train on of a line."""
   rules = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
   rules.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -152,20 +165,40 @@ def _bpe(vocab_size):
     ]
   )
   rules.decoder = decoders.ByteLevel()
-  return rules, trainers.BpeTrainer(
-    vocab_size=vocab_size,
-    special_tokens=list(SPECIAL),
-    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    show_progress=sys.stderr.isatty(),
+  return (
+    rules,
+    trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      special_tokens=list(SPECIAL),
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=sys.stderr.isatty(),
+    ),
+    _broken,
   )
+
+
+def _broken(line):
+  """A line in pieces without longer words, which cost the square of it."""
+  line = f' {line}'
+  ends = [found.end() for found in _LONG.finditer(line)]
+  return [line[begin:end] for begin, end in pairwise([0, *ends, len(line)])]
 
 
 def _words(vocab_size):
   rules = tokenizers.Tokenizer(models.WordLevel(unk_token=SPECIAL[UNK]))
   rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-  return rules, trainers.WordLevelTrainer(
-    vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+  return (
+    rules,
+    trainers.WordLevelTrainer(
+      vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+    ),
+    _not_special,
   )
+
+
+def _not_special(line):
+  """The words that get ids of their own, as one text."""
+  return [' '.join(word for word in line.split() if word not in SPECIAL)]
 
 
 KINDS = dict(bpe=_bpe, words=_words)
@@ -186,7 +219,7 @@ def prepare(workdir, vocabulary, lines, vocab_size, kind='bpe') -> Tokenizer:
     return load(kept)
   if vocabulary:
     load(vocabulary)  # refuses what is none
-    _write(Path(kept), Path(vocabulary).read_text('utf-8'))
+    _write(Path(kept), read(vocabulary))
     return load(kept)
   return train(lines(), vocab_size, kept, kind)
 
@@ -197,13 +230,14 @@ def load(path) -> Tokenizer:
   Raises:
     ValueError: no such file, damaged, or another kind of tokenizer.
   """
-  try:
-    text = Path(path).read_text('utf-8')
-  except FileNotFoundError as error:
-    raise ValueError(f'There is no tokenizer file {path}.') from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path} is no tokenizer file, or damaged.') from error
-  return parse(text, path)
+  return parse(read(path), path)
+
+
+def read(path) -> str:
+  """The text of a tokenizer's file; a ValueError if there is none."""
+  if not Path(path).exists():
+    raise ValueError(f'There is no tokenizer file {path}.')
+  return text_lines.whole(Path(path))
 
 
 def parse(text, path) -> Tokenizer:
@@ -237,14 +271,12 @@ def parse(text, path) -> Tokenizer:
 
 def _write(path, text):
   """Writes a file whole or not at all."""
-  temporary = path.with_name(f'{path.name}.tmp-{uuid4().hex[:8]}')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text, 'utf-8')
-    os.replace(temporary, path)
+    with atomic.beside(path) as new:
+      new.write_text(text, 'utf-8')
+      os.replace(new, path)
   except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
     raise ValueError(
       f'Cannot write the tokenizer to {path}: {error}'
     ) from error

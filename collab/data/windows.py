@@ -44,6 +44,8 @@ class Windows(NamedTuple):
     """The paragraph's text from place `first` to `last` of a window's row."""
     shift = self.begin[window] - self.rows.second[window]
     places = self.characters[self.question[window]]
+    if not len(places):  # the tokenizer drops all of the paragraph
+      return ''
     begin, end = places[first + shift, 0], places[last + shift, 1]
     return context[begin:end].strip()
 
@@ -112,7 +114,8 @@ def _encode(texts, tokenizer):
   texts = iter(texts)
   while chunk := list(islice(texts, CHUNK)):
     for ids, places in tokenizer.encode_with_offsets(chunk):
-      yield np.array(ids, np.int32), np.array(places, np.int32)
+      places = np.array(places, np.int32).reshape(-1, 2)
+      yield np.array(ids, np.int32), places
 
 
 def _with_ids(questions, tokenizer):
@@ -127,6 +130,7 @@ def _answer(question, places):
   """First and last token of the first answer, int [2]; -1, -1 if none.
 
   The fewest tokens that have all of its characters, but for blanks around it.
+  A tokenizer may drop characters: if it drops all of them, no token has any.
   """
   if not question.answers:
     return np.array([-1, -1])
@@ -135,4 +139,4 @@ def _answer(question, places):
   end = start + len(text.rstrip())
   first = np.searchsorted(places[:, 1], begin, 'right')
   last = np.searchsorted(places[:, 0], end, 'left') - 1
-  return np.array([first, last])
+  return np.array([first, last] if first <= last else [-1, -1])

@@ -139,6 +139,11 @@ class ImageClassification:
     shown['steps per epoch'] = self.rows.steps_per_epoch
     if self.source.damaged:
       shown['damaged so far, the next image instead'] = len(self.source.damaged)
+    if self.source.ignored:
+      ignored = self.source.ignored.items()
+      shown['files that are no images'] = ', '.join(
+        f'{count} {ending}' for ending, count in ignored
+      )
     return shown
 
   def _rng(self, step, *purpose):

@@ -5,10 +5,11 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 
 import jax
 import numpy as np
+
+from collab import atomic
 
 
 def to_json(value, **options):
@@ -36,19 +37,12 @@ def write_text(path, text):
   Raises:
     OSError: it cannot be written; the old one stays, and nothing else does.
   """
-  path = pathlib.Path(path)
-  new = path.with_name(f'.{path.name}.{os.getpid()}')
-  with naming(path):
-    try:
-      with new.open('w') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-      new.replace(path)
-    except OSError:
-      with contextlib.suppress(OSError):
-        new.unlink()
-      raise
+  with naming(path), atomic.beside(path) as new:
+    with new.open('w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    new.replace(path)
 
 
 @contextlib.contextmanager

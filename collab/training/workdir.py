@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from collab import json_text
+from collab import json_text, text_lines
 from collab.training import files, logs
 
 # What any config has.
@@ -106,7 +106,7 @@ def _take_tokenizer(config, folder):
       f'data.vocabulary={config.data.vocabulary}, but init_from={source} '
       'brings its own.'
     )
-  files.write_text(folder / kept.name, kept.read_text('utf-8'))
+  files.write_text(folder / kept.name, text_lines.whole(kept))
 
 
 def lock(workdir):

@@ -160,8 +160,14 @@ def test_mrpc_as_glue_makes_it(published):
     (
       'rte',
       'RTE/train.tsv',
-      lambda x: x + b'\n',
-      ['line 3: 1 columns, expected 4'],
+      lambda x: x + b'\n' + b'1\tHe ran.\n',
+      ['line 4: 2 columns, expected 4'],
+    ),
+    (
+      'rte',
+      'RTE/train.tsv',
+      lambda x: x.replace(b'\tentailment', b'\t-'),
+      ["line 2: the label is '-', that of no class", "malformed='skip'"],
     ),
     (
       'rte',
@@ -222,12 +228,27 @@ def test_bad_input(published, name, file, change, words):
 def test_rows_left_out(published):
   path = published / 'QQP/train.tsv'
   with path.open('a') as file:
-    file.write('7\t8\t9\tcut\n10\t11\t12\tWhy?\tWhy not?\t0\n\n')
+    file.write('7\t8\t9\tcut\n10\t11\t12\tWhy?\tWhy not?\t0\n')
+    file.write('13\t14\t15\tWho?\tWhat?\t-\n')
   parts = glue.local('qqp', published, 'skip')
   assert [e.label for e in parts.readers['train']()] == [1, 0]
   assert parts.skipped == {str(path): 2}
   with pytest.raises(ValueError, match="'all' is none of fatal, skip"):
     glue.local('qqp', published, 'all')
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\n \n\n'])
+def test_blank_lines_are_no_rows(published, end):
+  whole = {name: read(name, published) for name in glue.TABLES}
+  for path in published.rglob('*'):
+    if path.is_file():
+      with path.open('a', newline='') as file:
+        file.write(end)
+  for malformed in glue.MALFORMED:
+    for name in glue.TABLES:
+      parts = glue.local(name, published, malformed)
+      assert list(parts.readers['train']()) == whole[name]
+      assert not parts.skipped
 
 
 def test_truncated_gzip(published):

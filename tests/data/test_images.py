@@ -89,6 +89,16 @@ def test_idx_truncated_gzip(write, keep):
     ('t10k-labels-idx1-ubyte', b'\0\0\x08\x01\0', 'begins with'),
     ('t10k-labels-idx1-ubyte', b'', "begins with ''"),
     ('t10k-labels-idx1-ubyte', idx(np.full(5, 3)), 'the label 3, which no'),
+    (
+      'train-images-idx3-ubyte',
+      bytes([0, 0, 8, 3]) + np.array([-2, -3, 3], '>i4').tobytes() + bytes(18),
+      '18 values, but its header says -2 x -3 x 3',
+    ),
+    (
+      'train-images-idx3-ubyte',
+      bytes([0, 0, 8, 3]) + np.array([0, -3, 3], '>i4').tobytes(),
+      '0 values, but its header says 0 x -3 x 3',
+    ),
   ],
 )
 def test_idx_of_another_format(write, name, content, message):
@@ -199,6 +209,128 @@ def test_damaged_image(folder, content):
     "damaged is 'drop'; there are error, skip",
     lambda: read(folder, channels=3, damaged='drop'),
   )
+
+
+def test_hidden_names_are_no_classes_and_no_images(folder):
+  before = read(folder, channels=3)
+  for split in ('train', 'val'):
+    (folder / split / '.ipynb_checkpoints').mkdir()
+    (folder / split / '.ipynb_checkpoints' / '0.png').write_bytes(png('green'))
+    (folder / split / 'ant' / '._0.png').write_bytes(b'no image')
+    (folder / split / '.DS_Store').write_bytes(b'x')
+  after = read(folder, channels=3)
+  assert after.classes == before.classes == ('ant', 'bee')
+  assert {k: len(x) for k, x in after.splits.items()} == dict(
+    train=10, val=4, test=4
+  )
+  assert after.ignored == before.ignored == {'README': 1}
+
+
+def test_files_that_are_no_images_are_counted(folder):
+  (folder / 'train' / 'ant' / 'x.webp').write_bytes(png('red', kind='WEBP'))
+  (folder / 'train' / 'ant' / 'deeper').mkdir()
+  (folder / 'train' / 'ant' / 'deeper' / 'x.png').write_bytes(png('red'))
+  (folder / 'val' / 'loose.PNG').write_bytes(png('red'))
+  source = read(folder, channels=3)
+  assert source.ignored == {'README': 1, '.webp': 1, '.png': 2}
+  assert len(source.splits['test']) == 4
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('name', ['x.webp', 'deeper/x.png', ''])
+def test_a_class_without_images(folder, split, name):
+  path = folder / split / 'ant' / name
+  for image in (folder / split / 'ant').iterdir():
+    image.unlink()
+  if name:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(png('red'))
+  refused(
+    f"{folder / split} has the class 'ant' without an image",
+    lambda: read(folder, channels=3),
+  )
+
+
+def test_images_of_one_class_are_labelled_by_the_classes_of_training(folder):
+  for image in (folder / 'val' / 'ant').iterdir():
+    image.unlink()
+  (folder / 'val' / 'ant').rmdir()
+  test = read(folder, channels=3).splits['test']
+  assert [test[i][1] for i in range(len(test))] == [1, 1]
+
+
+def seen(folder, image, channels=1, **options):
+  """What is read of an image that Pillow has written; see `images.decode`."""
+  path = folder / 'train' / 'ant' / '0.png'
+  image.save(path, options.pop('format', 'PNG'), **options)
+  found, _ = read(folder, channels, held_out=2).splits['train'][0]
+  return np.asarray(found).squeeze()
+
+
+def test_grey_of_16_bits(folder):
+  wide = np.linspace(0, 65535, 64).astype(np.uint16).reshape(4, 16)
+  got = seen(folder, Image.fromarray(wide))
+  assert got.ravel()[:4].tolist() == [0, 4, 8, 12]
+  np.testing.assert_array_equal(got, wide >> 8)
+  got = seen(folder, Image.fromarray(wide), channels=3)
+  np.testing.assert_array_equal(got, np.stack([wide >> 8] * 3, -1))
+  # Pillow's mode I, which has 32 bits, in a file that says PNG by its name.
+  image = Image.fromarray(wide.astype(np.int32))
+  np.testing.assert_array_equal(seen(folder, image, format='TIFF'), wide >> 8)
+
+
+@pytest.mark.parametrize(
+  'pixels',
+  [
+    np.full((3, 5), 65536, np.int32),
+    np.full((3, 5), -1, np.int32),
+    np.full((3, 5), 0.5, np.float32),
+  ],
+)
+def test_pixels_without_a_white(folder, pixels):
+  refused(
+    '0.png does not decode (pixels of mode ... expected 8 or 16 bits',
+    lambda: seen(folder, Image.fromarray(pixels), format='TIFF'),
+  )
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA'])
+def test_what_is_transparent_is_white(folder, mode):
+  image = Image.new('RGBA', (3, 2), (90, 90, 90, 0))
+  image.putpixel((0, 0), (90, 90, 90, 255))
+  image.putpixel((1, 0), (90, 90, 90, 51))
+  got = seen(folder, image.convert(mode))
+  assert got.tolist() == [[90, 222, 255], [255, 255, 255]]
+
+
+def test_a_transparent_colour_is_white(folder):
+  image = Image.new('L', (2, 1), 90)
+  image.putpixel((0, 0), 7)
+  assert seen(folder, image, transparency=90).tolist() == [7, 255]
+  palette = image.convert('P')
+  assert seen(folder, palette, transparency=90).tolist() == [7, 255]
+  image = image.convert('RGB')
+  assert seen(folder, image, transparency=(90,) * 3).tolist() == [7, 255]
+
+
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_orientation(folder, turn):
+  """What a camera says of its own turn; 6 and 8 are by a right angle."""
+  pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+  exif = Image.Exif()
+  exif[0x0112] = turn
+  by = {
+    1: pixels,
+    2: np.fliplr(pixels),
+    3: np.rot90(pixels, 2),
+    4: np.flipud(pixels),
+    5: pixels.T,
+    6: np.rot90(pixels, -1),
+    7: np.rot90(pixels, 2).T,
+    8: np.rot90(pixels),
+  }
+  got = seen(folder, Image.fromarray(pixels), exif=exif)
+  np.testing.assert_array_equal(got, by[turn])
 
 
 def test_unreadable_is_not_damaged(folder):

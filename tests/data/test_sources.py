@@ -209,6 +209,34 @@ def test_damaged_gzip(write, keep):
   refused('train.en.gz: damaged', lambda: list(corpus.pairs('train')))
 
 
+@pytest.mark.parametrize('content', ['', '\ufeff', '\n', ' \r\n\n'])
+def test_a_split_without_pairs_names_its_files(write, content):
+  content = content.encode()
+  folder = write(train__en=content, train__de=content, val__tsv=content)
+  corpus = sources.parallel(folder, 'en', 'de')
+  for split, files in dict(
+    train='train.en and train.de', val='val.tsv'
+  ).items():
+    refused(
+      f'the split {split} has no pairs ({files})',
+      lambda s=split: list(corpus.rows(s)),
+    )
+
+
+def test_sides_of_different_length_count_lines_of_one_definition(write):
+  folder = write(
+    train__en='a\u2028b\r\nc\x0cd\n'.encode(), train__de=b'a\x85b\nc\x1cd'
+  )
+  refused('invalid UTF-8', lambda: list(parallel(folder).pairs('train')))
+  (folder / 'train.de').write_bytes('a\x85b\nc\x1cd'.encode())
+  wanted = [('a\u2028b', 'a\x85b'), ('c\x0cd', 'c\x1cd')]
+  assert list(parallel(folder).pairs('train')) == wanted
+
+
+def parallel(folder):
+  return sources.parallel(folder, 'en', 'de')
+
+
 @pytest.mark.parametrize('row, count', [('alone', 1), ('a\tb\tc\td', 4)])
 def test_wrong_columns(write, row, count):
   folder = write(train__tsv=f'a\tb\n{row}\n'.encode())
@@ -217,6 +245,9 @@ def test_wrong_columns(write, row, count):
     f'train.tsv, line 2: {count} columns, expected 2',
     lambda: list(corpus.pairs('train')),
   )
+
+
+TWO_LINES = 'two\nlines', 'zwei\u2028Zeilen\r\n'
 
 
 class TinyTranslate(tfds.core.GeneratorBasedBuilder):
@@ -230,7 +261,7 @@ class TinyTranslate(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(features=features)
 
   def _split_generators(self, dl_manager):
-    rows = [dict(en=en, de=de) for en, de in [*PAIRS, ('', 'leer')]]
+    rows = [dict(en=en, de=de) for en, de in [*PAIRS, ('', 'leer'), TWO_LINES]]
     return dict(
       train=self._generate_examples(rows),
       validation=self._generate_examples(rows[:1]),
@@ -252,7 +283,8 @@ def test_tfds(tmp_path):
   ).download_and_prepare()
   corpus = sources.tfds(name, 'en', 'de', tmp_path)
   assert corpus.splits == ('train', 'val')
-  assert sorted(corpus.pairs('train')) == sorted(PAIRS)
+  two_lines = 'two lines', 'zwei\u2028Zeilen'
+  assert sorted(corpus.pairs('train')) == sorted([*PAIRS, two_lines])
   assert list(corpus.pairs('val')) == PAIRS[:1]
   assert corpus.describe()['empty_lines_dropped'] == {
     'tiny_translate/de-en:train': 1,

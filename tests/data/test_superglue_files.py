@@ -9,6 +9,7 @@ import pytest
 
 from collab.data import superglue
 from collab.data.examples import Example
+from collab.metrics import labels
 
 PASSAGE = 'Ann met Bo in Rome.\n@highlight\nBo left'
 # Folder -> lines as published.
@@ -169,6 +170,53 @@ def test_one_word_has_both_marks(tmp_path):
   assert example.texts == ('The old man saw # * Bo * # when he fell.',)
 
 
+def test_spans_with_punctuation_or_another_case(tmp_path):
+  row = dict(
+    text='Ann\'s "Old friend", said Bo, is she .',
+    target=dict(
+      span1_index=1, span1_text='old friend', span2_index=6, span2_text='She'
+    ),
+    label=True,
+  )
+  lone = dict(span1_index=0, span1_text='Ann')
+  write(tmp_path, dict(WSC=[row, row | dict(target=row['target'] | lone)]))
+  found = [example.texts[0] for example in read('wsc', tmp_path)]
+  assert found[0] == 'Ann\'s * "Old friend", * said Bo, is # she # .'
+  assert found[1].startswith("* Ann's * ")
+
+
+def test_the_pronoun_that_is_misplaced_in_the_published_file(tmp_path):
+  ((text, pronoun, at),) = superglue.MISPLACED
+  target = dict(
+    span1_index=22, span1_text='safe', span2_index=at, span2_text=pronoun
+  )
+  write(tmp_path, dict(WSC=[dict(text=text, target=target, label=False)]))
+  (example,) = read('wsc', tmp_path)
+  assert 'an iron * safe * . Some day' in example.texts[0]
+  assert 'want to use # it # , but' in example.texts[0]
+
+
+def test_a_passage_without_entities_has_no_right_answer(tmp_path):
+  """It stays a question, which counts 0."""
+  row = LINES['ReCoRD'][0]
+  none = row | dict(passage=dict(text=PASSAGE, entities=[]))
+  write(tmp_path, dict(ReCoRD=[row, none]))
+  *_, last = found = read('record', tmp_path)
+  assert {example.group for example in found} == {(1, 0), (2, 0)}
+  assert (last.group, last.label, last.extra) == ((2, 0), 0, ('', ('Bo',)))
+  scores = labels.entity_scores([('Bo', ('Bo',)), last.extra])
+  assert scores == dict(exact_match=0.5, f1=0.5, score=0.5)
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+  write(tmp_path)
+  for name in LINES:
+    whole = read(name.lower(), tmp_path)
+    with (tmp_path / name / 'train.jsonl').open('a') as file:
+      file.write('\n  \n')
+    assert read(name.lower(), tmp_path) == whole
+
+
 def changed(row, **fields):
   return json.dumps(row | fields)
 
@@ -181,7 +229,7 @@ def changed(row, **fields):
       '{"question": "is',
       ['no JSON: Unterminated string', 'column 14'],
     ),
-    ('BoolQ', '', ['no JSON: Expecting value, column 1.']),
+    ('BoolQ', 'x', ['no JSON: Expecting value, column 1.']),
     ('BoolQ', '[1, 2]', ['expected an object, got [1, 2]']),
     ('BoolQ', '{"passage": "a", "label": true}', ["expected 'question', got"]),
     (
@@ -215,6 +263,48 @@ def changed(row, **fields):
         LINES['WSC'][0], target=LINES['WSC'][0]['target'] | dict(span2_index=8)
       ),
       ['span2 is words 8 to 8 of a text of 8'],
+    ),
+    (
+      'WSC',
+      changed(
+        LINES['WSC'][0], target=LINES['WSC'][0]['target'] | dict(span2_index=5)
+      ),
+      ["span2_index is 5, where the text has 'when'; expected 'he'"],
+    ),
+    (
+      'WSC',
+      changed(
+        LINES['WSC'][0],
+        target=LINES['WSC'][0]['target'] | dict(span1_text='The old woman'),
+      ),
+      ["span1_index is 0, where the text has 'The old man'; expected 'The old"],
+    ),
+    (
+      'WiC',
+      changed(LINES['WiC'][0], start1=5),
+      ["sentence1 has 'ank' from 5 to 8, expected a whole word"],
+    ),
+    (
+      'WiC',
+      changed(LINES['WiC'][0], start1=3),
+      ["sentence1 has ' bank' from 3 to 8, expected a whole word"],
+    ),
+    (
+      'ReCoRD',
+      json.dumps(
+        dict(
+          passage=LINES['ReCoRD'][0]['passage'],
+          qas=[dict(query='Who is gone?', answers=[dict(text='Bo')])],
+        )
+      ),
+      ["query is 'Who is gone?', expected @placeholder in it"],
+    ),
+    (
+      'ReCoRD',
+      json.dumps(
+        dict(passage=dict(text='Bo', entities=[dict(start=1, end=2)]), qas=[])
+      ),
+      ['an entity is 1 to 2 of a passage of 2 characters'],
     ),
     (
       'MultiRC',

@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from collab.data import text, tokenizer
 from collab.data.sources import SPLITS
@@ -65,6 +66,52 @@ def test_files_that_name_no_split(tmp_path):
   assert sorted(chain(*parts.values())) == sorted(lines)
   assert 0 < len(parts['val']) < 30
   assert 0 < len(parts['test']) < 30
+
+
+class TinyText(tfds.core.GeneratorBasedBuilder):
+  """A TFDS data set like lm1b, but for its size and its odd lines."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    features = tfds.features.FeaturesDict(dict(text=tfds.features.Text()))
+    return self.dataset_info_from_configs(features=features)
+
+  def _split_generators(self, dl_manager):
+    splits = ('train', 'validation', 'test')
+    return {split: self._generate_examples() for split in splits}
+
+  def _generate_examples(self):
+    yield 0, dict(text=ODD)
+
+
+# Three lines; str.splitlines finds eight.
+ODD = 'a\u2028b\x85c\r\n\nd\x0ce\x1cf\x0bg\n'
+
+
+def test_lines_of_tfds_are_those_of_files(tmp_path, monkeypatch):
+  builder = tfds.builder(
+    'tiny_text', data_dir=tmp_path, file_format='array_record'
+  )
+  builder.download_and_prepare()
+  monkeypatch.setattr(text.prepared, 'builder', lambda *_: builder)
+  for split in SPLITS:
+    (tmp_path / f'{split}.txt').write_bytes(ODD.encode())
+  found = [text.read('tiny_text', ''), text.read('', str(tmp_path))]
+  for split in SPLITS:
+    one, two = (list(x.lines(split)) for x in found)
+    assert one == two == ['a\u2028b\x85c', '', 'd\x0ce\x1cf\x0bg']
+
+
+@pytest.mark.parametrize('content', ['', '\ufeff'])
+def test_an_empty_file_is_named(content, tmp_path):
+  path = write(tmp_path, train__txt=LINES, val__txt=LINES)
+  empty = tmp_path / 'test.txt'
+  empty.write_text(content, 'utf-8')
+  found = text.read('', path)
+  assert list(found.lines('train')) == LINES
+  with pytest.raises(ValueError, match=f'{empty}: the split test is empty'):
+    list(found.lines('test'))
 
 
 def test_sample():

@@ -2,9 +2,11 @@
 """Text comes back whole; files are reproducible and never half there."""
 
 import json
+import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
@@ -82,6 +84,75 @@ def test_training_is_reproducible_and_loads(tok, path, tmp_path):
   assert other.vocab_size == 270
 
 
+SPECIAL_TEXTS = [
+  ['the <unk> cat sat', 'the <unk> dog sat on a mat'] * 3,  # as PTB
+  ['the <eos> cat', '<pad> <bos> the cat <mask> <unk><unk>', '<unk>'],
+  ['the cat sat', 'the dog sat on a mat'],
+]
+
+
+@pytest.mark.parametrize('lines', SPECIAL_TEXTS)
+def test_words_that_look_like_special_tokens_are_unknown(lines, tmp_path):
+  tok = tokenizer.train(iter(lines), 300, tmp_path / 'w.json', 'words')
+  plain = {word for line in lines for word in line.split()}
+  plain -= set(tokenizer.SPECIAL)
+  assert tok.vocab_size == len(tokenizer.SPECIAL) + len(plain)
+  ids = [i for word in plain for i in tok.encode(word)]
+  assert sorted(ids) == list(range(5, tok.vocab_size))
+  the = tok.encode('the')
+  assert tok.encode('the <unk> the') == [*the, tokenizer.UNK, *the]
+  assert tok.encode(' '.join(tokenizer.SPECIAL)) == [tokenizer.UNK] * 5
+  ((ids, places),) = tok.encode_with_offsets(['<eos> the'])
+  assert (ids, places) == ([tokenizer.UNK, *the], [(0, 5), (6, 9)])
+  again = tokenizer.load(tmp_path / 'w.json')
+  assert again.encode_batch(lines) == tok.encode_batch(lines)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+  st.lists(
+    st.lists(
+      st.sampled_from([*tokenizer.SPECIAL, 'the', '<', 'a<eos>', 'é'])
+    ).map(' '.join),
+    min_size=1,
+  ),
+  st.sampled_from(list(tokenizer.KINDS)),
+)
+def test_no_text_has_ids_of_special_tokens(tmp_path_factory, lines, kind):
+  path = tmp_path_factory.mktemp('special') / 'tokenizer.json'
+  tok = tokenizer.train(iter(lines), 300, path, kind)
+  assert tokenizer.load(path).vocab_size == tok.vocab_size <= 300
+  never = {tok.pad_id, tok.bos_id, tok.eos_id, tok.mask_id}
+  for line, ids in zip(lines, tok.encode_batch(lines), strict=True):
+    assert never.isdisjoint(ids)
+    assert max(ids, default=0) < tok.vocab_size
+    if kind == 'bpe':
+      assert tokenizer.UNK not in ids
+      assert tok.decode(ids) == line
+
+
+def test_unbroken_text_is_learnt_in_pieces(tmp_path):
+  """Not in time that grows with the square of its length."""
+  rng = np.random.default_rng(0)
+  letters = np.frombuffer(b'abcdefghijklmnopqrstuvwxyz', np.uint8)
+  lines = [rng.choice(letters, 30_000).tobytes().decode() for _ in range(2)]
+  begin = time.process_time()
+  tok = tokenizer.train([*lines, ' ' * 100_000], 4000, tmp_path / 'x.json')
+  assert time.process_time() - begin < 20  # a minute and more of whole lines
+  assert tok.vocab_size == 4000
+  assert tok.decode(tok.encode(lines[0])) == lines[0]
+
+
+@given(st.text(st.sampled_from('ab \u3000é'), max_size=2000), st.integers(1, 9))
+def test_pieces_of_a_line_are_the_line(text, times):
+  pieces = tokenizer._broken(text * times)
+  assert ''.join(pieces) == ' ' + text * times
+  for piece in pieces:
+    assert max(map(len, piece.split()), default=0) <= tokenizer.LONGEST
+  if all(len(word) < 100 for word in text.split()) and '   ' not in text:
+    assert times > 1 or len(pieces) == 1
+
+
 def test_impossible_training(tmp_path):
   with pytest.raises(ValueError, match=r'vocab_size is 260.*at least 261'):
     tokenizer.train(iter(LINES), 260, tmp_path / 't.json')
@@ -116,6 +187,24 @@ def test_damaged_file(tok, path, tmp_path, damage):
   with pytest.raises(ValueError, match=r'damaged\.json') as error:
     tokenizer.load(file)
   assert '\n' not in str(error.value)
+
+
+def word_pieces(unknown, path):
+  """A tokenizer of whole words whose special tokens are words as well."""
+  special = ['[PAD]', '[CLS]', '[SEP]', '[MASK]', unknown]
+  words = [*special, 'Paris']
+  rules = tokenizers.Tokenizer(
+    models.WordLevel({w: i for i, w in enumerate(words)}, unknown)
+  )
+  rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  rules.add_special_tokens(special)
+  path.write_text(rules.to_str(), 'utf-8')
+  return tokenizer.load(path)
+
+
+def test_special_tokens_of_elsewhere_in_text(tmp_path):
+  tok = word_pieces('[UNK]', tmp_path / 't.json')
+  assert tok.encode('[CLS] Paris [SEP] [UNK]') == [4, 5, 4, 4]
 
 
 def test_missing_file(tmp_path):

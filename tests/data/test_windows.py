@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+import tokenizers as library
 
 from collab.data import tokenizer as tokenizers
 from collab.data import windows
@@ -32,6 +33,39 @@ def letters(tmp_path_factory):
   """No token has more than a byte."""
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
   return tokenizers.train([TEXT], tokenizers.SMALLEST, path)
+
+
+@pytest.fixture(scope='module')
+def dropping(tmp_path_factory):
+  """A tokenizer like BERT's, which drops control characters."""
+  words = ['[PAD]', '[CLS]', '[SEP]', '[UNK]', '[MASK]', 'who', 'saw', 'it']
+  rules = library.Tokenizer(
+    library.models.WordLevel({w: i for i, w in enumerate(words)}, '[UNK]')
+  )
+  rules.normalizer = library.normalizers.BertNormalizer()
+  rules.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+  path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
+  path.write_text(rules.to_str())
+  return tokenizers.load(path)
+
+
+def test_an_answer_of_characters_that_are_dropped(dropping):
+  """No token has any of it, so it is in no window."""
+  context = 'it \x01\x02 saw \x03who'
+  asked = [question(context, *span) for span in [(3, 5), (6, 9), (10, 14)]]
+  cut = windows.cut(asked, dropping, 20, 4, 5)
+  first = cut.rows.second[0]
+  wanted = [[0, 0], [first + 1, first + 1], [first + 2, first + 2]]
+  assert cut.spans.tolist() == wanted
+  assert cut.text(context, 1, *cut.spans[1]) == 'saw'
+
+
+def test_a_paragraph_of_characters_that_are_dropped(dropping):
+  context = '\x01\x02'
+  cut = windows.cut([question(context)], dropping, 20, 4, 5)
+  assert cut.spans.tolist() == [[0, 0]]
+  for place in range(20):
+    assert cut.text(context, 0, place, place) == ''
 
 
 def question(context, begin=0, end=1, text='who saw it', name='q'):

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Lines of text, by one definition for all text that enters or leaves.
+
+A line ends at \n or \r\n, and nowhere else: str.splitlines would end one at
+U+2028, U+0085, form feeds and others, which stand within sentences. A byte
+order mark before the first line is no part of it. Text is UTF-8.
+"""
+
+import contextlib
+import gzip
+import io
+import zlib
+
+DAMAGE = OSError, EOFError, zlib.error
+
+
+@contextlib.contextmanager
+def opened(path):
+  """A file of bytes, plain or .gz; a ValueError that names it if it is bad."""
+  try:
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+      yield file
+  except DAMAGE as error:
+    raise ValueError(f'{path}: damaged or unreadable: {error}') from error
+
+
+def whole(path):
+  """The text of a file; a ValueError that names it if it is bad."""
+  with opened(path) as file:
+    data = file.read()
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = data.count(b'\n', 0, error.start) + 1
+    raise ValueError(
+      f'{path}, line {line}: invalid UTF-8, or damaged.'
+    ) from error
+
+
+def of_path(path):
+  """Yields the lines of a file, plain or .gz, without their ends.
+
+  Raises:
+    ValueError: it cannot be read; path and line are named.
+  """
+  with opened(path) as file:
+    yield from of_file(file, path)
+
+
+def records(path):
+  """Yields (number, line) of a file of one record a line; blank is none."""
+  for number, line in enumerate(of_path(path), 1):
+    if line.strip():
+      yield number, line
+
+
+def of_bytes(data, name):
+  """The same of bytes in memory."""
+  return of_file(io.BytesIO(data), name)
+
+
+def of_file(file, name):
+  """The same of a file that is open for reading bytes.
+
+  Args:
+    file: yields bytes up to and including each \\n.
+    name: of the file, for errors.
+  """
+  number = 0
+  try:
+    for number, line in enumerate(file, 1):
+      text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+      if text:  # a mark and nothing else is no line
+        yield text.removesuffix('\r\n').removesuffix('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{name}, line {number}: invalid UTF-8 (byte {error.start + 1} of the '
+      f'line is 0x{error.object[error.start]:02x}).'
+    ) from error
+  except DAMAGE as error:
+    raise ValueError(
+      f'{name}: damaged or unreadable after line {number}: {error}'
+    ) from error
+
+
+def one(text):
+  """A text as one line: a model may well say the end of one."""
+  return text.replace('\r', ' ').replace('\n', ' ')
+
+
+def at_least_one(rows, message):
+  """Yields all rows; a ValueError with this message if there are none."""
+  found = False
+  for row in rows:
+    found = True
+    yield row
+  if not found:
+    raise ValueError(message)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: home folders, standard input, one line a line."""
+
+import io
+import types
+
+from ml_collections import ConfigDict
+import pytest
+
+from collab import command, generate, translate
+from configs import wmt14
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+
+
+@pytest.mark.parametrize(
+  'given, wanted',
+  [
+    ('~', '/home/me'),
+    ('~/data', '/home/me/data'),
+    ('train=~/a.en,~/a.de', 'train=/home/me/a.en,/home/me/a.de'),
+    ('data~', 'data~'),
+    ('a/~/b', 'a/~/b'),
+    ('~nobody-of-this-name/x', '~nobody-of-this-name/x'),
+    ('', ''),
+  ],
+)
+def test_home(given, wanted):
+  assert command.path(given) == wanted
+
+
+def test_home_in_every_path_of_a_config():
+  c = wmt14.get_config('sample')
+  places = ('path', 'folder', 'vocabulary')
+  c.data.update(dict.fromkeys(places, '~/x'), files=('val=~/a,~/b', 'c'))
+  c.init_from = '~/run'
+  command.with_paths(c.lock())
+  assert [c.data[name] for name in places] == ['/home/me/x'] * 3
+  assert c.data.files == ('val=/home/me/a,/home/me/b', 'c')
+  assert c.init_from == '/home/me/run'
+  same = wmt14.get_config('sample')
+  assert command.with_paths(ConfigDict(same)) == same
+
+
+def test_home_in_arguments_of_commands():
+  parser = command.Parser()
+  parser.add_argument('folder')
+  parser.add_argument('--out', default='~/out')
+  parser.add_argument('--text', type=str)
+  args = parser.parse_args(['~/in', '--text=~/t'])
+  assert vars(args) == dict(
+    folder='/home/me/in', out='/home/me/out', text='~/t'
+  )
+
+
+def test_home_in_training(tmp_path):
+  code, _, err = tiny.train(
+    [
+      f'--config={tiny.ROOT}/{tiny.CONFIG}',
+      '--config.data.path=~/nowhere',
+      '--workdir=~/run',
+    ],
+    tmp_path / 'cache',
+    HOME=str(tmp_path),
+    cwd=tmp_path,
+  )
+  assert code == 1
+  assert err.startswith(f'train.py: {tmp_path}/nowhere is not a folder.')
+  assert (tmp_path / 'run').is_dir()
+  assert not (tmp_path / '~').exists()
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+  def give(data):
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(data)))
+
+  return give
+
+
+def test_standard_input(stdin):
+  stdin('\ufeff eins\u2028zwei \r\n\x0c\n\x85drei\x1cvier'.encode())
+  assert list(command.stdin_lines()) == ['eins\u2028zwei', '', 'drei\x1cvier']
+  stdin(b'fine\nf\xfcr\n')
+  with pytest.raises(ValueError, match='Standard input, line 2: invalid UTF-8'):
+    list(command.stdin_lines())
+
+
+def test_a_newline_that_a_model_says_ends_no_line(stdin, monkeypatch, capsys):
+  said = ['one\ntwo', 'three\r\n', 'four']
+  config = types.SimpleNamespace(task=types.SimpleNamespace(beam=1, alpha=0.0))
+  run = None, None, None, config
+  monkeypatch.setattr('collab.trained.load', lambda *args: run)
+  monkeypatch.setattr(translate.wmt14, 'translate', lambda *args, **_: said)
+  monkeypatch.setattr(generate, 'generate', lambda *args, **_: said)
+  for module in (translate, generate):
+    stdin(b'a\nb\nc\n')
+    module.main(['--workdir=x'])
+    assert capsys.readouterr().out == 'one two\nthree  \nfour\n'

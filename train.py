@@ -74,6 +74,7 @@ def run(config, workdir, eval_only=False):
       shard=shard,
     )
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
+  task.check(model)
   tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
   mesh = sharding.make_mesh(config.fsdp)
   split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)

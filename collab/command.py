@@ -58,3 +58,26 @@ def with_paths(config):
     elif isinstance(value, tuple):
       config[name] = tuple(path(x) if isinstance(x, str) else x for x in value)
   return config
+
+
+def print_lines(prog, lines):
+  """Prints a line for each line of input: a text, or what made none of it.
+
+  An exception in the place of a text is an empty line, and is told on standard
+  error by its number. So the others are not lost, and lines stay in step.
+
+  Raises:
+    ValueError: at the end, if there were exceptions.
+  """
+  failed = 0
+  for number, line in enumerate(lines, 1):
+    if isinstance(line, Exception):
+      failed += 1
+      print(f'{prog}: input, line {number}: {line}.', file=sys.stderr)
+      line = ''
+    print(line)
+  if failed:
+    raise ValueError(
+      f'{failed} of {len(lines)} lines could not be done; they are empty in '
+      'the output.'
+    )

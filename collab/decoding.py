@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab import text_lines
 from collab.attention import cache_take
 
 CHUNK = 512  # tokens of a prompt at a time
@@ -49,6 +50,17 @@ class Decoded(NamedTuple):
 
   tokens: jax.Array
   scores: jax.Array
+
+
+def line(tokenizer, ids, score):
+  """The text of a row of Decoded as one line.
+
+  A line break that the model emits becomes a blank. If the score is not finite,
+  the tokens mean nothing: a FloatingPointError in the place of the text.
+  """
+  if not math.isfinite(score):
+    return FloatingPointError("the model's outputs are not finite")
+  return text_lines.one(tokenizer.decode(ids))
 
 
 def greedy(step, cache, prompt, *, eos, pad, max_length, **optional):
@@ -130,10 +142,7 @@ def beam(
     Decoded, tokens [B, N, L] and scores [B, N], best first. Where fewer than N
     hypotheses are found, the rest is pad, with score -inf.
   """
-  if size < 1:
-    raise ValueError(f'size must be 1 or more, got {size}.')
-  if not 0 <= alpha < math.inf:
-    raise ValueError(f'alpha must be 0 or more, got {alpha}.')
+  check_beam(size, alpha)
   start = _prefill(step, cache, prompt, eos, pad, max_length, **optional)
   logits, cache, limits = start
   (B, V), N, limits = logits.shape, size, limits[:, None]
@@ -186,6 +195,14 @@ def beam(
   # Where nothing finished, there may be the tokens of what was given up.
   tokens = jnp.where(s.scores[:, :, None] == -jnp.inf, pad, s.finished)
   return Decoded(tokens, s.scores)
+
+
+def check_beam(size, alpha):
+  """Refuses, with a ValueError, what `beam` cannot be run with."""
+  if size < 1:
+    raise ValueError(f'size must be 1 or more, got {size}.')
+  if not 0 <= alpha < math.inf:
+    raise ValueError(f'alpha must be 0 or more, got {alpha}.')
 
 
 class _Beams(NamedTuple):

@@ -4,7 +4,8 @@ r"""Continues lines of text with a trained language model.
   python -m collab.generate --workdir=DIR --prompt='The statement'
   python -m collab.generate --workdir=DIR --temperature=0 < in.txt > out.txt
 
-One line in, the same line and what follows out, up to the end of the line.
+One line in, the same line and what follows out, up to the end of the line. A
+line that is too long is empty; standard error names it, and the exit code is 1.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import command, decoding, text_lines, trained
+from collab import command, decoding, trained
 
 
 def generate(
@@ -42,25 +43,32 @@ def generate(
     batch_size: prompts at a time.
     **within: top_k and top_p of `decoding.sample`.
 
+  Returns:
+    For each prompt a line; or an exception in its place: it and `length` are
+    more than the model's max_length, or its outputs are not finite.
+
   Raises:
-    ValueError: a prompt and `length` are more than the model's max_length, or
-      whatever `decoding.sample` refuses.
+    ValueError: length < 1, or whatever `decoding.sample` refuses.
   """
+  if length < 1:
+    raise ValueError(f'length must be 1 or more, got {length}.')
   if not -(2**63) <= seed < 2**63:
     raise ValueError(f'seed={seed}; expected a number of 64 bits.')
   # A line begins after the end of one: so the model has seen it.
   ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
-  _check(ids, length, model.max_length)
   decode = decoding.greedy
   if temperature:
     decode = functools.partial(
       decoding.sample, temperature=temperature, **within
     )
   run = jax.jit(functools.partial(_decode, model, tokenizer, decode, length))
-  P, size = max(map(len, ids), default=0), min(batch_size, len(ids))
-  found = []
-  for start in range(0, len(ids), batch_size):
-    rows = ids[start : start + size]
+  found = [_too_long(x, length, model.max_length) for x in ids]
+  fit = [i for i, error in enumerate(found) if not error]
+  P = max((len(ids[i]) for i in fit), default=0)
+  size = min(batch_size, len(fit))
+  for start in range(0, len(fit), batch_size):
+    places = fit[start : start + size]
+    rows = [ids[i] for i in places]
     lengths = np.array([len(x) for x in rows] + [1] * (size - len(rows)))
     tokens = np.full((size, P), tokenizer.eos_id, np.int32)
     for row, x in enumerate(rows):
@@ -68,26 +76,25 @@ def generate(
     keys = {}
     if temperature:
       keys = dict(key=jax.random.fold_in(jax.random.key(seed), start))
-    out = np.asarray(run(params, tokens, lengths, keys))
-    for x, row in zip(rows, out, strict=False):
-      found.append(tokenizer.decode([*x, *row]))
+    out = jax.device_get(run(params, tokens, lengths, keys))
+    for i, row, score in zip(places, *out, strict=False):
+      found[i] = decoding.line(tokenizer, [*ids[i], *row], score)
   return found
 
 
-def _check(ids, length, max_length):
-  if length < 1:
-    raise ValueError(f'length must be 1 or more, got {length}.')
-  for number, row in enumerate(ids, 1):
-    need = len(row) + length - 1  # the last token is not fed back
-    if need > max_length:
-      raise ValueError(
-        f'Prompt {number} has {len(row)} tokens; with length={length} the '
-        f'model needs max_length={need}, it has {max_length}.'
-      )
+def _too_long(row, length, max_length):
+  """A ValueError if the model has no room for a prompt's ids, else None."""
+  need = len(row) + length - 1  # the last token is not fed back
+  if need <= max_length:
+    return None
+  return ValueError(
+    f'{len(row)} tokens; with length={length} the model needs '
+    f'max_length={need}, it has {max_length}'
+  )
 
 
 def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
-  """Token ids [B, length] after prompt [B, P]."""
+  """Decoded of prompt [B, P]: [B, length], [B]."""
   B, P = prompt.shape
   decoder = model.clone(decode=True)
   shapes = jax.eval_shape(
@@ -115,7 +122,7 @@ def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
     pad=tokenizer.pad_id,
     max_length=length,
     **keys,
-  ).tokens
+  )
 
 
 def main(argv):
@@ -133,8 +140,8 @@ def main(argv):
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
   model, params, words, _ = trained.load(workdir, 'lm')
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
-  for line in generate(model, params, words, list(prompts), **args):
-    print(text_lines.one(line))
+  found = generate(model, params, words, list(prompts), **args)
+  command.print_lines('generate', found)
 
 
 if __name__ == '__main__':

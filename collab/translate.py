@@ -3,12 +3,13 @@ r"""Translates lines of text with a trained run.
 
   python -m collab.translate --workdir=DIR < in.en > out.de
 
-One line in, one line out; an empty line stays empty.
+One line in, one line out; an empty line stays empty. So does one that is too
+long, which standard error names; the exit code is 1 then.
 """
 
 import sys
 
-from collab import command, text_lines, trained
+from collab import command, trained
 from collab.tasks import wmt14
 
 
@@ -24,12 +25,8 @@ def main(argv):
   beam = config.task.beam if args.beam is None else args.beam
   alpha = config.task.alpha if args.alpha is None else args.alpha
   lines = list(command.stdin_lines())
-  full = [line for line in lines if line]
-  found = iter(
-    wmt14.translate(model, params, words, full, beam=beam, alpha=alpha)
-  )
-  for line in lines:
-    print(text_lines.one(next(found)) if line else '')
+  found = wmt14.translate(model, params, words, lines, beam=beam, alpha=alpha)
+  command.print_lines('translate', found)
 
 
 if __name__ == '__main__':

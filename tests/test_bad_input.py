@@ -326,6 +326,14 @@ def test_too_long_is_counted(corpus, tmp_path):
   assert said['truncate']['packed'] == 200
 
 
+def test_a_test_sentence_that_is_too_long(corpus, tmp_path):
+  """Refused before the training, not after it."""
+  folder = copy(corpus, tmp_path / 'corpus')
+  edit(folder / 'test.en', lambda lines: lines.__setitem__(2, '1' * 50))
+  words = "sentence 3 of 'test' has 52 tokens", 'max_length=64', 'at most 36'
+  check_refused(tiny.config(folder), tmp_path / 'run', *words)
+
+
 def build(config, folder):
   return wmt14.Translation(
     config.data, workdir=str(folder), seed=0, shard=(0, 1)

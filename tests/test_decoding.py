@@ -353,6 +353,20 @@ def test_nan_shows_in_its_row_only(f):
   np.testing.assert_array_equal(out.tokens[[0, 3]], good.tokens[[0, 3]])
 
 
+def test_a_row_as_a_line():
+  class Letters:
+    def decode(self, ids):
+      return ''.join(map(chr, ids))
+
+  for text in ('a b', 'a\nb', 'a\r\nb', 'a\n\rb'):
+    assert decoding.line(Letters(), list(map(ord, text)), -1.5) == 'a b'
+  # These end no line, as files are read here.
+  assert decoding.line(Letters(), [97, 0x2028, 12], 0.0) == 'a\u2028\f'
+  for score in (np.float32(np.nan), -np.inf):
+    line = decoding.line(Letters(), [97], score)
+    assert isinstance(line, FloatingPointError)
+
+
 WRONG = [
   (dict(max_length=0), 'max_length must be 1 or more, got 0'),
   (dict(prompt=PROMPT[0]), r'prompt must be integers \[B, P\], got int32'),

@@ -5,11 +5,12 @@ import functools
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import models
+from collab import decoding, models
 from collab.data import tokenizer
 from collab.generate import generate
 from collab.training import workdir as workdirs
@@ -83,11 +84,42 @@ def test_no_prompts(go_on):
   assert go_on([]) == []
 
 
+def test_a_prompt_that_is_too_long_costs_itself_alone(go_on):
+  options = dict(temperature=0)
+  first, long, last = go_on(['one two', '9' * 40, 'one'], **options)
+  assert [first, last] == go_on(['one two', 'one'], **options)
+  assert isinstance(long, ValueError)
+  assert str(long) == (
+    '42 tokens; with length=7 the model needs max_length=48, it has 31'
+  )
+  (alone,) = go_on(['one two'], length=29)
+  assert isinstance(alone, ValueError)
+
+
+@pytest.mark.parametrize('temperature', [0, 1.0])
+def test_outputs_that_are_not_finite_are_no_text(go_on, words, temperature):
+  n = words.vocab_size
+  bad = jax.tree.map(lambda x: x * np.nan, parameters(n))
+  options = dict(length=3, temperature=temperature)
+  for line in generate(model(n), bad, words, ['one', ''], **options):
+    assert isinstance(line, FloatingPointError)
+
+
+def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
+  ids = words.encode('two\nthree\r\n')
+
+  def decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
+    rows = jnp.tile(jnp.array(ids)[None], (len(prompt), 1))
+    return decoding.Decoded(rows, jnp.zeros(len(prompt)))
+
+  monkeypatch.setattr('collab.generate._decode', decode)
+  assert go_on(['one', '']) == ['one two three ', ' two three ']
+
+
 @pytest.mark.parametrize(
   'options, message',
   [
     (dict(length=0), 'length must be 1 or more, got 0'),
-    (dict(length=29), r'Prompt 1 has \d tokens; with length=29 .* it has 31'),
     (dict(temperature=-1.0), 'temperature must be above 0, got -1.0'),
     (dict(top_k=-1), 'top_k must be 0'),
     (dict(top_p=0.0), 'top_p must be above 0'),

@@ -17,8 +17,8 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
-import jax.export
 from jax import lax
+import jax.export
 import jax.numpy as jnp
 
 # On a CPU, 16 to 64 MiB are alike in time, less is slower; an accelerator wants

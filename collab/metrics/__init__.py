@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as plain functions; what is a library's is left to the library."""
 
+from collab.metrics.finite import nan_unless
 from collab.metrics.text import (
   bleu,
   bleu_by,
   bleu_counts,
+  bleu_metric,
   bleu_of_counts,
   chrf,
 )
@@ -21,10 +23,12 @@ __all__ = [
   'bleu',
   'bleu_by',
   'bleu_counts',
+  'bleu_metric',
   'bleu_of_counts',
   'chrf',
   'cross_entropy',
   'logits_held',
+  'nan_unless',
   'perplexity',
   'projected_cross_entropy',
 ]

@@ -115,10 +115,12 @@ def entity_scores(answers) -> dict:
   """ReCoRD: exact match and word F1 as of SQuAD, the best of the gold answers.
 
   Args:
-    answers: of each question the predicted entity and its gold ones.
+    answers: of each question the predicted entity and its gold ones. '' is that
+      of a passage without entities, and scores 0 whatever the gold ones are.
   """
+  exact = [spans.exact(*x) if x[0] else 0.0 for x in answers]
   return _mean(
-    exact_match=float(np.mean([spans.exact(*answer) for answer in answers])),
+    exact_match=float(np.mean(exact)),
     f1=float(np.mean([spans.f1(*answer, nothing=0.0) for answer in answers])),
   )
 

@@ -1,15 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of generated texts, by sacreBLEU."""
 
+import re
 
-def bleu(hypotheses, references, *, effective_order=False):
+
+def bleu_metric(language='', **options):
+  """sacreBLEU's BLEU, with the tokenizer that it has for a language.
+
+  That is zh, ja-mecab and ko-mecab for Chinese, Japanese and Korean, in which
+  13a would find sentences of one word; 13a for all others.
+
+  Args:
+    language: of the texts, e.g. 'de', 'zh-CN', 'jpn_Jpan'; '' for 13a.
+    **options: fields of sacrebleu.metrics.BLEU.
+
+  Raises:
+    ValueError: the tokenizer needs a package that is not installed.
+  """
+  from babel.core import get_global
+  from sacrebleu.metrics import BLEU  # only who scores text waits for it
+
+  code = re.split('[-_]', language.lower())[0]
+  code = get_global('language_aliases').get(code, code)
+  try:
+    return BLEU(trg_lang=code, **options)
+  except RuntimeError as e:
+    raise ValueError(
+      f'BLEU of the language {language!r}: {" ".join(str(e).split())}'
+    ) from e
+
+
+def bleu(hypotheses, references, language='', *, effective_order=False):
   """BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus, by sacreBLEU.
 
-  Post, 2018. Tokenised by sacreBLEU (13a), so the texts must be detokenised.
+  Post, 2018. Tokenised by sacreBLEU, so the texts must be detokenised.
 
   Args:
     hypotheses: list of str.
     references: list of str, as many.
+    language: of the texts, see `bleu_metric`.
     effective_order: leave out the n for which no hypothesis is long enough.
       Otherwise texts of at most three words score 0 even when all are right.
 
@@ -18,12 +47,10 @@ def bleu(hypotheses, references, *, effective_order=False):
     percent), brevity_penalty, length_ratio, sentences.
 
   Raises:
-    ValueError: no texts, or not as many references.
+    ValueError: no texts, or not as many references; or as `bleu_metric`.
   """
-  from sacrebleu.metrics import BLEU  # only who scores text waits for it
-
   _check_texts(hypotheses, references)
-  metric = BLEU(tokenize='13a', effective_order=effective_order)
+  metric = bleu_metric(language, effective_order=effective_order)
   result = metric.corpus_score(hypotheses, [references])
   return dict(
     score=result.score,
@@ -35,7 +62,7 @@ def bleu(hypotheses, references, *, effective_order=False):
   )
 
 
-def bleu_counts(hypotheses, references):
+def bleu_counts(hypotheses, references, language=''):
   """What each sentence adds to `bleu`, so that any of them can be scored again.
 
   Arguments and errors as `bleu`.
@@ -44,10 +71,8 @@ def bleu_counts(hypotheses, references):
     A list of [our length, the reference's, matching 1- to 4-grams, our 1- to
     4-grams], ten ints, for each sentence: no text comes back from them.
   """
-  from sacrebleu.metrics import BLEU
-
   _check_texts(hypotheses, references)
-  score = BLEU(tokenize='13a', effective_order=True).sentence_score
+  score = bleu_metric(language, effective_order=True).sentence_score
   found = map(score, hypotheses, ([x] for x in references))
   return [[x.sys_len, x.ref_len, *x.counts, *x.totals] for x in found]
 
@@ -79,13 +104,14 @@ def chrf(hypotheses, references):
   return dict(score=score, signature=signature, sentences=len(hypotheses))
 
 
-def bleu_by(categories, hypotheses, references):
+def bleu_by(categories, hypotheses, references, language=''):
   """`bleu` of each category alone, with effective_order (see the signature).
 
   Args:
     categories: list of str, as many as hypotheses.
     hypotheses: list of str.
     references: list of str.
+    language: see `bleu_metric`.
 
   Returns:
     dict from category, sorted, to the result of `bleu`.
@@ -100,7 +126,9 @@ def bleu_by(categories, hypotheses, references):
   for category, *pair in zip(categories, hypotheses, references, strict=True):
     for texts, text in zip(groups[category], pair, strict=True):
       texts.append(text)
-  return {c: bleu(*pair, effective_order=True) for c, pair in groups.items()}
+  return {
+    c: bleu(*pair, language, effective_order=True) for c, pair in groups.items()
+  }
 
 
 def _check_texts(hypotheses, references):

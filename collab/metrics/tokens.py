@@ -149,10 +149,14 @@ def _cut(tree, V):
 
 
 def accuracy(logits, labels, weights):
-  """sum_i w_i [logit_i,label = max_v logits_iv]. Arguments: `cross_entropy`."""
+  """sum_i w_i [logit_i,label = max_v logits_iv]. Arguments: `cross_entropy`.
+
+  NaN where a maximum is not finite, as the cross-entropy is.
+  """
   logits, labels, weights, valid = _counted(logits, labels, weights)
-  right = (_picked(logits, labels) == logits.max(-1)).astype(jnp.float32)
-  right = jnp.where(valid, right, jnp.nan)
+  most = logits.max(-1)
+  right = (_picked(logits, labels) == most).astype(jnp.float32)
+  right = jnp.where(valid & jnp.isfinite(most), right, jnp.nan)
   return (right * weights).sum(), weights.sum()
 
 

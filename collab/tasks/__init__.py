@@ -14,13 +14,22 @@ class Task(Protocol):
     unit: what the log counts: 'tokens', 'examples' or 'images'.
     units_per_step: of the global batch.
     examples: after an evaluation of 'test', lists of what each example adds to
-      the metrics, from which resampling makes intervals.
+      the metrics, from which resampling makes intervals; {} where the model's
+      outputs are not finite.
   """
 
   model_kwargs: dict
   unit: str
   units_per_step: int
   examples: dict[str, list]
+
+  def check(self, model):
+    """Refuses, before the first step, what would stop a later evaluation.
+
+    Raises:
+      ValueError: an example of a split that the model cannot take or the
+        metrics cannot score.
+    """
 
   def batch(self, step: int) -> dict:
     """This host's slice of batch `step` (0, 1, ...): a function of seed, step.
@@ -38,7 +47,10 @@ class Task(Protocol):
     """(sum, weight, aux): the loss is sum / weight, aux a dict of sums."""
 
   def evaluate(self, model, params, split: str) -> dict[str, float]:
-    """Metrics of 'val' (often, so quick) or 'test' (once, so complete)."""
+    """Metrics of 'val' (often, so quick) or 'test' (once, so complete).
+
+    What the model has a part in is NaN if an output of it is not finite.
+    """
 
   def describe(self) -> dict[str, Any]:
     """What the summary at the start shows."""

@@ -127,6 +127,23 @@ class Classification:
       outputs=self._subtask.outputs if self._subtask.head != 'choice' else 0,
     )
 
+  def check(self, model):
+    """See tasks.Task. Local files were checked when read, TFDS' labels not."""
+    C = self._subtask.outputs
+    legal = '0 to 5' if self._regression else f'0 to {C - 1}'
+    most = 5 if self._regression else C - 1
+    found = dict(train=self._labels)
+    found |= {part: gold(self._dev(part)[0]) for part in self._evaluated()}
+    for part, values in found.items():
+      if not len(values):
+        raise ValueError(f"{self._source}: '{part}' has no examples.")
+      wrong = np.flatnonzero(~((values >= 0) & (values <= most)))
+      if len(wrong):
+        raise ValueError(
+          f"{self._source}: example {wrong[0] + 1} of '{part}' has the label "
+          f'{values[wrong[0]]}, expected {legal}.'
+        )
+
   def batch(self, step):
     rows = self.rows(step)
     batch = examples.pad(self._train, self._indices(rows), self._length)
@@ -152,16 +169,19 @@ class Classification:
     Of several parts (MNLI): each metric with the part's name, and their mean
     score.
     """
-    found, self.examples = {}, {}
+    found, kept, sound = {}, {}, True
     for name, part in getattr(self._parts, split).items():
       rows, encoded = self._dev(part)
       outputs = self._outputs(model, params, encoded, len(rows))
-      scores = self._subtask.metric(outputs, rows)
-      scores['majority_score'] = self._majority(rows)
-      found[name] = scores
+      finite = bool(np.isfinite(outputs).all())
+      outputs = np.nan_to_num(outputs)
+      scores = metrics.nan_unless(finite, self._subtask.metric(outputs, rows))
+      found[name] = scores | dict(majority_score=self._majority(rows))
+      sound &= finite
       ours = outputs[:, 0] if self._regression else outputs.argmax(-1)
       for key, x in dict(gold=gold(rows), predicted=ours).items():
-        self.examples[f'{key}_{name}' if name else key] = x.tolist()
+        kept[f'{key}_{name}' if name else key] = x.tolist()
+    self.examples = kept if sound else {}
     if list(found) == ['']:
       return found['']
     means = {

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
+from collab import metrics
 from collab.data import augment, images, pipeline
 from collab.data.epochs import Epochs, in_order
 
@@ -74,6 +76,27 @@ class ImageClassification:
     self.model_kwargs = dict(image_size=self._size, outputs=self._outputs)
     self._program = None, None
 
+  def check(self, model):
+    """See tasks.Task. Every image that is evaluated is decoded once."""
+    for name, split in self.source.splits.items():
+      if isinstance(split, images.Memory):
+        wrong = np.flatnonzero(split.labels >= self._outputs)
+        if len(wrong):
+          raise ValueError(
+            f"{self.source.name}: image {wrong[0] + 1} of '{name}' has the "
+            f'label {split.labels[wrong[0]]}; training has 0 to '
+            f'{self._outputs - 1}.'
+          )
+      elif name != 'train':
+        self._decode(name, split)
+
+  def _decode(self, name, split):
+    with futures.ThreadPoolExecutor() as pool:  # Pillow works without the GIL
+      found = pool.map(lambda i: split[i] is not None, range(len(split)))
+      bar = tqdm(found, f'decoding {name}', len(split), delay=1, disable=None)
+      if not sum(bar):
+        raise ValueError(f"No image of '{name}' in {self.source.name} decodes.")
+
   def batch(self, step):
     recipe, mine = self._recipe, slice(self._mine.start, self._mine.stop)
     rng = self._rng(step, BATCH)
@@ -124,8 +147,10 @@ class ImageClassification:
     n = sums.pop('images')
     if not n:
       raise ValueError(f"No image of '{split}' in {self.source.name} decodes.")
-    self.examples = dict(right=right)
+    finite = bool(np.isfinite(sums['nll']))
+    self.examples = dict(right=right) if finite else {}
     scores = {name: value / n for name, value in sums.items()}
+    scores = metrics.nan_unless(finite, scores)
     if split == 'test':
       scores['images'] = int(n)
       if self.source.name == 'sample':

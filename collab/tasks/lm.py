@@ -67,6 +67,9 @@ class LanguageModel:
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size)
 
+  def check(self, model):
+    """See tasks.Task. Any text makes rows as that of training does."""
+
   def batch(self, step):
     """int32 [R, L]: labels, and the tokens before them, <bos> at the start."""
     tokens, L = self._streams['train'].tokens, self._length
@@ -112,8 +115,8 @@ class LanguageModel:
       parts.append(new)
     assert count == len(stream.tokens), (count, len(stream.tokens))
     # Examples of a running text are pieces of it, each of a batch of windows.
-    parts = zip(*parts, strict=True)
-    self.examples = dict(zip(('nll', 'tokens'), parts, strict=True))
+    parts = dict(zip(('nll', 'tokens'), zip(*parts, strict=True), strict=True))
+    self.examples = parts if np.isfinite(nll) else {}
     return {
       'perplexity': metrics.perplexity(nll, stream.words),
       'nll': nll / count,

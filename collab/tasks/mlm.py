@@ -76,6 +76,9 @@ class MaskedLanguageModel:
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
 
+  def check(self, model):
+    """See tasks.Task. That each split has a row is known since it was read."""
+
   def batch(self, step):
     """tokens, types [R, L], lengths [R]; positions, labels, weights [R, P]."""
     draws = self._draws(np.random.default_rng((self._seed, step, 0)))
@@ -112,8 +115,9 @@ class MaskedLanguageModel:
       parts.append([float(x) for x in jax.device_get(sums(params, batch))])
       found += parts[-1]
     nll, weight, right = zip(*parts, strict=True)
-    self.examples = dict(nll=nll, tokens=weight, right=right)  # a batch each
+    parts = dict(nll=nll, tokens=weight, right=right)  # a batch each
     nll, weight, right = found
+    self.examples = parts if np.isfinite(nll) else {}
     return dict(
       nll=nll / weight,
       perplexity=metrics.perplexity(nll, weight),

@@ -6,6 +6,7 @@ B windows, L tokens of a row.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ class Squad:
     data = dict(data)
     cut = {k: data.pop(k) for k in ('row_length', 'stride', 'question_length')}
     size, self._version = data.pop('batch_size'), data['version']
+    if math.isnan(null_threshold):
+      raise ValueError('null_threshold is nan, expected a number.')
     if max_answer_length < 1:
       raise ValueError(
         f'max_answer_length is {max_answer_length}, expected at least 1.'
@@ -74,6 +77,11 @@ class Squad:
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.unit, self.units_per_step = 'examples', size
+
+  def check(self, model):
+    """See tasks.Task. What is evaluated makes windows as training does."""
+    for split in ('val', 'test'):
+      self._cut(split)
 
   def batch(self, step):
     """tokens, types [B, L], lengths [B], and spans [B, 2]: first and last."""
@@ -109,10 +117,12 @@ class Squad:
     """
     asked = self.questions.read(split)
     texts, nulls = self.answer(model, params, asked, self._cut(split))
-    scores = self._scores(texts, asked, nulls)
+    finite = bool(np.isfinite(nulls).all())
+    nulls = np.nan_to_num(nulls)
+    scores = metrics.nan_unless(finite, self._scores(texts, asked, nulls))
     if split == 'test':
       given = self._given(texts, nulls)
-      self.examples = self._examples(asked, given)
+      self.examples = self._examples(asked, given) if finite else {}
       _show(asked, given)
       scores |= self._baselines(asked)
     return scores
@@ -155,7 +165,8 @@ class Squad:
       cut: their Windows.
 
     Returns:
-      A list of texts, and float32 [questions].
+      A list of texts, and float32 [questions]; '' and what is not finite where
+      the model's outputs are not.
     """
     run = self._compiled(model)
     order = np.argsort(cut.rows.lengths, kind='stable')  # of like length
@@ -171,8 +182,12 @@ class Squad:
     for q, begin, end in zip(asked, starts, starts[1:], strict=False):
       window = begin + int(found[begin:end, 0].argmax())
       score, _, first, last = found[window]
-      texts.append(cut.text(q.context, window, int(first), int(last)))
-      nulls.append(found[begin:end, 1].min() - score)
+      null = found[begin:end, 1].min() - score
+      text = ''
+      if np.isfinite(null):
+        text = cut.text(q.context, window, int(first), int(last))
+      texts.append(text)
+      nulls.append(null)
     return texts, np.array(nulls)
 
   def _compiled(self, model):

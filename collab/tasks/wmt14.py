@@ -46,6 +46,8 @@ class Translation:
     data = dict(data)
     length, size = data.pop('row_length'), data.pop('batch_size')
     too_long = data.pop('too_long')
+    self._language = data['target']
+    self._bleu = metrics.bleu_metric(self._language)  # if it is installed
     self.corpus, self.tokenizer, folder = read(workdir=workdir, **data)
     self._tokenized = functools.partial(
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
@@ -69,6 +71,19 @@ class Translation:
     )
     self.batch, self.rows = self._packed.batch, self._packed.pairs
     self.examples = {}  # until there are translations
+
+  def check(self, model):
+    """See tasks.Task. Perplexity cuts what is too long, translation cannot."""
+    _check_beam(self._beam, self._alpha, self.tokenizer)
+    lengths = self._tokenized('test').source.lengths + 1  # with <eos>
+    most, place = longest(model), int(lengths.argmax())
+    if lengths[place] > most:
+      raise ValueError(
+        f"{self.corpus.name}: sentence {place + 1} of 'test' has "
+        f'{lengths[place]} tokens; with model.max_length={model.max_length} '
+        f'the model translates at most {most}, so '
+        f'{int((lengths > most).sum())} of {len(lengths)} are too long.'
+      )
 
   def inputs(self, batch):
     return ({key: batch[key] for key in INPUTS},)
@@ -146,32 +161,38 @@ class Translation:
     rows = list(self.corpus.rows('test'))
     ours, references, categories = zip(*rows, strict=True)
     found = self.translator(model, params)(ours)
+    finite = not any(isinstance(x, Exception) for x in found)
+    found = [x if isinstance(x, str) else '' for x in found]
     shown = min(SHOWN, len(rows))
     print(f'\nThe first {shown} of {len(rows)} translations of the test set:')
     for triple in zip(ours[:SHOWN], references, found, strict=False):
       print(
         '  source     {}\n  reference  {}\n  ours       {}\n'.format(*triple)
       )
-    bleu = metrics.bleu(found, references)
-    self.examples = dict(bleu=metrics.bleu_counts(found, references))
+    to = references, self._language
+    bleu = metrics.bleu(found, *to)
     scores = dict(
       bleu=bleu['score'],
       bleu_signature=bleu['signature'],
       bleu_precisions=bleu['precisions'],
       bleu_brevity_penalty=bleu['brevity_penalty'],
       chrf=metrics.chrf(found, references)['score'],
-      bleu_of_copying=metrics.bleu(ours, references)['score'],
       exact=float(
         np.mean([a == b for a, b in zip(found, references, strict=True)])
       ),
     )
+    if any(categories):
+      by = metrics.bleu_by(categories, found, *to)
+      scores |= {f'bleu/{name}': x['score'] for name, x in by.items()}
+    scores = metrics.nan_unless(finite, scores)
+    self.examples = {}
+    if finite:
+      self.examples = dict(bleu=metrics.bleu_counts(found, *to))
+    scores['bleu_of_copying'] = metrics.bleu(ours, *to)['score']
     if self.corpus.name == 'sample':
       lookup = samples.lookup(self.corpus.pairs('train'))
       baseline = [lookup(s) for s in ours]
-      scores['bleu_of_lookup'] = metrics.bleu(baseline, references)['score']
-    if any(categories):
-      by = metrics.bleu_by(categories, found, references)
-      scores |= {f'bleu/{name}': x['score'] for name, x in by.items()}
+      scores['bleu_of_lookup'] = metrics.bleu(baseline, *to)['score']
     return scores
 
 
@@ -226,6 +247,11 @@ def read(
   return text, rules, folder or os.path.join(workdir, 'data')
 
 
+def longest(model):
+  """Tokens that a sentence may have with <eos>, so that 1.5 S + 10 fit too."""
+  return 2 * (model.max_length - 10) // 3
+
+
 def translate(
   model, params, tokenizer, sentences, *, beam=4, alpha=0.6, batch_size=64
 ):
@@ -242,24 +268,28 @@ def translate(
     beam, alpha: see `decoding.beam`; beam=1 is greedy.
     batch_size: sentences at a time.
 
+  Returns:
+    For each sentence its translation as one line, '' for ''; or an exception
+    in its place: it is longer than `longest`, or the model's outputs for it
+    are not finite.
+
   Raises:
-    ValueError: a sentence is longer than the model's max_length, or the beam is
-      wider than the vocabulary.
+    ValueError: the beam is wider than the vocabulary or cannot be.
   """
-  if beam > tokenizer.vocab_size:
-    raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
+  _check_beam(beam, alpha, tokenizer)
   ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
   run = jax.jit(
     functools.partial(_decode, model, beam, alpha), static_argnums=3
   )
-  order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-  most = 2 * (model.max_length - 10) // 3
-  if ids and len(ids[order[-1]]) > most:
-    raise ValueError(
-      f'Sentence {order[-1] + 1} has {len(ids[order[-1]])} tokens; with '
-      f'max_length={model.max_length} the model translates at most {most}.'
-    )
-  found = [''] * len(ids)
+  most, found = longest(model), [''] * len(ids)
+  for i, row in enumerate(ids):
+    if len(row) > most:
+      found[i] = ValueError(
+        f'{len(row)} tokens; with max_length={model.max_length} the model '
+        f'translates at most {most}'
+      )
+  order = [i for i, text in enumerate(sentences) if text and not found[i]]
+  order.sort(key=lambda i: len(ids[i]))
   starts = range(0, len(order), batch_size)
   for start in tqdm(starts, 'translating', leave=False, disable=None):
     rows = order[start : start + batch_size]
@@ -271,14 +301,20 @@ def translate(
     tokens = np.zeros((batch_size, S), np.int32)
     for row, i in enumerate(rows):
       tokens[row, : len(ids[i])] = ids[i]
-    out = np.asarray(run(params, tokens, lengths, limit))
-    for i, row in zip(rows, out, strict=False):
-      found[i] = tokenizer.decode(row)
+    out = jax.device_get(run(params, tokens, lengths, limit))
+    for i, *best in zip(rows, *out, strict=False):
+      found[i] = decoding.line(tokenizer, *best)
   return found
 
 
+def _check_beam(beam, alpha, tokenizer):
+  if beam > tokenizer.vocab_size:
+    raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
+  decoding.check_beam(beam, alpha)
+
+
 def _decode(model, beam, alpha, params, source, lengths, limit):
-  """Token ids [B, limit] of the best translations of source [B, S]."""
+  """Decoded of the best translations of source [B, S]: [B, limit], [B]."""
   valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
     jnp.int32
   )
@@ -324,4 +360,4 @@ def _decode(model, beam, alpha, params, source, lengths, limit):
     alpha=alpha,
     capacity=limit,
   )
-  return found.tokens[:, 0]
+  return decoding.Decoded(found.tokens[:, 0], found.scores[:, 0])

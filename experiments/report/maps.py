@@ -121,6 +121,8 @@ def _pair(found, text):
     words = _words(found)
     model = models.build(**found.model)
     (target,) = wmt14.translate(model, found.params, words, [text], beam=1)
+    if isinstance(target, Exception):
+      raise ValueError(f'{_whence(text)}: {target}.')
     whole = [*words.encode(text), words.eos_id], [words.bos_id]
     whole[1].extend(words.encode(target))
   else:

@@ -147,6 +147,12 @@ def test_entities():
   assert scores['score'] == pytest.approx((1 / 3 + 0.6) / 2)
 
 
+def test_a_passage_without_entities_scores_nothing():
+  """Though an article alone is equal to nothing, as SQuAD compares."""
+  scores = labels.entity_scores([('Bo', ('Bo',)), ('', ('The',))])
+  assert scores == dict(exact_match=0.5, f1=0.5, score=0.5)
+
+
 def test_average_of_the_paper():
   assert round(labels.glue_average(BERT), 1) == 83.0
   assert labels.glue_average(BERT | dict(wnli={})) == pytest.approx(

@@ -50,6 +50,54 @@ def test_bleu_of_counts_is_that_of_the_texts():
   assert metrics.bleu_of_counts(np.zeros(10)) == 0
 
 
+CHINESE = [
+  '今天天气很好,我们去公园散步。',
+  '他昨天买了三本新书。',
+  '这家饭馆的菜非常好吃。',
+  '火车八点半从上海出发。',
+  '她正在学习弹钢琴。',
+]
+TRANSLATED = [
+  '今天天气很好,我们去公园玩。',
+  '他昨天买了三本书。',
+  '这家饭馆的菜很好吃。',
+  '火车八点半离开上海。',
+  '她在学习弹钢琴。',
+]
+
+
+@pytest.mark.parametrize('language', ['zh', 'ZH', 'zh-CN', 'zho_Hans', 'cmn'])
+def test_bleu_takes_the_tokenizer_of_the_language(language):
+  want = sacrebleu.corpus_bleu(TRANSLATED, [CHINESE], tokenize='zh').score
+  assert metrics.bleu(TRANSLATED, CHINESE)['score'] < 1 < 50 < want
+  got = metrics.bleu(TRANSLATED, CHINESE, language)
+  assert got['score'] == want
+  assert '|tok:zh|' in got['signature']
+  counts = np.array(metrics.bleu_counts(TRANSLATED, CHINESE, language))
+  assert metrics.bleu_of_counts(counts.sum(0)) == want
+  by = metrics.bleu_by(list('aabbb'), TRANSLATED, CHINESE, language)
+  assert [x['score'] > 30 for x in by.values()] == [True, True]
+  assert all('|tok:zh|' in x['signature'] for x in by.values())
+
+
+@pytest.mark.parametrize('language', ['', 'de', 'target', 'pt_BR'])
+def test_bleu_of_other_languages_is_13a(language):
+  got = metrics.bleu(HYPOTHESES, REFERENCES, language)
+  assert got == metrics.bleu(HYPOTHESES, REFERENCES)
+
+
+@pytest.mark.parametrize('language', ['ja', 'ko', 'jpn_Jpan', 'ko-KR'])
+def test_bleu_without_the_package_of_a_language(language, monkeypatch):
+  """One line that says what to install, and no other tokenizer instead."""
+  code = {'j': 'ja', 'k': 'ko'}[language[0]]
+  module = f'sacrebleu.tokenizers.tokenizer_{code}_mecab'
+  monkeypatch.setattr(f'{module}.MeCab', None)
+  for score in metrics.bleu, metrics.bleu_counts:
+    with pytest.raises(ValueError, match=rf'{language}.*sacrebleu\[') as info:
+      score(['a'], ['a'], language)
+    assert '\n' not in str(info.value)
+
+
 def test_chrf_is_that_of_sacrebleu_with_its_signature():
   got = metrics.chrf(HYPOTHESES, REFERENCES)
   assert got['score'] == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
@@ -140,6 +188,18 @@ def test_a_label_outside_the_vocabulary_never_counts(f, wrong):
   total, weight = f(LOGITS, labels, WEIGHTS + 1)
   assert np.isnan(total)
   assert np.isfinite(weight)
+
+
+@pytest.mark.parametrize('wrong', [np.nan, -np.nan, np.inf])
+def test_logits_that_are_not_finite_have_no_accuracy(wrong):
+  logits = LOGITS.copy()
+  logits[1, 2, 3] = wrong
+  weights = np.ones((B, T), np.float32)
+  for f in metrics.accuracy, metrics.cross_entropy:
+    assert not np.isfinite(f(logits, LABELS, weights)[0])
+    weights[1, 2] = 0
+    assert np.isfinite(f(logits, LABELS, weights)[0])
+    weights[1, 2] = 1
 
 
 def test_what_has_no_weight_has_no_gradient():

@@ -241,3 +241,91 @@ def test_bad_input(tmp_path):
     task('mnli', tmp_path, shard=(0, 4))
   with pytest.raises(ValueError, match=r'RTE has nothing; expected train.tsv'):
     build(path=str(tmp_path))
+
+
+# Outputs that are not finite, labels that are none ----------------------------
+
+
+class Wrong(Fake):
+  """Fake, but for what it makes of rows of the longest width."""
+
+  def __init__(self, it, wrong):
+    super().__init__(it._subtask.outputs, it._subtask.head)
+    self.wrong = wrong
+
+  def apply(self, variables, batch, rngs=None):
+    x = super().apply(variables, batch)
+    # One output of one row: the others are what they are.
+    return x.at[0, -1].set(self.wrong)
+
+
+def check_not_finite(it, wrong):
+  good = it.evaluate(Fake(it._subtask.outputs, it._subtask.head), {}, 'test')
+  assert all(np.isfinite(x) for x in good.values())
+  assert it.examples
+  scores = it.evaluate(Wrong(it, wrong), {}, 'test')
+  assert scores.keys() == good.keys()
+  majority = {k: x for k, x in scores.items() if k.startswith('majority')}
+  assert majority.items() <= good.items()
+  assert all(np.isnan(scores[name]) for name in scores.keys() - majority.keys())
+  assert it.examples == {}
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('subtask', glue.GLUE.subtasks)
+def test_outputs_that_are_not_finite_have_no_score(subtask, wrong, tmp_path):
+  """Though the first class, which argmax makes of NaN, may be the right one."""
+  check_not_finite(task(subtask, tmp_path), wrong)
+
+
+def test_one_part_that_is_not_finite_has_no_score(tmp_path, monkeypatch):
+  """Nor has the mean over the parts; the other part keeps its own."""
+  files = write(tmp_path / 'glue')
+  it = task('mnli', tmp_path, path=str(files), batch_size=1)
+  _, matched = it._dev('dev_matched')
+
+  def outputs(model, params, encoded, n):
+    return np.full((n, 3), np.nan if encoded is matched else 0.0)
+
+  monkeypatch.setattr(it, '_outputs', outputs)
+  scores = it.evaluate(None, {}, 'test')
+  assert np.isnan([scores['accuracy_m'], scores['score']]).all()
+  assert scores['accuracy_mm'] in (0, 1)
+  assert it.examples == {}
+
+
+@pytest.mark.parametrize(
+  'subtask, label, legal',
+  [('sst2', -1, '0 to 1'), ('mnli', 3, '0 to 2'), ('stsb', -1.0, '0 to 5')],
+)
+@pytest.mark.parametrize('part', ['train', 'val', 'test'])
+def test_labels_out_of_range(
+  subtask, label, legal, part, tmp_path, monkeypatch
+):
+  """As TFDS has -1 where a label is hidden: refused before the first step."""
+  read = glue.read
+
+  def with_one(*args):
+    parts = read(*args)
+    rows = list(parts.readers[part]())
+    rows[3] = rows[3]._replace(label=label)
+    return parts._replace(readers=parts.readers | {part: lambda: iter(rows)})
+
+  task(subtask, tmp_path).check(None)
+  monkeypatch.setattr(glue, 'read', with_one)
+  words = f"example 4 of '{part}' has the label {label}, expected {legal}"
+  with pytest.raises(ValueError, match=words):
+    task(subtask, tmp_path).check(None)
+
+
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_a_part_without_examples(part, tmp_path, monkeypatch):
+  read = glue.read
+
+  def without(*args):
+    parts = read(*args)
+    return parts._replace(readers=parts.readers | {part: lambda: iter(())})
+
+  monkeypatch.setattr(glue, 'read', without)
+  with pytest.raises(ValueError, match=f"sample: '{part}' has no examples"):
+    task('sst2', tmp_path).check(None)

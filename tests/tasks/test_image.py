@@ -275,3 +275,49 @@ def test_recipes(subtask):
     assert c.data.image_size % c.model.patch == 0
     assert len(c.data.mean) == len(c.data.std)
     assert size or recipe.mixes
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_outputs_that_are_not_finite_have_no_score(wrong):
+  """Though the first class, which top_k makes of NaN, may be the right one."""
+  t = task(batch_size=100)
+  good = t.evaluate(models_of(t), None, 'test')
+  assert np.isfinite(list(good.values())).all()
+
+  def apply(variables, batch):
+    x = models_of(t).apply(variables, batch)
+    return x.at[1, 2].set(wrong)
+
+  for split in ('val', 'test'):
+    scores = t.evaluate(types.SimpleNamespace(apply=apply), None, split)
+    ours = {'nll', 'top1', 'top5'}
+    assert all(np.isnan(scores[name]) for name in ours)
+    assert all(scores[x] == good[x] for x in scores.keys() - ours)
+    assert t.examples == {}
+  assert scores.keys() == good.keys()
+
+
+def test_damaged_test_image_is_found_before_the_first_step(folder):
+  of_folder(folder).check(None)
+  (folder / 'val' / 'light' / '2.png').write_bytes(b'damaged')
+  refused('light/2.png does not decode', lambda: of_folder(folder).check(None))
+  t = of_folder(folder, damaged='skip')
+  t.check(None)
+  assert t.describe()['damaged so far, the next image instead'] == 1
+  for path in folder.glob('val/*/*.png'):
+    path.write_bytes(b'damaged')
+  t = of_folder(folder, damaged='skip')
+  refused("No image of 'test' in", lambda: t.check(None))
+
+
+def test_label_that_training_has_not():
+  t = task()
+  t.check(None)
+  test = t.source.splits['test']
+  labels = test.labels.copy()
+  labels[6] = 10
+  t.source.splits['test'] = image.images.Memory(test.images, labels)
+  refused(
+    "image 7 of 'test' has the label 10; training has 0 to 9",
+    lambda: t.check(None),
+  )

@@ -115,3 +115,29 @@ def test_stride_error(stride, corpus, tmp_path):
   words = f'eval_stride is {stride}, expected 1 to row_length=11'
   with pytest.raises(ValueError, match=words):
     build(corpus, tmp_path, eval_stride=stride)
+
+
+class NotFinite(Uniform):
+  """Uniform, but for one feature of the first row."""
+
+  def __init__(self, wrong):
+    self.wrong = wrong
+
+  def apply(self, variables, batch, rngs, method):
+    return (
+      super().apply(variables, batch, rngs, method).at[0, 3].set(self.wrong)
+    )
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_outputs_that_are_not_finite_have_no_score(wrong, corpus, tmp_path):
+  task = build(corpus, tmp_path)
+  V = task.model_kwargs['vocab_size']
+  params = dict(embed=dict(embedding=jnp.zeros((V, 2))))
+  good = task.evaluate(Uniform(), params, 'test')
+  for split in ('val', 'test'):
+    scores = task.evaluate(NotFinite(wrong), params, split)
+    for name in ('perplexity', 'nll', 'bits_per_character'):
+      assert np.isnan(scores.pop(name))
+    assert task.examples == {}
+  assert scores.items() <= good.items()  # words, and the unigram's

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked tokens: which, what stands there, and that each row counts once."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,3 +75,21 @@ def test_rate_error(rate, tmp_path):
     ValueError, match=rf'rate={rate} masks .* expected 1 to 40'
   ):
     build(tmp_path, rate=rate)
+
+
+@pytest.mark.parametrize('wrong', [0.0, np.nan, np.inf])
+def test_outputs_that_are_not_finite_have_no_score(task, wrong):
+  class Model:
+    def apply(self, variables, batch, rngs, method):
+      x = jnp.zeros((*batch['positions'].shape, 2))
+      return x.at[0, 3].set(wrong)
+
+  V = task.model_kwargs['vocab_size']
+  params = dict(
+    embed=dict(embedding=jnp.zeros((V, 2))), head=dict(bias=jnp.zeros(V))
+  )
+  scores = task.evaluate(Model(), params, 'val')
+  assert np.isfinite(scores.pop('accuracy_of_commonest'))
+  assert set(scores) == {'nll', 'perplexity', 'accuracy'}
+  assert bool(task.examples) == (wrong == 0)
+  assert all(np.isfinite(x) == (wrong == 0) for x in scores.values())

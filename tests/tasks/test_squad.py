@@ -365,3 +365,39 @@ def test_bad_input_shows_at_the_start(tmp_path, workdir, folder):
     build(config(folder, task__max_answer_length=0), workdir)
   with pytest.raises(ValueError, match='stride is 99'):
     build(config(folder, data__stride=99), workdir)
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_outputs_that_are_not_finite_have_no_score(trained, wrong, capsys):
+  """Though the first span, which argmax makes of NaN, may be right."""
+  task, model, params = trained
+  good = task.evaluate(model, params, 'test')
+  assert all(np.isfinite(x) for x in good.values())
+  assert task.examples
+
+  class Wrong:
+    def apply(self, variables, batch, rngs):
+      x = model.apply(variables, batch, rngs=rngs)
+      last = batch['lengths'] - 2  # an answer may end here
+      return x.at[jnp.arange(1), last[:1]].set(wrong)
+
+  for split in ('val', 'test'):
+    scores = task.evaluate(Wrong(), params, split)
+    ours = [name for name in scores if '_of_' not in name]
+    assert {'exact', 'f1'} <= set(ours)
+    assert all(np.isnan(scores[name]) for name in ours)
+    assert all(scores[x] == good[x] for x in scores.keys() - set(ours))
+  assert scores.keys() == good.keys()
+  assert task.examples == {}
+
+
+def test_threshold_that_is_no_number(folder, workdir):
+  c = config(folder, task__null_threshold=float('nan'))
+  with pytest.raises(ValueError, match='null_threshold is nan'):
+    build(c, workdir)
+
+
+def test_windows_are_cut_before_the_first_step(folder, workdir):
+  task = build(config(folder), workdir)
+  task.check(None)
+  assert task._cut.cache_info().currsize == 3

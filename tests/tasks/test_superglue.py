@@ -10,7 +10,11 @@ from collab.data.examples import Example
 from collab.tasks import superglue
 from tests.data.test_superglue_files import write
 from tests.tasks import test_glue
-from tests.tasks.test_glue import check_evaluation, few  # noqa: F401, fixtures
+from tests.tasks.test_glue import (
+  check_evaluation,  # noqa: F401, a fixture
+  check_not_finite,
+  few,  # noqa: F401, a fixture
+)
 
 
 def task(subtask, folder, **kwargs):
@@ -62,6 +66,18 @@ def test_by_entity():
   scores = superglue.by_entity(outputs, rows)
   assert scores['exact_match'] == pytest.approx(2 / 3)
   assert scores['f1'] == pytest.approx(2 / 3)
+
+
+def test_a_passage_without_entities_stays_in_the_mean():
+  rows = [Example((), 1, 0, ('Bo', ('Bo',))), Example((), 0, 1, ('', ('Al',)))]
+  scores = superglue.by_entity(np.array([[0, 1], [0, 1]]), rows)
+  assert scores == dict(exact_match=0.5, f1=0.5, score=0.5)
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+@pytest.mark.parametrize('subtask', superglue.SUPERGLUE.subtasks)
+def test_outputs_that_are_not_finite_have_no_score(subtask, wrong, tmp_path):
+  check_not_finite(task(subtask, tmp_path), wrong)
 
 
 def test_by_question():

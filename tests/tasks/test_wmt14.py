@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import metrics, models, tasks
+from collab import decoding, metrics, models, tasks
 from collab.data.tokenizer import BOS, EOS
 from collab.tasks import wmt14
 from tests import tiny
@@ -244,7 +244,7 @@ def test_translations_keep_their_order(translate):
 def test_nothing_to_translate(translate):
   assert translate([]) == []
   empty, one = translate(['', 'one'])
-  assert isinstance(empty, str)
+  assert empty == ''
   assert translate(['one']) == [one]
 
 
@@ -254,14 +254,106 @@ def test_beam_that_is_too_wide(translate):
 
 
 def test_sentence_that_is_too_long(translate, trained):
-  """The message says what fits, and what it says fits does; none is decoded."""
+  """The error in its place says what fits, and what it says fits does."""
   task, *_ = trained
   fits = '1' * 34  # each digit a token; a space before, <eos> after
   assert len(task.tokenizer.encode(fits)) == 35
-  assert len(translate([fits])) == 1
+  found = translate([fits, 'one', fits + '1', 'two'])
+  assert [type(x) for x in found] == [str, str, ValueError, str]
+  assert found[1::2] == translate(['one', 'two'])
+  assert str(found[2]) == (
+    '37 tokens; with max_length=64 the model translates at most 36'
+  )
+  (alone,) = translate([fits + '1'])
+  assert isinstance(alone, ValueError)
+
+
+def test_a_line_break_of_the_model_is_a_blank(translate, trained, monkeypatch):
+  task, *_ = trained
+  ids = task.tokenizer.encode('one\ntwo\r\n three\r') + [EOS]
+
+  def decode(model, beam, alpha, params, source, lengths, limit):
+    rows = jnp.tile(jnp.array(ids)[None], (len(source), 1))
+    return decoding.Decoded(rows, jnp.zeros(len(source)))
+
+  monkeypatch.setattr(wmt14, '_decode', decode)
+  assert translate(['one', 'two']) == ['one two  three '] * 2
+
+
+def test_outputs_that_are_not_finite_have_no_score(trained, capsys):
+  """Neither perplexity nor BLEU; what needs no model has its own."""
+  task, model, params = trained
+  for wrong in (np.nan, np.inf):
+    bad = jax.tree.map(lambda x, w=wrong: x.at[(0,) * x.ndim].set(w), params)
+    scores = task.evaluate(model, bad, 'test')
+    assert scores.pop('bleu_signature')
+    assert 0 <= scores.pop('bleu_of_copying') < 5
+    assert {'nll', 'accuracy', 'bleu', 'chrf', 'exact'} < set(scores)
+    assert all(np.isnan(x) for x in scores.values())
+    assert task.examples == {}
+    for x in wmt14.translate(model, bad, task.tokenizer, ['one', 'two']):
+      assert isinstance(x, FloatingPointError)
+  assert 'nan' not in capsys.readouterr().out
+
+
+# Before the first step --------------------------------------------------------
+
+
+def test_test_sentence_that_is_too_long(trained, corpus, tmp_path):
+  """Found by the check, for the evaluation would only after the training."""
+  task, model, _ = trained
+  task.check(model)
+  for split in ('train', 'val', 'test'):
+    for side in ('en', 'de'):
+      path = tmp_path / f'{split}.{side}'
+      path.write_text((corpus / path.name).read_text('utf-8'), 'utf-8')
+  for split in ('val', 'test'):  # of val there is perplexity alone, which cuts
+    lines = (corpus / f'{split}.en').read_text('utf-8').splitlines()
+    lines[4] = '1' * 50
+    tiny.write_lines(tmp_path / f'{split}.en', lines)
+  task = build(tiny.config(tmp_path), tmp_path / 'run')
   with pytest.raises(
     ValueError,
-    match='Sentence 2 has 37 tokens; with max_length=64 the model translates '
-    'at most 36',
+    match=r"sentence 5 of 'test' has 52 tokens; with model.max_length=64 the "
+    r'model translates at most 36, so 1 of 7 are too long\.',
   ):
-    translate(['one', fits + '1', 'two'])
+    task.check(model)
+  task.check(model.clone(max_length=88))
+  assert wmt14.longest(model.clone(max_length=88)) == 52
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(task__beam=0), 'size must be 1 or more, got 0'),
+    (dict(task__beam=999), r'beam=999; expected 1 to \d+\.'),
+    (dict(task__alpha=float('nan')), 'alpha must be 0 or more, got nan'),
+  ],
+)
+def test_impossible_beams(changes, message, trained, corpus, workdir):
+  _, model, _ = trained
+  with pytest.raises(ValueError, match=message):
+    build(tiny.config(corpus, **changes), workdir).check(model)
+
+
+def test_tokenizer_of_bleu_that_is_not_installed(corpus, workdir, monkeypatch):
+  monkeypatch.setattr('sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab', None)
+  with pytest.raises(ValueError, match=r"language 'ja': .*sacrebleu\[ja\]"):
+    build(tiny.config(corpus, data__target='ja'), workdir)
+
+
+def test_bleu_is_that_of_the_target_language(trained, tmp_path, monkeypatch):
+  task, model, params = trained
+  for split in ('train', 'val', 'test'):
+    rows = list(task.corpus.pairs(split))
+    tiny.write_lines(tmp_path / f'{split}.en', [x for x, _ in rows])
+    tiny.write_lines(tmp_path / f'{split}.zh', [f'{y}很好' for _, y in rows])
+  other = build(tiny.config(tmp_path, data__target='zh'), tmp_path / 'run')
+  references = [y for _, y in other.corpus.pairs('test')]
+  found = [y.replace('好', '坏') for y in references]
+  monkeypatch.setattr(wmt14, 'translate', lambda *args, **kw: found)
+  scores = other._translation_scores(model, params)
+  assert scores['bleu'] == metrics.bleu(found, references, 'zh')['score'] > 1
+  assert '|tok:zh|' in scores['bleu_signature']
+  counts = np.array(other.examples['bleu']).sum(0)
+  assert metrics.bleu_of_counts(counts) == scores['bleu']

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guards scores against model outputs that are not finite."""
+
+import math
+
+
+def nan_unless(finite, scores) -> dict:
+  """The scores of an evaluation if the model's outputs are finite, else NaN.
+
+  argmax and comparisons turn a NaN into an answer like any other (the first
+  class, the first span), which may well be right. So every score that such a
+  step has a part in goes through here.
+
+  Args:
+    finite: whether all outputs of the model are finite.
+    scores: dict name -> what was computed from them. Texts (a signature) stay.
+  """
+  if finite:
+    return scores
+  return {
+    name: value if isinstance(value, str) else math.nan
+    for name, value in scores.items()
+  }

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that are not finite have no score."""
+
+import numpy as np
+
+from collab import metrics
+
+
+def test_scores_are_nan_unless_the_outputs_are_finite():
+  scores = dict(score=0.75, precisions=[50.0, 25.0], signature='tok:13a')
+  assert metrics.nan_unless(True, scores) is scores
+  found = metrics.nan_unless(False, scores)
+  assert found.keys() == scores.keys()
+  assert found.pop('signature') == 'tok:13a'
+  assert all(np.isnan(x) for x in found.values())

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from collab import decoding, metrics
 from collab.data import cache, pipeline, samples, sources, tokenizer
+from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at
 INPUTS = (  # what the model takes of a batch
@@ -63,6 +64,7 @@ class Translation:
     )
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
+    self.meaning = Meaning(self.tokenizer.fingerprint)
     self.unit = 'tokens'
     self.units_per_step = round(
       size * length * (1 - self._packed.statistics['target_padding'])
@@ -250,7 +252,7 @@ def translate(
     raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
   ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
   run = jax.jit(
-    functools.partial(_decode, model, beam, alpha), static_argnums=3
+    functools.partial(_decode, model, tokenizer, beam, alpha), static_argnums=3
   )
   order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
   most = 2 * (model.max_length - 10) // 3
@@ -277,7 +279,7 @@ def translate(
   return found
 
 
-def _decode(model, beam, alpha, params, source, lengths, limit):
+def _decode(model, tokenizer, beam, alpha, params, source, lengths, limit):
   """Token ids [B, limit] of the best translations of source [B, S]."""
   valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
     jnp.int32
@@ -311,13 +313,13 @@ def _decode(model, beam, alpha, params, source, lengths, limit):
     )
     return logits, new['cache']
 
-  start = jnp.full((source.shape[0], 1), tokenizer.BOS, jnp.int32)
+  start = jnp.full((source.shape[0], 1), tokenizer.bos_id, jnp.int32)
   found = decoding.beam(
     step,
     state['cache'],
     start,
-    eos=tokenizer.EOS,
-    pad=tokenizer.PAD,
+    eos=tokenizer.eos_id,
+    pad=tokenizer.pad_id,
     max_length=limit,
     limits=3 * lengths // 2 + 10,
     size=beam,

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from collab.model_json import Meaning
 from collab.training import checkpoint, initial, leaves, workdir
 
 
@@ -59,7 +60,7 @@ def earlier(tmp_path):
   ],
 )
 def test_is_what_the_run_was_judged_by(changes, keys, earlier):
-  got = initial.load(earlier(**changes), make_params(0))
+  got = initial.load(earlier(**changes), make_params(0), Meaning())
   trees = [make_params(key) for key in keys]
   want = jax.tree.map(lambda *x: sum(x) / len(x), *trees)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), got, want)
@@ -67,7 +68,7 @@ def test_is_what_the_run_was_judged_by(changes, keys, earlier):
 
 def test_another_head_is_fresh(earlier, capsys):
   params = make_params(0, head=5) | dict(pooler=dict(bias=jnp.ones(7)))
-  got = leaves.named(initial.load(earlier(), params))
+  got = leaves.named(initial.load(earlier(), params, Meaning()))
   old, new = leaves.named(make_params(3)), leaves.named(params)
   assert set(got) == set(new)
   for name, x in got.items():
@@ -83,22 +84,22 @@ def test_another_width_is_refused(earlier):
   folder = earlier()
   words = r'embed/embedding: expected float32\[11, 13\], found .*\[11, 7\]'
   with pytest.raises(ValueError, match=words) as info:
-    initial.load(folder, make_params(0, width=13))
+    initial.load(folder, make_params(0, width=13), Meaning())
   assert f'init_from={folder}' in str(info.value)
   assert 'head' not in str(info.value)
 
 
 def test_nothing_in_common_is_refused(earlier):
   with pytest.raises(ValueError, match='other/x: expected'):
-    initial.load(earlier(), dict(other=dict(x=jnp.ones(3))))
+    initial.load(earlier(), dict(other=dict(x=jnp.ones(3))), Meaning())
 
 
 def test_no_run(tmp_path):
   with pytest.raises(ValueError, match=r'run\.json is missing'):
-    initial.load(tmp_path, make_params(0))
+    initial.load(tmp_path, make_params(0), Meaning())
   workdir.claim(make_config(), tmp_path)
   with pytest.raises(ValueError, match='has no checkpoint'):
-    initial.load(tmp_path, make_params(0))
+    initial.load(tmp_path, make_params(0), Meaning())
 
 
 def test_tokenizer_comes_along(earlier, tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run, to be used."""
 
+import pathlib
+
 from absl import logging
 
 from collab import model_json, models
@@ -23,7 +25,13 @@ def load(workdir, task):
     raise ValueError(
       f'{workdir} is a run of {config.task.name}, expected {task}.'
     )
-  text = tokenizer.read(f'{workdir}/tokenizer.json')
+  path = pathlib.Path(workdir) / 'tokenizer.json'
+  if not config.total_steps and not path.exists():
+    raise ValueError(
+      f'{path} is missing: the checkpoint that it was converted from has '
+      'none, and its other files (source.spm, vocab.json) are not read.'
+    )
+  text = tokenizer.read(path)
   fields, meaning, params = read(workdir, config)
   words = tokenizer_of(workdir, text, fields, meaning)
   return models.build(**fields), params, words, config

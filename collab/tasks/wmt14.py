@@ -311,7 +311,8 @@ def _decode(model, tokenizer, beam, alpha, params, source, lengths, limit):
       method='next_logits',
       mutable=['cache'],
     )
-    return logits, new['cache']
+    # No text has <pad> in it; Marian, whose logit of it is 0, relies on that.
+    return logits.at[..., tokenizer.pad_id].set(-jnp.inf), new['cache']
 
   start = jnp.full((source.shape[0], 1), tokenizer.bos_id, jnp.int32)
   found = decoding.beam(

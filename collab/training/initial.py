@@ -42,7 +42,8 @@ def load(workdir, params, meaning, sharding=None):
   known = model_json.Meaning()
   if (folder / 'model.json').exists():
     _, known = model_json.read(folder)
-  model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
+  if meaning.tokenizer:  # the task reads text
+    model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
   checkpoints = checkpoint.Checkpoints(
     workdir, config.checkpoint.keep, config.checkpoint.best
   )

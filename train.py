@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 import optax
 
-from collab import command, models, tasks
+from collab import command, model_json, models, tasks
 from collab.data import pipeline
 from collab.training import (
   checkpoint,
@@ -73,6 +73,7 @@ def run(config, workdir, eval_only=False):
       seed=config.seed,
       shard=shard,
     )
+  model_json.check(workdir, task.meaning)
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   task.check(model)
   tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
@@ -112,7 +113,9 @@ def run(config, workdir, eval_only=False):
       raise ValueError(f'{workdir} has no checkpoint to evaluate.')
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if config.init_from:
-      params = initial.load(config.init_from, state['params'], whole)
+      params = initial.load(
+        config.init_from, state['params'], task.meaning, whole
+      )
       state = jax.device_put(state | dict(params=params), shardings)
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])

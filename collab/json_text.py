@@ -21,6 +21,13 @@ def parse(text):
     raise json.JSONDecodeError('Number of too many digits', text, 0) from None
 
 
+def tuples(x):
+  """A value with JSON's lists as the tuples that they were."""
+  if isinstance(x, dict):
+    return {key: tuples(value) for key, value in x.items()}
+  return tuple(map(tuples, x)) if isinstance(x, list) else x
+
+
 def read_object(path):
   """The object in a JSON file, a dict; a ValueError names the file."""
   try:

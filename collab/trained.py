@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run, to be used."""
 
-from collab import models
+import pathlib
+
+from absl import logging
+
+from collab import model_json, models
 from collab.data import tokenizer
 from collab.training import checkpoint, leaves
 from collab.training import workdir as workdirs
@@ -21,19 +25,54 @@ def load(workdir, task):
     raise ValueError(
       f'{workdir} is a run of {config.task.name}, expected {task}.'
     )
-  words = tokenizer.load(f'{workdir}/tokenizer.json')
-  fields, params = read(workdir, config)
+  path = pathlib.Path(workdir) / 'tokenizer.json'
+  if not config.total_steps and not path.exists():
+    raise ValueError(
+      f'{path} is missing: the checkpoint that it was converted from has '
+      'none, and its other files (source.spm, vocab.json) are not read.'
+    )
+  text = tokenizer.read(path)
+  fields, meaning, params = read(workdir, config)
+  words = tokenizer_of(workdir, text, fields, meaning)
   return models.build(**fields), params, words, config
 
 
+def tokenizer_of(folder, text, fields, meaning):
+  """The tokenizer of a model, from the text of its tokenizer.json.
+
+  Args:
+    folder: that has the two, for messages.
+    text: of tokenizer.json.
+    fields: of models.build.
+    meaning: model_json.Meaning of the model.
+
+  Raises:
+    ValueError: it is damaged, is another model's, or has ids that the model has
+      not. More rows than ids are no fault: some pad their tables.
+  """
+  path = f'{folder}/tokenizer.json'
+  words = tokenizer.parse(text, path)
+  if words.vocab_size > fields['vocab_size']:
+    raise ValueError(
+      f'{path} has {words.vocab_size:,} ids, the model has '
+      f'vocab_size={fields["vocab_size"]:,}.'
+    )
+  model_json.check_tokenizer(folder, meaning.tokenizer, words.fingerprint)
+  if not meaning.tokenizer:
+    logging.warning('%s: no record of its tokenizer to compare with.', folder)
+  return words
+
+
 def read(workdir, config):
-  """All fields of models.build, and the parameters of a run's evaluation.
+  """All fields of models.build, their Meaning, and the parameters of a run.
+
+  The parameters are those of its evaluation.
 
   Raises:
     ValueError: model.json or the checkpoints are missing or damaged, or they
       are of two models.
   """
-  fields = workdirs.read_model(workdir)
+  fields, meaning = model_json.read(workdir)
   checkpoints = checkpoint.Checkpoints(
     workdir, config.checkpoint.keep, config.checkpoint.best
   )
@@ -43,7 +82,7 @@ def read(workdir, config):
     params = checkpoint.final_params(config, checkpoints, abstract)
   finally:
     checkpoints.close()
-  return fields, params
+  return fields, meaning, params
 
 
 def _check(workdir, fields, abstract):

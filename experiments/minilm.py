@@ -24,7 +24,7 @@ from scipy import stats
 
 from collab import command, models
 from collab.convert import calibration, reparametrize, source
-from collab.data import examples, glue, tokenizer
+from collab.data import examples, glue
 from collab.training import logs
 
 WIDTHS = 384, 192, 128, 96, 64, 32
@@ -41,7 +41,7 @@ def run(folder, data, rows, pairs):
     file.write('\n'.join(train))
     file.flush()
     seen = calibration.read(found, file.name, rows=rows)
-  words = tokenizer.parse(found.tokenizer, folder)
+  words = source.words(found)
   texts = [text for x in dev for text in x.texts]
   encoded = examples.encode([(text,) for text in texts], words, 128)
   original = embed(found.model, found.params, encoded)

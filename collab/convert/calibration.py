@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab import models, tasks, text_lines
-from collab.data import examples, tokenizer
+from collab import model_json, models, tasks, text_lines
+from collab.convert import source as sources
+from collab.data import examples
 
 TRAIN = 'train'  # instead of a file: the run's own data
 
@@ -48,11 +49,7 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
       f'calibration={path}: a model of kind {fields["name"]} does not read '
       f"lines of text; '{TRAIN}' takes the training data of a run."
     )
-  if not source.tokenizer:
-    raise ValueError(
-      f'{source.folder} has no tokenizer.json to read {path} with.'
-    )
-  words = tokenizer.parse(source.tokenizer, f'{source.folder}/tokenizer.json')
+  words = sources.words(source)
   texts = [line.strip() for line in text_lines.of_path(pathlib.Path(path))]
   texts = [text for text in texts if text]
   if not texts:
@@ -107,6 +104,7 @@ def _training(source, rows):
     seed=config.seed,
     shard=(0, 1),
   )
+  model_json.check(source.folder, task.meaning)
   found, steps = [], 0
   while len(found) * config.data.batch_size < rows:
     found.append(task.inputs(task.batch(steps))[0])

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from collab import json_text
+from collab.data import tokenizer as tokenizers
 from collab.training import files, leaves
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
@@ -24,9 +26,12 @@ WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
 def read_tokenizer(folder):
-  """The text of tokenizer.json, '' if there is none."""
+  """The text of tokenizer.json, '' if there is none; it has to be JSON."""
   path = folder / TOKENIZER
-  return path.read_text('utf-8') if path.exists() else ''
+  if not path.exists():
+    return ''
+  json_text.read_object(path)
+  return tokenizers.read(path)
 
 
 def read_tensors(folder):
@@ -107,9 +112,12 @@ def _nothing(folder):
   pickles = sorted(x.name for x in folder.glob('pytorch_model*.bin'))
   if not pickles:
     return f'{folder} has neither {WEIGHTS} nor {INDEX}.'
+  load = 't.AutoModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])'
+  code = shlex.quote(f'import sys, transformers as t; {load}')
   return (
-    f'{folder} has {pickles[0]}, a pickle, and no {WEIGHTS}. Convert it where '
-    'torch and transformers are installed: python -c "import transformers as '
-    f"t; t.AutoModel.from_pretrained('{folder}').save_pretrained('NEW')\", "
-    'with the class that config.json names in place of AutoModel.'
+    f'{folder} has {pickles[0]}, a pickle, and no {WEIGHTS}. Loading a pickle '
+    'may run any code that is in it: only if you trust it, convert it where '
+    f'torch and transformers are installed: python -c {code} '
+    f'{shlex.quote(str(folder))} NEW, with the class that config.json names in '
+    'place of AutoModel.'
   )

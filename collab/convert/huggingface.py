@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from collab import json_text, models
+from collab import json_text, model_json, models
 from collab.convert import folders, plans
 from collab.convert.families import FAMILIES
+from collab.data import tokenizer
 from collab.models import layers
 from collab.training import leaves
 
@@ -86,6 +87,25 @@ def load(folder, allow=()) -> Pretrained:
   )
 
 
+def meaning(pretrained) -> model_json.Meaning:
+  """What ids and outputs of a checkpoint stand for, as far as it says."""
+  text, outputs = pretrained.tokenizer, pretrained.model.get('outputs')
+  return model_json.Meaning(
+    tokenizer.fingerprint(text) if text else '',
+    plans.classes(plans.reader(pretrained.config)) if outputs else (),
+  )
+
+
+def labelled(config, meaning):
+  """The config with the classes of a Meaning, if these are others."""
+  names = meaning.classes
+  if not names or names == plans.classes(plans.reader(config)):
+    return config
+  ids = {name: place for place, name in enumerate(names)}
+  by_id = {str(place): name for name, place in ids.items()}
+  return config | dict(id2label=by_id, label2id=ids)
+
+
 def save(folder, pretrained) -> None:
   """Writes a checkpoint that Transformers reads, all of it or nothing.
 
@@ -97,7 +117,7 @@ def save(folder, pretrained) -> None:
     ValueError: the folder exists; Transformers has no such attention; model or
       parameters are not those of the config.
   """
-  _, model, params, config, tokenizer, rest, names = pretrained
+  _, model, params, config, text, rest, names = pretrained
   for place in ('attention', 'decoder_attention', 'cross_attention'):
     if model.get(place, {}).get('name', 'mha') != 'mha':
       raise ValueError(
@@ -119,7 +139,7 @@ def save(folder, pretrained) -> None:
       x = tensors[names.get(target, plan.name(target))]
     tensors[name] = x
   half = {k: 'float32' for k in ('dtype', 'torch_dtype') if k in config}
-  folders.write(folder, config | half, tensors, tokenizer)
+  folders.write(folder, config | half, tensors, text)
 
 
 def _sort(plan, found, allow):
@@ -206,7 +226,10 @@ def _float32(name, x):
     raise ValueError(
       f'{name} is {x.dtype}, expected float32, float16 or bfloat16.'
     )
-  return x.astype(np.float32, copy=False)
+  x = x.astype(np.float32, copy=False)
+  if not np.isfinite(x).all():
+    raise ValueError(f'{name} is not finite: it has a NaN or an infinity.')
+  return x
 
 
 def _check_same(plan, model, params):

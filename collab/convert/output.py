@@ -16,6 +16,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
 
+from collab import model_json
 from collab.convert import huggingface
 from collab.convert import source as sources
 from collab.training import checkpoint, files, logs, optim
@@ -38,9 +39,12 @@ def export(folder, source):
       f'{source.folder} did not come from a checkpoint of Transformers, so '
       'there is no config.json to write it with.'
     )
+  config = huggingface.labelled(source.pretrained.config, source.meaning)
   huggingface.save(
     folder,
-    source.pretrained._replace(model=source.model, params=source.params),
+    source.pretrained._replace(
+      model=source.model, params=source.params, config=config
+    ),
   )
   print(f'In {folder}: config.json, model.safetensors')
 
@@ -106,7 +110,7 @@ def _run(folder, source, new, facts):
   config.init_from = ''
   run = dict(command=facts['command'], versions=facts['versions'])
   files.save_json(folder / 'run.json', run | dict(config=config.to_dict()))
-  files.save_json(folder / 'model.json', new.model)
+  model_json.write(folder, new.model, source.meaning)
   if source.tokenizer:
     files.write_text(folder / 'tokenizer.json', source.tokenizer)
   if source.pretrained:

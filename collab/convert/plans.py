@@ -4,7 +4,7 @@
 import re
 from typing import NamedTuple
 
-from collab import models
+from collab import model_json, models
 from collab.convert.families import FAMILIES
 from collab.convert.families.family import ACTIVATIONS, LABELS, Family
 from collab.training import leaves
@@ -97,9 +97,36 @@ def fields(family, architecture, get, pooler):
     model['pooler'] = family.pooler and (needed or pooler)
     model.setdefault('outputs', 0)
   if model.get('outputs') == LABELS:
-    labels = get('id2label', {})
-    model['outputs'] = len(labels) or get('num_labels', 2)
+    model['outputs'] = len(classes(get)) or get('num_labels', 2)
   return model
+
+
+def classes(get):
+  """Names of the outputs by id2label, else by label2id; () if neither says."""
+  names, ids = (
+    _in_order('id2label', get('id2label', {}).items()),
+    get('label2id', {}),
+  )
+  if names and len(ids) != len(names):  # what Transformers goes by is id2label
+    return names
+  others = _in_order('label2id', [(i, name) for name, i in ids.items()])
+  if sorted(names) == sorted(others) and names != others:
+    raise ValueError(
+      f'id2label has {", ".join(names)}, label2id {", ".join(others)}.'
+    )
+  return others if model_json.unnamed(names) else names
+
+
+def _in_order(field, pairs):
+  """The names of (id, name), of which the ids have to be 0, 1, 2, ..."""
+  names = {str(number): name for number, name in pairs}
+  wanted = [str(place) for place in range(len(names))]
+  strings = all(isinstance(name, str) for name in names.values())
+  if names.keys() != set(wanted) or len(names) < len(pairs) or not strings:
+    raise ValueError(
+      f'{field} is {dict(pairs)}, expected a name for each of 0, 1, 2, ...'
+    )
+  return tuple(names[place] for place in wanted)
 
 
 def reader(config):

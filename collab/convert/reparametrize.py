@@ -17,6 +17,7 @@ from collab import attention
 from collab.convert import fit, graft, layers, moments, widths
 from collab.convert import source as sources
 from collab.models.layers import of_layer
+from collab.training import leaves
 
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # of the old layer
 
@@ -102,9 +103,9 @@ def convert(
     ValueError: an attention or a field that there is no conversion for, a
       value out of range, a budget that cannot be met.
   """
+  found = find(model, params)
   if fields == dict(name='mha') and not (budget or refine):
     return Converted(model, params, [], None)
-  found = find(model, params)
   name, fields = _known(dict(fields), budget)
   if refine and calibration is None:
     raise ValueError(f'refine={refine} needs calibration.')
@@ -128,13 +129,17 @@ def convert(
   }
   new = params
   for layer, m, x, own in _progress(found, mhas, inputs, each, what='layers'):
-    tree = jax.tree.map(np.float32, layers.VARIANTS[name](m, x, **own))
-    new = graft.put(new, layer.path, tree)
+    tree = layers.VARIANTS[name](m, x, **own)
+    with np.errstate(over='ignore'):  # told below
+      new = graft.put(new, layer.path, jax.tree.map(np.float32, tree))
   pairs = {
     layer.path: fit.Pair(layer.module, modules[layer.path]) for layer in found
   }
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
+  bad = [k for k, x in leaves.named(new).items() if not np.isfinite(x).all()]
+  if bad:
+    raise ValueError(f'{name}: not finite in float32: {leaves.some(bad)}.')
   errors = fit.errors(params, new, pairs, calibration)
   rows = [
     _row(layer, modules[layer.path], own, errors[layer.path], params)

@@ -9,12 +9,17 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab import json_text, trained
+from collab import json_text, model_json, trained
 from collab.convert import folders, huggingface
 from collab.training import files
 from collab.training import workdir as workdirs
 
 ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
+# What a checkpoint can do without any training, by the kind of its model.
+TASKS = dict(
+  decoder=dict(name='lm'),
+  encoder_decoder=dict(name='wmt14', beam=4, alpha=0.6),
+)
 
 
 class Source(NamedTuple):
@@ -26,6 +31,7 @@ class Source(NamedTuple):
       is, see `_config`.
     model: all fields of models.build.
     params: nested dict of float32 NumPy arrays.
+    meaning: model_json.Meaning of the model.
     tokenizer: text of tokenizer.json, '' if there is none.
     pretrained: huggingface.Pretrained that it came from, or None.
   """
@@ -34,6 +40,7 @@ class Source(NamedTuple):
   config: ConfigDict
   model: dict
   params: dict
+  meaning: model_json.Meaning
   tokenizer: str
   pretrained: huggingface.Pretrained | None
 
@@ -60,6 +67,7 @@ def read(folder, allow=()) -> Source:
       _config(found.model),
       found.model,
       found.params,
+      huggingface.meaning(found),
       found.tokenizer,
       found,
     )
@@ -77,27 +85,36 @@ def attention_places(model):
 
 def _of_run(path):
   config = workdirs.claim(None, path)
-  model, params = trained.read(path, config)
-  tokenizer = path / 'tokenizer.json'
+  model, meaning, params = trained.read(path, config)
   return Source(
     str(path),
     config,
     model,
     jax.tree.map(np.asarray, params),
-    tokenizer.read_text('utf-8') if tokenizer.exists() else '',
+    meaning,
+    folders.read_tokenizer(path),
     _read_origin(path / ORIGIN, model, params),
+  )
+
+
+def words(found):
+  """The tokenizer of a Source; a ValueError if it has none or another's."""
+  if not found.tokenizer:
+    raise ValueError(f'{found.folder} has no tokenizer.json.')
+  return trained.tokenizer_of(
+    found.folder, found.tokenizer, found.model, found.meaning
   )
 
 
 def _config(model):
   """The config of a workdir that no run of ours has made.
 
-  It is enough to start other runs with, by init_from, and to generate text.
+  It is enough to start other runs with, by init_from, to generate text and to
+  translate.
   """
-  task = 'lm' if model['name'] == 'decoder' else 'pretrained'
   return ConfigDict(
     dict(
-      task=dict(name=task),
+      task=TASKS.get(model['name'], dict(name='pretrained')),
       data={},
       model=model,
       optim=dict(ema=0.0),
@@ -131,13 +148,12 @@ def _read_origin(folder, model, params):
   kept = json_text.read_object(folder / 'origin.json')
   if missing := {'family', 'config', 'names'} - kept.keys():
     raise ValueError(f'{folder}/origin.json has no {", ".join(missing)}.')
-  tokenizer = folder.parent / 'tokenizer.json'
   return huggingface.Pretrained(
     family=kept['family'],
     model=model,
     params=jax.tree.map(np.asarray, params),
     config=kept['config'],
-    tokenizer=tokenizer.read_text('utf-8') if tokenizer.exists() else '',
+    tokenizer=folders.read_tokenizer(folder.parent),
     rest=folders.read_file(folder / 'rest.safetensors'),
     names=kept['names'],
   )

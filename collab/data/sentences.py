@@ -135,6 +135,14 @@ def _entities(rng, split):
     yield Example((first, query), int(code == sought), extra=(name, gold))
 
 
+# What the labels are called, where they are classes.
+CLASSES = dict(
+  family=('Germanic', 'Romance'),
+  same=('other names', 'same names'),
+  relation=('same names', 'other names', 'another kind'),
+  answers=('absent', 'present'),
+  entities=('another', 'this one'),
+)
 FORMS = dict(
   family=_family,
   same=_same,

@@ -8,6 +8,7 @@ the same ids at the beginning of a sentence as within.
 
 import hashlib
 from itertools import pairwise
+import json
 import os
 from pathlib import Path
 import re
@@ -17,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from collab import atomic, text_lines
+from collab import atomic, json_text, text_lines
 
 SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>', '<mask>')
 PAD, BOS, EOS, UNK, MASK = range(5)
@@ -27,13 +28,15 @@ LONGEST = 256  # characters of a word that BPE learns from in one piece
 _LONG = re.compile(rf'\S{{{LONGEST}}}|\s{{{LONGEST}}}')
 
 
-# What the special tokens are called elsewhere: BERT's, ALBERT's, RoBERTa's and
-# GPT-2's names. The last has one for all, none to mask with, none unknown.
+# What the special tokens are called elsewhere: BERT's, ALBERT's, RoBERTa's,
+# GPT-2's and Marian's names. GPT-2 has one for all, none to mask with, none
+# unknown; Marian's translations begin with <pad>, and it has none to mask with.
 ELSEWHERE = (
   dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', unk='[UNK]', mask='[MASK]'),
   dict(pad='<pad>', bos='[CLS]', eos='[SEP]', unk='<unk>', mask='[MASK]'),
   dict(pad='<pad>', bos='<s>', eos='</s>', unk='<unk>', mask='<mask>'),
   dict.fromkeys(('pad', 'bos', 'eos'), '<|endoftext|>'),
+  dict(pad='<pad>', bos='<pad>', eos='</s>', unk='<unk>'),
 )
 
 
@@ -48,10 +51,10 @@ class Tokenizer:
     between: ids between two texts of a row: <eos>, of RoBERTa twice.
     special: ids of all special tokens.
     ours: whether it is of this project, so that any text comes back.
-    fingerprint: a hash of the vocabulary and rules, for caches.
+    fingerprint: a hash of the vocabulary and rules, see `fingerprint`.
   """
 
-  def __init__(self, rules: tokenizers.Tokenizer, names=OURS):
+  def __init__(self, rules: tokenizers.Tokenizer, text, names=OURS):
     rules.encode_special_tokens = True  # '<eos>' in a text is just text
     rules.no_padding()
     rules.no_truncation()
@@ -67,8 +70,7 @@ class Tokenizer:
     self._unk_id = ids.get('unk')
     self._never = self.special - {self._unk_id}
     self.vocab_size = rules.get_vocab_size()
-    text = rules.to_str().encode()
-    self.fingerprint = hashlib.sha256(text).hexdigest()[:16]
+    self.fingerprint = fingerprint(text)
 
   def encode_batch(self, texts) -> list[list[int]]:
     """Ids of each text, without <bos> and <eos>."""
@@ -151,8 +153,9 @@ def train(lines, vocab_size, path, kind='bpe') -> Tokenizer:
   rules.train_from_iterator(
     (x for line in lines for x in pieces(line)), trainer
   )
-  _write(Path(path), rules.to_str(pretty=True))
-  return Tokenizer(rules)
+  text = rules.to_str(pretty=True)
+  _write(Path(path), text)
+  return Tokenizer(rules, text)
 
 
 def _bpe(vocab_size):
@@ -240,20 +243,41 @@ def read(path) -> str:
   return text_lines.whole(Path(path))
 
 
+def fingerprint(text) -> str:
+  """A hash of what a tokenizer's file says, however it is laid out.
+
+  Of the file and not of what the library writes, which changes with its
+  version: a model keeps the fingerprint for years.
+  """
+  content = json.dumps(json_text.parse(text), sort_keys=True)
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def parse(text, path) -> Tokenizer:
   """The tokenizer of a file's text. It is data: nothing in it is executed."""
   try:
     rules = tokenizers.Tokenizer.from_str(text)
+    content = json_text.parse(text)
   except Exception as error:  # the library raises bare Exceptions
     raise ValueError(
       f'{path} is no tokenizer file, or damaged: {str(error).strip()}'
     ) from error
+  for kind in ('ByteLevel', 'Metaspace'):
+    before, after = (
+      kind in json.dumps(content.get(part))
+      for part in ('pre_tokenizer', 'decoder')
+    )
+    if before and not after:
+      raise ValueError(
+        f'{path} is damaged: its pre_tokenizer has {kind}, which its decoder '
+        'does not undo.'
+      )
   vocabulary = rules.get_vocab()
   if (ids := sorted(vocabulary.values())) != list(range(len(ids))):
     raise ValueError(f'{path} is damaged: its ids are not 0, 1, 2, ...')
   for names in ELSEWHERE:
     if vocabulary.keys() >= set(names.values()):
-      return Tokenizer(rules, names)
+      return Tokenizer(rules, text, names)
   wanted = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
   got = {token: vocabulary.get(token) for token in SPECIAL}
   letters = set(pre_tokenizers.ByteLevel.alphabet())
@@ -266,7 +290,7 @@ def parse(text, path) -> Tokenizer:
       f'and a token for every byte, got {got}. Nor has it the special tokens '
       f'of one that we know: {others}.'
     )
-  return Tokenizer(rules)
+  return Tokenizer(rules, text)
 
 
 def _write(path, text):

@@ -27,6 +27,7 @@ SIZES = (
   'decoder_layers',
   'max_length',
   'vocab_size',
+  'image_size',
   'patch',
 )
 COUNTS = ('embed_dim', 'types', 'first_position', 'outputs')
@@ -72,9 +73,9 @@ def _check(fields):
   for key, value in fields.items():
     number = isinstance(value, numbers.Real)
     if key in SIZES:
-      good, legal = number and value >= 1, 'at least 1'
+      good, legal = number and 1 <= value < 2**31, 'at least 1, below 2^31'
     elif key in COUNTS:
-      good, legal = number and value >= 0, 'at least 0'
+      good, legal = number and 0 <= value < 2**31, 'at least 0, below 2^31'
     elif key in RATES:
       good, legal = number and 0 <= value < 1, 'at least 0, below 1'
     elif key == 'epsilon':

@@ -5,12 +5,15 @@ import importlib
 import pkgutil
 from typing import Any, Protocol
 
+from collab import model_json
+
 
 class Task(Protocol):
   """What train.py knows of a task.
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
+    meaning: of the model's ids and outputs, see model_json.Meaning.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
     units_per_step: of the global batch.
     examples: after an evaluation of 'test', lists of what each example adds to
@@ -19,6 +22,7 @@ class Task(Protocol):
   """
 
   model_kwargs: dict
+  meaning: model_json.Meaning
   unit: str
   units_per_step: int
   examples: dict[str, list]

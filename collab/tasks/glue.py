@@ -17,6 +17,7 @@ from collab import metrics
 from collab.data import examples, glue, sentences, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.metrics import labels
+from collab.model_json import Meaning
 
 
 class Subtask(NamedTuple):
@@ -28,12 +29,14 @@ class Subtask(NamedTuple):
     form: of the sample, a key of `sentences.FORMS`.
     outputs: of the model: classes, choices, or 1 of a regression.
     head: of the encoder, 'classify' or 'choice'.
+    classes: names of the outputs, if they are classes, as TFDS has them.
   """
 
   metric: Callable
   form: str
   outputs: int = 2
   head: str = 'classify'
+  classes: tuple[str, ...] = ()
 
 
 class Family(NamedTuple):
@@ -69,15 +72,42 @@ GLUE = Family(
   glue.local,
   glue.tfds,
   dict(
-    mnli=Subtask(by_class(labels.accuracy_scores), 'relation', 3),
-    cola=Subtask(by_class(labels.matthews_scores), 'family'),
-    sst2=Subtask(by_class(labels.accuracy_scores), 'family'),
-    mrpc=Subtask(by_class(labels.f1_scores), 'same'),
-    qqp=Subtask(by_class(labels.f1_scores), 'same'),
+    mnli=Subtask(
+      by_class(labels.accuracy_scores),
+      'relation',
+      3,
+      classes=glue.TABLES['mnli'].labels,
+    ),
+    cola=Subtask(
+      by_class(labels.matthews_scores),
+      'family',
+      classes=('unacceptable', 'acceptable'),
+    ),
+    sst2=Subtask(
+      by_class(labels.accuracy_scores),
+      'family',
+      classes=('negative', 'positive'),
+    ),
+    mrpc=Subtask(
+      by_class(labels.f1_scores),
+      'same',
+      classes=('not_equivalent', 'equivalent'),
+    ),
+    qqp=Subtask(
+      by_class(labels.f1_scores),
+      'same',
+      classes=('not_duplicate', 'duplicate'),
+    ),
     stsb=Subtask(by_value(labels.correlation_scores), 'share', 1),
-    qnli=Subtask(by_class(labels.accuracy_scores), 'same'),
-    rte=Subtask(by_class(labels.accuracy_scores), 'same'),
-    wnli=Subtask(by_class(labels.accuracy_scores), 'same'),
+    qnli=Subtask(
+      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED
+    ),
+    rte=Subtask(
+      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED
+    ),
+    wnli=Subtask(
+      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED[::-1]
+    ),
   ),
 )
 
@@ -126,6 +156,10 @@ class Classification:
       head=self._subtask.head,
       outputs=self._subtask.outputs if self._subtask.head != 'choice' else 0,
     )
+    # The sample's labels are others than those of the data it stands for.
+    form = '' if data.path or data.corpus != 'sample' else self._subtask.form
+    classes = sentences.CLASSES.get(form, self._subtask.classes)
+    self.meaning = Meaning(self._tokenizer.fingerprint, classes)
 
   def check(self, model):
     """See tasks.Task. Local files were checked when read, TFDS' labels not."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from collab import metrics
 from collab.data import augment, images, pipeline
 from collab.data.epochs import Epochs, in_order
+from collab.model_json import Meaning
 
 # What a generator is for. Every entry makes another one of (seed, step).
 BATCH, PICTURE, ERASE = 1, 2, 3
@@ -74,6 +75,7 @@ class ImageClassification:
     self._shape = (self._size, self._size, channels)
     self._outputs = len(self.source.classes)
     self.model_kwargs = dict(image_size=self._size, outputs=self._outputs)
+    self.meaning = Meaning(classes=self.source.classes)
     self._program = None, None
 
   def check(self, model):

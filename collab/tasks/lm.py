@@ -14,6 +14,7 @@ from collab import metrics
 from collab.data import cache, text, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.data.sources import SPLITS
+from collab.model_json import Meaning
 
 TOKENIZING = ('vocabulary', 'vocab_size', 'kind')
 
@@ -66,6 +67,7 @@ class LanguageModel:
     self.units_per_step = data.batch_size * length
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size)
+    self.meaning = Meaning(self._tokenizer.fingerprint)
 
   def check(self, model):
     """See tasks.Task. Any text makes rows as that of training does."""

@@ -13,6 +13,7 @@ from collab import metrics
 from collab.data import cache, text, tokenizer
 from collab.data.epochs import Epochs, in_order
 from collab.data.sources import SPLITS
+from collab.model_json import Meaning
 
 
 class MaskedLanguageModel:
@@ -75,6 +76,7 @@ class MaskedLanguageModel:
     self.units_per_step = data.batch_size * L
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
+    self.meaning = Meaning(self._tokenizer.fingerprint)
 
   def check(self, model):
     """See tasks.Task. That each split has a row is known since it was read."""

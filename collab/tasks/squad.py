@@ -23,6 +23,7 @@ from collab.data import (
   windows,
 )
 from collab.metrics import spans
+from collab.model_json import Meaning
 
 SHOWN = 5  # questions to look at
 FORBIDDEN = -1e9  # logit of a place where no answer begins or ends
@@ -76,6 +77,7 @@ class Squad:
     self._longest, self._threshold = max_answer_length, null_threshold
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
+    self.meaning = Meaning(self.tokenizer.fingerprint)
     self.unit, self.units_per_step = 'examples', size
 
   def check(self, model):

@@ -32,19 +32,21 @@ def by_entity(outputs, rows):
   return labels.entity_scores([row[1:] for row in best.values()])
 
 
-ACCURACY = by_class(labels.accuracy_scores)
+ACCURACY, BOOLS = by_class(labels.accuracy_scores), ('False', 'True')
 SUPERGLUE = Family(
   superglue.local,
   superglue.tfds,
   dict(
-    boolq=Subtask(ACCURACY, 'same'),
-    cb=Subtask(by_class(labels.macro_f1_scores), 'relation', 3),
+    boolq=Subtask(ACCURACY, 'same', classes=BOOLS),
+    cb=Subtask(
+      by_class(labels.macro_f1_scores), 'relation', 3, classes=superglue.CB
+    ),
     copa=Subtask(ACCURACY, 'choice', head='choice'),
-    multirc=Subtask(by_question, 'answers'),
-    record=Subtask(by_entity, 'entities'),
-    rte=Subtask(ACCURACY, 'same'),
-    wic=Subtask(ACCURACY, 'same'),
-    wsc=Subtask(ACCURACY, 'family'),
+    multirc=Subtask(by_question, 'answers', classes=BOOLS),
+    record=Subtask(by_entity, 'entities', classes=BOOLS),
+    rte=Subtask(ACCURACY, 'same', classes=superglue.RTE),
+    wic=Subtask(ACCURACY, 'same', classes=BOOLS),
+    wsc=Subtask(ACCURACY, 'family', classes=BOOLS),
   ),
 )
 

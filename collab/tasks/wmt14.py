@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from collab import decoding, metrics
 from collab.data import cache, pipeline, samples, sources, tokenizer
+from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at
 INPUTS = (  # what the model takes of a batch
@@ -65,6 +66,7 @@ class Translation:
     )
     self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
+    self.meaning = Meaning(self.tokenizer.fingerprint)
     self.unit = 'tokens'
     self.units_per_step = round(
       size * length * (1 - self._packed.statistics['target_padding'])
@@ -279,7 +281,7 @@ def translate(
   _check_beam(beam, alpha, tokenizer)
   ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
   run = jax.jit(
-    functools.partial(_decode, model, beam, alpha), static_argnums=3
+    functools.partial(_decode, model, tokenizer, beam, alpha), static_argnums=3
   )
   most, found = longest(model), [''] * len(ids)
   for i, row in enumerate(ids):
@@ -313,7 +315,7 @@ def _check_beam(beam, alpha, tokenizer):
   decoding.check_beam(beam, alpha)
 
 
-def _decode(model, beam, alpha, params, source, lengths, limit):
+def _decode(model, tokenizer, beam, alpha, params, source, lengths, limit):
   """Decoded of the best translations of source [B, S]: [B, limit], [B]."""
   valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
     jnp.int32
@@ -345,15 +347,16 @@ def _decode(model, beam, alpha, params, source, lengths, limit):
       method='next_logits',
       mutable=['cache'],
     )
-    return logits, new['cache']
+    # No text has <pad> in it; Marian, whose logit of it is 0, relies on that.
+    return logits.at[..., tokenizer.pad_id].set(-jnp.inf), new['cache']
 
-  start = jnp.full((source.shape[0], 1), tokenizer.BOS, jnp.int32)
+  start = jnp.full((source.shape[0], 1), tokenizer.bos_id, jnp.int32)
   found = decoding.beam(
     step,
     state['cache'],
     start,
-    eos=tokenizer.EOS,
-    pad=tokenizer.PAD,
+    eos=tokenizer.eos_id,
+    pad=tokenizer.pad_id,
     max_length=limit,
     limits=3 * lengths // 2 + 10,
     size=beam,

@@ -8,7 +8,7 @@ import time
 from clu import parameter_overview
 import jax
 
-from collab import accounting
+from collab import accounting, model_json
 from collab.training import files, logs
 from collab.training import workdir as workdirs
 
@@ -41,10 +41,8 @@ def start(config, workdir, task, model, params, mesh, step):
     'data',
     {k: f'{v:,}' if isinstance(v, int) else _short(v) for k, v in data},
   )
-  files.save_json(
-    pathlib.Path(workdir) / 'model.json',
-    config.model.to_dict() | task.model_kwargs,
-  )
+  fields = config.model.to_dict() | task.model_kwargs
+  model_json.write(workdir, fields, task.meaning)
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   files.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
 

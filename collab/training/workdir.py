@@ -78,7 +78,8 @@ def claim(config, workdir):
     )
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ('tokenizer.json', 'data.json'):  # of a failed start
+    # Of a failed start:
+    for name in ('tokenizer.json', 'data.json', 'model.json'):
       (folder / name).unlink(missing_ok=True)
     if config.init_from:
       _take_tokenizer(config, folder)
@@ -200,34 +201,14 @@ def read(workdir):
         f'{kind.__name__}.'
       )
   # Runs that began before there was skip_nonfinite have none.
-  return kept | dict(config=dict(skip_nonfinite=0) | _tuples(kept['config']))
-
-
-def read_model(workdir):
-  """All fields of models.build, what the data decides included.
-
-  Raises:
-    ValueError: the workdir does not have them, or they are damaged.
-  """
-  path = pathlib.Path(workdir) / 'model.json'
-  if not path.exists():
-    raise ValueError(
-      f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
-    )
-  return _tuples(json_text.read_object(path))
+  config = dict(skip_nonfinite=0) | json_text.tuples(config)
+  return kept | dict(config=config)
 
 
 def config_hash(config):
   """Twelve hexadecimal digits that change with any value of the config."""
   text = json.dumps(config.to_dict(), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _tuples(x):
-  """JSON's lists as the tuples that they were."""
-  if isinstance(x, dict):
-    return {key: _tuples(value) for key, value in x.items()}
-  return tuple(map(_tuples, x)) if isinstance(x, list) else x
 
 
 def _flat(config, prefix=''):

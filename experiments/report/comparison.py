@@ -9,8 +9,7 @@ import math
 import re
 import statistics
 
-from collab import accounting, models
-from collab.training import workdir as workdirs
+from collab import accounting, model_json, models
 from experiments.report import charts, one, page, runs
 
 # Of a conversion, what the config does not say.
@@ -130,7 +129,7 @@ def cost(arms):
   rows = []
   for label, (run, *_) in arms.items():
     try:
-      model = models.build(**workdirs.read_model(run.folder))
+      model = models.build(**model_json.read(run.folder)[0])
     except (ValueError, TypeError):
       rows.append((label, 'not known', *[''] * (len(one.COSTS) - 1)))
       continue

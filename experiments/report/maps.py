@@ -15,7 +15,8 @@ import tokenizers
 from collab import models
 from collab.attention.core import Attention
 from collab.convert import calibration, graft, heads, redundancy
-from collab.data import examples, tokenizer
+from collab.convert import source as sources
+from collab.data import examples
 from collab.models import vit
 from collab.tasks import wmt14
 
@@ -96,11 +97,11 @@ def _row(found, text):
   if not text:
     batch = _training(found)
   elif found.model['name'] == 'encoder':
-    words = _words(found)
+    words = sources.words(found)
     rows = examples.encode([(text,)], words, found.model['max_length'])
     batch = examples.pad(rows, [0], int(rows.lengths[0]))
   else:
-    words = _words(found)
+    words = sources.words(found)
     batch = dict(tokens=np.int32([[words.bos_id, *words.encode(text)]]))
   L = batch['tokens'].shape[-1]
   n = int(batch['lengths'].flat[0]) if 'lengths' in batch else L
@@ -118,7 +119,7 @@ def _row(found, text):
 def _pair(found, text):
   """A source and a target: the model's own of a text, else the data's."""
   if text:
-    words = _words(found)
+    words = sources.words(found)
     model = models.build(**found.model)
     (target,) = wmt14.translate(model, found.params, words, [text], beam=1)
     if isinstance(target, Exception):
@@ -149,12 +150,6 @@ KINDS = dict(vit=_image, encoder=_row, decoder=_row, encoder_decoder=_pair)
 def _training(found):
   """The first batch of the run's training data."""
   return calibration.read(found, calibration.TRAIN, rows=1).batches[0]
-
-
-def _words(found):
-  if not found.tokenizer:
-    raise ValueError(f'{found.folder} has no tokenizer.json.')
-  return tokenizer.parse(found.tokenizer, f'{found.folder}/tokenizer.json')
 
 
 def _spell(found, ids):

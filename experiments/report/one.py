@@ -3,7 +3,7 @@
 
 import sys
 
-from collab import accounting, models
+from collab import accounting, model_json, models
 from collab.convert import source
 from collab.training import workdir as workdirs
 from experiments.report import charts, gallery, maps, page, runs
@@ -120,7 +120,7 @@ def attention(run, text):
 def cost(run):
   """The attention layers' cost beside that of multi-head attention."""
   try:
-    model = models.build(**workdirs.read_model(run.folder))
+    model = models.build(**model_json.read(run.folder)[0])
   except (ValueError, TypeError) as e:
     return page.paragraph(f'Not known: {" ".join(str(e).split())}')
   tokens = length(run)

@@ -68,10 +68,10 @@ def waves(N, D):
   return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
 
 
-def with_words(folder):
+def with_words(folder, case='bert_Model', more=()):
   """A BERT whose tokenizer knows some words."""
-  shutil.copytree(GOLDEN / 'bert_Model', folder)
-  words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]
+  shutil.copytree(GOLDEN / case, folder)
+  words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS, *more]
   rules = tokenizers.models.WordLevel(
     {word: i for i, word in enumerate(words)}, unk_token='[UNK]'
   )

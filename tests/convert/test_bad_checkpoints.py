@@ -3,7 +3,9 @@
 
 import json
 import shutil
+import subprocess
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -149,6 +151,88 @@ def test_a_config_of_a_size_that_fits_nowhere(case, tmp_path):
   folder = variant(tmp_path / 'old', case, **{field: 12 * 10**7})
   with pytest.raises(ValueError, match=r'has shape .*, expected .* numbers'):
     huggingface.load(folder)
+
+
+@pytest.mark.parametrize('size', [2**31, 10**18, 10**30])
+@pytest.mark.parametrize(
+  'case, field',
+  [
+    ('bert_Model', 'vocab_size'),
+    ('bert_Model', 'max_position_embeddings'),
+    ('bert_Model', 'type_vocab_size'),
+    ('albert_Model', 'embedding_size'),
+    ('gpt2_Model', 'vocab_size'),
+    ('marian_Model', 'vocab_size'),
+    ('vit_Model', 'image_size'),
+  ],
+)
+def test_sizes_beyond_what_indices_reach(case, field, size, tmp_path):
+  folder = variant(tmp_path / 'old', case, **{field: size})
+  with pytest.raises(ValueError, match=rf'{size}; expected .*, below 2\^31'):
+    huggingface.load(folder)
+
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize('dtype', ['float32', 'float16', ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+  'name', ['embeddings.word_embeddings.weight', 'pooler.dense.bias']
+)
+def test_numbers_that_are_not_finite(name, dtype, value, tmp_path):
+  """Of any parameter, not only of attention."""
+
+  def one_bad(x):
+    x = x.astype(dtype)
+    x.flat[3] = value
+    return x
+
+  folder = variant(tmp_path / 'old', 'bert_Model', changed(name, one_bad))
+  with pytest.raises(ValueError, match=f'{name} is not finite'):
+    huggingface.load(folder)
+
+
+@pytest.mark.parametrize(
+  'config, words',
+  [
+    (dict(id2label={'0': 'a', '2': 'b'}), 'expected a name for each of 0, 1'),
+    (dict(id2label={'0': 'a', '1': 3}), 'expected a name for each of 0, 1'),
+    (dict(id2label={'x': 'a'}), r"id2label is \{'x': 'a'\}, expected a name"),
+    (
+      dict(
+        id2label={'0': 'a', '1': 'b', '2': 'c'},
+        label2id=dict(a=0, c=1, b=2),
+      ),
+      'id2label has a, b, c, label2id a, c, b',
+    ),
+    (
+      dict(id2label={}, label2id=dict(a=0, b=0, c=1)),
+      'label2id is .*, expected a name for each',
+    ),
+  ],
+)
+def test_labels_that_say_nothing_or_two_things(config, words, tmp_path):
+  case = 'bert_ForSequenceClassification'
+  folder = variant(tmp_path / 'old', case, **config)
+  with pytest.raises(ValueError, match=words) as info:
+    huggingface.load(folder)
+  assert str(info.value).startswith(f'{folder / "config.json"}: ')
+
+
+@pytest.mark.parametrize(
+  'config, want',
+  [
+    (dict(id2label={'2': 'c', '0': 'a', '1': 'b'}), ('a', 'b', 'c')),
+    (dict(label2id=dict(b=1, c=2, a=0)), ('a', 'b', 'c')),  # id2label: LABEL_0
+    (dict(id2label=None, label2id=dict(b=1, c=2, a=0)), ('a', 'b', 'c')),
+    ({}, ('LABEL_0', 'LABEL_1', 'LABEL_2')),
+    (dict(id2label=None, label2id=None, num_labels=3), ()),
+    (dict(label2id=dict(a=0, b=1)), ('LABEL_0', 'LABEL_1', 'LABEL_2')),
+  ],
+)
+def test_labels_in_the_order_of_their_ids(config, want, tmp_path):
+  case = 'bert_ForSequenceClassification'
+  found = huggingface.load(variant(tmp_path / 'old', case, **config))
+  assert found.model['outputs'] == 3
+  assert huggingface.meaning(found).classes == want
 
 
 def changed(name, change):
@@ -304,6 +388,32 @@ def test_pickles_are_not_read(tmp_path):
   (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
   with pytest.raises(ValueError, match=r'_model\.bin, .*save_pretrained'):
     huggingface.load(folder)
+
+
+@pytest.mark.parametrize('name', ["it's", 'a "b" c', '$(touch x)', 'a;touch x'])
+def test_the_hint_for_pickles_is_a_line_for_the_shell(name, tmp_path):
+  """It loads the folder of that name, and does nothing else."""
+  folder = tmp_path / name
+  folder.mkdir()
+  (folder / 'pytorch_model.bin').touch()
+  (folder / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match='may run any code') as info:
+    huggingface.load(folder)
+  _, _, line = str(info.value).partition('installed: ')
+  line, _, _ = line.partition(', with the class that')
+  fake = 'python() { printf "%s\n" "$@"; }'
+  done = subprocess.run(
+    ['sh', '-c', f'{fake}; {line}'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  option, code, *arguments = done.stdout.splitlines()
+  assert option == '-c'
+  compile(code, 'hint', 'exec')
+  assert arguments == [str(folder), 'NEW']
+  assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
 # Writing ----------------------------------------------------------------------

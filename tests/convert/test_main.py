@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command: workdirs that others start with, exports, and wrong input."""
 
+import io as io_module
 import json
 import pathlib
 import re
+import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+import tokenizers
 
-from collab import models
+from collab import model_json, models, translate
 from collab.convert import __main__ as command
 from collab.convert import calibration, output, source
+from collab.data import tokenizer
+from collab.model_json import Meaning
 from collab.training import workdir as workdirs
 from tests.convert import checkpoints
 from tests.convert.test_huggingface import batch_of, io
@@ -112,6 +119,196 @@ def test_a_run_starts_with_a_converted_one(trained, tmp_path):
   new = tmp_path / 'new'
   train.run(workdirs.claim(shrink(config), new), str(new))
   assert source.read(new).model['attention']['name'] == 'mqa'
+
+
+def test_a_copy_is_of_multi_head_attention(trained, tmp_path):
+  """Else the copy would say mha and be another one."""
+  folder, _ = trained
+  run(folder, tmp_path / 'mha', '--attention=mha')
+  assert source.read(tmp_path / 'mha').model['attention']['name'] == 'mha'
+  run(folder, tmp_path / 'mqa', '--attention=mqa')
+  for words in ((), ('--attention=mha',)):
+    with pytest.raises(ValueError, match=r'model is gqa; only mha can be conv'):
+      run(tmp_path / 'mqa', tmp_path / 'out', *words)
+  assert not (tmp_path / 'out').exists()
+
+
+# What numbers mean ------------------------------------------------------------
+
+
+def test_a_run_keeps_its_tokenizer_and_its_classes(trained, tmp_path):
+  folder, _ = trained
+  words = tokenizer.load(folder / 'tokenizer.json')
+  want = Meaning(words.fingerprint, ('other names', 'same names'))
+  assert model_json.read(folder)[1] == want
+  run(folder, tmp_path / 'out', '--attention=mqa')
+  assert model_json.read(tmp_path / 'out')[1] == want
+
+
+def swapped(folder, one, other):
+  """Gives each of two words the id of the other."""
+  path = folder / 'tokenizer.json'
+  content = json.loads(path.read_text('utf-8'))
+  ids = content['model']['vocab']
+  ids[one], ids[other] = ids[other], ids[one]
+  path.write_text(json.dumps(content), 'utf-8')
+
+
+def test_a_run_goes_on_with_its_own_tokenizer(trained, tmp_path):
+  """And so does what reads its data."""
+  folder = shutil.copytree(trained[0], tmp_path / 'run')
+  config = workdirs.claim(None, folder)
+  swapped(folder, 'a', 'b')
+  words = 'its model was trained with the tokenizer'
+  with pytest.raises(ValueError, match=words):
+    train.run(config, str(folder), eval_only=True)
+  options = ('--attention=mqa', '--calibration=train')
+  with pytest.raises(ValueError, match=words):
+    run(folder, tmp_path / 'out', *options)
+  assert not (tmp_path / 'out').exists()
+
+
+NLI = ('CONTRADICTION', 'NEUTRAL', 'ENTAILMENT')
+LABELS = dict(
+  id2label={str(i): name for i, name in enumerate(NLI)},
+  label2id={name: i for i, name in enumerate(NLI)},
+)
+
+
+@pytest.fixture
+def classifier(tmp_path):
+  """A BERT that says ENTAILMENT of all texts, in the order of its config."""
+  case = 'bert_ForSequenceClassification'
+  folder = checkpoints.with_words(tmp_path / 'classifier', case)
+  config = json.loads((folder / 'config.json').read_text()) | LABELS
+  (folder / 'config.json').write_text(json.dumps(config))
+  tensors = checkpoints.read(folder)
+  tensors['classifier.bias'] = np.float32([0, 0, 99])
+  save_file(tensors, folder / 'model.safetensors')
+  return folder
+
+
+def write_mnli(folder):
+  """Data of MNLI of which all is entailed."""
+  (folder / 'MNLI').mkdir(parents=True)
+  row = 'sentence1\tsentence2\tgold_label\n' + 'one\ttwo\tentailment\n' * 4
+  for part in ('train', 'dev_matched', 'dev_mismatched'):
+    (folder / 'MNLI' / f'{part}.tsv').write_text(row)
+  return folder
+
+
+def test_an_imported_classifier_is_scored_by_the_names_of_its_classes(
+  classifier, tmp_path
+):
+  out, new = tmp_path / 'out', tmp_path / 'new'
+  run(classifier, out)
+  config = get('glue_mha', 'mnli')
+  config.data.update(path=str(write_mnli(tmp_path / 'glue')), batch_size=2)
+  model = json.loads((out / 'model.json').read_text())
+  keys = config.model.to_dict().keys() & model.keys()
+  config.model.update({key: model[key] for key in keys})
+  config.optim.update(lr=0.0, warmup_steps=0)
+  config.update(total_steps=1, init_from=str(out))
+  scores = train.run(workdirs.claim(config.lock(), new), str(new))
+  assert scores['score'] == 1
+  names = ('entailment', 'neutral', 'contradiction')
+  assert model_json.read(new)[1].classes == names
+
+
+def test_exports_have_the_names_of_the_classes(classifier, tmp_path):
+  out = tmp_path / 'out'
+  run(classifier, out)
+  assert model_json.read(out)[1].classes == NLI
+  run(out, tmp_path / 'same', '--to=huggingface')
+  path = 'same/config.json'
+  config = json.loads((classifier / 'config.json').read_text())
+  assert json.loads((tmp_path / path).read_text()) == config
+  fields, meaning = model_json.read(out)
+  model_json.write(out, fields, meaning._replace(classes=('x', 'y', 'z')))
+  run(out, tmp_path / 'other', '--to=huggingface')
+  config = json.loads((tmp_path / 'other' / 'config.json').read_text())
+  assert config['id2label'] == {'0': 'x', '1': 'y', '2': 'z'}
+  assert config['label2id'] == dict(x=0, y=1, z=2)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model(text, tmp_path):
+  """The golden models have 37."""
+  more = [f'more{i}' for i in range(28)]
+  folder = checkpoints.with_words(tmp_path / 'large', more=more)
+  with pytest.raises(ValueError, match=r'has 38 ids, .*vocab_size=37\.$'):
+    run(folder, tmp_path / 'out', '--attention=mqa', f'--calibration={text}')
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda folder: swapped(folder, 'one', 'two'),
+    lambda folder: checkpoints.with_words(folder / 'x', more=['six']).joinpath(
+      'tokenizer.json'
+    ).replace(folder / 'tokenizer.json'),
+  ],
+)  # fmt: skip
+def test_another_tokenizer_than_the_models(damage, bert, text, tmp_path):
+  out = tmp_path / 'out'
+  run(bert, out)
+  damage(out)
+  with pytest.raises(ValueError, match=r'trained with the tokenizer .*; got'):
+    run(out, tmp_path / 'new', '--attention=mqa', f'--calibration={text}')
+
+
+def test_a_tokenizer_that_is_no_text(bert, tmp_path):
+  (bert / 'tokenizer.json').write_bytes(b'{"a": "\xff"}')
+  with pytest.raises(ValueError, match=r'bert/tokenizer\.json is no JSON'):
+    run(bert, tmp_path / 'out')
+
+
+# Translation ------------------------------------------------------------------
+
+
+def marian(folder):
+  """A translator whose tokenizer.json is of the form that others have made."""
+  shutil.copytree(checkpoints.GOLDEN / 'marian_MTModel', folder)
+  pieces = [('\u2581', -9.0)] + [(f'\u2581{c}', -2.0) for c in 'abcdefgh']
+  pieces += [(f'x{i}', -20.0) for i in range(25)]
+  pieces = [('</s>', 0.0), ('<unk>', -30.0), *pieces, ('<pad>', 0.0)]
+  rules = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=1))
+  rules.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  rules.decoder = tokenizers.decoders.Metaspace()
+  rules.add_special_tokens(['</s>', '<unk>', '<pad>'])
+  rules.save(str(folder / 'tokenizer.json'))
+  return folder
+
+
+def test_a_converted_marian_translates(tmp_path, capsys, monkeypatch):
+  """As its full pass says: <pad> begins a translation, and is not in it."""
+  out = tmp_path / 'out'
+  run(marian(tmp_path / 'marian'), out)
+  capsys.readouterr()
+  found = source.read(out)
+  words = source.words(found)
+  assert (words.bos_id, words.eos_id, words.pad_id) == (36, 0, 36)
+  ids = [*words.encode('a b'), words.eos_id]
+  assert ids == [3, 4, 0]
+  model, said = models.build(**found.model), [36]
+  while said[-1] != 0 and len(said) < 13:
+    batch = dict(source=np.int32([ids]), target_inputs=np.int32([said]))
+    for side, x in (('source', ids), ('target', said)):
+      batch[f'{side}_segments'] = np.ones((1, len(x)), np.int32)
+      batch[f'{side}_positions'] = np.arange(len(x), dtype=np.int32)[None]
+    logits = model.apply({'params': found.params}, batch)[0, -1]
+    said.append(int(logits[:36].argmax()))
+  stdin = types.SimpleNamespace(buffer=io_module.BytesIO(b'a b\n\n'))
+  monkeypatch.setattr('sys.stdin', stdin)
+  translate.main([f'--workdir={out}', '--beam=1'])
+  assert capsys.readouterr().out == f'{words.decode(said)}\n\n'
+  assert words.decode(said)
+
+
+def test_a_marian_without_a_tokenizer_json(tmp_path):
+  run(checkpoints.GOLDEN / 'marian_MTModel', tmp_path / 'out')
+  words = r'tokenizer\.json is missing: the checkpoint .* source\.spm, vocab'
+  with pytest.raises(ValueError, match=words):
+    translate.main([f'--workdir={tmp_path / "out"}'])
 
 
 # Wrong input ------------------------------------------------------------------

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""model.json of a workdir: what builds a model, and what its numbers mean."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+from collab import json_text
+from collab.training import files, leaves
+
+
+class Meaning(NamedTuple):
+  """What a model's ids and outputs stand for; empty where nobody says.
+
+  Attributes:
+    tokenizer: fingerprint of the tokenizer that it reads with.
+    classes: names of the outputs of its head, in their order.
+  """
+
+  tokenizer: str = ''
+  classes: tuple[str, ...] = ()
+
+
+def write(workdir, fields, meaning):
+  """Writes the fields of models.build, and the Meaning, to a workdir."""
+  path = pathlib.Path(workdir) / 'model.json'
+  files.save_json(path, fields | meaning._asdict())
+
+
+def read(workdir):
+  """(all fields of models.build, Meaning); of old workdirs it is empty.
+
+  Raises:
+    ValueError: the workdir does not have them, or they are damaged.
+  """
+  path = pathlib.Path(workdir) / 'model.json'
+  if not path.exists():
+    raise ValueError(
+      f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
+    )
+  fields = json_text.tuples(json_text.read_object(path))
+  known = {k: fields.pop(k) for k in Meaning._fields if k in fields}
+  meaning = Meaning(**known)
+  classes, outputs = meaning.classes, fields.get('outputs')
+  if not isinstance(meaning.tokenizer, str):
+    raise ValueError(
+      f'{path} is damaged: tokenizer is {meaning.tokenizer!r}, expected a text.'
+    )
+  if not (
+    isinstance(classes, tuple)
+    and all(isinstance(name, str) for name in classes)
+    and len(classes) in (0, outputs)
+  ):
+    raise ValueError(
+      f'{path} is damaged: classes is {classes!r}, expected the names of '
+      f'outputs={outputs}.'
+    )
+  return fields, meaning
+
+
+def check(workdir, meaning):
+  """Refuses to use the model of a workdir, if it has one, by another Meaning.
+
+  Raises:
+    ValueError: the tokenizer or the classes are not those of the model.
+  """
+  if not (pathlib.Path(workdir) / 'model.json').exists():
+    return
+  _, known = read(workdir)
+  check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
+  old, new = known.classes, meaning.classes
+  if old and old != new:
+    raise ValueError(f'{workdir}: {_both(old, new)}.')
+
+
+def check_tokenizer(workdir, known, got):
+  """Refuses another tokenizer than a model's, by their fingerprints."""
+  if known and got != known:
+    raise ValueError(
+      f'{workdir}: its model was trained with the tokenizer {known}, as its '
+      f'model.json says; got {got or "none"}.'
+    )
+
+
+def places(old, new):
+  """Where each of the classes `new` stands among `old`, a list.
+
+  Names that differ in case, blanks or dashes are the same.
+
+  Returns:
+    None if one of the two has no names, or none but numbers (LABEL_0).
+
+  Raises:
+    ValueError: they are not the same classes; the message has both lists.
+  """
+  for same in (str, _plain):
+    at = {same(name): place for place, name in enumerate(old)}
+    wanted = [same(name) for name in new]
+    if len(at) == len(old) and sorted(at) == sorted(wanted):
+      return [at[name] for name in wanted] or None
+  if unnamed(old) or unnamed(new):
+    return None
+  raise ValueError(_both(old, new))
+
+
+def unnamed(classes):
+  """Whether classes are called by their places at most: 0, LABEL_0."""
+  numbers = [re.sub(r'^label_', '', _plain(name)) for name in classes]
+  return numbers == [str(place) for place in range(len(numbers))]
+
+
+def _plain(name):
+  return re.sub(r'[\s_-]+', '_', name.strip().casefold())
+
+
+def _both(old, new):
+  old, new = (leaves.some(x, most=12) or 'none' for x in (old, new))
+  return f'the classes of its model are {old}; expected {new}'

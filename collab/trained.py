@@ -35,7 +35,7 @@ def read(workdir, config):
   """
   fields = workdirs.read_model(workdir)
   checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
+    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
   )
   try:
     abstract = checkpoints.abstract()

@@ -27,7 +27,7 @@ def load(workdir, params, sharding=None):
   """
   config = workdirs.claim(None, workdir)
   checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
+    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
   )
   try:
     abstract = checkpoints.abstract()

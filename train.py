@@ -37,6 +37,7 @@ from collab.training import (
   sharding,
 )
 from collab.training import workdir as workdirs
+import configs
 
 try:
   CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
@@ -100,17 +101,19 @@ def run(config, workdir, eval_only=False):
     abstract,
     shardings,
   )
-  workdirs.check_data(workdir, task, last)
+  workdirs.check_data(workdir, task, workdirs.read(workdir)['first_steps'])
   checkpoints = checkpoint.Checkpoints(
     workdir,
     config.checkpoint.keep,
     config.checkpoint.best,
     functools.partial(due, 'checkpoint'),
+    eval_only,
   )
   step, state = checkpoints.restore(abstract) or (0, None)
   if state is None:
     if eval_only:
       raise ValueError(f'{workdir} has no checkpoint to evaluate.')
+    workdirs.begin(workdir)
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if config.init_from:
       params = initial.load(
@@ -119,6 +122,7 @@ def run(config, workdir, eval_only=False):
       state = jax.device_put(state | dict(params=params), shardings)
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
+  workdirs.go_on(config, workdir, step, eval_only)
   report.start(config, workdir, task, model, state['params'], mesh, step)
   check = guard.watch(
     config.skip_nonfinite, abstract['params'], task.rows, workdir
@@ -201,6 +205,7 @@ def run(config, workdir, eval_only=False):
         scores = evaluate(state.get('ema', state['params']), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         writer.write(step, scores)
+        checkpoints.check_best(scores)
         since = time.monotonic()
       if due('checkpoint', step) or stop:
         checkpoints.save(step, state, scores)
@@ -223,7 +228,16 @@ def run(config, workdir, eval_only=False):
 def parse(argv):
   """The flags; errors as exceptions, for one line each."""
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv, known_only=True)
+    if flags.FLAGS['config'].present:
+      configs.check(config_flags.get_config_filename(flags.FLAGS['config']))
+    elif WORKDIR.value:
+      flags.FLAGS.config = workdirs.override(command.path(WORKDIR.value), rest)
+      return rest[:1]
+    return flags.FLAGS(rest)
+  except OSError:  # of a config that is not there, or that opens what is not
+    configs.check(config_flags.get_config_filename(flags.FLAGS['config']))
+    raise
   except (KeyError, AttributeError) as e:  # of ml_collections
     (inner,) = e.args  # the text, or an exception of the text
     words = '. '.join(str(*getattr(inner, 'args', [inner])).split('\n'))
@@ -236,22 +250,17 @@ def main(argv):
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
   config, workdir = CONFIG.value, command.path(WORKDIR.value)
-  if config is None and not workdir:
+  if config is None:
     raise ValueError('Give --config=configs/....py, or --workdir=DIR to go on.')
-  if config is not None:
-    command.with_paths(config)
   if not workdir:
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = workdirs.default(name, config)
   with hosts.first():
-    config = workdirs.claim(config, workdir)
+    if EVAL_ONLY.value:
+      workdirs.read(workdir)  # there is a run
+    workdirs.claim(config, workdir)
     workdirs.lock(workdir)
     workdirs.claim(config, workdir)  # no other run has been here in between
-  if not config.total_steps:
-    raise ValueError(
-      f'{workdir} was converted from a checkpoint and has no task: start a run '
-      f'with --config and --config.init_from={workdir}.'
-    )
   abandon = functools.partial(workdirs.abandon, workdir)
   try:
     with interrupt.at_once(abandon):

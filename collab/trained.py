@@ -74,7 +74,7 @@ def read(workdir, config):
   """
   fields, meaning = model_json.read(workdir)
   checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
+    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
   )
   try:
     abstract = checkpoints.abstract()

@@ -5,9 +5,22 @@ What follows the colon of --config=configs/FILE.py:ARGUMENT is a list of words:
 a sub-task, a size, or key=value for a field of the attention.
 """
 
+import pathlib
+import pkgutil
+
 SIZES = ('sample', 'small')
 # Fields of an attention that are in no config unless given, and their types.
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
+
+
+def check(config):
+  """Refuses a --config=FILE:ARGUMENT of no file; the message lists ours."""
+  path = config.partition(':')[0]
+  if not pathlib.Path(path).is_file():
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    raise ValueError(
+      f'--config={path}: No such file; configs/ has {", ".join(names)}.'
+    )
 
 
 def parse(argument, subtasks=()):

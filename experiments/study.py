@@ -16,6 +16,8 @@ from collab.training import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
 STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
+# How a step is computed, not what.
+HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
 # A converted model has its own; all else is the recipe of its source.
 OF_THE_MODEL = ('model', 'init_from')
 
@@ -114,6 +116,9 @@ def commands(run):
   workdir = f'--workdir={run.workdir}'
   if run.source:
     convert = ['-m', 'collab.convert', run.source.workdir, run.workdir]
+    data = run.source.arm.overrides.get('data.path')
+    if data and '--calibration=train' in run.arm.convert:
+      convert.append(f'--data={data}')
     return [[*convert, *run.arm.convert], ['train.py', workdir]]
   return [['train.py', *_of_config(run), workdir]]
 
@@ -160,6 +165,8 @@ def finished(run):
   if not (folder / 'result.json').exists():
     return None
   result = json_text.read_object(folder / 'result.json')
+  if changes := result.get('changes'):
+    raise ValueError(f'{folder} enters no table, for it changed: {changes}.')
   return result if result['steps'] == wanted.total_steps else None
 
 
@@ -183,5 +190,5 @@ def _of_config(run):
 
 def _recipe(config, run):
   """What has to agree between the plan and a workdir."""
-  left_out = workdirs.FREE + (OF_THE_MODEL if run.source else ())
+  left_out = HOW + (OF_THE_MODEL if run.source else ())
   return {k: x for k, x in config.to_dict().items() if k not in left_out}

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -19,10 +20,15 @@ def corpus(tmp_path_factory):
   return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
 
 
+def scores(*args):
+  """Instead of an evaluation, which takes time."""
+  return dict(nll=1.0)
+
+
 @pytest.fixture
 def no_evaluation(monkeypatch):
   """Leaves out what takes time and is not looked at here."""
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
 
 
 @pytest.fixture(scope='module')
@@ -30,11 +36,11 @@ def compiled(tmp_path_factory):
   return tmp_path_factory.mktemp('compiled')
 
 
-def run(config, folder):
+def run(config, folder, eval_only=False):
   """As train.main, in this process."""
   config = workdir.claim(config, folder)
   try:
-    return train.run(config, str(folder))
+    return train.run(config, str(folder), eval_only)
   except Exception:
     workdir.abandon(folder)
     raise
@@ -89,7 +95,12 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
     ([], ['Give --config=', 'or --workdir=DIR']),
     ([SAMPLE, '--config.model.dimm=8'], ["field 'dimm'", 'Did you mean "dim"']),
     ([SAMPLE, '--config.model.dim=wide'], ['config.model.dim=wide', 'int()']),
-    (['--config=missing.py'], ['missing.py', 'No such file']),
+    (['--config=missing.py'], ['missing.py', 'No such file', 'lm_mha, lm_mla']),
+    pytest.param(
+      ['--config=missing.py', '--config.seed=1'],
+      ['missing.py', 'No such file', 'lm_mha, lm_mla'],
+      marks=pytest.mark.slow,
+    ),
     (
       [SAMPLE.replace(':sample', ':big')],
       ['mhe_mul.py:big', "'big'; there are sample, small"],
@@ -135,6 +146,19 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
       ['sha has no field key_features', 'num_heads'],
     ),
     ({'model.attention': dict(name='mla', num_heads=2)}, ['needs latent_dim']),
+    ({'model.attention': {}}, ['model.attention={}', 'a name, one of collab']),
+    (
+      {'model.attention': dict(name='mha', num_heads='4')},
+      ["model.attention.num_heads='4'; expected int"],
+    ),
+    (
+      {'model.cross_attention': dict(num_heads=2)},
+      ['model.cross_attention=', 'a name, one of'],
+    ),
+    (
+      {'model.attention': dict(name='gqa', num_heads=2, kv_heads=(1, '2'))},
+      ["model.attention.kv_heads='2'; expected int"],
+    ),
     (
       {'model.attention.num_heads': 3},
       ['num_heads=3 does not divide', '=16'],
@@ -146,6 +170,9 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'data.corpus': 'x', 'data.path': ''}, ["TFDS cannot open 'x'"]),
     ({'data.corpus': '', 'data.path': ''}, ['There is no data: give local']),
     ({'data.vocabulary': 'none.json'}, ['no tokenizer file none.json']),
+    ({'optim.lr': float('nan')}, ['lr=nan; expected at least 0']),
+    ({'total_steps': -5}, ['total_steps=-5; expected at least 1']),
+    ({'total_steps': 0}, ['total_steps=0; expected at least 1']),
     ({'optim.name': 'sgd'}, ["name='sgd'", 'adam, adamw']),
     ({'optim.schedule': 'step'}, ["schedule='step'", 'inverse_sqrt']),
     ({'fsdp': 2}, ['fsdp=2 does not divide the 1 devices', 'legal are 1']),
@@ -167,11 +194,13 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
   ],
 )
 def test_config(changes, words, corpus, tmp_path):
-  attention = changes.pop('model.attention', None)
-  config = tiny.config(corpus, **changes)
-  if attention:
-    with config.unlocked():
-      config.model.attention = attention
+  config = tiny.config(corpus)
+  with config.unlocked():
+    for name, value in changes.items():
+      if name.endswith('attention'):
+        config.model[name.removeprefix('model.')] = value
+      else:
+        config.update_from_flattened_dict({name: value})
   check_refused(config, tmp_path, *words)
 
 
@@ -229,6 +258,17 @@ def test_workdir_of_no_run(tmp_path):
   with pytest.raises(ValueError, match=' is missing: start the run with'):
     workdir.claim(None, tmp_path / 'nowhere')
   assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_config(corpus, tmp_path):
+  with pytest.raises(ValueError, match='--config gave 7, expected a Conf'):
+    workdir.claim(7, tmp_path / 'new')
+  config = tiny.config(corpus).copy_and_resolve_references()
+  with config.unlocked():
+    del config.optim
+  with pytest.raises(ValueError, match=r'config\.optim is None, expected dict'):
+    workdir.claim(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
 
 
 def test_nothing_to_evaluate(corpus, tmp_path):
@@ -355,6 +395,150 @@ def spoil(monkeypatch, *steps):
   monkeypatch.setattr(pipeline.PackedPairs, 'batch', batch)
 
 
+@pytest.fixture(scope='module')
+def stopped(corpus, tmp_path_factory):
+  """The workdir of a run that failed after three of its checkpoints."""
+  folder = tmp_path_factory.mktemp('stopped') / 'run'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(wmt14.Translation, 'evaluate', scores)
+    spoil(patch, 10)
+    with pytest.raises(FloatingPointError):
+      run(tiny.config(corpus), folder)
+  assert tiny.rows(folder)[-1]['step'] == 10
+  return folder
+
+
+def contents(folder):
+  return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+OUT_OF_REACH = dict(
+  missing=lambda path: None,
+  empty=lambda path: path.mkdir(),
+  file=lambda path: path.write_text(''),
+  link=lambda path: path.symlink_to('volume'),
+)
+
+
+@pytest.mark.parametrize(
+  'how, eval_only',
+  [('missing', True), ('empty', False), ('file', True), ('link', False)],
+)
+def test_checkpoints_out_of_reach(
+  how, eval_only, stopped, tmp_path, monkeypatch, no_evaluation
+):
+  """Nothing is deleted or begun again; once they are back, the run goes on."""
+  folder, away = tmp_path / 'run', tmp_path / 'away'
+  shutil.copytree(stopped, folder)
+  (folder / 'checkpoints').rename(away)
+  OUT_OF_REACH[how](folder / 'checkpoints')
+  before = contents(folder)
+  config = workdir.claim(None, folder)
+  with pytest.raises((ValueError, OSError)) as info:
+    run(config, folder, eval_only)
+  assert 'checkpoint' in str(info.value)
+  assert '\n' not in str(info.value)
+  after = contents(folder)
+  assert {path: after.get(path) for path in before} == before
+  assert {path.name for path in after.keys() - before.keys()} <= {
+    'model.json',
+    'parameters.txt',
+  }
+  if how != 'missing':
+    path = folder / 'checkpoints'
+    path.rmdir() if path.is_dir() else path.unlink()
+  elif (folder / 'checkpoints').exists():
+    (folder / 'checkpoints').rmdir()
+  away.rename(folder / 'checkpoints')
+  monkeypatch.undo()
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  run(config, folder)
+  assert tiny.rows(folder)[-1]['step'] == 12
+
+
+def test_killed_before_the_first_checkpoint(corpus, tmp_path, no_evaluation):
+  """What is there of it is made again, to the same end."""
+  config = tiny.config(corpus)
+  with pytest.MonkeyPatch.context() as patch:
+    spoil(patch, 1)
+    with pytest.raises(FloatingPointError):
+      run(config, tmp_path)
+  assert [row['step'] for row in tiny.rows(tmp_path)] == [1]
+  assert (tmp_path / 'run.json').exists()
+  run(config, tmp_path)
+  steps = [row['step'] for row in tiny.rows(tmp_path) if 'train/loss' in row]
+  assert steps == list(range(1, 13))
+  assert not (tmp_path / workdir.BEGUN).exists()
+
+
+def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
+  """Told at the first evaluation, and put right in the run that there is."""
+  typo = tiny.config(corpus, checkpoint__best='-val/nnl')
+  with pytest.raises(ValueError, match=r"'-val/nnl' is no .* are val/nll: "):
+    run(typo, tmp_path)
+  assert tiny.rows(tmp_path)[-1]['step'] == 4
+  config = tiny.config(corpus, checkpoint__best='-val/nll')
+  run(config, tmp_path)
+  assert tiny.rows(tmp_path)[-1]['step'] == 12
+  assert workdir.claim(None, tmp_path) == config
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert result['config_hash'] == workdir.config_hash(config)
+  assert 'changes' not in result
+
+
+def test_validation_that_is_nan(corpus, tmp_path, monkeypatch):
+  """Ends the run at once, though steps may be skipped; it can go on."""
+  nan = dict(nll=float('nan'))
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: nan)
+  config = tiny.config(corpus, skip_nonfinite=100)
+  with pytest.raises(FloatingPointError, match=r'val/nll of the .* is nan'):
+    run(config, tmp_path)
+  assert tiny.rows(tmp_path)[-1] == {'step': 4, 'val/nll': 'nan'}
+  assert (tmp_path / 'checkpoints' / '3').is_dir()
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  run(config, tmp_path)
+
+
+def test_more_steps(corpus, tmp_path, no_evaluation):
+  """The run is that which had them from its start, and says that it had not."""
+  short = tiny.config(corpus)
+  long = tiny.config(corpus, total_steps=15)
+  run(short, tmp_path / 'grown')
+  run(long, tmp_path / 'grown')
+  run(long, tmp_path / 'whole')
+  assert tiny.rows(tmp_path / 'grown') == tiny.rows(tmp_path / 'whole')
+  grown, whole = (
+    json.loads((tmp_path / name / 'result.json').read_text())
+    for name in ('grown', 'whole')
+  )
+  assert grown['config_hash'] == whole['config_hash']
+  change = dict(step=12, field='total_steps', was=12, now=15)
+  assert (grown['changes'], 'changes' in whole) == ([change], False)
+  with pytest.raises(ValueError, match=r'total_steps=15; got 20'):
+    train.run(
+      tiny.config(corpus, total_steps=20), str(tmp_path / 'grown'), True
+    )
+
+
+@pytest.mark.parametrize('gone', ['.', 'checkpoints'])
+def test_workdir_deleted_under_a_run(
+  gone, corpus, tmp_path, monkeypatch, no_evaluation
+):
+  folder, batch = tmp_path / 'run', pipeline.PackedPairs.batch
+
+  def delete(self, step):
+    if step == 8:
+      shutil.rmtree(folder / gone)
+    return batch(self, step)
+
+  monkeypatch.setattr(pipeline.PackedPairs, 'batch', delete)
+  monkeypatch.setattr(workdir, 'check_data', lambda *args: None)
+  with pytest.raises(OSError, match=r'deleted|is gone') as info:
+    run(tiny.config(corpus), folder)
+  assert '\n' not in str(info.value)
+  assert not (folder / gone).exists()
+
+
 def test_steps_that_are_skipped(
   corpus, tmp_path, monkeypatch, no_evaluation, caplog
 ):
@@ -371,8 +555,13 @@ def test_steps_that_are_skipped(
   task = build(config, tmp_path / 'whole')
   assert f'examples {", ".join(map(str, task.rows(4)))}. ' in told[0]
   whole = tiny.rows(tmp_path / 'whole')
-  assert [row['train/skipped'] for row in whole if len(row) > 1] == [0, 1, 2, 2]
-  rates = [row['train/lr'] for row in whole if len(row) > 1]
+  assert [row['train/skipped'] for row in whole if 'train/loss' in row] == [
+    0,
+    1,
+    2,
+    2,
+  ]
+  rates = [row['train/lr'] for row in whole if 'train/loss' in row]
   done = np.array([1, 5, 8, 10])  # updates, that one included
   np.testing.assert_allclose(
     rates, 3e-3 * np.minimum(done / 4, (4 / done) ** 0.5)
@@ -385,7 +574,7 @@ def test_steps_that_are_skipped(
     run(config, tmp_path / 'parts')
   assert (tmp_path / 'parts' / 'checkpoints' / '9').is_dir()
   monkeypatch.undo()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
   spoil(monkeypatch, 4, 7)
   run(None, tmp_path / 'parts')
   assert tiny.rows(tmp_path / 'parts') == whole
@@ -408,11 +597,13 @@ def test_loss_that_is_not_finite(
   assert names == ['4']
   assert tiny.rows(tmp_path)[-1]['step'] == 5
   monkeypatch.undo()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: {})
+  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
   capsys.readouterr()
   run(None, tmp_path)
   assert '4 of 12 done' in capsys.readouterr().out
-  assert [row['step'] for row in tiny.rows(tmp_path) if len(row) > 1] == [
+  assert [
+    row['step'] for row in tiny.rows(tmp_path) if 'train/loss' in row
+  ] == [
     1,
     5,
     10,
@@ -421,9 +612,10 @@ def test_loss_that_is_not_finite(
 
 
 def test_learning_rate_of_a_typo(corpus, compiled, tmp_path):
-  """Nothing was saved yet: a run of another config may take the workdir."""
+  """Its row stays, and with it the config that the row is of."""
   command = tiny.command(corpus, tmp_path, optim__lr=1e30)
   code, _, err = tiny.train(command, compiled)
   check_line(code, err, 'At step 2 the loss is nan', 'not finite in decoder')
-  assert not (tmp_path / 'run.json').exists()
-  workdir.claim(tiny.config(corpus), tmp_path)
+  assert [row['step'] for row in tiny.rows(tmp_path)] == [1]
+  with pytest.raises(ValueError, match=r'optim\.lr is 1e\+30, got 0\.003'):
+    workdir.claim(tiny.config(corpus), tmp_path)

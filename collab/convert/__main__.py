@@ -27,7 +27,7 @@ BUDGETS = dict(error=float, parameters=int)
 def main(argv):
   args, fields = _parse(argv)
   output.check(args.out_dir)
-  found = source.read(args.model_dir, args.allow)
+  found = source.read(args.model_dir, args.allow, args.data)
   if args.to:
     if fields or args.attention != 'mha':
       raise ValueError(f'--to={args.to} writes a model as it is.')
@@ -59,6 +59,7 @@ def _parse(argv):
   add('out_dir', help='a new folder')
   add('--attention', default='mha', help='default mha: only read and write')
   add('--calibration', default='', help="text, a line each; or 'train'")
+  add('--data', default='', help='folder of the training data of the run')
   add('--rows', type=int, default=1000, help='texts to look at')
   add('--length', type=int, default=128, help='tokens of a text at most')
   add('--budget', type=_budget, help='error=E or parameters=N, of collab')

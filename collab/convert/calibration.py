@@ -9,6 +9,7 @@ import numpy as np
 from collab import model_json, models, tasks, text_lines
 from collab.convert import source as sources
 from collab.data import examples
+from collab.training import workdir
 
 TRAIN = 'train'  # instead of a file: the run's own data
 
@@ -91,15 +92,30 @@ def _stream(words, texts, size, length):
 
 
 def _training(source, rows):
+  """Batches of the run's data, which only the user can say where they are.
+
+  The workdir may be a stranger's, and of the paths that it names train.py alone
+  takes its word: nothing is read or written out of it here.
+  """
   config = source.config
   if source.config.task.name in ('pretrained',) or not config.total_steps:
     raise ValueError(
       f'calibration={TRAIN}: {source.folder} has no training data; give a text '
       'file.'
     )
+  workdir.check_links(source.folder)
+  data = config.data.copy_and_resolve_references()
+  data.update({k: '' for k in ('folder', 'vocabulary') if k in data})
+  if data.get('path') or data.get('files'):
+    if not source.data:
+      raise ValueError(
+        f'{source.folder} was trained on local files: to use them here, give '
+        'their folder as --data=DIR.'
+      )
+    data.path = source.data
   task = tasks.build(
     **config.task,
-    data=config.data,
+    data=data,
     workdir=source.folder,
     seed=config.seed,
     shard=(0, 1),

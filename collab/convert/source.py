@@ -34,6 +34,7 @@ class Source(NamedTuple):
     meaning: model_json.Meaning of the model.
     tokenizer: text of tokenizer.json, '' if there is none.
     pretrained: huggingface.Pretrained that it came from, or None.
+    data: folder of its training data, as the user says; see `calibration`.
   """
 
   folder: str
@@ -43,14 +44,16 @@ class Source(NamedTuple):
   meaning: model_json.Meaning
   tokenizer: str
   pretrained: huggingface.Pretrained | None
+  data: str = ''
 
 
-def read(folder, allow=()) -> Source:
+def read(folder, allow=(), data='') -> Source:
   """Reads a workdir or a checkpoint.
 
   Args:
     folder: has run.json (a workdir) or config.json (a checkpoint).
     allow: see `huggingface.load`.
+    data: see `Source`.
 
   Raises:
     ValueError: it is neither, or not whole.
@@ -59,7 +62,7 @@ def read(folder, allow=()) -> Source:
   if (path / 'run.json').exists():
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
-    return _of_run(path)
+    return _of_run(path)._replace(data=data)
   if (path / 'config.json').exists():
     found = huggingface.load(folder, allow)
     return Source(

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models: stacks of one Block, composed by what the task needs."""
 
+from collections.abc import Mapping
+import dataclasses
 import math
 import numbers
 
 import jax
 import jax.numpy as jnp
 
+from collab import attention
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -31,6 +34,9 @@ SIZES = (
   'patch',
 )
 COUNTS = ('embed_dim', 'types', 'first_position', 'outputs')
+ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
+# Types of the fields of an attention that are checked, and what is one.
+SCALARS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -67,9 +73,34 @@ def smallest(fields, channels=3):
   return dict.fromkeys(keys, ints(*rows, 1)) | dict(lengths=ints(*rows))
 
 
+def _check_attention(place, fields):
+  """Refuses fields that are none of an attention, with a ValueError."""
+  if not isinstance(fields, Mapping) or 'name' not in fields:
+    raise ValueError(
+      f'model.{place}={fields!r}; expected a dict with a name, one of '
+      f'{", ".join(attention.names())}.'
+    )
+  name = fields['name']
+  if name not in attention.names():
+    return  # attention.build says so
+  layer = attention.variants.variant('gqa' if name == 'mqa' else name)
+  kinds = {field.name: field.type for field in dataclasses.fields(layer)}
+  for key, values in fields.items():
+    if (kind := kinds.get(key)) not in SCALARS:
+      continue
+    for x in values if isinstance(values, tuple | list) else [values]:
+      if not isinstance(x, SCALARS[kind]) or (x is True and kind is not bool):
+        raise ValueError(
+          f'model.{place}.{key}={x!r}; expected {kind.__name__}.'
+        )
+
+
 def _check(fields):
   """Refuses values that are none, with a ValueError."""
 
+  for place in ATTENTIONS:
+    if fields.get(place) or place == 'attention':
+      _check_attention(place, fields.get(place))
   for key, value in fields.items():
     number = isinstance(value, numbers.Real)
     if key in SIZES:

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from collab.training import leaves, verified
+from collab.training import workdir as workdirs
 
 
 class Checkpoints:
@@ -37,17 +38,26 @@ class Checkpoints:
       better), '' for none.
     scheduled: step -> whether an undisturbed run saves it. What a preempted run
       saves besides is there to go on from; it takes nobody's place.
+    read_only: for who only reads: no folder is made.
 
   Raises:
     ValueError: keep < 1.
     OSError: the folder cannot be made or read.
   """
 
-  def __init__(self, workdir, keep, best='', scheduled=lambda step: True):
+  def __init__(
+    self,
+    workdir,
+    keep,
+    best='',
+    scheduled=lambda step: True,
+    read_only=False,
+  ):
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
     verified.quiet()
     self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
+    self._begun = pathlib.Path(workdir).absolute() / workdirs.BEGUN
     self._keep, self._scheduled = keep, scheduled
     self._damaged = set()
     self._best = best
@@ -60,10 +70,13 @@ class Checkpoints:
         )
       )
     options = ocp.CheckpointManagerOptions(
-      best_fn=rank, preservation_policy=policies.AnyPreservationPolicy(kept)
+      best_fn=rank,
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      create=False,
     )
     with self._writing():
-      self._path.mkdir(parents=True, exist_ok=True)
+      if not read_only:
+        self._path.mkdir(parents=True, exist_ok=True)
       self._manager = ocp.CheckpointManager(
         self._path, options=options, item_handlers=verified.handlers()
       )
@@ -83,6 +96,8 @@ class Checkpoints:
       FloatingPointError: the state has a NaN or an infinity.
       OSError: this or the previous one cannot be written; the earlier are kept.
     """
+    if not self._path.is_dir():  # Orbax would make it anew, for a half run
+      raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
     latest = self._manager.latest_step()
@@ -118,6 +133,28 @@ class Checkpoints:
       )
     return None
 
+  def check_best(self, scores):
+    """Refuses scores that no best checkpoint can be found by.
+
+    Args:
+      scores: of an evaluation, as `save` gets them.
+
+    Raises:
+      ValueError: the metric is not among them.
+      FloatingPointError: it is NaN.
+    """
+    name = self._best.removeprefix('-')
+    if name and name not in scores:
+      raise ValueError(
+        f'checkpoint.best={self._best!r} is no metric of the validation; there '
+        f'are {", ".join(scores)}: go on with --config.checkpoint.best=NAME.'
+      )
+    if name and np.isnan(scores[name]):
+      raise FloatingPointError(
+        f'{name} of the validation is nan; the checkpoints in {self._path} are '
+        'from before it.'
+      )
+
   def best(self, abstract_params, name='params'):
     """(step, parameters) of the checkpoint with the best metric.
 
@@ -132,7 +169,8 @@ class Checkpoints:
     metrics = {} if step is None else self._manager.metrics(step) or {}
     if self._quality(metrics) == -np.inf:
       raise ValueError(
-        f'best={self._best!r}: no checkpoint in {self._path} has this metric.'
+        f'best={self._best!r}: no checkpoint in {self._path} has this metric, '
+        'as a finite number.'
       )
     for _, state in self._good({name: abstract_params}, [step]):
       return step, state[name]
@@ -191,6 +229,8 @@ class Checkpoints:
   def _wait(self):
     with self._writing():
       self._manager.wait_until_finished()
+    if jax.process_index() == 0 and self._manager.latest_step() is not None:
+      self._begun.unlink(missing_ok=True)
 
   def _quality(self, metrics):
     value = metrics.get(self._best.removeprefix('-'), np.nan)
@@ -243,6 +283,8 @@ class Checkpoints:
 def check(config):
   """Refuses what a run could only find out at its end, with a ValueError."""
   c, every = config.checkpoint, config.every
+  if config.total_steps < 1:
+    raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')
   if min(every.values()) < 1:
     raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
   if c.final not in ('last', 'best'):

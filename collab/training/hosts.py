@@ -49,8 +49,19 @@ def join():
   has a standard output.
 
   Raises:
-    ValueError: a variable that is impossible.
+    ValueError: a variable that is impossible, JAX_PLATFORMS included.
   """
+  _join()
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:  # JAX asserts that cuda is there
+    raise ValueError(
+      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX finds no such '
+      f'device here{f": {e}" if str(e) else ""}; JAX_PLATFORMS=cpu is anywhere.'
+    ) from e
+
+
+def _join():
   environ, patience = os.environ, _patience()
   in_step = 'SLURM_STEP_NODELIST' in environ
   if 'JAX_COORDINATOR_ADDRESS' in environ:

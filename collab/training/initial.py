@@ -45,7 +45,7 @@ def load(workdir, params, meaning, sharding=None):
   if meaning.tokenizer:  # the task reads text
     model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
   checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best
+    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
   )
   try:
     abstract = checkpoints.abstract()

@@ -75,6 +75,8 @@ class Writer:
       if not isinstance(value, str)
     ]
     with files.naming(self._file.name):
+      if not os.fstat(self._file.fileno()).st_nlink:
+        raise OSError(errno.ENOENT, 'The workdir was deleted during the run')
       size = self._file.tell()
       if self._file.write(row) < len(row):
         self._file.truncate(size)

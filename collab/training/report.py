@@ -9,7 +9,7 @@ from clu import parameter_overview
 import jax
 
 from collab import accounting, model_json
-from collab.training import files, logs
+from collab.training import changes, files, logs
 from collab.training import workdir as workdirs
 
 
@@ -76,8 +76,9 @@ def end(config, workdir, task, model, params, step, scores):
     return
   rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   seconds = sum(row.get('time/seconds', 0) for row in rows)
+  kept = workdirs.read(workdir)
   result = dict(
-    command=workdirs.read(workdir)['command'],
+    command=kept['command'],
     date=time.strftime('%Y-%m-%d'),
     config_hash=workdirs.config_hash(config),
     task=config.task.name,
@@ -90,6 +91,8 @@ def end(config, workdir, task, model, params, step, scores):
     versions=logs.versions(),
     metrics=scores,
   )
+  if changed := changes.off_tables(kept['changes']):
+    result['changes'] = changed
   folder = pathlib.Path(workdir)
   files.write_text(
     folder / 'examples.json', files.to_json(task.examples) + '\n'

@@ -9,6 +9,7 @@ import logging
 import sys
 
 import absl.logging
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from collab.training import leaves
@@ -58,8 +59,17 @@ def abstract(manager, step):
   found = manager.restore(
     step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())
   )
-  table = leaves.unseal(found['leaves'])
+  table = _unseal(found['leaves'], step)
   return leaves.tree({name: shape for name, (shape, _) in table.items()})
+
+
+def _unseal(sealed, step):
+  """The table of leaves; an OSError if it is damaged or of another step."""
+  table = leaves.unseal(sealed)
+  saved = table.get('step')
+  if saved and saved[1] != int(leaves.checksum(jnp.int32(step))):
+    raise OSError(f'it is not of step {step}, but was renamed')
+  return table
 
 
 def restore(manager, step, abstract):
@@ -79,7 +89,7 @@ def restore(manager, step, abstract):
   def read(**items):
     return manager.restore(step, args=ocp.args.Composite(**items))
 
-  table = leaves.unseal(read(leaves=ocp.args.JsonRestore())['leaves'])
+  table = _unseal(read(leaves=ocp.args.JsonRestore())['leaves'], step)
   if len(abstract) == 1:  # a part of the state
     (part,) = abstract
     table = {k: v for k, v in table.items() if k.split('/')[0] == part}

@@ -10,19 +10,21 @@ import socket
 import sys
 import zlib
 
-from absl import logging
+from absl import flags, logging
 import jax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from collab import json_text, text_lines
-from collab.training import files, logs
+from collab import command, json_text, text_lines
+from collab.training import changes, files, logs
 
 # What any config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
 PARTS |= dict(total_steps=int, seed=int, init_from=str)
-# How a step is computed, not what: a run may go on with others of these.
-FREE = ('fsdp', 'accumulate', 'skip_nonfinite')
+# In a workdir until there is a checkpoint: see `begin`.
+BEGUN = 'checkpoints/begun'
+
+_written = set()  # the files run.json that this process has written
 
 
 def default(config_file, config):
@@ -33,11 +35,29 @@ def default(config_file, config):
   return f'runs/{"-".join(filter(None, words))}-s{config.seed}'
 
 
+def override(workdir, arguments):
+  """The config that a workdir keeps, with what a command line changes.
+
+  Args:
+    workdir: of a run.
+    arguments: the program, and --config.FIELD=VALUE for each change.
+
+  Raises:
+    ValueError: there is no run.
+    flags.Error, KeyError, AttributeError: as with --config=FILE.
+  """
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_dict(
+    'config', claim(None, workdir), flag_values=values, sys_argv=arguments
+  )
+  values(arguments)
+  return config.value
+
+
 def claim(config, workdir):
   """Starts a run in a new workdir, or goes on in one of the same config.
 
-  But for `FREE`: the workdir keeps what the run began with, a start that gives
-  others has them for itself.
+  What of the config may be another says `changes`; see also `go_on`.
 
   Args:
     config: ConfigDict, or None for the one that the workdir keeps.
@@ -48,38 +68,34 @@ def claim(config, workdir):
 
   Raises:
     ValueError: config is None and the workdir keeps none; or it keeps another,
-      and then the message says what differs.
+      and then the message says what differs; or a link leads out of it.
   """
   folder = pathlib.Path(workdir)
   path = folder / 'run.json'
-  kept = read(workdir)['config'] if path.exists() else None
   if config is None:
-    if kept is None:
+    if not path.exists():
       raise ValueError(f'{path} is missing: start the run with --config.')
+    kept = read(workdir)
     try:
-      return ConfigDict(kept).lock()
+      return ConfigDict(kept['config']).lock()
     except (ValueError, TypeError, LookupError, AttributeError) as e:
       raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
-  values = config.to_dict()
-  if kept is not None:
-    old, new = _flat(kept), _flat(values)
-    different = [
-      f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
-      for key in old | new
-      if old.get(key) != new.get(key) and key not in FREE
-    ]
-    if different:
-      raise ValueError(
-        f'{workdir} is of another config: {"; ".join(different)}.'
-      )
-  elif any(folder.glob('checkpoints/[0-9]*')):
+  if not callable(getattr(config, 'to_dict', None)):
+    raise ValueError(f'--config gave {config!r}, expected a ConfigDict.')
+  command.with_paths(config)
+  _check_parts(config.to_dict(), '--config is not whole')
+  check_links(workdir)
+  if path.exists():
+    changes.check(read(workdir), config, workdir)
+  elif any(folder.glob('checkpoints/[0-9]*')) or _has_rows(folder):
     raise ValueError(
-      f'{workdir} has checkpoints, but no run.json that says of which config.'
+      f'{workdir} has checkpoints or rows of metrics, but no run.json that '
+      'says of which config.'
     )
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     # Of a failed start:
-    for name in ('tokenizer.json', 'data.json', 'model.json'):
+    for name in ('tokenizer.json', 'data.json', 'model.json', 'changes.json'):
       (folder / name).unlink(missing_ok=True)
     if config.init_from:
       _take_tokenizer(config, folder)
@@ -88,10 +104,80 @@ def claim(config, workdir):
       dict(
         command=' '.join(['python', *sys.argv]),
         versions=logs.versions(),
-        config=values,
+        numerics=changes.numerics(),
+        config=config.to_dict(),
       ),
     )
+    _written.add(path.absolute())
   return config
+
+
+def go_on(config, workdir, step, eval_only=False):
+  """Notes in changes.json what is new from `step` on; `read` has it then.
+
+  Raises:
+    ValueError: as `changes.found`; or an evaluation is to have other steps.
+  """
+  kept = read(workdir)
+  if eval_only:
+    if (total := kept['config']['total_steps']) != config.total_steps:
+      raise ValueError(
+        f'--eval_only takes {workdir} as it is, of total_steps={total}; got '
+        f'{config.total_steps}.'
+      )
+    return
+  new = changes.found(kept, config, step, workdir)
+  if new and jax.process_index() == 0:
+    files.save_json(
+      pathlib.Path(workdir) / 'changes.json',
+      dict(changes=kept['changes'] + new),
+    )
+
+
+def check_links(workdir):
+  """Refuses links out of a workdir: through them a run would write elsewhere.
+
+  Those in the folder of Weights & Biases are its own.
+
+  Raises:
+    ValueError: there is one.
+  """
+  root = pathlib.Path(workdir).resolve()
+  for folder, folders, names in os.walk(root):
+    for path in (pathlib.Path(folder, name) for name in folders + names):
+      if path.is_symlink() and not path.resolve().is_relative_to(root):
+        raise ValueError(
+          f'{path} is a link to {os.readlink(path)}, which is not in the '
+          'workdir, and nothing is written elsewhere: put the file or folder '
+          'in its place.'
+        )
+    if folder == str(root) and 'wandb' in folders:
+      folders.remove('wandb')
+
+
+def begin(workdir):
+  """Marks that a run begins; refuses where its rows say that it has.
+
+  The mark is beside the checkpoints until there is one. It tells a run that was
+  killed before from one whose checkpoints are out of reach.
+
+  Raises:
+    ValueError: there are rows, and neither checkpoint nor mark.
+  """
+  folder = pathlib.Path(workdir)
+  if _has_rows(folder) and not (folder / BEGUN).exists():
+    raise ValueError(
+      f'{folder}/metrics.jsonl has rows, but {folder}/checkpoints has no '
+      'checkpoint: bring back what is missing (a volume that is not mounted?), '
+      'or begin in another workdir.'
+    )
+  if jax.process_index() == 0:
+    (folder / BEGUN).touch()
+
+
+def _has_rows(folder):
+  path = folder / 'metrics.jsonl'
+  return path.exists() and path.stat().st_size > 0
 
 
 def _take_tokenizer(config, folder):
@@ -120,7 +206,8 @@ def lock(workdir):
   if jax.process_index() != 0:
     return
   path = pathlib.Path(workdir) / 'lock'
-  file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed by its end
+  # Closed by its end. A link may have been made since `check_links`.
+  file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -146,7 +233,7 @@ def check_data(workdir, task, steps):
   Args:
     workdir: keeps them in data.json.
     task: tasks.Task.
-    steps: of the run.
+    steps: of the run when it began.
 
   Raises:
     ValueError: the data has changed, or the file is damaged.
@@ -176,15 +263,24 @@ def check_data(workdir, task, steps):
 
 
 def abandon(workdir):
-  """Forgets a run that failed before its first checkpoint."""
+  """Forgets a run that this process began and that failed before its rows.
+
+  What others began stays: if there are no checkpoints, they may be out of
+  reach.
+  """
   folder = pathlib.Path(workdir)
-  steps = folder / 'checkpoints'
-  if not any(steps.glob('[0-9]*')) and jax.process_index() == 0:
-    (folder / 'run.json').unlink(missing_ok=True)
+  path = folder / 'run.json'
+  if path.absolute() in _written and not _has_rows(folder):
+    path.unlink(missing_ok=True)
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def read(workdir):
-  """What `claim` kept: dict(command, versions, config).
+  """What `claim` and `go_on` kept.
+
+  Returns:
+    dict(command, versions, numerics, config, changes, first_steps): the config
+    after the changes, and its total_steps before them.
 
   Raises:
     ValueError: it is damaged.
@@ -194,28 +290,26 @@ def read(workdir):
   config = kept.get('config')
   if not isinstance(config, dict):
     raise ValueError(f'{path} is damaged: it has no config.')
+  if not isinstance(kept.get('numerics', {}), dict):
+    raise ValueError(f'{path} is damaged: numerics is {kept["numerics"]!r}.')
+  _check_parts(config, f'{path} is damaged')
+  # Runs that began before there was skip_nonfinite have none.
+  config = dict(skip_nonfinite=0) | json_text.tuples(config)
+  found = changes.read(path.with_name('changes.json'), config)
+  steps = kept['config']['total_steps']
+  return kept | dict(config=config, changes=found, first_steps=steps)
+
+
+def _check_parts(config, fault):
   for name, kind in PARTS.items():
     if not isinstance(config.get(name), kind):
       raise ValueError(
-        f'{path} is damaged: config.{name} is {config.get(name)!r}, expected '
+        f'{fault}: config.{name} is {config.get(name)!r}, expected '
         f'{kind.__name__}.'
       )
-  # Runs that began before there was skip_nonfinite have none.
-  config = dict(skip_nonfinite=0) | json_text.tuples(config)
-  return kept | dict(config=config)
 
 
 def config_hash(config):
   """Twelve hexadecimal digits that change with any value of the config."""
   text = json.dumps(config.to_dict(), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _flat(config, prefix=''):
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = value
-  return flat

@@ -33,6 +33,12 @@ def main():
     help='for the attention maps of one run; default: its training data',
   )
   parser.add_argument(
+    '--data',
+    default='',
+    metavar='DIR',
+    help='folder of the training data of one run, if it was local files',
+  )
+  parser.add_argument(
     '--out',
     default='',
     metavar='FILE',
@@ -40,12 +46,12 @@ def main():
   )
   try:
     args = parser.parse_args()
-    print(write(args.runs, args.text, args.out))
+    print(write(args.runs, args.text, args.out, args.data))
   except (ValueError, OSError) as e:
     sys.exit(f'report: {" ".join(str(e).split())}')
 
 
-def write(paths, text='', out=''):
+def write(paths, text='', out='', data=''):
   """Writes the page; returns its path.
 
   Raises:
@@ -57,7 +63,7 @@ def write(paths, text='', out=''):
   elif not (folder := pathlib.Path(out).absolute().parent).is_dir():
     raise ValueError(f'--out={out}: there is no folder {folder}.')
   if len(found) == 1:
-    html = one.write(found[0], text)
+    html = one.write(found[0], text, data)
   elif text:
     raise ValueError(f'--text is for one run, got {len(found)}.')
   else:

@@ -69,6 +69,8 @@ def _but_seed(run):
   """Fields that are not empty; one of seed 1 may well come of another's -s1."""
   fields = runs.flat(run.config)
   fields |= {x: run.conversion[x] for x in CONVERSION if run.conversion.get(x)}
+  if changes := run.result.get('changes'):  # no others are like it
+    fields['changes'] = changes
   seed = fields.pop('seed')
   for key in {'init_from', 'source'} & fields.keys():
     fields[key] = re.sub(rf'\bs{seed}\b', 's', str(fields[key]))

@@ -23,8 +23,14 @@ PARTS = 'train', 'val', ''  # of metrics; others are of neither
 CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
 
 
-def write(run, text=''):
-  """The page of a runs.Run, as HTML; text: see maps.example."""
+def write(run, text='', data=''):
+  """The page of a runs.Run, as HTML.
+
+  Args:
+    run: runs.Run.
+    text: see maps.example.
+    data: see source.Source.
+  """
   head = page.paragraph(
     runs.outcome(run), 'outcome done' if run.result else 'outcome'
   )
@@ -36,7 +42,7 @@ def write(run, text=''):
       'Results': results(run),
       'Cost': cost(run),
       'Learning curves': curves(run),
-      **attention(run, text),
+      **attention(run, text, data),
       'Config': config(run),
     },
     kind='two',
@@ -95,14 +101,14 @@ def last_step(some):
   return max([1, *(row['step'] for run in some for row in run.rows)])
 
 
-def attention(run, text):
+def attention(run, text, data):
   """The sections with maps, or one that says why there are none.
 
   Raises:
     ValueError: there are none of a text that was given.
   """
   try:
-    found = source.read(run.folder)
+    found = source.read(run.folder, data=data)
     seen = maps.example(found, text)
     layers = maps.attend(found, seen)
   except (ValueError, TypeError, OSError) as e:

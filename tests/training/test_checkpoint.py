@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,50 @@ def test_other_model(tmp_path):
   ):
     assert line in text
   assert '\n' not in text
+
+
+@pytest.mark.parametrize('name', ['params', 'ema'])
+def test_renamed_is_damaged(name, tmp_path, caplog):
+  """The step is in the checkpoint, and not the name of its folder alone."""
+  save(tmp_path, 3, 6)
+  path = tmp_path / 'checkpoints'
+  (path / '6').rename(path / '9')
+  with opened(tmp_path) as checkpoints:
+    assert checkpoints.restore(ABSTRACT)[0] == 3
+    got = checkpoints.average(1, ABSTRACT[name], name)
+    assert_same(got, make_state(3)[name])
+  assert (
+    'checkpoints/9 is damaged and not used: OSError: it is not of step 9'
+    in (caplog.text)
+  )
+
+
+def test_readers_make_no_folder(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path, 1, read_only=True)
+  assert checkpoints.restore(ABSTRACT) is None
+  with pytest.raises(ValueError, match='has no checkpoint'):
+    checkpoints.abstract()
+  checkpoints.close()
+  assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_is_gone_does_not_come_back(tmp_path):
+  with opened(tmp_path / 'run') as checkpoints:
+    checkpoints.save(1, make_state(1))
+    assert checkpoints.newest() == 1
+    shutil.rmtree(tmp_path / 'run')
+    with pytest.raises(OSError, match='checkpoints is gone: step 2 is not'):
+      checkpoints.save(2, make_state(2))
+  assert not list(tmp_path.iterdir())
+
+
+def test_scores_without_the_best_metric(tmp_path):
+  with opened(tmp_path, best='-val/nll') as checkpoints:
+    checkpoints.check_best({'val/nll': np.inf})
+    with pytest.raises(ValueError, match=r"'-val/nll' is no .* are val/f1, x"):
+      checkpoints.check_best({'val/f1': 1.0, 'x': 2})
+    with pytest.raises(FloatingPointError, match=r'val/nll of the .* is nan'):
+      checkpoints.check_best({'val/nll': np.nan})
 
 
 def test_average(tmp_path):

@@ -342,13 +342,13 @@ def test_commands_of_a_cluster_are_run(tree):
 
 # What words may do to a shell, among them all that bash would write as $'...'.
 NASTY = [
-  'a\tb', 'a\nb', "a'b", "'", '"', '', ' ', '\\', "\\'", 'é ü', '\x1b[0m', '\x7f',
+  'a\tb', 'a\nb', "a'b", "'", '"', '', ' ', '\\', "\\'", 'é ü', '\x1b[0m',
   '$(echo bad)', '`echo bad`', '$HOME', '${X}', '; echo bad', '& echo bad', '&',
   '\\&', '# x', '!x', '*', '~', '~/x', '{a,b}', '[a]', '|', '>x', '$', "$'a'",
-  '\r', '-n', '--', '=', 'a=b', '日本', '%s', '\\n',
+  '\r', '\x7f', '-n', '--', '=', 'a=b', '日本', '%s', '\\n',
 ]  # fmt: skip
-# sbatch of Slurm makes a script of --wrap, which sh runs; gcloud hands --command
-# to the login shell of a host. srun runs the words that it is given.
+# sbatch makes a script of --wrap, which sh runs; gcloud hands --command to the
+# login shell of a host; srun runs the words that it is given.
 CLUSTER = {
   'sbatch': """#!/bin/sh
 for word; do :; done

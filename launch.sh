@@ -8,8 +8,9 @@ usage() {
 Usage: ./launch.sh [OPTION...] COMMAND [ARGUMENT...]
 
 Runs COMMAND in the project's environment, which is made first if needed.
-A COMMAND ending in .py is looked for here, then beside launch.sh, and run
-under the environment's Python; the working directory stays as it is.
+A COMMAND ending in .py is looked for beside launch.sh, then here, and run
+under the environment's Python; the working directory stays as it is, and no
+module is imported from it.
 
   ./launch.sh train.py --config=configs/lm.py:sample
   ./launch.sh python -m collab.convert --help
@@ -53,7 +54,7 @@ find_python() {
   if [[ -n ${COLLAB_PYTHON:-} ]]; then candidates=("$COLLAB_PYTHON"); fi
   for candidate in "${candidates[@]}"; do
     # Run it: a name on PATH may be a shim with nothing behind it.
-    line=$("$candidate" -ESc 'import os, sys
+    line=$("$candidate" -ISc 'import os, sys
 base = getattr(sys, "_base_executable", sys.executable)  # not a venv of others
 print("%d.%d.%d" % sys.version_info[:3] + " " + os.path.realpath(base))
 ' 2>/dev/null) || continue
@@ -80,7 +81,7 @@ is_fresh() {
 }
 
 install() {
-  "$python" -m venv "$venv" && cd "$root" &&
+  cd "$root" && "$python" -m venv "$venv" &&
     "$venv/bin/python" -m pip install --no-input --progress-bar off \
       --disable-pip-version-check -c "$constraints" \
       -e ".[test${extras:+,$extras}]"
@@ -107,12 +108,24 @@ make_environment() {
   say ".venv is ready after $SECONDS s"
 }
 
+# Sets line to words that a POSIX sh reads as the arguments: sbatch and the hosts
+# of a pod need not have bash, and only bash understands all that %q writes.
+quote() {
+  local LC_ALL=C word mark="'" escaped="'\\''"
+  line=''
+  for word; do
+    if [[ ! $word =~ ^[a-zA-Z0-9_@%+=:,./-]+$ ]]; then
+      word="'${word//$mark/$escaped}'"
+    fi
+    line+="${line:+ }$word"
+  done
+}
+
 # Runs a command in place of this shell, or prints it.
 run() {
-  local line
   if [[ -z $dry ]]; then exec "$@"; fi
-  printf -v line ' %q' "$@"
-  printf '%s\n' "${line# }"
+  quote "$@"
+  printf '%s\n' "$line"
 }
 
 # A port of this host that nobody listens at.
@@ -160,26 +173,25 @@ run_local() {
 
 # Within an allocation the job starts here and now, else it is submitted.
 run_slurm() {
-  local line
   if [[ ${SLURM_JOB_ID-} ]]; then
     run srun --kill-on-bad-exit=1 ${options[@]+"${options[@]}"} \
       "$root/launch.sh" "${command[@]}"
   else
-    printf -v line ' %q' srun --kill-on-bad-exit=1 "$root/launch.sh" \
-      "${command[@]}"
-    run sbatch ${options[@]+"${options[@]}"} --wrap="${line# }"
+    quote srun --kill-on-bad-exit=1 "$root/launch.sh" "${command[@]}"
+    run sbatch ${options[@]+"${options[@]}"} --wrap="$line"
   fi
 }
 
 # On a TPU's hosts JAX finds out everything but the port, which says that the
 # process is one of several.
 run_tpu() {
-  local line
-  printf -v line ' %q' env "COLLAB_EXTRAS=${COLLAB_EXTRAS-tpu}" \
-    JAX_COORDINATOR_PORT=8476 ./launch.sh "${command[@]}"
-  printf -v line 'cd %q && %s' "${root##*/}" "${line# }"
+  local folder
+  quote "./${root##*/}"
+  folder=$line
+  quote env "COLLAB_EXTRAS=${COLLAB_EXTRAS-tpu}" JAX_COORDINATOR_PORT=8476 \
+    ./launch.sh "${command[@]}"
   run gcloud compute tpus tpu-vm ssh "$tpu" --worker=all \
-    ${options[@]+"${options[@]}"} --command="$line"
+    ${options[@]+"${options[@]}"} --command="cd $folder && $line"
 }
 
 where=here dry='' options=()
@@ -211,12 +223,17 @@ if [[ ! -f $root/pyproject.toml ]]; then  # sbatch, for one, runs a copy
   die "$root has no pyproject.toml: run launch.sh where it lies"
 fi
 
+# Modules come from the project and its environment alone: a folder of data that
+# one works in may have a jax.py of its own.
+unset PYTHONHOME
+export PYTHONSAFEPATH=1 PYTHONPATH=$root
+
 command=("$@")
 if [[ $where == tpu ]]; then run_tpu; exit; fi
 if [[ $1 == *.py ]]; then
   script=$1
-  if [[ ! -e $script && $script != /* ]]; then script=$root/$script; fi
-  if [[ ! -e $script ]]; then die "no $1 in $PWD or $root"; fi
+  if [[ $script != /* && -e $root/$script ]]; then script=$root/$script; fi
+  if [[ ! -e $script ]]; then die "no $1 in $root or $PWD"; fi
   shift
   command=(python "$script" "$@")
 fi
@@ -235,7 +252,6 @@ if [[ $where == slurm ]]; then run_slurm; exit; fi
 # the kernel hands it out in 512 times fewer pieces (glibc >= 2.35; else no-op).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 
-unset PYTHONHOME
 export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
 if [[ $where == local ]]; then run_local; fi
 run "${command[@]}"

@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import random
+import shlex
 import sys
 import time
 
@@ -140,7 +141,7 @@ def machine():
   """What the figures depend on."""
   return dict(
     date=datetime.date.today().isoformat(),
-    command=' '.join(['python -m', _module(), *sys.argv[1:]]),
+    command=shlex.join(['python', '-m', _module(), *sys.argv[1:]]),
     cpu=_cpu(),
     cores=len(os.sched_getaffinity(0)),
     backend=jax.default_backend(),

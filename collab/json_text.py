@@ -28,16 +28,42 @@ def tuples(x):
   return tuple(map(tuples, x)) if isinstance(x, list) else x
 
 
-def read_object(path):
-  """The object in a JSON file, a dict; a ValueError names the file."""
+def parse_object(text, where, **fields):
+  """The object of a JSON text, a dict; a ValueError says where it is from.
+
+  Args:
+    text: bytes.
+    where: file, or file and line.
+    **fields: {name: type} of what it must have.
+  """
   try:
-    value = parse(path.read_text('utf-8'))
-  except OSError as e:
-    raise ValueError(f'{path}: {e.strerror}.') from e
+    value = parse(text.decode())
   except ValueError as e:
-    raise ValueError(f'{path} is no JSON: {e}.') from e
+    raise ValueError(f'{where} is no JSON: {e}.') from e
   if not isinstance(value, dict):
     raise ValueError(
-      f'{path} holds a {type(value).__name__}, expected {{...}}.'
+      f'{where} holds a {type(value).__name__}, expected {{...}}.'
     )
+  return require(value, where, **fields)
+
+
+def require(value, where, **fields):
+  """A dict that has fields of these types; a ValueError says which not."""
+  for name, kind in fields.items():
+    if name not in value:
+      raise ValueError(f'{where} is damaged: it has no {name}.')
+    if not isinstance(value[name], kind):
+      raise ValueError(
+        f'{where} is damaged: {name} is {value[name]!r:.60}, expected '
+        f'{kind.__name__}.'
+      )
   return value
+
+
+def read_object(path, **fields):
+  """The object in a JSON file, as `parse_object` has it."""
+  try:
+    text = path.read_bytes()
+  except OSError as e:
+    raise ValueError(f'{path}: {e.strerror}.') from e
+  return parse_object(text, path, **fields)

@@ -14,6 +14,7 @@ below. With few seeds such an interval is too narrow as to the seeds,
 by sqrt((S - 1) / S) of S; the standard deviation beside it is not.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +55,12 @@ def sacrebleu(replicates, d):
   """|d_r| - mean |d| > |d|: to the last digit sacreBLEU's paired bootstrap.
 
   Koehn, 2004. Where d is clear it looks at one side only, so that p is about
-  half of a two-sided one.
+  half of a two-sided one; and where there is none, which here is no difference.
   """
-  return np.abs(replicates) - np.abs(replicates).mean() > abs(d)
+  return (np.abs(replicates) - np.abs(replicates).mean() > abs(d)) | (d == 0)
 
 
+@np.errstate(all='ignore')  # a seed that diverged has nan or inf
 def compare(arms, score, baseline='', test=two_sided):
   """{arm: Interval}.
 
@@ -91,6 +93,8 @@ def compare(arms, score, baseline='', test=two_sided):
       d = float(means[name].mean() - means[baseline].mean())
       against = replicates[name] - replicates[baseline]
       p = float((test(against, d).sum() + 1) / (REPLICATES + 1))
+      if not np.isfinite(against).all():  # no comparison with nan is true
+        p = math.nan
       new = dict(difference=d, span=_middle(against), p=p)
       found[name] = found[name]._replace(**new)
   return found

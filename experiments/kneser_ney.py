@@ -10,6 +10,7 @@ is measured as the run is: by the perplexity of a word.
 
 import json
 import pathlib
+import shlex
 import sys
 import tempfile
 import time
@@ -144,7 +145,8 @@ def main():
     sys.exit(f'kneser_ney: {" ".join(str(e).split())}')
   logs.summary('Kneser-Ney', row)
   if args.save:
-    words = ' '.join(['python -m experiments.kneser_ney', *sys.argv[1:]])
+    module = 'experiments.kneser_ney'
+    words = shlex.join(['python', '-m', module, *sys.argv[1:]])
     row = dict(command=words, date=time.strftime('%Y-%m-%d')) | row
     with RESULTS.open('a') as file:
       file.write(json.dumps(row | dict(versions=logs.versions())) + '\n')

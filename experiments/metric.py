@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from collab import metrics
-from experiments import intervals
+from experiments import intervals, results
 
 
 class Metric(NamedTuple):
@@ -18,7 +18,8 @@ class Metric(NamedTuple):
     title: for the table's head, with its unit.
     sums: (examples of a run, its metrics) -> [N, K], what each example adds.
     score: sums [..., K] -> scores [...].
-    value: the metrics of a run -> its score, where it has no examples.
+    name: of the score in a run's metrics, for runs without examples.
+    scale: that this is multiplied by.
     digits: behind the point, in a table.
     lower: whether less is better.
     test: against a baseline.
@@ -27,10 +28,15 @@ class Metric(NamedTuple):
   title: str
   sums: Callable
   score: Callable
-  value: Callable
+  name: str
+  scale: int = 1
   digits: int = 1
   lower: bool = False
   test: Callable = intervals.two_sided
+
+  def value(self, found):
+    """The score in the metrics of a run, nan where there is none."""
+    return self.scale * results.as_float(found.get(self.name))
 
 
 def _bleu(sums):
@@ -39,7 +45,7 @@ def _bleu(sums):
 
 def _text(examples, found):
   """Words are taken to be spread evenly over tokens."""
-  nll, tokens = (np.array(examples[key]) for key in ('nll', 'tokens'))
+  nll, tokens = (np.float64(examples[key]) for key in ('nll', 'tokens'))
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
@@ -65,7 +71,7 @@ def _moments(examples, found):
   """Of values and of their ranks, which are those in the whole test set."""
   columns = []
   for rank in (np.asarray, stats.rankdata):
-    x, y = (rank(examples[key]) for key in ('gold', 'predicted'))
+    x, y = (rank(np.float64(examples[key])) for key in ('gold', 'predicted'))
     x, y = (z - np.mean(z) for z in (x, y))  # sums without cancellation
     columns += [x, y, x * x, y * y, x * y]
   return np.stack([*columns, np.ones(len(columns[0]))], 1)
@@ -88,7 +94,7 @@ BLEU = Metric(
   'BLEU',
   lambda x, found: np.array(x['bleu']),
   _bleu,
-  lambda x: x['bleu'],
+  'bleu',
   digits=2,
   test=intervals.sacrebleu,
 )
@@ -96,26 +102,29 @@ PERPLEXITY = Metric(
   'perplexity of a word',
   _text,
   lambda sums: np.exp(sums[..., 0] / sums[..., 1]),
-  lambda x: x['perplexity'],
+  'perplexity',
   lower=True,
 )
 TOP1 = Metric(
   'top-1, %',
   lambda x, found: np.stack([x['right'], np.ones(len(x['right']))], 1),
   _share,
-  lambda x: 100 * x['top1'],
+  'top1',
+  100,
   digits=2,
 )
-ACCURACY = Metric('accuracy, %', _right, _share, lambda x: 100 * x['score'])
+ACCURACY = Metric('accuracy, %', _right, _share, 'score', 100)
 F1_ACCURACY = Metric(
   'mean of F1 and accuracy, %',
   _classes,
   _f1_accuracy,
-  lambda x: 100 * x['score'],
+  'score',
+  100,
 )
 CORRELATION = Metric(
   "mean of Pearson's and Spearman's correlation, %",
   _moments,
   _correlations,
-  lambda x: 100 * x['score'],
+  'score',
+  100,
 )

@@ -44,7 +44,9 @@ def trained():
   rows = []
   for label, arms in ARMS.items():
     one = found[0].get(arms[0])
-    share = f'{one.attention / full.attention:.2f}' if one and full else ''
+    share = ''
+    if one and full:
+      share = f'{table.ratio(one.attention, full.attention):.2f}'
     cells = [
       _cell(measured.get(arm), of) if arm else ''
       for measured, arm, (_, of) in zip(
@@ -82,7 +84,7 @@ def dates():
   found = [
     row['date']
     for name in (*TASKS, 'glue')
-    for row in results.rows(study.RESULTS / f'{name}.jsonl')
+    for row in results.rows(study.RESULTS / f'{name}.jsonl', date=str)
     if 'arm' in row
   ]
   return ' to '.join(dict.fromkeys([min(found), max(found)]))

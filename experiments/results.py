@@ -12,21 +12,34 @@ import contextlib
 import fcntl
 import gzip
 import json
+import math
 import os
 import pathlib
+import zlib
 
 from collab import json_text
 from collab.training import files
 from experiments import study
 
 
-def rows(path):
-  """The rows of a .jsonl file, [] if there is none."""
-  lines = path.read_text('utf-8').splitlines() if path.exists() else []
-  try:
-    return [json_text.parse(line) for line in lines]
-  except ValueError as e:
-    raise ValueError(f'{path} is damaged: {e}.') from e
+def rows(path, **fields):
+  """The rows of a .jsonl file, [] if there is none.
+
+  Args:
+    path: pathlib.Path.
+    **fields: {name: type} that each row must have.
+
+  Raises:
+    ValueError: one of another kind; it names file and line.
+  """
+  text, found = path.read_bytes() if path.exists() else b'', []
+  for number, line in enumerate(text.splitlines(), 1):
+    where = f'{path}, line {number}'
+    row = json_text.parse_object(line, where, **fields)
+    if 'arm' in row:
+      json_text.require(row, where, arm=str, seed=int, examples=str)
+    found.append(row)
+  return found
 
 
 def identity(planned):
@@ -97,8 +110,20 @@ def examples(row, folder):
   """{name: list} of a row's examples, None if it has none."""
   if not row.get('examples'):
     return None
-  text = gzip.decompress((pathlib.Path(folder) / row['examples']).read_bytes())
-  return json_text.parse(text.decode())
+  path = pathlib.Path(folder) / row['examples']
+  try:
+    text = gzip.decompress(path.read_bytes())
+  except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+    raise ValueError(f'{path} is damaged: {e}.') from e
+  return json_text.parse_object(text, path)
+
+
+def as_float(value):
+  """A metric as a float; nan for one that is missing or no number."""
+  try:
+    return float(value)
+  except (TypeError, ValueError, OverflowError):
+    return math.nan
 
 
 def _has(row, wanted):

@@ -6,20 +6,24 @@ folder of the data sets, {runs} that of the workdirs.
 """
 
 import pathlib
+import re
 import runpy
+import shlex
 from typing import NamedTuple
-
-from ml_collections import ConfigDict
 
 from collab import json_text
 from collab.training import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
+NAME = re.compile(r'[\w.-]+', re.ASCII)  # of what becomes a folder and a job
 STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
 # How a step is computed, not what.
 HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
 # A converted model has its own; all else is the recipe of its source.
 OF_THE_MODEL = ('model', 'init_from')
+
+
+_EXPECTED = 'expected a name of letters, digits, ".", "-" and "_"'
 
 
 class Arm(NamedTuple):
@@ -68,6 +72,8 @@ def path_of(study):
   if not path.exists():
     names = sorted(x.stem for x in STUDIES.glob('[!_]*.py'))
     raise ValueError(f'No study {study}; there are {", ".join(names)}.')
+  if not NAME.fullmatch(path.stem):
+    raise ValueError(f'Study {path.stem!r}: {_EXPECTED}.')
   return path
 
 
@@ -84,6 +90,8 @@ def plan(study, data='DIR', folder='runs'):
   """
   path, found = path_of(study), {}
   for arm in runpy.run_path(str(path)).get('ARMS', ()):
+    if not NAME.fullmatch(arm.name):
+      raise ValueError(f'{path}: arm {arm.name!r}: {_EXPECTED}.')
     if bool(arm.config) == bool(arm.source):
       raise ValueError(f'{path}: {arm.name} needs a config or a source.')
     filled = {
@@ -126,7 +134,12 @@ def commands(run):
 def text(run):
   """The commands of a run and of what it comes from, to be shown."""
   before = [text(run.source)] if run.source else []
-  return ' && '.join(before + [f'python {" ".join(x)}' for x in commands(run)])
+  return ' && '.join(before + [command_line(x) for x in commands(run)])
+
+
+def command_line(words):
+  """Arguments of Python as a line for a shell."""
+  return shlex.join(['python', *words])
 
 
 def config(run):
@@ -156,15 +169,15 @@ def finished(run):
   if not (folder / 'run.json').exists():
     return None
   kept, wanted = workdirs.read(folder), config(run)
-  got = ConfigDict(kept['config'])
-  if _recipe(got, run) != _recipe(wanted, run):
+  if _recipe(kept['config'], run) != _recipe(wanted.to_dict(), run):
     raise ValueError(f'{folder} is of another config than {run.name} has now.')
-  made = f'python {" ".join(commands(run)[0])}'
-  if run.source and kept['command'] != made:
-    raise ValueError(f'{folder} was made by {kept["command"]}, not {made}.')
+  made = command_line(commands(run)[0])
+  if run.source and kept.get('command') != made:
+    raise ValueError(f'{folder} was made by {kept.get("command")}, not {made}.')
   if not (folder / 'result.json').exists():
     return None
-  result = json_text.read_object(folder / 'result.json')
+  path = folder / 'result.json'
+  result = json_text.read_object(path, steps=int, config_hash=str)
   if changes := result.get('changes'):
     raise ValueError(f'{folder} enters no table, for it changed: {changes}.')
   return result if result['steps'] == wanted.total_steps else None
@@ -175,7 +188,7 @@ def elsewhere(folder):
   found = {}
   for path in sorted(pathlib.Path(folder).rglob('result.json')):
     try:
-      result = json_text.read_object(path)
+      result = json_text.read_object(path, config_hash=str)
     except ValueError:
       continue
     if not (path.parent / 'conversion.json').exists():
@@ -191,4 +204,4 @@ def _of_config(run):
 def _recipe(config, run):
   """What has to agree between the plan and a workdir."""
   left_out = HOW + (OF_THE_MODEL if run.source else ())
-  return {k: x for k, x in config.to_dict().items() if k not in left_out}
+  return {k: x for k, x in config.items() if k not in left_out}

@@ -26,7 +26,7 @@ import sys
 import tqdm
 
 from collab import command
-from experiments import jobs, study
+from experiments import jobs, results, study
 
 MEMORY = 4 << 30  # of a job, generously
 SLURM = r"""#!/bin/bash
@@ -110,7 +110,7 @@ def _parse(argv):
   )
   add = parser.add_argument
   add('study')
-  add('--data', default='data', help='folder of the data sets')
+  add('--data', help='folder of the data sets, default data')
   add('--runs', default='runs', help='folder of the workdirs')
   add('--results', default=str(study.RESULTS), help='folder of the rows')
   add('--jobs', type=int, default=_fitting(), help='at a time')
@@ -119,6 +119,8 @@ def _parse(argv):
   add('--print', action='store_true', help='the commands, and do nothing')
   add('--slurm', action='store_true', help='a job array, and do nothing')
   args = parser.parse_args(argv)
+  if args.data is not None and not os.path.isdir(args.data):
+    raise ValueError(f'--data={args.data}: there is no such folder.')
   if not 1 <= args.jobs <= len(_cores()):
     raise ValueError(f'--jobs={args.jobs}; expected 1 to {len(_cores())}.')
   return args
@@ -137,18 +139,36 @@ def _found(runs, folder):
   return list(found.values())
 
 
+def _check_place():
+  """Runs are started where one is, by names that a study has from there.
+
+  Elsewhere they would be of another project, or of a folder of data.
+  """
+  project = study.ROOT.parent
+  if not os.path.samefile(project, '.'):
+    raise ValueError(f'Start it in {project}, not in {os.getcwd()}.')
+
+
 def main(argv):
   args = _parse(argv)
-  runs = study.plan(args.study, args.data, args.runs)
+  _check_place()
+  runs = study.plan(args.study, args.data or 'data', args.runs)
   name = study.path_of(args.study).stem
+  for path in sorted(pathlib.Path(args.results).glob('*.jsonl')):
+    results.rows(path)  # refused once, not by each run
   shown = {run.name: run for run in study.plan(args.study)}
   parts = list(dict.fromkeys(map(_part, runs)))
   if args.part is not None:
+    if not 0 <= args.part < len(parts):
+      raise ValueError(f'--part={args.part}; expected 0 to {len(parts) - 1}.')
     runs = [run for run in runs if parts.index(_part(run)) == args.part]
   runs = _found(runs, args.runs)
   shared = jobs.Jobs(name, args.results, shown, args.collect)
   if args.slurm or args.print:
     left = {run.name: shared.todo(run) for run in runs}
+    if not any(left.values()):
+      print(f'sweep: all runs of {name} are finished.', file=sys.stderr)
+      return
     if args.slurm:
       numbers = {parts.index(_part(run)) for run in runs if left[run.name]}
       words = shlex.join(x for x in argv if x != '--slurm')

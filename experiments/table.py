@@ -11,15 +11,19 @@ from collections.abc import Callable
 import csv
 import hashlib
 import io
+import math
 import pathlib
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+import numpy as np
 
 from collab.training import files
 from experiments import intervals, results, study
 
 NOT_RUN = 'not run'
+MEASURED = dict(metrics=dict, parameters=int, attention_parameters=int)
+MEASURED |= dict(steps=int)
 STATISTICS = 'std', '95 % from', 'to', 'difference', '95 % of it', 'p'
 
 
@@ -72,14 +76,15 @@ def measure(studies, metric, arms, baseline='mha'):
   """
   rows, folder = defaultdict(list), study.RESULTS
   for name in studies:
-    for row in results.rows(folder / f'{name}.jsonl'):
+    for row in results.rows(folder / f'{name}.jsonl', **MEASURED):
       if row.get('arm') in arms:
         rows[row['arm']].append(row)
   sums = {
     arm: [_sums(row, metric, folder) for row in found]
     for arm, found in rows.items()
   }
-  examples = not any(x is None for every in sums.values() for x in every)
+  every = [x for found in sums.values() for x in found]
+  examples = not any(x is None for x in every)
   score = metric.score
   if not examples:  # a run is its own one example
     score = lambda x: x[..., 0]
@@ -87,6 +92,17 @@ def measure(studies, metric, arms, baseline='mha'):
       arm: [[[metric.value(row['metrics'])]] for row in found]
       for arm, found in rows.items()
     }
+  elif len({len(x) for x in every}) > 1:
+    told = {
+      row['examples']: len(x)
+      for arm, found in rows.items()
+      for row, x in zip(found, sums[arm], strict=True)
+    }
+    low, high = min(told, key=told.get), max(told, key=told.get)
+    raise ValueError(
+      f'{folder / low} has {told[low]} examples, {folder / high} '
+      f'{told[high]}: expected as many, of the same test set.'
+    )
   found = intervals.compare(sums, score, baseline, metric.test)
   return {
     arm: Measured(
@@ -103,7 +119,22 @@ def measure(studies, metric, arms, baseline='mha'):
 
 def _sums(row, metric, folder):
   examples = results.examples(row, folder)
-  return None if examples is None else metric.sums(examples, row['metrics'])
+  if examples is None:
+    return None
+  try:
+    sums = np.float64(metric.sums(examples, row['metrics']))
+    metric.score(sums.sum(0)[None])
+  except (LookupError, TypeError, ValueError) as e:
+    raise ValueError(
+      f'{folder / row["examples"]} is damaged: it has no {metric.title} '
+      f'({type(e).__name__}: {e}).'
+    ) from e
+  return sums
+
+
+def ratio(x, y):
+  """x / y, nan where y is 0, as a score may be of a run that diverged."""
+  return x / y if y else math.nan
 
 
 def cells(found, metric):
@@ -182,7 +213,9 @@ def bars(axis, found, metric, labels):
 
 
 def point(axis, x, interval, place):
-  """A number with its interval, in a row."""
+  """A number with its interval, in a row; a table says which are not finite."""
+  if not np.isfinite([x, *interval]).all():
+    return
   low, high = interval  # a percentile may pass the mean
   error = [[max(0, x - low)], [max(0, high - x)]]
   axis.errorbar(x, place, xerr=error, fmt='o', capsize=3, color='#3b6fb6')

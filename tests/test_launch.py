@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch.sh in a tiny project, with Pythons that only pretend to install."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -18,7 +19,7 @@ NAMES = ('python3', 'python3.13', 'python3.12', 'python3.11')
 # place, an environment, an install. What else it is given, Python proper runs.
 PYTHON = """#!/usr/bin/env bash
 case "$1 ${{2-}}" in
-  -ESc*) echo "{version} $(cd "$(dirname "$0")" && pwd)/${{0##*/}}" ;;
+  -ISc*) echo "{version} $(cd "$(dirname "$0")" && pwd)/${{0##*/}}" ;;
   '-m venv') mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   '-m pip')
     echo "$@" >>installs
@@ -38,8 +39,8 @@ def write_python(path, version):
 
 @pytest.fixture
 def tree(tmp_path):
-  """A project in a directory with a space, and a bin/ that goes on PATH."""
-  tree = tmp_path / 'a project'
+  """A project in a directory with a quote, and a bin/ that goes on PATH."""
+  tree = tmp_path / "a user's project"
   tree.mkdir()
   shutil.copy(ROOT / 'launch.sh', tree)
   (tree / 'pyproject.toml').write_text('[project]\n')
@@ -92,17 +93,41 @@ def test_command_keeps_directory_stdin_and_exit_code(tree):
   assert done.stdout == f'{tree.parent} from stdin\n'
 
 
-def test_script_is_found_here_then_beside_launch(tree):
+def test_script_is_found_beside_launch_then_here(tree):
   script = 'import sys; print({!r}, *sys.argv[1:])'
-  (tree / 'train.py').write_text(script.format('beside'))
-  assert launch(tree, 'train.py', '--x', 'a b').stdout == 'beside --x a b\n'
   (tree.parent / 'train.py').write_text(script.format('here'))
   assert launch(tree, 'train.py').stdout == 'here\n'
+  (tree / 'train.py').write_text(script.format('beside'))
+  assert launch(tree, 'train.py', '--x', 'a b').stdout == 'beside --x a b\n'
+  own = str(tree.parent / 'train.py')
+  assert launch(tree, own).stdout == 'here\n'
   missing = launch(tree, 'other.py')
   assert missing.returncode == 1
   assert missing.stderr == (
-    f'launch.sh: no other.py in {tree.parent} or {tree}\n'
+    f'launch.sh: no other.py in {tree} or {tree.parent}\n'
   )
+
+
+def test_no_code_of_the_working_directory_runs(tree):
+  """Not for a script or a module, nor while the environment is made."""
+  folder = tree.parent / 'of a stranger'
+  folder.mkdir()
+  names = ('os', 'venv', 'pip', 'runpy', 'site', 'sitecustomize', 'jax', 'tool')
+  for name in names:
+    (folder / f'{name}.py').write_text('raise SystemExit("it ran")')
+  (tree / 'tool').mkdir()
+  (tree / 'tool' / '__init__.py').write_text('from tool import other')
+  (tree / 'tool' / 'other.py').write_text('print("of the project")')
+  (tree / 'script.py').write_text('import tool')
+  for command in (
+    ['script.py'],
+    ['python', '-c', 'import tool'],
+    ['python', '-m', 'tool.other'],
+    ['--local=1', 'python', '-m', 'tool.other'],
+  ):
+    done = launch(tree, *command, cwd=folder, PYTHONPATH=str(folder))
+    assert done.stdout.startswith('of the project\n'), done.stderr
+    assert 'it ran' not in done.stderr
 
 
 @pytest.mark.parametrize('change', ['pyproject', 'constraints', 'place'])
@@ -295,7 +320,7 @@ def test_dry_run_prints_and_runs_nothing(tree):
   ssh = 'gcloud compute tpus tpu-vm ssh pod --worker=all --zone=z'
   assert gcloud == ssh.split()
   assert shlex.split(remote.removeprefix('--command=')) == [
-    *['cd', tree.name, '&&', 'env', 'COLLAB_EXTRAS=tpu'],
+    *['cd', f'./{tree.name}', '&&', 'env', 'COLLAB_EXTRAS=tpu'],
     *['JAX_COORDINATOR_PORT=8476', './launch.sh', *command],
   ]
   assert not (tree / '.venv').exists()
@@ -313,6 +338,51 @@ def test_commands_of_a_cluster_are_run(tree):
   done = launch(tree, '--slurm', '--nodes=2', 'pytest')
   assert done.stdout.startswith(f'{tree.parent}/bin/sbatch|--nodes=2|--wrap=')
   assert (tree / '.venv').exists()
+
+
+# What words may do to a shell, among them all that bash would write as $'...'.
+NASTY = [
+  'a\tb', 'a\nb', "a'b", "'", '"', '', ' ', '\\', "\\'", 'é ü', '\x1b[0m',
+  '$(echo bad)', '`echo bad`', '$HOME', '${X}', '; echo bad', '& echo bad', '&',
+  '\\&', '# x', '!x', '*', '~', '~/x', '{a,b}', '[a]', '|', '>x', '$', "$'a'",
+  '\r', '\x7f', '-n', '--', '=', 'a=b', '日本', '%s', '\\n',
+]  # fmt: skip
+# sbatch makes a script of --wrap, which sh runs; gcloud hands --command to the
+# login shell of a host; srun runs the words that it is given.
+CLUSTER = {
+  'sbatch': """#!/bin/sh
+for word; do :; done
+printf '#!/bin/sh\\n%s\\n' "${word#--wrap=}" >job && exec dash job
+""",
+  'srun': '#!/bin/sh\nshift && exec "$@"\n',
+  'gcloud': """#!/bin/sh
+for word; do :; done
+exec dash -c "${word#--command=}"
+""",
+}
+
+
+@pytest.mark.skipif(not shutil.which('dash'), reason='needs dash')
+@pytest.mark.parametrize('locale', ['C', 'C.UTF-8'])
+@pytest.mark.parametrize('option', ['--slurm', '--tpu=pod', '--dry-run'])
+def test_generated_shell_text_is_read_by_dash(tree, option, locale):
+  """Each word of a command arrives as it was given."""
+  for name, text in CLUSTER.items():
+    program = tree.parent / 'bin' / name
+    program.write_text(text)
+    program.chmod(0o755)
+  launch(tree, 'true', COLLAB_EXTRAS='tpu')
+  say = 'import json, sys; print(json.dumps(sys.argv[1:]))'
+  command = [tree / 'launch.sh', option, 'python', '-X', 'utf8', '-c', say]
+  if option == '--dry-run':
+    command = ['dash', '-c', 'eval "$("$0" "$@")"', *command]
+  out = subprocess.check_output(
+    [*command, *NASTY],
+    cwd=tree.parent,
+    env=environment(tree) | dict(LC_ALL=locale),
+    timeout=60,
+  )
+  assert json.loads(out) == NASTY
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pathlib
+import shlex
 import shutil
 import time
 
@@ -86,7 +87,7 @@ def _facts(source, new, fields, args, words):
   return dict(
     source=source.folder,
     family=source.pretrained.family if source.pretrained else '',
-    command=f'python -m collab.convert {" ".join(words)}',
+    command=shlex.join(['python', '-m', 'collab.convert', *words]),
     date=time.strftime('%Y-%m-%d'),
     versions=logs.versions(),
     attention=fields,

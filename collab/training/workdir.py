@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 import socket
 import sys
 import zlib
@@ -102,7 +103,7 @@ def claim(config, workdir):
     files.save_json(
       path,
       dict(
-        command=' '.join(['python', *sys.argv]),
+        command=shlex.join(['python', *sys.argv]),
         versions=logs.versions(),
         numerics=changes.numerics(),
         config=config.to_dict(),

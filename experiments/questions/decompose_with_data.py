@@ -2,7 +2,9 @@
 """(f) Plain or data-aware re-parametrisation, one width or one a layer?"""
 
 from collections import defaultdict
+import math
 
+from collab import json_text
 from experiments import results, study
 from experiments import table as tables
 
@@ -38,13 +40,20 @@ COLUMNS += ['in attention', 'cosine', 'Spearman']
 
 
 def table():
-  found, rows = defaultdict(list), []
-  for row in results.rows(study.RESULTS / 'minilm.jsonl'):
+  found, rows, original = defaultdict(list), [], math.nan
+  path = study.RESULTS / 'minilm.jsonl'
+  for row in results.rows(path, way=str, key_width=int):
+    row |= {x: results.as_float(row.get(x)) for x in ('cosine', 'spearman')}
     if row['way'] == 'original':
       original = row['spearman']
       continue
+    if row['way'] not in WAYS:
+      raise ValueError(
+        f'{path}: way is {row["way"]!r}, expected {", ".join(WAYS)}.'
+      )
+    json_text.require(row, path, attention_parameters=int)
     found[row['way']].append(row)
-    widths = row['widths']
+    widths = row.get('widths')
     rows.append(
       [
         str(row['key_width']),

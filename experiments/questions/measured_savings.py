@@ -30,7 +30,9 @@ COLUMNS += ['time to decode', 'cache']
 
 def table():
   figures = {
-    name: json_text.read_object(protocol.RESULTS / f'{name}.json')['figures']
+    name: json_text.read_object(
+      protocol.RESULTS / f'{name}.json', figures=dict
+    )['figures']
     for name in ('attention', 'memory', 'decode')
   }
   short, long = (

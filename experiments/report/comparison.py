@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 
-from collab import accounting, model_json, models
+from experiments import results as numbers
 from experiments.report import charts, one, page, runs
 
 # Of a conversion, what the config does not say.
@@ -86,7 +86,8 @@ def results(arms):
   every = [x for some in scores.values() for x in some]
   if not every:
     return page.paragraph('None yet.')
-  names = [name for name in every[0] if _tells(name, every)]
+  names = dict.fromkeys(name for scores in every for name in scores)
+  names = [name for name in names if _tells(name, every)]
   first = [name for name in runs.HEADLINES if name in names]
   names = list(dict.fromkeys([*first, *names]))
   rows = [
@@ -99,16 +100,19 @@ def results(arms):
 
 def _tells(name, every):
   """Whether it is a number that tells the runs apart, or judges them."""
-  values = [runs.as_float(scores.get(name)) for scores in every]
-  numbers = any(not math.isnan(x) for x in values)
-  shown = name in runs.HEADLINES or len(every) == 1 or len({*values}) > 1
-  return numbers and shown and '/' not in name
+  values = [numbers.as_float(scores.get(name)) for scores in every]
+  judges = name in runs.HEADLINES  # shown though it may be nan in all of them
+  number = judges or any(not math.isnan(x) for x in values)
+  shown = judges or len(every) == 1 or len({*values}) > 1
+  return number and shown and '/' not in name
 
 
 def _spread(name, some):
   if not some:
     return ''
-  values = [runs.as_float(scores.get(name)) for scores in some]
+  values = [numbers.as_float(scores.get(name)) for scores in some]
+  if not all(map(math.isfinite, values)):  # a seed diverged: no mean hides it
+    return ', '.join(map(runs.number, values))
   mean = f'{statistics.mean(values):.4g}'
   return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
 
@@ -128,14 +132,14 @@ def curves(arms):
 
 def cost(arms):
   """The attention layers' cost, an arm a row."""
-  rows = []
+  rows, lengths = [], set()
   for label, (run, *_) in arms.items():
     try:
-      model = models.build(**model_json.read(run.folder)[0])
-    except (ValueError, TypeError):
+      tokens, found, _ = one.costs(run)
+    except ValueError:
       rows.append((label, 'not known', *[''] * (len(one.COSTS) - 1)))
       continue
-    found = accounting.attention_cost(model, one.length(run))
+    lengths.add(f'{tokens:,}')
     cells = [
       one.amount(getattr(found, name), unit)
       for name, (_, unit) in one.COSTS.items()
@@ -143,11 +147,13 @@ def cost(arms):
     rows.append((label, *cells))
   head = 'arm', *(told for told, _ in one.COSTS.values())
   kept = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]
-  tokens = one.length(next(iter(arms.values()))[0])
+  about = f'a sequence of {" or ".join(sorted(lengths))} tokens. ' * any(
+    lengths
+  )
   return page.table(
     [head[i] for i in kept],
     [[row[i] for i in kept] for row in rows],
-    f'All attention layers; a sequence of {tokens:,} tokens. {one.ABOUT}',
+    f'All attention layers; {about}{one.ABOUT}',
   )
 
 

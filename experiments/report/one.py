@@ -6,6 +6,7 @@ import sys
 from collab import accounting, model_json, models
 from collab.convert import source
 from collab.training import workdir as workdirs
+from experiments import results
 from experiments.report import charts, gallery, maps, page, runs
 
 # Of accounting.layer.Cost: what a cost is called, and its unit.
@@ -20,6 +21,8 @@ COSTS = dict(
 )
 ABOUT = 'Activations are kept for the backward pass.'
 PARTS = 'train', 'val', ''  # of metrics; others are of neither
+LAYERS = {'num_layers', 'encoder_layers', 'decoder_layers'}
+MOST_LAYERS = 10_000  # each is counted, and more are a damaged file
 CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
 
 
@@ -39,7 +42,7 @@ def write(run, text='', data=''):
     f'{run.task} with {run.variant}, seed {run.config["seed"]}',
     head,
     {
-      'Results': results(run),
+      'Results': scores(run),
       'Cost': cost(run),
       'Learning curves': curves(run),
       **attention(run, text, data),
@@ -67,17 +70,17 @@ def facts(run):
   return ' · '.join(words)
 
 
-def results(run):
-  scores, when = run.result.get('metrics'), 'Test, at the end'
-  if scores is None:
+def scores(run):
+  found, when = run.result.get('metrics'), 'Test, at the end'
+  if found is None:
     when = 'Validation, the last so far'
-    scores = {
+    found = {
       name.removeprefix('val/'): value
       for row in run.rows
       for name, value in row.items()
       if name.startswith('val/')
     }
-  rows = [(name, runs.number(value)) for name, value in scores.items()]
+  rows = [(name, runs.number(value)) for name, value in found.items()]
   if not rows:
     return page.paragraph('None yet.')
   return page.table(('metric', 'value'), rows, when)
@@ -108,6 +111,7 @@ def attention(run, text, data):
     ValueError: there are none of a text that was given.
   """
   try:
+    costs(run)  # refuses what would take for ever to build
     found = source.read(run.folder, data=data)
     seen = maps.example(found, text)
     layers = maps.attend(found, seen)
@@ -123,15 +127,35 @@ def attention(run, text, data):
   }
 
 
+def costs(run):
+  """Tokens of a sequence, accounting.layer.Cost of a run, the same with MHA.
+
+  Raises:
+    ValueError: what its files say is no model.
+  """
+  path = run.folder / 'model.json'
+  fields, _ = model_json.read(run.folder)
+  for name in LAYERS & fields.keys():
+    if not 0 < results.as_float(fields[name]) <= MOST_LAYERS:
+      raise ValueError(
+        f'{path}: {name} is {fields[name]!r:.60}, expected 1 to '
+        f'{MOST_LAYERS:,}.'
+      )
+  try:
+    model, tokens = models.build(**fields), length(run)
+    with_mha = accounting.with_mha(model)
+    both = [accounting.attention_cost(x, tokens) for x in (model, with_mha)]
+  except Exception as e:  # Flax raises all kinds
+    raise ValueError(f'{path} is of no model: {e}') from e
+  return tokens, *both
+
+
 def cost(run):
   """The attention layers' cost beside that of multi-head attention."""
   try:
-    model = models.build(**model_json.read(run.folder)[0])
-  except (ValueError, TypeError) as e:
+    tokens, own, mha = costs(run)
+  except ValueError as e:
     return page.paragraph(f'Not known: {" ".join(str(e).split())}')
-  tokens = length(run)
-  own = accounting.attention_cost(model, tokens)
-  mha = accounting.attention_cost(accounting.with_mha(model), tokens)
   rows = []
   for name, (told, unit) in COSTS.items():
     value, of = getattr(own, name), getattr(mha, name)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What workdirs say of their runs."""
 
-import math
 import pathlib
 from typing import NamedTuple
 
 from collab import json_text
 from collab.training import logs
 from collab.training import workdir as workdirs
+from experiments import results
 
 # What a run is judged by: the first of these that its task has.
 HEADLINES = ('bleu', 'score', 'f1', 'top1', 'perplexity')
@@ -84,22 +84,25 @@ def read(folder) -> Run:
     ValueError: run.json, metrics.jsonl, result.json or conversion.json is
       damaged.
   """
-  kept = workdirs.read(folder)
-  versions = kept.get('versions', {})
-  if not isinstance(versions, dict):
-    raise ValueError(f'{folder}/run.json is damaged: versions is {versions!r}.')
+  path = folder / 'run.json'
+  kept = dict(versions={}) | workdirs.read(folder)
+  json_text.require(kept, path, versions=dict)
+  if 'attention' in kept['config']['model']:
+    json_text.require(kept['config']['model'], path, attention=dict)
+  rows = logs.read_rows(folder / 'metrics.jsonl')
+  for number, row in enumerate(rows, 1):
+    where = f'{folder / "metrics.jsonl"}, line {number}'
+    json_text.require(row, where, step=int)
   result, path = {}, folder / 'result.json'
   if path.exists():
-    result = json_text.read_object(path)
-    if not isinstance(result.get('metrics'), dict):
-      raise ValueError(f'{path} is damaged: it has no metrics.')
+    result = json_text.read_object(path, metrics=dict)
   converted = folder / 'conversion.json'
   return Run(
     folder,
     str(kept.get('command', '')),
-    versions,
+    kept['versions'],
     kept['config'],
-    logs.read_rows(folder / 'metrics.jsonl'),
+    rows,
     result,
     json_text.read_object(converted) if converted.exists() else {},
   )
@@ -159,20 +162,14 @@ def _series(run):
     for name, value in row.items():
       speed = SPEED in name and '/' not in name
       if speed or (name.startswith(DRAWN) and name not in NOT_DRAWN):
-        found.setdefault(name, []).append((row['step'], as_float(value)))
+        found.setdefault(name, []).append(
+          (row['step'], results.as_float(value))
+        )
   return [(k, x[1:] if SPEED in k else x) for k, x in found.items()]
 
 
 def _changes(points):
   return len({y for _, y in points}) > 1
-
-
-def as_float(value):
-  """A metric as a float; nan for what is no number."""
-  try:
-    return float(value)
-  except (TypeError, ValueError):
-    return math.nan
 
 
 def number(x):

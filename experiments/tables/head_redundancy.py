@@ -17,7 +17,7 @@ BERT-base; this is all-MiniLM-L6-v2, 6 layers, 12 heads of 32: another scale."""
 
 
 def table():
-  kept = json_text.read_object(study.RESULTS / redundancy.RESULTS)
+  kept = json_text.read_object(study.RESULTS / redundancy.RESULTS, energy=dict)
   rows = [
     [
       TITLES[kind],

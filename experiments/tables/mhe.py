@@ -70,13 +70,15 @@ COLUMNS += ['mean', *tables.STATISTICS, 'PRR, %', 'PEoP']
 
 def prr(score, mha, lower=False):
   """Performance retention ratio."""
-  return 1 - (score - mha) / mha if lower else score / mha
+  share = tables.ratio(score, mha)
+  return 2 - share if lower else share
 
 
 def peop(one, sha, lower=False):
   """Performance elasticity of parameters, of two (score, parameters)."""
-  gain = one[0] / sha[0] - 1
-  return (-gain if lower else gain) / (one[1] / sha[1] - 1)
+  gain = tables.ratio(one[0], sha[0]) - 1
+  more = tables.ratio(one[1], sha[1]) - 1
+  return tables.ratio(-gain if lower else gain, more)
 
 
 def table():
@@ -98,7 +100,7 @@ def table():
     for i, (task, found) in enumerate(measured.items()):
       axis.plot([], [], color=f'C{i}', label=task.ours)  # for the legend
       for name, one in found.items() if 'mha' in found else ():
-        share = one.attention / found['mha'].attention
+        share = tables.ratio(one.attention, found['mha'].attention)
         value = 100 * _prr(one, found, task)
         axis.plot(share, value, ATTENTIONS[name], color=f'C{i}')
     for name, marker in ATTENTIONS.items():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLEU against key width: 2006.16362, the figure of WMT-14."""
 
+import math
+
 from experiments import metric
 from experiments import table as tables
 
@@ -69,7 +71,7 @@ def _ours(axis, name, found, colour):
   points = {s: found[arm].interval for s, arm in arms.items() if arm in found}
   label = f'{name}, ours, Multi30k'
   for share, x in points.items():
-    if x.difference is not None:
+    if x.difference is not None and math.isfinite(x.difference):
       # Beside each other, not on each other.
       place = share * (1.02 if name == 'concatenate' else 0.98)
       low, high = x.difference - x.span[0], x.span[1] - x.difference

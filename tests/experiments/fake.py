@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder in which train.py is a stand-in that takes no time.
+"""A project in which train.py is a stand-in that takes no time.
 
 It keeps what the real one keeps, of a config of nothing: run.json, a step that
 it goes on from, result.json and examples.json; SIGTERM makes it save and end.
@@ -76,7 +76,8 @@ ARMS = [
 
 
 def write(folder, steps=3, seconds=0.0):
-  """A study of four arms in a folder; returns the folder."""
+  """A project with a study of four arms, in a folder; returns the folder."""
+  (folder / 'experiments').symlink_to(tiny.ROOT / 'experiments')
   (folder / 'train.py').write_text(TRAIN)
   (folder / 'config.py').write_text(CONFIG)
   (folder / 'quick.py').write_text(STUDY.format(steps=steps, seconds=seconds))
@@ -86,7 +87,8 @@ def write(folder, steps=3, seconds=0.0):
 def start(folder, *options, study='quick.py', path=None, cache=''):
   """The sweep as a process; path is where it finds other programs."""
   command = [sys.executable, '-m', 'experiments.sweep', str(study)]
-  environ = dict(PYTHONPATH=str(tiny.ROOT), JAX_PLATFORMS='cpu')
+  places = f'{folder}:{tiny.ROOT}'  # its own experiments first
+  environ = dict(PYTHONPATH=places, PYTHONSAFEPATH='1', JAX_PLATFORMS='cpu')
   environ |= {} if path is None else dict(PATH=path)
   return subprocess.Popen(
     [*command, '--results=results', *options],

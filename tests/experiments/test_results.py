@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which run a row or a workdir is of, and what is kept of it."""
 
+import gzip
 import json
 import pathlib
 
@@ -88,7 +89,7 @@ def test_workdirs_of_converted_runs(runs):
   with config.unlocked():
     config.model.attention = dict(name='gqa', kv_heads=1)
   made = f'python {" ".join(study.commands(run)[0])}'
-  workdir(run, config, made, steps=3)
+  workdir(run, config, made, steps=3, config_hash='of the conversion')
   assert study.finished(run)['steps'] == 3
   convert = run._replace(arm=run.arm._replace(convert=('--attention=mla',)))
   with pytest.raises(ValueError, match=r'was made by .*mqa, not .*mla'):
@@ -98,7 +99,59 @@ def test_workdirs_of_converted_runs(runs):
     study.finished(run._replace(source=runs['b-s0']._replace(arm=arm)))
 
 
-def test_damaged_rows(tmp_path):
-  (tmp_path / 'x.jsonl').write_text('{"a": 1}\n{"b"\n')
-  with pytest.raises(ValueError, match=r'x\.jsonl is damaged'):
-    results.rows(tmp_path / 'x.jsonl')
+@pytest.mark.parametrize(
+  'line, words',
+  [
+    (b'{"b"', 'is no JSON'),
+    (b'', 'is no JSON'),
+    (b'\xff', "is no JSON: 'utf-8' codec"),
+    (b'[]', r'holds a list, expected \{\.\.\.\}'),
+    (b'3', 'holds a int'),
+    (b'{}', 'is damaged: it has no steps'),
+    (b'{"steps": []}', r'is damaged: steps is \[\], expected int'),
+    (b'{"steps": 1, "arm": []}', 'is damaged: arm is'),
+    (
+      b'{"steps": 1, "arm": "a", "seed": 0, "examples": 3}',
+      'is damaged: examples is 3',
+    ),
+  ],
+)
+def test_damaged_row_is_named_by_file_and_line(line, words, tmp_path):
+  (tmp_path / 'x.jsonl').write_bytes(b'{"steps": 1}\n' + line + b'\n')
+  with pytest.raises(ValueError, match=rf'x\.jsonl, line 2 {words}'):
+    results.rows(tmp_path / 'x.jsonl', steps=int)
+
+
+@pytest.mark.parametrize(
+  'spoil, words',
+  [
+    (lambda x: x[:-9], 'is damaged: Compressed file ended'),
+    (lambda x: x[:12] + b'\xff\xff' + x[14:], 'is damaged: '),
+    (lambda x: b'no gzip', 'is damaged: Not a gzipped file'),
+    (lambda x: gzip.compress(b'[1'), 'is no JSON'),
+    (lambda x: gzip.compress(b'[]'), 'holds a list'),
+  ],
+)
+def test_damaged_examples_are_named_by_their_file(spoil, words, tmp_path):
+  text = gzip.compress(b'{"right": [0, 1, 1]}', mtime=0)
+  (tmp_path / 'x.json.gz').write_bytes(spoil(text))
+  with pytest.raises(ValueError, match=rf'x\.json\.gz {words}'):
+    results.examples(dict(examples='x.json.gz'), tmp_path)
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('{}', 'is damaged: it has no steps'),
+    ('{"steps": "3"}', "is damaged: steps is '3', expected int"),
+    ('[]', 'holds a list'),
+    ('{"steps": 3}', 'is damaged: it has no config_hash'),
+  ],
+)
+def test_damaged_result_of_a_run_is_named_by_its_file(text, words, runs):
+  run = runs['a-s0']
+  workdir(run, study.config(run))
+  (pathlib.Path(run.workdir) / 'result.json').write_text(text)
+  with pytest.raises(ValueError, match=rf'a-s0/result\.json {words}'):
+    study.finished(run)
+  assert study.elsewhere('runs') == {}

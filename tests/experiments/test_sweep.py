@@ -4,8 +4,10 @@
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -165,8 +167,16 @@ def test_children_that_are_left_are_waited_for(tmp_path):
   assert len(results.rows(tmp_path / 'results' / 'quick.jsonl')) == 3
 
 
-def test_commands_and_array(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+  """The fake project as that of this process."""
   monkeypatch.chdir(fake.write(tmp_path))
+  monkeypatch.setattr(study, 'ROOT', tmp_path / 'experiments')
+  return tmp_path
+
+
+def test_commands_and_array(project, capsys):
+  (project / 'A B').mkdir()
   options = ['quick.py', '--results=results', '--data=A B']
   sweep.main([*options, '--print'])
   lines = capsys.readouterr().out.splitlines()
@@ -185,7 +195,43 @@ def test_commands_and_array(tmp_path, monkeypatch, capsys):
   script = capsys.readouterr().out
   assert '#SBATCH --array=0,1,2,3\n' in script  # of_b is made after b, by it
   assert "sweep quick.py --results=results '--data=A B'" in script
-  assert not (tmp_path / 'runs').exists()
+  assert not (project / 'runs').exists()
+
+
+def test_printed_commands_are_read_by_a_posix_shell(project, capsys):
+  value, words = "a b'$(echo bad)\té\n;", []
+  arms = f"Arm('a', 'config.py', {{'task.name': {value!r}}})"
+  text = f'from experiments.study import Arm\nARMS = [{arms}]\n'
+  (project / 'quick.py').write_text(text)
+  say = project / 'launch.sh'
+  say.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+  say.chmod(0o755)
+  sweep.main(['quick.py', '--results=a b;$(x)', '--print'])
+  printed = capsys.readouterr().out
+  sweep.main(['quick.py', '--results=a b;$(x)', '--slurm'])
+  array = capsys.readouterr().out
+  for script in (printed, array):
+    command = ['sh', '-c', script]
+    out = subprocess.check_output(command, text=True, env=dict(LC_ALL='C'))
+    words += out.split('\0')
+  assert f'--config.task.name={value}' in words
+  assert '--results=a b;$(x)' in words
+  (run,) = study.plan('quick.py')
+  assert f'--config.task.name={value}' in shlex.split(study.text(run))
+
+
+def test_nothing_is_left_is_said_and_prints_no_array(
+  swept, monkeypatch, capsys
+):
+  folder, *_ = swept
+  monkeypatch.chdir(folder)
+  monkeypatch.setattr(study, 'ROOT', folder / 'experiments')
+  options = [str(folder / 'quick.py'), '--results=results', '--part=0']
+  for option in ('--slurm', '--print'):
+    sweep.main([*options, option])
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert said.err == 'sweep: all runs of quick are finished.\n'
 
 
 @pytest.mark.slow
@@ -218,6 +264,46 @@ def test_with_the_real_train(tmp_path):
 
 
 # What is refused --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'option, words',
+  [
+    ('--data=/nope', '--data=/nope: there is no such folder'),
+    ('--part=9', '--part=9; expected 0 to 3'),
+    ('--part=-1', '--part=-1; expected 0 to 3'),
+    ('--results=bad', r'bad/other\.jsonl, line 1 holds a list'),
+  ],
+)
+def test_options_that_lead_nowhere(option, words, project):
+  (project / 'bad').mkdir()
+  (project / 'bad' / 'other.jsonl').write_text('[]\n')
+  with pytest.raises(ValueError, match=words):
+    sweep.main(['quick.py', option])
+  assert not (project / 'runs').exists()
+
+
+def test_nothing_is_started_in_a_folder_of_data(tmp_path, monkeypatch):
+  """Whose train.py and configs would be the ones that run."""
+  monkeypatch.chdir(fake.write(tmp_path))
+  with pytest.raises(ValueError, match=f'Start it in {study.ROOT.parent}, not'):
+    sweep.main(['lm'])
+
+
+@pytest.mark.parametrize('name', ['../x', 'a b', 'a\nb', '', '/a'])
+def test_names_that_are_no_folder(name, tmp_path):
+  path = tmp_path / 'bad.py'
+  arms = f'Arm({name!r}, "config.py")'
+  path.write_text(f'from experiments.study import Arm\nARMS = [{arms}]\n')
+  with pytest.raises(ValueError, match=r'arm .*: expected a name of letters'):
+    study.plan(str(path))
+
+
+def test_study_that_would_write_into_the_array(tmp_path):
+  path = tmp_path / 'a\ntouch x.py'
+  path.write_text('')
+  with pytest.raises(ValueError, match='expected a name of letters'):
+    study.plan(str(path))
 
 
 def test_a_workdir_of_another_config(tmp_path, monkeypatch):

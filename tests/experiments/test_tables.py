@@ -136,6 +136,75 @@ def test_without_examples(tmp_path, monkeypatch):
   assert 'over seeds alone' in (tmp_path / 'vision_width.md').read_text()
 
 
+def row_of(folder, attention='mha'):
+  return next(x for x in read(folder, 'mhe') if x['attention'] == attention)
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', float('nan'), None, [], 0.0])
+def test_score_of_a_run_that_diverged_is_shown(value, tmp_path, monkeypatch):
+  """Also a missing one; and nothing that is divided by it stops the table."""
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  runs = {(arm, s): (dict(bleu=9.0), None) for arm in ('mha', 'sha')
+          for s in (0, 1)}  # fmt: skip
+  for arm in ('mha', 'sha'):
+    runs[arm, 1] = ({} if value is None else dict(bleu=value)), None
+    if value == 0:
+      runs[arm, 0] = runs[arm, 1]
+  write(tmp_path, 'translation', runs)
+  for name in tables.NAMES:
+    if name not in ('decompose_with_data', 'head_redundancy'):
+      tables.make(name, tmp_path)
+  shown = {'inf': 'inf', 0.0: '0.00'}.get(value if value != [] else '', 'nan')
+  assert row_of(tmp_path)['mean'] == shown
+  assert row_of(tmp_path)['PRR, %'] == 'nan'
+  assert row_of(tmp_path, 'sha')['p'] == ('1.000' if value == 0 else 'nan')
+  assert shown in readme.trained()
+
+
+def test_examples_of_a_run_that_diverged(tmp_path, monkeypatch):
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  good = dict(nll=[1.0] * 9, tokens=[2] * 9)
+  lost = dict(nll=['nan', 'inf'] + [1.0] * 7, tokens=[2] * 9)
+  found = dict(words=18, perplexity=2.0)
+  runs = {('mha', 0): (found, good), ('sha', 0): (found, lost)}
+  write(tmp_path, 'lm', runs)
+  tables.make('mhe', tmp_path)
+  rows = [x for x in read(tmp_path, 'mhe') if x['ours'] == 'WikiText-2']
+  assert [x['mean'] for x in rows] == ['1.6', 'nan']
+  assert [x['p'] for x in rows] == ['', 'nan']
+
+
+@pytest.mark.parametrize(
+  'examples, words',
+  [
+    ({}, "mha-s0.json.gz is damaged: it has no perplexity of a word .*'nll'"),
+    (dict(nll=[1, 'x'], tokens=[1, 1]), 'mha-s0.json.gz is damaged: '),
+    (dict(nll=[[1], 1], tokens=[1, 1]), 'mha-s0.json.gz is damaged: '),
+    (dict(nll=3, tokens=4), 'mha-s0.json.gz is damaged: '),
+    (dict(nll=[1, 1], tokens=[1]), 'mha-s0.json.gz is damaged: '),
+    (dict(nll=[1], tokens=[1]), 'mha-s0.json.gz has 1 examples, .*sha-s0.* 2'),
+  ],
+)
+def test_damaged_examples_are_one_line(examples, words, tmp_path, monkeypatch):
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  found, good = dict(words=2), dict(nll=[1, 1], tokens=[1, 1])
+  runs = {('mha', 0): (found, examples or dict(x=1)), ('sha', 0): (found, good)}
+  write(tmp_path, 'lm', runs)
+  with pytest.raises(ValueError, match=words):
+    tables.make('mhe', tmp_path)
+
+
+def test_damaged_row_of_a_table_is_one_line(made):
+  path = made / 'translation.jsonl'
+  first, *others = path.read_text().splitlines()
+  row = json.loads(others[0])
+  del row['parameters']
+  path.write_text('\n'.join([first, json.dumps(row), *others[1:]]))
+  words = r'translation\.jsonl, line 2 is damaged: it has no parameters'
+  with pytest.raises(ValueError, match=words):
+    tables.make('nmt_width', made)
+
+
 def test_unknown_table():
   with pytest.raises(ValueError, match='there are add_or_multiply, decomp'):
     tables.make('nothing')

@@ -52,6 +52,31 @@ def test_sweep(sweep, monkeypatch):
   assert cells.count('not known') == 2  # the cost of arms without model.json
 
 
+@pytest.mark.parametrize(
+  'value, shown',
+  [('nan', 'nan'), (float('nan'), 'nan'), ('inf', 'inf'), (None, 'nan')],
+)
+def test_seed_that_diverged_is_shown(sweep, monkeypatch, value, shown):
+  """By the scores of all seeds; also a metric that one has not."""
+  for name in ('mhe_mul-s0', 'mha-s0'):
+    metrics = dict(same=1) if value is None else dict(bleu=value, same=1)
+    pages.change(sweep / name / 'result.json', metrics=metrics)
+  row = {'step': 3, 'train/loss': 'nan', 'val/perplexity': 'inf'}
+  with (sweep / 'mhe_mul-s0' / 'metrics.jsonl').open('a') as file:
+    file.write(json.dumps(row) + '\n')
+  pages.call(monkeypatch, sweep)
+  cells = pages.check(sweep / 'report.html').all('td')
+  assert f'{shown}, 22, 23' in cells
+  assert f'{shown}, 24' in cells
+
+
+def test_all_seeds_diverged(sweep, monkeypatch):
+  for path in sweep.glob('*/result.json'):
+    pages.change(path, metrics=dict(bleu='nan'))
+  pages.call(monkeypatch, sweep)
+  assert 'nan, nan, nan' in pages.check(sweep / 'report.html').all('td')
+
+
 def test_names_of_tasks_are_text(sweep, monkeypatch):
   for folder in sorted(sweep.iterdir())[:2]:
     config = workdir.read(folder)['config']
@@ -106,6 +131,15 @@ def without_model(run):
   (run / 'model.json').unlink()
 
 
+def attention(value):
+  def change(run):
+    config = json.loads((run / 'run.json').read_text())['config']
+    config['model']['attention'] = value
+    pages.change(run / 'run.json', config=config)
+
+  return change
+
+
 def spoil(name, text):
   return lambda run: (run / name).write_text(text)
 
@@ -120,9 +154,23 @@ def spoil(name, text):
     (None, ['tiny', '--out=no/where.html'], 'no/where.html: there is no'),
     (spoil('run.json', '{'), ['tiny'], 'run.json is no JSON'),
     (spoil('result.json', '{}'), ['tiny'], 'result.json is damaged: it has no'),
+    (spoil('result.json', '[]'), ['tiny'], 'result.json holds a list'),
+    (spoil('conversion.json', '3'), ['tiny'], 'conversion.json holds a int'),
     (spoil('metrics.jsonl', 'x\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),
+    (spoil('metrics.jsonl', '[]\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),
+    (spoil('metrics.jsonl', '3\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),
+    (
+      spoil('metrics.jsonl', '{"step": 1}\n{"step": NaN}\n'),
+      ['tiny'],
+      'metrics.jsonl, line 2 is damaged: step is nan, expected int',
+    ),
+    (
+      attention([]),
+      ['tiny'],
+      r'run.json is damaged: attention is .*, expected',
+    ),
   ],
-  ids=['folder', 'workdir', 'texts', 'text', 'out', 'run', 'result', 'metrics'],
+  ids=str,
 )
 def test_one_line(run, monkeypatch, capsys, spoilt, args, message):
   shutil.rmtree(run / 'checkpoints')  # nothing of them is read in vain

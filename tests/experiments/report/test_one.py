@@ -71,6 +71,43 @@ def test_run_that_has_not_begun(run, monkeypatch):
   assert 'Not known: ' in found.text  # no model.json, no cost
 
 
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    (dict(encoder_layers=1000000), 'encoder_layers is 1000000, expected 1 to'),
+    (dict(decoder_layers='x'), "decoder_layers is 'x', expected 1 to 10,000"),
+    (dict(attention=[1]), 'is of no model: '),
+    (dict(attention=dict(name='mha', num_heads=0)), 'is of no model: '),
+  ],
+)
+def test_damaged_model_is_said_on_the_page(run, monkeypatch, fields, words):
+  pages.change(run / 'model.json', **fields)
+  pages.call(monkeypatch, run)
+  found = pages.check(run / 'report.html')
+  for what in ('Not known: ', 'No attention maps: '):
+    assert re.search(f'{what}[^ ]*/model.json:? {words}', found.text)
+  other = shutil.copytree(run, run.parent / 'other')
+  pages.call(monkeypatch, run, other, f'--out={other / "two.html"}')
+  assert 'not known' in pages.check(other / 'two.html').text
+
+
+@pytest.mark.parametrize('link', [False, True])
+def test_nothing_is_written_outside_the_run(run, monkeypatch, tmp_path, link):
+  """Its config may name another folder for tokens, or its own be a link."""
+  elsewhere = tmp_path / 'elsewhere'
+  elsewhere.mkdir()
+  config = json.loads((run / 'run.json').read_text())['config']
+  config['data'] |= dict(folder='' if link else str(elsewhere))
+  pages.change(run / 'run.json', config=config)
+  shutil.rmtree(run / 'data')
+  if link:
+    (run / 'data').symlink_to(elsewhere)
+  pages.call(monkeypatch, run)
+  found = pages.check(run / 'report.html')
+  assert not any(elsewhere.iterdir())
+  assert link == ('is a link that leads elsewhere' in found.text)
+
+
 def test_names_are_text(run, monkeypatch):
   shutil.rmtree(run / 'checkpoints')
   (run / 'model.json').unlink()

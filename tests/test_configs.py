@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from collab import accounting, attention, models
-from collab.training import checkpoint, optim, workdir
+from collab.training import checkpoint, identity, optim, workdir
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
@@ -235,7 +235,7 @@ def test_two_subtasks():
 @pytest.mark.parametrize('name', FAMILIES)
 def test_hash_changes_with_any_value(name):
   config = get(name)
-  hashes = {workdir.config_hash(config)}
+  hashes = {identity.config_hash(config)}
   leaves = flat(config)
   assert 'model.attention.num_heads' in leaves
   other = {str: 'other', tuple: ('other',), bool: None, int: 7, float: 0.77}
@@ -243,9 +243,9 @@ def test_hash_changes_with_any_value(name):
     changed = get(name)
     new = not value if isinstance(value, bool) else other[type(value)]
     changed.update_from_flattened_dict({key: new})
-    hashes.add(workdir.config_hash(changed))
+    hashes.add(identity.config_hash(changed))
   assert len(hashes) == 1 + len(leaves)
-  assert workdir.config_hash(get(name)) in hashes
+  assert identity.config_hash(get(name)) in hashes
 
 
 def test_hash_is_kept(tmp_path):
@@ -256,4 +256,4 @@ def test_hash_is_kept(tmp_path):
   workdir.claim(config, tmp_path)
   again = workdir.claim(None, tmp_path)
   assert again == config
-  assert workdir.config_hash(again) == workdir.config_hash(config)
+  assert identity.config_hash(again) == identity.config_hash(config)

@@ -9,7 +9,7 @@ from clu import parameter_overview
 import jax
 
 from collab import accounting
-from collab.training import files, logs
+from collab.training import files, identity, logs
 from collab.training import workdir as workdirs
 
 
@@ -81,7 +81,7 @@ def end(config, workdir, task, model, params, step, scores):
   result = dict(
     command=workdirs.read(workdir)['command'],
     date=time.strftime('%Y-%m-%d'),
-    config_hash=workdirs.config_hash(config),
+    config_hash=identity.config_hash(config),
     task=config.task.name,
     variant=config.model.attention.name,
     seed=config.seed,

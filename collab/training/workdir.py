@@ -2,8 +2,6 @@
 """The folder of a run: its config, kept so that the folder alone can resume."""
 
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
 import socket
@@ -11,12 +9,13 @@ import sys
 import zlib
 
 from absl import logging
+from flax import traverse_util
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from collab import json_text
-from collab.training import files, logs
+from collab.training import files, identity, logs
 
 # What any config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -62,7 +61,7 @@ def claim(config, workdir):
       raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
   values = config.to_dict()
   if kept is not None:
-    old, new = _flat(kept), _flat(values)
+    old, new = (traverse_util.flatten_dict(x, sep='.') for x in (kept, values))
     different = [
       f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
       for key in old | new
@@ -199,8 +198,7 @@ def read(workdir):
         f'{path} is damaged: config.{name} is {config.get(name)!r}, expected '
         f'{kind.__name__}.'
       )
-  # Runs that began before there was skip_nonfinite have none.
-  return kept | dict(config=dict(skip_nonfinite=0) | _tuples(kept['config']))
+  return kept | dict(config=identity.upgrade(_tuples(config)))
 
 
 def read_model(workdir):
@@ -214,13 +212,8 @@ def read_model(workdir):
     raise ValueError(
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
     )
-  return _tuples(json_text.read_object(path))
-
-
-def config_hash(config):
-  """Twelve hexadecimal digits that change with any value of the config."""
-  text = json.dumps(config.to_dict(), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
+  model = _tuples(json_text.read_object(path))
+  return identity.upgrade(dict(model=model))['model']
 
 
 def _tuples(x):
@@ -228,13 +221,3 @@ def _tuples(x):
   if isinstance(x, dict):
     return {key: _tuples(value) for key, value in x.items()}
   return tuple(map(_tuples, x)) if isinstance(x, list) else x
-
-
-def _flat(config, prefix=''):
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = value
-  return flat

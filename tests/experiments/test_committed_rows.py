@@ -23,10 +23,14 @@ TRAINED = [
 
 
 def run_of(row):
-  """The Run whose command is a row's."""
+  """The Run of a row's command, in today's words.
+
+  A variant was a file: configs/lm_sha.py:ptb is now configs/lm.py:ptb,sha.
+  """
   config, *given = re.findall(r'--config\.?(\S*)', row['command'])
+  family, variant, words = re.match('=(.*?)_(.*).py:(.*)', config).groups()
   overrides = dict(x.split('=') for x in given)
-  arm = study.Arm('', config.removeprefix('='), overrides)
+  arm = study.Arm('', f'{family}.py:{words},{variant}', overrides)
   return study.Run('', arm, row['seed'], '', None)
 
 

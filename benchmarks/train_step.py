@@ -13,7 +13,6 @@ step with these products is faster, and `of limit` is the share that is reached.
 
 import argparse
 import contextlib
-import importlib
 import io
 import json
 import pathlib
@@ -29,6 +28,7 @@ from benchmarks import protocol
 from collab import models, tasks
 from collab.training import optim
 from collab.training import workdir as workdirs
+from configs import wmt14
 import train
 
 VARIANTS = ('mha', 'sha', 'mqa', 'gqa', 'skv', 'el', 'collab', 'mhe_add')
@@ -36,10 +36,8 @@ VARIANTS += ('mhe_mul', 'mla')
 
 
 def config_of(variant, **changes):
-  """wmt14_<variant>:small on the sample, with its own row and batch size."""
-  config = importlib.import_module(f'configs.wmt14_{variant}').get_config(
-    'small'
-  )
+  """wmt14:small of a variant on the sample, with its own row and batch size."""
+  config = wmt14.get_config(f'small,{variant}')
   config.data.corpus = 'sample'
   config.update_from_flattened_dict(changes)
   return config

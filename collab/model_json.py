@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from collab import json_text
-from collab.training import files, leaves
+from collab.training import files, identity, leaves
 
 
 class Meaning(NamedTuple):
@@ -39,6 +39,7 @@ def read(workdir):
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
     )
   fields = json_text.tuples(json_text.read_object(path))
+  fields = identity.upgrade(dict(model=fields))['model']
   known = {k: fields.pop(k) for k in Meaning._fields if k in fields}
   meaning = Meaning(**known)
   classes, outputs = meaning.classes, fields.get('outputs')

@@ -1,14 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments: a complete base a family, thin files that change attention.
+"""Experiments: a complete config for each family, changed by words.
 
-What follows the colon of --config=configs/FILE.py:ARGUMENT is a list of words:
-a sub-task, a size, or key=value for a field of the attention.
+What follows the colon of --config=configs/FILE.py:ARGUMENT is a list of words,
+in any order: a sub-task, a size, a variant of attention, or key=value for a
+field of the attention. The files that set some of the words are experiments of
+the papers.
 """
 
 import pathlib
 import pkgutil
+from typing import NamedTuple
+
+from collab import attention
 
 SIZES = ('sample', 'small')
+# The fields of a variant in configs; a function is a value that depends on the
+# config. Variants that are not here have none.
+VARIANTS = {name: {} for name in attention.names()} | dict(
+  mha=dict(key_features=0),
+  collab=dict(
+    shared_dim=lambda c: c.model.dim // 2,
+    # The papers' encoders: the content bias, none on the shared projections.
+    bias='content',
+    mixing_init='normal',
+  ),
+  gqa=dict(kv_heads=2),
+  mhe_mul=dict(offset=1.0),
+  mla=dict(latent_dim=lambda c: c.model.dim // 4),
+)
 # Fields of an attention that are in no config unless given, and their types.
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
 
@@ -23,47 +42,76 @@ def check(config):
     )
 
 
-def parse(argument, subtasks=()):
+class Words(NamedTuple):
+  """What an argument says.
+
+  Attributes:
+    subtask: '' of a family without sub-tasks.
+    model: '' of a family without models.
+    size: '' is that of the paper.
+    variant: of attention, mha unless said.
+    fields: {key: value, as text} of the attention.
+  """
+
+  subtask: str
+  model: str
+  size: str
+  variant: str
+  fields: dict
+
+
+def parse(argument, subtasks=(), models=()):
   """The words of a config's argument, in any order, separated by commas.
 
   Args:
-    argument: e.g. 'mnli,small,shared_dim=64'.
-    subtasks: names of which the first is the default; () for a family of one.
+    argument: e.g. 'mnli,mhe_mul,small,num_heads=8'.
+    subtasks: names of which the first is the default.
+    models: likewise.
 
   Returns:
-    sub-task, size ('' is that of the paper), {key: value, as text}.
+    Words.
 
   Raises:
     ValueError: an unknown word, or two of a kind; it lists the legal ones.
   """
+  kinds = {
+    **dict.fromkeys(subtasks, 'sub-task'),
+    **dict.fromkeys(models, 'model'),
+    **dict.fromkeys(SIZES, 'size'),
+    **dict.fromkeys(VARIANTS, 'variant'),
+  }
   fields, chosen = {}, {}
   for word in filter(None, argument.split(',')):
     key, equals, value = word.partition('=')
     if equals:
       fields[key] = value
       continue
-    kind = 'size' if word in SIZES else 'sub-task'
-    if word not in (*SIZES, *subtasks):
-      legal = ', '.join([*subtasks, *SIZES, 'KEY=VALUE (of the attention)'])
+    if word not in kinds:
+      legal = ', '.join([*kinds, 'KEY=VALUE (of the attention)'])
       raise ValueError(f'The argument has {word!r}; there are {legal}.')
+    kind = kinds[word]
     if kind in chosen:
       raise ValueError(
         f'The argument has two of a {kind}: {chosen[kind]} and {word}.'
       )
     chosen[kind] = word
-  default = subtasks[0] if subtasks else ''
-  return chosen.get('sub-task', default), chosen.get('size', ''), fields
+  return Words(
+    chosen.get('sub-task', next(iter(subtasks), '')),
+    chosen.get('model', next(iter(models), '')),
+    chosen.get('size', ''),
+    chosen.get('variant', 'mha'),
+    fields,
+  )
 
 
-def attend(c, attention, fields):
+def attend(c, words, **own):
   """Sets the attention of a config that has its task and size.
 
   Args:
-    c: the config.
-    attention: dict of name and fields; a function is a value that depends on c;
-      num_heads is that of c unless given.
-    fields: {key: text} from the argument, over those of `attention`; a list
-      with slashes, shared_dim=96/64/64, has a value for each layer.
+    c: the config, whose attention has num_heads.
+    words: Words; in `fields` a list with slashes, shared_dim=96/64/64, has a
+      value for each layer.
+    **own: {variant: fields} in which a family differs from `VARIANTS`.
 
   Returns:
     c.
@@ -71,15 +119,16 @@ def attend(c, attention, fields):
   Raises:
     ValueError: a field that this attention does not have, or of another type.
   """
-  heads = dict(num_heads=c.model.attention.num_heads)
-  found = heads | {k: x(c) if callable(x) else x for k, x in attention.items()}
+  name, fields = words.variant, words.fields
+  found = dict(name=name, num_heads=c.model.attention.num_heads)
+  given = VARIANTS[name] | own.get(name, {})
+  found |= {k: x(c) if callable(x) else x for k, x in given.items()}
   for key, text in fields.items():
     known = found | OPTIONAL | found
-    legal = [name for name in known if name != 'name']
+    legal = [key for key in known if key != 'name']
     if key not in legal:
       raise ValueError(
-        f'The argument has {key}={text}; {found["name"]} has '
-        f'{", ".join(legal)}.'
+        f'The argument has {key}={text}; {name} has {", ".join(legal)}.'
       )
     kind = type(known[key])
     read = _bool if kind is bool else kind

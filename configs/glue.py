@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""GLUE: fine-tuning of an encoder, the experiments of both papers.
 
-  python train.py --config=configs/glue_mha.py:mnli \
-      --config.init_from=WORKDIR                # a run of configs/mlm_mha.py
-  python train.py --config=configs/glue_mha.py:mnli,sample    # bundled, minutes
-  python train.py --config=configs/glue_mha.py:sst2,small \
+  python train.py --config=configs/glue.py:mnli \
+      --config.init_from=WORKDIR                # a run of configs/mlm.py
+  python train.py --config=configs/glue.py:mnli,sample    # bundled, minutes
+  python train.py --config=configs/glue.py:sst2,small \
       --config.data.path=DIR                    # one CPU; DIR has SST-2, ...
 
 Sub-tasks: mnli (the default), cola, sst2, mrpc, qqp, stsb, qnli, rte, wnli.
+Models: bert (the default), distilbert, albert, minilm.
 Sizes: `sample` (sentences made by Babel), `small` (a model for one CPU that is
 trained from nothing, for local files), or none: the published recipe (BERT-base,
 length 128, batch 32, lr 2e-5, 3 epochs, 10 of SST-2 and RTE; linear schedule,
@@ -35,8 +36,6 @@ from ml_collections import ConfigDict
 
 from configs import attend, parse
 
-MHA = dict(name='mha', key_features=0)
-
 # Sub-task -> examples of the published training set, epochs.
 TRAINING = dict(
   mnli=(392_702, 3),
@@ -49,17 +48,26 @@ TRAINING = dict(
   rte=(2_490, 10),
   wnli=(635, 3),
 )
+# Pre-trained models, by where they differ from BERT-base.
+MODELS = dict(
+  bert={},
+  distilbert=dict(num_layers=6, types=0, pooler=False),
+  albert=dict(
+    embed_dim=128,
+    shared=True,
+    activation='gelu_tanh',
+    dropout=0.0,
+    attention_dropout=0.0,
+  ),
+  # 6 layers of 384, which one CPU fine-tunes; all-MiniLM-L6-v2 is of this form.
+  minilm=dict(dim=384, num_layers=6, mlp_dim=1536),
+)
 
 
-def get_config(argument='', attention=MHA, model=None):
-  """The experiment; a variant's file gives another attention.
-
-  Args:
-    argument: see `parse`.
-    attention: see `attend`.
-    model: fields of another pre-trained model than BERT-base.
-  """
-  subtask, size, fields = parse(argument, tuple(TRAINING))
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, tuple(TRAINING), tuple(MODELS))
+  subtask = words.subtask
   c = ConfigDict()
   c.task = dict(name='glue', subtask=subtask)
   c.data = dict(
@@ -73,13 +81,13 @@ def get_config(argument='', attention=MHA, model=None):
     row_length=128,
     batch_size=32,
   )
-  c.model = bert_base() | (model or {})
+  c.model = bert_base() | MODELS[words.model]
   fine_tuning(c, *TRAINING[subtask])
   c.seed = 0
   c.init_from = ''  # workdir of a pre-training run whose encoder this one takes
   c.wandb = ''  # project at Weights & Biases
-  resize(c, size, *TRAINING[subtask])
-  return attend(c, attention, fields)
+  resize(c, words.size, *TRAINING[subtask])
+  return attend(c, words)
 
 
 def bert_base():

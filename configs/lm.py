@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Language modelling: WikiText-103, WikiText-2 and Penn Treebank.
 
-  python train.py --config=configs/lm_mhe_add.py:wikitext103 \
+  python train.py --config=configs/lm.py:wikitext103,mhe_add \
       --config.data.path=DIR              # wiki.train.raw, ... ; 8 devices
-  python train.py --config=configs/lm_mhe_add.py:ptb \
+  python train.py --config=configs/lm.py:ptb,mhe_add \
       --config.data.path=DIR              # ptb.train.txt, ...
-  python train.py --config=configs/lm_mha.py:wikitext2,small \
+  python train.py --config=configs/lm.py:wikitext2,small \
       --config.data.path=DIR              # one CPU; plain or .gz
-  python train.py --config=configs/lm_mha.py:sample     # bundled, two minutes
+  python train.py --config=configs/lm.py:sample     # bundled, two minutes
 
 Sub-tasks: wikitext103 (the default), wikitext2, ptb; local files in their
 published layout, or a data set of TFDS with a feature `text` by data.corpus.
@@ -26,13 +26,13 @@ from ml_collections import ConfigDict
 
 from configs import attend, parse
 
-MHA = dict(name='mha', key_features=0)
 SUBTASKS = ('wikitext103', 'wikitext2', 'ptb')
 
 
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  subtask, size, fields = parse(argument, SUBTASKS)
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, SUBTASKS)
+  subtask = words.subtask
   c = ConfigDict()
   c.task = dict(name='lm')
   c.data = dict(
@@ -96,8 +96,8 @@ def get_config(argument='', attention=MHA):
     c.total_steps = 10_000 if subtask == 'wikitext2' else 6_000
     c.optim.warmup_steps = 500
     c.every.update(eval=500, checkpoint=500)
-  resize(c, size)
-  return attend(c, attention, fields)
+  resize(c, words.size)
+  return attend(c, words)
 
 
 def resize(c, size):

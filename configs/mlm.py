@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Masked-LM pre-training of an encoder: BERT-base by RoBERTa's objective.
 
-  python train.py --config=configs/mlm_mha.py \
+  python train.py --config=configs/mlm.py \
       --config.data.path=DIR        # *.txt, or wiki.train.raw, ...; 8 devices
-  python train.py --config=configs/mlm_mhe_mul.py:lm1b              # TFDS
-  python train.py --config=configs/mlm_mha.py:sample     # bundled, two minutes
-  python train.py --config=configs/mlm_mha.py:small --config.data.path=DIR
+  python train.py --config=configs/mlm.py:lm1b,mhe_mul              # TFDS
+  python train.py --config=configs/mlm.py:sample     # bundled, two minutes
+  python train.py --config=configs/mlm.py:small --config.data.path=DIR
 
 Then configs/glue_*.py, superglue_*.py and squad_*.py fine-tune its workdir by
 --config.init_from=WORKDIR.
@@ -21,17 +21,16 @@ from ml_collections import ConfigDict
 
 from configs import attend, parse
 
-MHA = dict(name='mha', key_features=0)
 SUBTASKS = dict(text='', lm1b='lm1b', wiki40b='wiki40b/en')
 
 
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  subtask, size, fields = parse(argument, tuple(SUBTASKS))
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, tuple(SUBTASKS))
   c = ConfigDict()
   c.task = dict(name='mlm', rate=0.15)
   c.data = dict(
-    corpus=SUBTASKS[subtask],  # in TFDS, unless path is given
+    corpus=SUBTASKS[words.subtask],  # in TFDS, unless path is given
     path='',  # folder of text files, plain or .gz
     vocab_size=32_768,
     vocabulary='',  # a tokenizer.json instead of one trained here
@@ -87,8 +86,8 @@ def get_config(argument='', attention=MHA):
   c.seed = 0
   c.init_from = ''  # workdir of a run whose parameters this one starts with
   c.wandb = ''  # project at Weights & Biases
-  resize(c, size)
-  return attend(c, attention, fields)
+  resize(c, words.size)
+  return attend(c, words)
 
 
 def resize(c, size):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SQuAD v1.1 and v2.0, and XQuAD's English questions.
 
-  python train.py --config=configs/squad_mhe_mul.py --config.init_from=DIR
-  python train.py --config=configs/squad_collab.py:v2,sample  # bundled, minutes
-  python train.py --config=configs/squad_mha.py:xquad,small \
+  python train.py --config=configs/squad.py:mhe_mul --config.init_from=DIR
+  python train.py --config=configs/squad.py:v2,sample,collab  # bundled, minutes
+  python train.py --config=configs/squad.py:xquad,small \
       --config.data.path=DIR                     # with xquad.en.json; one CPU
 
 Sub-tasks: `v1` (default), `v2` (questions without an answer), `xquad` (one file
@@ -26,12 +26,11 @@ from ml_collections import ConfigDict
 
 from configs import attend, glue, parse
 
-MHA = dict(name='mha', key_features=0)
 
-
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  subtask, size, fields = parse(argument, ('v1', 'v2', 'xquad'))
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, ('v1', 'v2', 'xquad'))
+  subtask = words.subtask
   c = ConfigDict()
   c.task = dict(name='squad', max_answer_length=30, null_threshold=0.0)
   c.data = dict(
@@ -79,8 +78,8 @@ def get_config(argument='', attention=MHA):
     c.optim.warmup_steps = 20
     c.total_steps = 200
     c.every.update(log=20, eval=50, checkpoint=50)
-  resize(c, size)
-  return attend(c, attention, fields)
+  resize(c, words.size)
+  return attend(c, words)
 
 
 def resize(c, size):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SuperGLUE: fine-tuning of an encoder.
 
-  python train.py --config=configs/superglue_mha.py:boolq \
-      --config.init_from=WORKDIR                # a run of configs/mlm_mha.py
-  python train.py --config=configs/superglue_mha.py:boolq,sample    # minutes
-  python train.py --config=configs/superglue_mha.py:rte,small \
+  python train.py --config=configs/superglue.py:boolq \
+      --config.init_from=WORKDIR                # a run of configs/mlm.py
+  python train.py --config=configs/superglue.py:boolq,sample    # minutes
+  python train.py --config=configs/superglue.py:rte,small \
       --config.data.path=DIR                    # one CPU; DIR has RTE, ...
 
 Sub-tasks: boolq (the default), cb, copa, multirc, record, rte, wic, wsc.
@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from configs import attend, glue, parse
 
-MHA = dict(name='mha', key_features=0)
 PASSAGES = ('boolq', 'multirc', 'record')
 
 # Sub-task -> examples of the published training set, epochs.
@@ -36,9 +35,10 @@ TRAINING = dict(
 )
 
 
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  subtask, size, fields = parse(argument, tuple(TRAINING))
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, tuple(TRAINING))
+  subtask = words.subtask
   c = ConfigDict()
   c.task = dict(name='superglue', subtask=subtask)
   c.data = dict(
@@ -55,5 +55,5 @@ def get_config(argument='', attention=MHA):
   c.seed = 0
   c.init_from = ''  # workdir of a pre-training run whose encoder this one takes
   c.wandb = ''  # project at Weights & Biases
-  glue.resize(c, size, *TRAINING[subtask])
-  return attend(c, attention, fields)
+  glue.resize(c, words.size, *TRAINING[subtask])
+  return attend(c, words)

@@ -36,7 +36,6 @@ from ml_collections import ConfigDict
 
 from configs import attend, parse
 
-MHA = dict(name='mha', key_features=0)
 # Mean and standard deviation of the channels of the training images.
 SUBTASKS = dict(
   imagenet=dict(
@@ -55,9 +54,10 @@ SUBTASKS = dict(
 )
 
 
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  subtask, size, fields = parse(argument, tuple(SUBTASKS))
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument, tuple(SUBTASKS))
+  subtask = words.subtask
   c = ConfigDict()
   c.task = dict(name='image', label_smoothing=0.1)
   c.data = dict(
@@ -127,8 +127,8 @@ def get_config(argument='', attention=MHA):
   train_for(c, SUBTASKS[subtask]['images'], epochs=300, warmup=5)
   if subtask != 'imagenet':
     few_pixels(c, subtask)
-  resize(c, subtask, size)
-  return attend(c, attention, fields)
+  resize(c, subtask, words.size)
+  return attend(c, words)
 
 
 def train_for(c, images, epochs, warmup):

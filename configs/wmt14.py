@@ -23,12 +23,10 @@ from ml_collections import ConfigDict
 
 from configs import attend, parse
 
-MHA = dict(name='mha', key_features=0)
 
-
-def get_config(argument='', attention=MHA):
-  """The experiment; a variant's file gives another attention."""
-  _, size, fields = parse(argument)
+def get_config(argument=''):
+  """The experiment, as the words of the argument have it."""
+  words = parse(argument)
   c = ConfigDict()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
   c.data = dict(
@@ -91,8 +89,9 @@ def get_config(argument='', attention=MHA):
   c.seed = 0
   c.init_from = ''  # workdir of a run whose parameters this one starts with
   c.wandb = ''  # project at Weights & Biases
-  resize(c, size)
-  return attend(c, attention, fields)
+  resize(c, words.size)
+  # The paper's translation model has biases on the shared projections.
+  return attend(c, words, collab=dict(bias='shared'))
 
 
 def resize(c, size):

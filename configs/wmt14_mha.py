@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""wmt14 with multi-head attention; see configs/wmt14.py.
+"""WMT-14 with multi-head attention; see configs/wmt14.py.
 
 The paper's "concatenate" rows: configs/wmt14_mha.py:key_features=256.
 """
@@ -8,4 +8,4 @@ from configs import wmt14
 
 
 def get_config(argument=''):
-  return wmt14.get_config(argument)
+  return wmt14.get_config(f'mha,{argument}')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""wmt14 with `mhe_add` in all places; see configs/wmt14.py."""
+"""WMT-14 with MHE-ADD (arXiv 2310.07911); see configs/wmt14.py."""
 
 from configs import wmt14
 
 
 def get_config(argument=''):
-  return wmt14.get_config(argument, dict(name='mhe_add'))
+  return wmt14.get_config(f'mhe_add,{argument}')

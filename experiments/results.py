@@ -42,13 +42,6 @@ def rows(path, **fields):
   return found
 
 
-def identity(planned):
-  """What a row has to agree in with a run to be its row."""
-  key = 'source' if planned.source else 'config_hash'
-  found = dict(arm=planned.arm.name, seed=planned.seed)
-  return found | {key: study.config_hash(planned)}
-
-
 def find(run, planned, name, folder):
   """The row of a run, or None: its study's own, else one of train.py's.
 
@@ -59,15 +52,21 @@ def find(run, planned, name, folder):
     name: of the study.
     folder: of all results.
   """
-  wanted, folder = identity(planned), pathlib.Path(folder)
-  own = [x for x in rows(folder / f'{name}.jsonl') if _has(x, wanted)]
-  if own or run.source:
-    return own[0] if own else None
-  wanted = dict(config_hash=study.config_hash(run), seed=run.seed)
+  folder, hashes = pathlib.Path(folder), study.hashes(planned)
+  for row in rows(folder / f'{name}.jsonl'):
+    own = row.get('arm') == run.arm.name and row['seed'] == run.seed
+    if own and row.get(_key(run)) in hashes:
+      return row
+  if run.source:
+    return None
+  hashes = study.hashes(run)
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
       # One that changed on its way is of no config.
-      if not {'arm', 'changes'} & row.keys() and _has(row, wanted):
+      trained = not {'arm', 'changes'} & row.keys()
+      if not trained or row.get('seed') != run.seed:
+        continue
+      if row.get('config_hash') in hashes:
         return row
   return None
 
@@ -83,8 +82,9 @@ def record(run, planned, result, name, folder):
     folder: of all results.
   """
   folder, row = pathlib.Path(folder), dict(result, command=study.text(planned))
-  trained = dict(config_hash=row['config_hash'], seed=run.seed)
-  row |= dict(study=name) | identity(planned) | dict(examples='')
+  trained = row['config_hash'], run.seed
+  row |= dict(study=name, arm=run.arm.name, seed=run.seed)
+  row |= {_key(run): study.config_hash(planned), 'examples': ''}
   examples = pathlib.Path(run.workdir) / 'examples.json'
   if examples.exists():
     row['examples'] = f'{name}/{run.name}.json.gz'
@@ -101,7 +101,8 @@ def record(run, planned, result, name, folder):
     own[row['arm'], row['seed']] = row
     others = [x for x in kept if 'arm' not in x]
     if not run.source:  # the row that train.py wrote of it
-      others = [x for x in others if not _has(x, trained)]
+      key = 'config_hash', 'seed'
+      others = [x for x in others if tuple(map(x.get, key)) != trained]
     ordered = others + [own[key] for key in sorted(own)]
     files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 
@@ -126,8 +127,9 @@ def as_float(value):
     return math.nan
 
 
-def _has(row, wanted):
-  return all(row.get(key) == x for key, x in wanted.items())
+def _key(run):
+  """Where a row has the hash that makes it a run's."""
+  return 'source' if run.source else 'config_hash'
 
 
 @contextlib.contextmanager

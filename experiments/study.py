@@ -12,6 +12,7 @@ import shlex
 from typing import NamedTuple
 
 from collab import json_text
+from collab.training import identity
 from collab.training import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
@@ -156,7 +157,12 @@ def config(run):
 
 
 def config_hash(run):
-  return workdirs.config_hash(config(run))
+  return identity.config_hash(config(run))
+
+
+def hashes(run):
+  """Those that a result of the run may have."""
+  return identity.hashes(config(run))
 
 
 def finished(run):

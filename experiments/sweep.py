@@ -133,8 +133,8 @@ def _found(runs, folder):
     if run.source:
       run = run._replace(source=found[run.source.name])
     elif not pathlib.Path(run.workdir).exists():
-      workdir = others.get(study.config_hash(run), run.workdir)
-      run = run._replace(workdir=workdir)
+      have = [others[x] for x in study.hashes(run) if x in others]
+      run = run._replace(workdir=next(iter(have), run.workdir))
     found[run.name] = run
   return list(found.values())
 

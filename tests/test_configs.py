@@ -10,14 +10,23 @@ from ml_collections import ConfigDict
 import pytest
 
 from collab import accounting, attention, models
-from collab.training import checkpoint, optim, workdir
+from collab.training import checkpoint, identity, optim, workdir
+import configs
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
 FAMILIES = [name for name in NAMES if '_' not in name]
+THIN = {
+  'glue_reparam': ('glue', 'collab'),
+  'vit_mha': ('vit', 'mha'),
+  'vit_collab': ('vit', 'collab'),
+  'wmt14_mha': ('wmt14', 'mha'),
+  'wmt14_collab': ('wmt14', 'collab'),
+  'wmt14_mhe_add': ('wmt14', 'mhe_add'),
+  'wmt14_mhe_mul': ('wmt14', 'mhe_mul'),
+}
 SIZES = ('sample', 'small')
-# GLUE with other pre-trained models, whose file's name is no variant's.
-REPARAM = [name for name in NAMES if name.startswith('glue_reparam')]
+VARIANTS = tuple(configs.VARIANTS)
 
 
 def get(name, argument=''):
@@ -25,17 +34,18 @@ def get(name, argument=''):
 
 
 def legal(name):
-  """The words that a config's argument may have, from its own error."""
+  """Sub-tasks and models that an argument may have, from its own error."""
   with pytest.raises(ValueError, match='there are') as info:
     get(name, '?')
   *words, last = str(info.value).split('there are ')[1].split(', ')
   assert last.startswith('KEY=VALUE')
-  assert tuple(words[-2:]) == SIZES
-  return words[:-2]
+  others = SIZES + VARIANTS
+  assert tuple(words[-len(others) :]) == others
+  return words[: -len(others)]
 
 
 def arguments(name):
-  """Every sub-task at every size; each size of a family that has none."""
+  """Every sub-task or model at every size; each size if there are none."""
   for subtask in legal(name) or ['']:
     for size in ('', *SIZES):
       yield ','.join(filter(None, [subtask, size]))
@@ -84,19 +94,17 @@ def test_there_are_configs():
   assert set(FAMILIES) >= {
     'wmt14', 'glue', 'superglue', 'squad', 'mlm', 'lm', 'vit'
   }  # fmt: skip
-  for family in FAMILIES:
-    of = {'mha', 'collab', 'mhe_add', 'mhe_mul'}
-    if family != 'vit':
-      of |= {'sha', 'el', 'mqa', 'skv', 'gqa', 'mla'}
-    assert set(NAMES) >= {f'{family}_{name}' for name in of}
+  assert set(NAMES) == {*FAMILIES, *THIN}
+  assert set(VARIANTS) == set(attention.names())
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_builds(name):
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('name', FAMILIES)
+def test_builds(name, variant):
   """Parameters and optimiser state at full size, without making them."""
   sizes = {}
   for argument in arguments(name):
-    config = get(name, argument).lock()
+    config = get(name, f'{argument},{variant}').lock()
     model, batch = built(config)
     tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
     if config.model.name == 'vit':
@@ -117,41 +125,66 @@ def test_builds(name):
     assert config.every.eval % config.every.checkpoint == 0
 
 
-@pytest.mark.parametrize('name', sorted(set(NAMES) - set(REPARAM)))
-def test_is_a_difference_in_attention(name):
-  """A variant's file changes model.attention, to what its name says."""
-  family, _, variant = name.partition('_')
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_variant_is_a_difference_in_attention(name, variant):
   for argument in ('', *SIZES):
-    config, base = get(name, argument), get(family, argument)
-    assert config.model.attention.name == (variant or 'mha')
+    config, base = get(name, f'{variant},{argument}'), get(name, argument)
+    assert config == get(name, f'{argument},{variant}')
+    assert config.model.attention.name == variant
+    assert base.model.attention.name == 'mha'
     assert config.model.attention.num_heads == base.model.attention.num_heads
     config.model.attention = base.model.attention = {}
     assert config == base
 
 
-@pytest.mark.parametrize('name', REPARAM)
-def test_reparametrised_is_glue_but_for_the_model(name):
-  config, base = get(name, 'rte'), get('glue_collab', 'rte')
-  assert config.model.attention.shared_dim == config.model.dim // 2
-  assert get(name, 'attention=mha').model.attention.to_dict() == dict(
-    name='mha', num_heads=12, key_features=0
+@pytest.mark.parametrize('name', THIN)
+def test_a_thin_file_gives_words(name):
+  family, words = THIN[name]
+  assert get(name) == get(family, words)
+  assert get(name, 'small,num_heads=2') == get(
+    family, f'{words},small,num_heads=2'
   )
-  config.model = base.model = {}
-  assert config == base
-  with pytest.raises(ValueError, match="attention='sha'; there are mha, coll"):
-    get(name, 'attention=sha')
+
+
+def test_default_fields_of_variants():
+  fields = {}
+  for name in VARIANTS:
+    found = get('lm', f'small,{name}').model.attention.to_dict()
+    assert (found.pop('name'), found.pop('num_heads')) == (name, 6)
+    fields[name] = found
+  collab = dict(shared_dim=96, bias='content', mixing_init='normal')
+  assert fields == {name: {} for name in VARIANTS} | dict(
+    mha=dict(key_features=0),
+    collab=collab,
+    gqa=dict(kv_heads=2),
+    mhe_mul=dict(offset=1.0),
+    mla=dict(latent_dim=48),
+  )
+  # The paper's translation model has other biases than its encoders.
+  found = get('wmt14', 'small,collab').model.attention.to_dict()
+  assert found == dict(collab, name='collab', num_heads=6, bias='shared')
+
+
+def test_models_of_glue_differ_in_the_model():
+  base = get('glue', 'rte')
+  for name in ('distilbert', 'albert', 'minilm'):
+    config = get('glue', f'{name},rte')
+    assert config.model != base.model
+    config.model = base.model
+    assert config == base
 
 
 @pytest.mark.parametrize(
   'name, parameters',
   [
     # facts of the paper: embeddings, layers and pooler, no head
-    ('glue_reparam_distilbert', 62_897_664),
-    ('glue_reparam_albert', 11_106_048),
+    ('distilbert', 62_897_664),
+    ('albert', 11_106_048),
   ],
 )
 def test_parameters_of_the_paper(name, parameters):
-  config = get(name, 'shared_dim=384')
+  config = get('glue', f'{name},collab,shared_dim=384')
   model, batch = built(config)
   model = model.clone(
     head='none', vocab_size=30_000 if model.shared else 30_522
@@ -186,33 +219,34 @@ def test_fields_of_the_attention():
   assert config.model.attention.shared_dim == 48
   assert config.model.attention.bias == 'none'
   assert config.model.dim == get('wmt14', 'small').model.dim
-  config = get('glue_collab', 'shared_dim=8/9/7,rte,small')
+  config = get('glue', 'shared_dim=8/9/7,rte,collab,small')
   assert config.model.attention.shared_dim == (8, 9, 7)
 
 
 def test_optional_fields():
-  config = get('lm_mhe_mul', 'sample,qkv_features=96,embedding_std=1')
+  config = get('lm', 'sample,mhe_mul,qkv_features=96,embedding_std=1')
   assert config.model.attention.qkv_features == 96
   assert config.model.attention.embedding_std == 1.0
   # Which attention has which is for the attention to say.
-  config = get('lm_mha', 'sample,embedding_std=1')
+  config = get('lm', 'sample,embedding_std=1')
   with pytest.raises(TypeError, match='mha has no field embedding_std'):
     attention.build(**config.model.attention)
 
 
 def test_optional_fields_are_in_a_config_only_if_given():
   """So that a run's hash does not change with what did not change it."""
-  assert 'flash' not in get('lm_mha').model.attention
-  attention = get('lm_mha', 'flash=False,sample').model.attention
+  assert 'flash' not in get('lm').model.attention
+  attention = get('lm', 'flash=False,sample').model.attention
   assert attention.flash is False
-  assert get('lm_mha', 'flash=True').model.attention.flash is True
+  assert get('lm', 'flash=True').model.attention.flash is True
 
 
 @pytest.mark.parametrize(
   'argument, words',
   [
-    ('sampel', "'sampel'; there are sample, small, KEY=VALUE"),
+    ('sampel', "'sampel'; there are sample, small, collab, .*skv, KEY=VALUE"),
     ('small,sample', 'two of a size: small and sample'),
+    ('mqa', 'two of a variant: collab and mqa'),
     ('key=3', 'key=3; collab has num_heads, shared_dim, bias, mixing_init'),
     ('shared_dim=x', 'shared_dim=x, expected int'),
     ('flash=0', 'flash=0, expected bool'),
@@ -224,9 +258,17 @@ def test_argument_errors(argument, words):
     get('wmt14_collab', argument)
 
 
-def test_two_subtasks():
-  with pytest.raises(ValueError, match='two of a sub-task: sst2 and mrpc'):
-    get('glue', 'sst2,mrpc')
+@pytest.mark.parametrize(
+  'argument, words',
+  [
+    ('sst2,mrpc', 'two of a sub-task: sst2 and mrpc'),
+    ('albert,bert', 'two of a model: albert and bert'),
+    ('BERT', "'BERT'; there are mnli, .*wnli, bert, .*minilm, sample, small, "),
+  ],
+)
+def test_argument_errors_of_glue(argument, words):
+  with pytest.raises(ValueError, match=words):
+    get('glue', argument)
 
 
 # The hash ---------------------------------------------------------------------
@@ -235,7 +277,7 @@ def test_two_subtasks():
 @pytest.mark.parametrize('name', FAMILIES)
 def test_hash_changes_with_any_value(name):
   config = get(name)
-  hashes = {workdir.config_hash(config)}
+  hashes = {identity.config_hash(config)}
   leaves = flat(config)
   assert 'model.attention.num_heads' in leaves
   other = {str: 'other', tuple: ('other',), bool: None, int: 7, float: 0.77}
@@ -243,9 +285,9 @@ def test_hash_changes_with_any_value(name):
     changed = get(name)
     new = not value if isinstance(value, bool) else other[type(value)]
     changed.update_from_flattened_dict({key: new})
-    hashes.add(workdir.config_hash(changed))
+    hashes.add(identity.config_hash(changed))
   assert len(hashes) == 1 + len(leaves)
-  assert workdir.config_hash(get(name)) in hashes
+  assert identity.config_hash(get(name)) in hashes
 
 
 def test_hash_is_kept(tmp_path):
@@ -256,4 +298,4 @@ def test_hash_is_kept(tmp_path):
   workdir.claim(config, tmp_path)
   again = workdir.claim(None, tmp_path)
   assert again == config
-  assert workdir.config_hash(again) == workdir.config_hash(config)
+  assert identity.config_hash(again) == identity.config_hash(config)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every experiment in configs/ runs at sample size, and goes on where it stood.
 
-Here each family and, of one family, each variant; -m slow runs all files.
+Here each family and, of one family, each variant; -m slow runs all of both.
 """
 
+import itertools
 import shutil
 
 import jax
@@ -13,12 +14,8 @@ import pytest
 from collab.tasks import wmt14
 from collab.training import workdir
 from tests import tiny
-from tests.test_configs import NAMES, get
+from tests.test_configs import FAMILIES, VARIANTS, get
 import train
-
-FAMILIES = [name for name in NAMES if '_' not in name]
-VARIANTS = [name for name in NAMES if name.startswith('lm_')]
-QUICK = FAMILIES + VARIANTS
 
 
 def shrink(config):
@@ -55,15 +52,19 @@ def few_translations(monkeypatch):
   monkeypatch.setattr(wmt14, 'translate', translate)
 
 
+def quick(name, variant):
+  return name == 'lm' or variant == 'mha'
+
+
 @pytest.mark.parametrize(
-  'name',
+  'name, variant',
   [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-    for name in NAMES
+    pytest.param(*x, marks=[] if quick(*x) else pytest.mark.slow)
+    for x in itertools.product(FAMILIES, VARIANTS)
   ],
 )
-def test_runs_and_goes_on(name, tmp_path):
-  config = workdir.claim(shrink(get(name, 'sample')), tmp_path)
+def test_runs_and_goes_on(name, variant, tmp_path):
+  config = workdir.claim(shrink(get(name, f'sample,{variant}')), tmp_path)
   scores = train.run(config, str(tmp_path))
   rows = tiny.rows(tmp_path)
   assert [row['step'] for row in rows if 'train/loss' in row] == [1, 2]

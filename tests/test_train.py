@@ -10,7 +10,7 @@ import pytest
 
 from collab import metrics
 from collab.tasks import wmt14
-from collab.training import logs, workdir
+from collab.training import identity, logs, workdir
 from tests import tiny
 from tests.faults import lab as labs
 import train
@@ -50,7 +50,7 @@ def test_result(whole, corpus):
   got = labs.result(folder)
   assert set(got) == set(FIELDS.split())
   config = tiny.config(corpus)
-  assert got['config_hash'] == workdir.config_hash(config)
+  assert got['config_hash'] == identity.config_hash(config)
   assert got['command'].startswith('python ')
   assert f'train.py --config={tiny.CONFIG} --workdir={folder}' in got['command']
   assert (got['task'], got['variant']) == ('wmt14', 'mhe_mul')

@@ -108,7 +108,7 @@ def lm_command(text, workdir, **changes):
   changes = {key.replace('__', '.'): x for key, x in changes.items()}
   changes = SMALL_LM | {'data.path': text} | changes
   flags = [f'--config.{key}={value}' for key, value in changes.items()]
-  config = '--config=configs/lm_mha.py:sample'
+  config = '--config=configs/lm.py:sample'
   return [config, f'--workdir={workdir}', *flags]
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""What the attention of every variant costs in the model of a config.
 
-  python -m collab.accounting --config=configs/lm_mha.py
+  python -m collab.accounting --config=configs/lm.py
   python -m collab.accounting --config=configs/wmt14.py:small --length=512
 
-Variants are the files beside the config's, lm_*.py, with the same argument.
+Variants have the config's fields where they have them, else their family's.
 Prints a table and writes accounting.md and accounting.png to --out (default
 runs/accounting/<config>). Nothing is trained, no data is read. All figures are
 of the attention layers alone, which is what variants differ in:
@@ -26,7 +26,7 @@ import sys
 
 from tqdm import tqdm
 
-from collab import accounting, attention, command, models
+from collab import accounting, command, models
 from collab.accounting import layer, plots
 from collab.training import files
 import configs
@@ -58,9 +58,9 @@ def main(argv):
 
 
 def variants(path, argument):
-  """({variant: model}, tokens of a sequence) of a config and those beside it.
+  """({variant: model}, tokens of a sequence) of a config's family.
 
-  Only of files with the same model but for attention; mha is the first.
+  mha is the first.
 
   Raises:
     ValueError: no such config.
@@ -73,21 +73,19 @@ def variants(path, argument):
   if not hasattr(importlib.import_module(f'configs.{path.stem}'), 'get_config'):
     raise ValueError(f'{path} is no config: it has no get_config.')
   family = path.stem.split('_')[0]
-  names = dict.fromkeys(['mha', *attention.names()])
-  siblings = [f'{family}_{name}' for name in names]
-  base = _config(path.stem, argument)
+  given = argument.split(',')
+  base = _config(path.stem, given)
+  words = [x for x in given if x not in configs.VARIANTS]
   found = {}
-  for name in dict.fromkeys([*siblings, path.stem]):
-    if name == family or not path.with_stem(name).exists():
-      continue
-    try:
-      config = base if name == path.stem else _config(name, argument)
-    except ValueError:  # the argument has fields of the other's attention
-      config = _config(name, _without_fields(argument))
-    if _but_attention(config) == _but_attention(base):
-      found[name.removeprefix(f'{family}_')] = model(config)
-  if 'mha' not in found:
-    found = {'mha': accounting.with_mha(model(base))} | found
+  for name in dict.fromkeys(['mha', *configs.VARIANTS]):
+    if name == base.model.attention.name:
+      config = base
+    else:
+      try:
+        config = _config(family, [name, *words])
+      except ValueError:  # the words have fields of the other's attention
+        config = _config(family, [name, *(x for x in words if '=' not in x)])
+    found[name] = model(config)
   return found, accounting.tokens(base)
 
 
@@ -124,16 +122,8 @@ def _tokens_text(even):
   return f'{even:.0f}' if even else '-'
 
 
-def _config(name, argument):
-  return importlib.import_module(f'configs.{name}').get_config(argument)
-
-
-def _without_fields(argument):
-  return ','.join(word for word in argument.split(',') if '=' not in word)
-
-
-def _but_attention(config):
-  return {k: v for k, v in config.model.to_dict().items() if k != 'attention'}
+def _config(name, words):
+  return importlib.import_module(f'configs.{name}').get_config(','.join(words))
 
 
 def model(config):

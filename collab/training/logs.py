@@ -7,6 +7,8 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 import sys
 import time
 
@@ -164,14 +166,26 @@ def read_rows(path):
 
 
 def versions():
-  """What a run ran on, for its result: packages, device, CPU."""
+  """What a run ran on, for its result: packages, device, CPU, our commit."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
   return dict(
     python=platform.python_version(),
     **{name: importlib.metadata.version(name) for name in packages},
     devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     cpu=_cpu_name(),
+    commit=commit(pathlib.Path(__file__).parents[2]),
   )
+
+
+def commit(folder):
+  """The commit of a git checkout, with + if files differ; '' if it is none."""
+  # A folder in the checkout of something else has no .git of its own.
+  if not (folder / '.git').exists() or not shutil.which('git'):
+    return ''
+  describe = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+  return subprocess.run(
+    describe, cwd=folder, capture_output=True, text=True
+  ).stdout.strip()
 
 
 def summary(title, values):

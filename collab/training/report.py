@@ -9,7 +9,7 @@ from clu import parameter_overview
 import jax
 
 from collab import accounting, model_json
-from collab.training import changes, files, logs
+from collab.training import changes, files, identity, logs
 from collab.training import workdir as workdirs
 
 
@@ -80,7 +80,7 @@ def end(config, workdir, task, model, params, step, scores):
   result = dict(
     command=kept['command'],
     date=time.strftime('%Y-%m-%d'),
-    config_hash=workdirs.config_hash(config),
+    config_hash=identity.config_hash(config),
     task=config.task.name,
     variant=config.model.attention.name,
     seed=config.seed,

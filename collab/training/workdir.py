@@ -2,8 +2,6 @@
 """The folder of a run: its config, kept so that the folder alone can resume."""
 
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
 import shlex
@@ -17,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 import numpy as np
 
 from collab import command, json_text, text_lines
-from collab.training import changes, files, logs
+from collab.training import changes, files, identity, logs
 
 # What any config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -294,8 +292,7 @@ def read(workdir):
   if not isinstance(kept.get('numerics', {}), dict):
     raise ValueError(f'{path} is damaged: numerics is {kept["numerics"]!r}.')
   _check_parts(config, f'{path} is damaged')
-  # Runs that began before there was skip_nonfinite have none.
-  config = dict(skip_nonfinite=0) | json_text.tuples(config)
+  config = identity.upgrade(json_text.tuples(config))
   found = changes.read(path.with_name('changes.json'), config)
   steps = kept['config']['total_steps']
   return kept | dict(config=config, changes=found, first_steps=steps)
@@ -308,9 +305,3 @@ def _check_parts(config, fault):
         f'{fault}: config.{name} is {config.get(name)!r}, expected '
         f'{kind.__name__}.'
       )
-
-
-def config_hash(config):
-  """Twelve hexadecimal digits that change with any value of the config."""
-  text = json.dumps(config.to_dict(), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:12]

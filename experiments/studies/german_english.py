@@ -12,7 +12,7 @@ NAMES = 'mha', 'mqa', 'sha', 'collab-48', 'mhe_add', 'mhe_mul'
 ARMS = [
   Arm(
     f'de-en-{name}',
-    f'configs/wmt14_{translation.CONFIGS[name]}',
+    f'configs/wmt14.py:small,{translation.WORDS[name]}',
     BUDGET,
     seeds=(0, 1),
   )

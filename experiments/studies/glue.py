@@ -46,7 +46,7 @@ def arms(task, length, steps):
     'every.checkpoint': steps,
     'init_from': '{runs}/minilm',
   }
-  config = f'configs/glue_reparam_minilm.py:{task},attention=mha'
+  config = f'configs/glue.py:{task},minilm'
   once = Arm(f'{task}-once', config, overrides, SEEDS)
   return [once] + [
     Arm(f'{task}-{name}', seeds=SEEDS, source=once.name, convert=convert)

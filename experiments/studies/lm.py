@@ -13,6 +13,6 @@ BUDGET = {
 }
 VARIANTS = 'mha', 'sha', 'mqa', 'collab', 'mhe_add', 'mhe_mul'
 ARMS = [
-  Arm(name, f'configs/lm_{name}.py:wikitext2,small', BUDGET, seeds=(0, 1))
+  Arm(name, f'configs/lm.py:wikitext2,small,{name}', BUDGET, seeds=(0, 1))
   for name in VARIANTS
 ]

@@ -16,7 +16,7 @@ NAMES = 'mha', 'mhe_mul', 'sha', 'mhe_add'
 ARMS = [
   Arm(
     f'{name}-{heads}',
-    f'configs/lm_{name}.py:wikitext2,small,num_heads={heads},'
+    f'configs/lm.py:wikitext2,small,{name},num_heads={heads},'
     f'qkv_features={WIDTH * heads}',
     BUDGET,
     seeds=(0, 1),

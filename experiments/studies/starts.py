@@ -9,17 +9,17 @@ offset are the other reading of the paper. Needs DIR/multi30k.
 from experiments.studies import translation
 from experiments.study import Arm
 
-CONFIGS = {
-  'std-0.2': 'mhe_mul.py:small,embedding_std=0.2',
-  'std-1': 'mhe_mul.py:small,embedding_std=1',
-  'offset-0-std-1': 'mhe_mul.py:small,offset=0,embedding_std=1',
-  'offset-0-std-0.02': 'mhe_mul.py:small,offset=0,embedding_std=0.02',
-  'concatenate-96': 'collab.py:small,shared_dim=96,mixing_init=concatenate',
-  'xavier-96': 'collab.py:small,shared_dim=96,mixing_init=xavier',
-  'concatenate-48': 'collab.py:small,shared_dim=48,mixing_init=concatenate',
-  'xavier-48': 'collab.py:small,shared_dim=48,mixing_init=xavier',
+WORDS = {
+  'std-0.2': 'mhe_mul,embedding_std=0.2',
+  'std-1': 'mhe_mul,embedding_std=1',
+  'offset-0-std-1': 'mhe_mul,offset=0,embedding_std=1',
+  'offset-0-std-0.02': 'mhe_mul,offset=0,embedding_std=0.02',
+  'concatenate-96': 'collab,shared_dim=96,mixing_init=concatenate',
+  'xavier-96': 'collab,shared_dim=96,mixing_init=xavier',
+  'concatenate-48': 'collab,shared_dim=48,mixing_init=concatenate',
+  'xavier-48': 'collab,shared_dim=48,mixing_init=xavier',
 }
 ARMS = [
-  Arm(name, f'configs/wmt14_{config}', translation.BUDGET, seeds=(0, 1))
-  for name, config in CONFIGS.items()
+  Arm(name, f'configs/wmt14.py:small,{words}', translation.BUDGET, seeds=(0, 1))
+  for name, words in WORDS.items()
 ]

@@ -17,20 +17,20 @@ BUDGET = {
   'every.eval': 500,
   'every.checkpoint': 50,
 }
-CONFIGS = {
-  'mha': 'mha.py:small',
-  'mha-96': 'mha.py:small,key_features=96',
-  'mha-48': 'mha.py:small,key_features=48',
-  'collab-96': 'collab.py:small,shared_dim=96',
-  'collab-48': 'collab.py:small,shared_dim=48',
-  'mqa': 'mqa.py:small',
-  'skv': 'skv.py:small',
-  'el': 'el.py:small',
-  'sha': 'sha.py:small',
-  'mhe_add': 'mhe_add.py:small',
-  'mhe_mul': 'mhe_mul.py:small',
+WORDS = {
+  'mha': 'mha',
+  'mha-96': 'mha,key_features=96',
+  'mha-48': 'mha,key_features=48',
+  'collab-96': 'collab,shared_dim=96',
+  'collab-48': 'collab,shared_dim=48',
+  'mqa': 'mqa',
+  'skv': 'skv',
+  'el': 'el',
+  'sha': 'sha',
+  'mhe_add': 'mhe_add',
+  'mhe_mul': 'mhe_mul',
 }
 ARMS = [
-  Arm(name, f'configs/wmt14_{config}', BUDGET, seeds=(0, 1, 2))
-  for name, config in CONFIGS.items()
+  Arm(name, f'configs/wmt14.py:small,{words}', BUDGET, seeds=(0, 1, 2))
+  for name, words in WORDS.items()
 ]

@@ -12,14 +12,14 @@ BUDGET = {
   'total_steps': 2148,
   'every.eval': 2148,
 }
-CONFIGS = {
-  'mha': 'mha.py:fashion_mnist,small',
-  'collab-64': 'collab.py:fashion_mnist,small,shared_dim=64',
-  'collab-32': 'collab.py:fashion_mnist,small,shared_dim=32',
-  'mhe_add': 'mhe_add.py:fashion_mnist,small',
-  'mhe_mul': 'mhe_mul.py:fashion_mnist,small',
+WORDS = {
+  'mha': 'mha',
+  'collab-64': 'collab,shared_dim=64',
+  'collab-32': 'collab,shared_dim=32',
+  'mhe_add': 'mhe_add',
+  'mhe_mul': 'mhe_mul',
 }
 ARMS = [
-  Arm(name, f'configs/vit_{config}', BUDGET, seeds=(0, 1))
-  for name, config in CONFIGS.items()
+  Arm(name, f'configs/vit.py:fashion_mnist,small,{words}', BUDGET, seeds=(0, 1))
+  for name, words in WORDS.items()
 ]

@@ -22,7 +22,7 @@ def test_table(tmp_path, capsys):
   assert set(found) == set(attention.names())
   assert rows((tmp_path / 'accounting.md').read_text()) == found
   assert (tmp_path / 'accounting.png').read_bytes()[1:4] == b'PNG'
-  config = get('lm_collab', 'small')
+  config = get('lm', 'small,collab')
   model = command.model(config)
   cost = accounting.attention_cost(model, config.data.row_length)
   assert found['collab']['parameters'] == f'{cost.parameters:,}'
@@ -37,18 +37,25 @@ def test_own_fields(tmp_path, capsys):
   narrow = 'configs/vit_collab.py:small,shared_dim=16'
   command.main([f'--config={narrow}', '--length=50', f'--out={tmp_path}'])
   found = rows(capsys.readouterr().out)
-  assert set(found) == {'mha', 'collab', 'mhe_add', 'mhe_mul'}
+  assert set(found) == set(attention.names())
   model = command.model(get('vit_collab', 'small,shared_dim=16'))
   parameters = accounting.attention_parameters(model)
   assert found['collab']['parameters'] == f'{parameters:,}'
   assert found['collab']['cache'] == ''
 
 
-def test_another_model_has_no_siblings(tmp_path, capsys):
-  """Of GLUE's configs those of BERT-base do not stand beside MiniLM's."""
-  path = 'configs/glue_reparam_minilm.py'
-  command.main([f'--config={path}', f'--out={tmp_path}', '--length=32'])
-  assert set(rows(capsys.readouterr().out)) == {'mha', 'reparam_minilm'}
+def test_words_of_the_config_are_those_of_all_variants():
+  found, _ = command.variants('configs/glue.py', 'minilm,mqa,num_heads=6')
+  assert found == {
+    name: command.model(get('glue', f'minilm,num_heads=6,{name}'))
+    for name in attention.names()
+  }
+  # But for the fields that only the config's own attention has.
+  found, _ = command.variants('configs/glue_reparam.py', 'small,shared_dim=8')
+  assert found['mqa'] == command.model(get('glue', 'small,mqa'))
+  assert found['collab'] == command.model(
+    get('glue', 'small,collab,shared_dim=8')
+  )
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_what_is_unchanged_goes_back_to_the_byte(bert, tmp_path):
 def trained(tmp_path_factory):
   """A run of two steps on GLUE's sample."""
   folder = tmp_path_factory.mktemp('run')
-  config = workdirs.claim(shrink(get('glue_mha', 'rte,sample')), folder)
+  config = workdirs.claim(shrink(get('glue', 'rte,sample')), folder)
   return folder, train.run(config, str(folder))
 
 

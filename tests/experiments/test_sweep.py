@@ -325,8 +325,8 @@ def test_a_workdir_of_another_config(tmp_path, monkeypatch):
     ("Arm('a')", 'a needs a config or a source'),
     ("Arm('a', source='x')", 'a needs x with seed 0'),
     ("Arm('a', 'x.py'), Arm('a', 'y.py')", 'a with seed 0 is there twice'),
-    ("Arm('a', 'configs/lm_mha.py:x')", 'a-s0 has no config: .* has .x.'),
-    ("Arm('a', 'configs/lm_mha.py', {'optim.x': 1})", 'no config: .*"x" does'),
+    ("Arm('a', 'configs/lm.py:x')", 'a-s0 has no config: .* has .x.'),
+    ("Arm('a', 'configs/lm.py', {'optim.x': 1})", 'no config: .*"x" does'),
   ],
 )
 def test_bad_studies(arms, words, tmp_path):

@@ -90,6 +90,7 @@ CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('[!_]*.py'))
 WORDS = st.sampled_from(
   [
     '', 'sample', 'small', 'mnli', 'rte', 'ptb', 'v2', 'text', 'cifar10', 'x',
+    'mha', 'gqa', 'collab', 'mhe_mul', 'albert',
     'kv_heads=2', 'shared_dim=8/9', 'shared_dim=x', 'num_heads=0', 'name=mha',
     '=', 'a=b=c', 'bias=none', 'é', ':', '../x',
   ]
@@ -136,6 +137,6 @@ def test_command_line(server, tmp_path_factory, data):
 
 
 def test_it_does_start(server, tmp_path):
-  config = f'--config={ROOT}/configs/lm_mha.py:sample'
+  config = f'--config={ROOT}/configs/lm.py:sample'
   assert check(*server(tmp_path, [config, '--config.seed=3']), tmp_path)
-  assert (tmp_path / 'runs' / 'lm_mha-sample-s3' / 'run.json').exists()
+  assert (tmp_path / 'runs' / 'lm-sample-s3' / 'run.json').exists()

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from collab.training import workdir
-from configs import glue_collab, lm_gqa, vit_mhe_mul
+from configs import glue, lm, vit
 from tests import tiny
 from tests.fuzz.damage import Refused, fuzz, outcome
 import train
@@ -40,7 +40,7 @@ class Tracing:
 
 
 def text_model():
-  c = lm_gqa.get_config('sample')
+  c = lm.get_config('sample,gqa')
   c.data.update(vocab_size=270, row_length=8, batch_size=4, eval_stride=4)
   c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
   c.model.attention.update(num_heads=2, kv_heads=1)
@@ -48,7 +48,7 @@ def text_model():
 
 
 def classifier():
-  c = glue_collab.get_config('rte,sample')
+  c = glue.get_config('rte,sample,collab')
   c.data.update(vocab_size=270, row_length=8, batch_size=4, corpus='glue')
   c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
   c.model.attention.update(num_heads=2, shared_dim=4)
@@ -56,7 +56,7 @@ def classifier():
 
 
 def pictures():
-  c = vit_mhe_mul.get_config('sample')
+  c = vit.get_config('sample,mhe_mul')
   c.data.update(batch_size=4)
   c.model.update(dim=8, mlp_dim=8, num_layers=1)
   c.model.attention.num_heads = 2

@@ -15,7 +15,7 @@ from collab import models, trained
 from collab.convert import source
 from collab.data import cache, text, tokenizer
 from collab.training import checkpoint, files, logs, workdir
-from configs import lm_mha
+from configs import lm
 from tests.fuzz.damage import (
   Refused,
   damaged,
@@ -31,7 +31,7 @@ LINES = ['eins zwei drei', 'two 2 three 3']
 def run(tmp_path_factory):
   """The workdir of a language model that was saved twice, and what it has."""
   folder = tmp_path_factory.mktemp('run')
-  config = lm_mha.get_config('sample')
+  config = lm.get_config('sample')
   config.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
   config.model.attention.num_heads = 2
   config.checkpoint.update(best='', final='last', keep=2)
@@ -83,7 +83,7 @@ def test_json(name, run, tmp_path_factory, data):
 
 def read(folder):
   config = workdir.claim(None, folder)
-  workdir.claim(lm_mha.get_config('sample').lock(), folder)
+  workdir.claim(lm.get_config('sample').lock(), folder)
   fields = workdir.read_model(folder)
   return config, fields, tokenizer.load(folder / 'tokenizer.json')
 

@@ -12,7 +12,7 @@ import pytest
 from collab import accounting
 from collab.models import EncoderDecoder, build, layers
 from collab.models.transformer import Block
-from configs import wmt14_collab, wmt14_mha
+from configs import wmt14
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
@@ -93,7 +93,7 @@ logits_of = small.apply
 )
 def test_published_parameter_counts(width, concatenate, collaborative):
   """The eight of arXiv 2006.16362: 6+6 layers, D=512, 32,768 tokens."""
-  mha, collab = wmt14_mha.get_config(), wmt14_collab.get_config()
+  mha, collab = wmt14.get_config(), wmt14.get_config('collab')
   mha.model.attention.key_features = width % mha.model.dim  # 0 is all of it
   collab.model.attention.shared_dim = width
   batch = pack([some_pairs((3, 2))], 5, 4)

@@ -15,7 +15,7 @@ from collab import models, tasks
 from collab.data.tokenizer import BOS, EOS
 from collab.metrics import spans
 from collab.tasks import squad
-from configs import squad_mhe_mul
+from configs import squad as base
 
 SMALL = {
   'data.corpus': 'squad',
@@ -67,7 +67,7 @@ def workdir(tmp_path_factory):
 
 
 def config(folder, subtask='v1', **changes):
-  c = squad_mhe_mul.get_config(f'{subtask},sample')
+  c = base.get_config(f'{subtask},sample,mhe_mul')
   changes = {key.replace('__', '.'): x for key, x in changes.items()}
   c.update_from_flattened_dict(SMALL | {'data.path': str(folder)} | changes)
   return c.lock()

@@ -16,7 +16,7 @@ import pytest
 
 from collab.training import hosts
 from collab.training import workdir as workdirs
-from configs import lm_mha
+from configs import lm as base
 from tests import tiny
 import train
 
@@ -39,7 +39,7 @@ def cache(tmp_path_factory):
 def one(text, tmp_path_factory):
   """The workdir of a run in this process."""
   folder = tmp_path_factory.mktemp('runs') / 'one'
-  config = lm_mha.get_config('sample')
+  config = base.get_config('sample')
   config.update_from_flattened_dict(tiny.SMALL_LM | {'data.path': str(text)})
   workdirs.claim(config.lock(), folder)
   train.run(config, str(folder))
@@ -175,7 +175,7 @@ class Counted:
 def test_a_host_reads_its_slice_alone(text, tmp_path):
   from collab.tasks import lm
 
-  data = lm_mha.get_config('sample').data
+  data = base.get_config('sample').data
   data.update(path=str(text), vocab_size=300, row_length=16)
   data.update(batch_size=8, eval_stride=8)
   batches, counts = [], []

@@ -3,6 +3,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import types
 
@@ -12,6 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from collab.training import files, logs
+from tests import tiny
 from tests.training.test_checkpoint import files_of_at_most
 
 
@@ -223,10 +225,28 @@ def test_progress_as_a_bar(monkeypatch):
   assert 'loss 0.1111' in last
 
 
+def test_commit_of_a_checkout(tmp_path):
+  """With + if a file differs; none of a folder that is not its root."""
+  assert logs.commit(tmp_path) == ''
+  (tmp_path / 'inner').mkdir()
+  file = tmp_path / 'file'
+  file.write_text('1')
+  author = ['-c', 'user.name=a', '-c', 'user.email=b']
+  for words in (['init'], ['add', 'file'], [*author, 'commit', '-m', 'c']):
+    subprocess.run(['git', *words], cwd=tmp_path, check=True)
+  head = ['git', 'rev-parse', '--short', 'HEAD']
+  want = subprocess.check_output(head, cwd=tmp_path, text=True).strip()
+  assert logs.commit(tmp_path) == want
+  file.write_text('2')
+  assert logs.commit(tmp_path) == f'{want}+'
+  assert logs.commit(tmp_path / 'inner') == ''
+
+
 def test_versions_and_summary(capsys):
   versions = logs.versions()
   assert versions['python'] == sys.version.split()[0]
   assert versions['jax'] == __import__('jax').__version__
+  assert versions.pop('commit') == logs.commit(tiny.ROOT)
   assert all(versions.values())
   files.to_json(versions)
   logs.summary('Run', dict(a=1, longer='x'))

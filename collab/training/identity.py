@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Identifies a run by the hash of its config, while configs gain new fields.
+
+`CHANGES` says what configs have gained, so the form that a config had before
+each change can be made again. A result belongs to a config if its hash is that
+of any form. New results get the hash of the first form, which no later change
+alters.
+"""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from flax import traverse_util
+
+
+class Added(NamedTuple):
+  """A field that configs have gained.
+
+  Attributes:
+    field: its path, as in --config.optim.lr.
+    neutral: the value that means what configs without the field meant.
+    model: the kind of model whose configs gained it; '' for all.
+  """
+
+  field: str
+  neutral: Any
+  model: str = ''
+
+  def undo(self, flat):
+    path = _path(self.field)
+    same = self._concerns(flat) and flat.get(path) == self.neutral
+    return {k: x for k, x in flat.items() if not (same and k == path)}
+
+  def redo(self, flat):
+    path = _path(self.field)
+    if path in flat or not self._concerns(flat):
+      return flat
+    return flat | {path: self.neutral}
+
+  def _concerns(self, flat):
+    return self.model in ('', flat.get(('model', 'name')))
+
+
+class Renamed(NamedTuple):
+  """A field, or some of its values, that had another name.
+
+  Attributes:
+    field: its path.
+    old: its path before; the same if only values were renamed.
+    values: pairs (value, value before).
+  """
+
+  field: str
+  old: str
+  values: tuple = ()
+
+  def undo(self, flat):
+    return _rename(flat, self.field, self.old, self.values)
+
+  def redo(self, flat):
+    values = [(old, new) for new, old in self.values]
+    return _rename(flat, self.old, self.field, values)
+
+
+# Newest first. A new field or name belongs here if results of before exist.
+CHANGES = (
+  Renamed('model.remat', 'model.remat', (('none', False), ('full', True))),
+  Added('skip_nonfinite', 0),
+  Added('model.first_position', 0, 'encoder'),
+  Added('model.epsilon', 1e-6, 'encoder_decoder'),
+  Added('model.output_bias', False, 'encoder_decoder'),
+  Added('optim.end_lr', 0.0, 'encoder_decoder'),
+  Added('optim.layer_decay', 1.0, 'encoder_decoder'),
+  Added('checkpoint.final', 'last', 'encoder_decoder'),
+)
+
+
+def config_hash(config):
+  """Twelve hexadecimal digits that change with any value of the config."""
+  return hashes(config)[-1]
+
+
+def hashes(config):
+  """The hash of each form of a config, the first form's last."""
+  flat = _flatten(config.to_dict())
+  forms = [flat]
+  for change in CHANGES:
+    flat = change.undo(flat)
+    forms.append(flat)
+  return [_hash(traverse_util.unflatten_dict(form)) for form in forms]
+
+
+def upgrade(values):
+  """The form of today of a config, a dict, that a run kept in any form."""
+  flat = _flatten(values)
+  for change in reversed(CHANGES):
+    flat = change.redo(flat)
+  return traverse_util.unflatten_dict(flat)
+
+
+def _flatten(values):
+  return traverse_util.flatten_dict(values, keep_empty_nodes=True)
+
+
+def _path(field):
+  return tuple(field.split('.'))
+
+
+def _rename(flat, field, new, values):
+  """Field and values under other names; values: pairs (value, new value)."""
+  path = _path(field)
+  if path not in flat:
+    return flat
+  value = flat[path]
+  value = next((after for before, after in values if before == value), value)
+  return {k: x for k, x in flat.items() if k != path} | {_path(new): value}
+
+
+def _hash(values):
+  text = json.dumps(values, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]

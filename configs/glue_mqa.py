@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""glue with `mqa`; see configs/glue.py."""
-
-from configs import glue
-
-
-def get_config(argument=''):
-  return glue.get_config(argument, dict(name='mqa'))

@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""lm with multi-head attention; see configs/lm.py."""
-
-from configs import lm
-
-
-def get_config(argument=''):
-  return lm.get_config(argument)

@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""mlm with `gqa`; see configs/mlm.py."""
-
-from configs import mlm
-
-
-def get_config(argument=''):
-  return mlm.get_config(argument, dict(name='gqa', kv_heads=2))

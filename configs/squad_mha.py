@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""squad with multi-head attention; see configs/squad.py."""
-
-from configs import squad
-
-
-def get_config(argument=''):
-  return squad.get_config(argument)

@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""squad with `skv`; see configs/squad.py."""
-
-from configs import squad
-
-
-def get_config(argument=''):
-  return squad.get_config(argument, dict(name='skv'))

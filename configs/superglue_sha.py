@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""superglue with `sha`; see configs/superglue.py."""
-
-from configs import superglue
-
-
-def get_config(argument=''):
-  return superglue.get_config(argument, dict(name='sha'))

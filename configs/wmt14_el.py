@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""wmt14 with `el` in all places; see configs/wmt14.py."""
-
-from configs import wmt14
-
-
-def get_config(argument=''):
-  return wmt14.get_config(argument, dict(name='el'))

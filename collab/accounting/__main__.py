@@ -88,7 +88,7 @@ def variants(path, argument):
       found[name.removeprefix(f'{family}_')] = model(config)
   if 'mha' not in found:
     found = {'mha': accounting.with_mha(model(base))} | found
-  return found, accounting.tokens(base)
+  return found, accounting.tokens(found['mha'], base.data)
 
 
 def table(rows):
@@ -139,12 +139,13 @@ def _but_attention(config):
 def model(config):
   """The model of a config; what data decides does not matter to attention."""
   fields = config.model.to_dict()
-  open_ = [
-    f.name
+  data, given = config.data.to_dict(), (*fields, 'block', 'parent')
+  open_ = {
+    f.name: data.get(f.name, 1)
     for f in dataclasses.fields(models.MODELS[fields['name']])
-    if f.default is dataclasses.MISSING and f.name not in (*fields, 'parent')
-  ]
-  return models.build(**fields, **dict.fromkeys(open_, 1))
+    if f.default is dataclasses.MISSING and f.name not in given
+  }
+  return models.build(**fields, **open_)
 
 
 def _parse(argv):

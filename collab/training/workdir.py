@@ -214,7 +214,11 @@ def read_model(workdir):
     raise ValueError(
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
     )
-  return _tuples(json_text.read_object(path))
+  fields = _tuples(json_text.read_object(path))
+  if 'image_size' in fields:  # until `channels` was a field, the data said it
+    data = read(workdir)['config']['data']
+    fields = dict(channels=len(data.get('mean', 'RGB'))) | fields
+  return fields
 
 
 def config_hash(config):

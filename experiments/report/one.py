@@ -123,7 +123,7 @@ def cost(run):
     model = models.build(**workdirs.read_model(run.folder))
   except (ValueError, TypeError) as e:
     return page.paragraph(f'Not known: {" ".join(str(e).split())}')
-  tokens = length(run)
+  tokens = length(run, model)
   own = accounting.attention_cost(model, tokens)
   mha = accounting.attention_cost(accounting.with_mha(model), tokens)
   rows = []
@@ -148,11 +148,11 @@ def amount(x, unit):
   return text.replace(' ', '\N{NO-BREAK SPACE}')
 
 
-def length(run):
+def length(run, model):
   """Tokens of a sequence, for accounting."""
   if not run.config['total_steps']:
     return CONVERTED_TOKENS
-  return accounting.tokens(workdirs.claim(None, run.folder))
+  return accounting.tokens(model, workdirs.claim(None, run.folder).data)
 
 
 def config(run):

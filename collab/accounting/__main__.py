@@ -47,7 +47,7 @@ def main(argv):
     rows[name] = accounting.attention_cost(one, length), _break_even(one)
   text = table(rows)
   title = (
-    f'{args.config}: attention over {length:,} tokens, {found["mha"].dtype}'
+    f'{args.config}: attention over {length:,} tokens, {found["mha"].block.dtype}'
   )
   print(f'{title}\n\n{text}')
   out = pathlib.Path(args.out or f'runs/accounting/{pathlib.Path(path).stem}')

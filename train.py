@@ -27,6 +27,7 @@ from collab import command, model_json, models, tasks
 from collab.data import pipeline
 from collab.training import (
   checkpoint,
+  gradients,
   guard,
   hosts,
   initial,
@@ -137,7 +138,7 @@ def run(config, workdir, eval_only=False):
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state['step'])
-    (mean, (weight, aux)), grads = optim.accumulate(
+    (mean, (weight, aux)), grads = gradients.accumulate(
       loss, state['params'], batch, key, config.accumulate
     )
     updates, opt = tx.update(grads, state['opt'], state['params'])

@@ -37,7 +37,14 @@ UTILISATION = 0.5  # of the peak, which no program reaches
 # How often a chip sends (n - 1) / n of the parameters' bytes.
 PASSES = {'data parallel': 2, 'FSDP': 3}
 CONFIGS = ('lm', 'lm:ptb', 'mlm', 'wmt14', 'glue', 'squad', 'vit')
-HEADS = dict(mlm='mlm', glue='classify', squad='span')
+DECIDED_BY_DATA = dict(
+  lm={},
+  mlm=dict(head='mlm'),
+  wmt14={},
+  glue=dict(head='classify', outputs=3),
+  squad=dict(head='span'),
+  vit=dict(outputs=1000),
+)
 
 
 class Chip(NamedTuple):
@@ -79,28 +86,13 @@ def model(name):
   """The Model of 'family[:argument]', from shapes alone."""
   family, _, argument = name.partition(':')
   config = importlib.import_module(f'configs.{family}').get_config(argument)
-  fields, kind = config.model.to_dict(), config.model.name
-  tokens = accounting.tokens(config)
-
-  def ints(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-  if kind == 'vit':
-    side = config.data.image_size
-    batch = dict(images=jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-    fields |= dict(image_size=side, outputs=1000)
-  elif kind == 'encoder_decoder':
-    ends = '', '_segments', '_positions'
-    sides = 'source', 'target', 'target_inputs'
-    batch = {side + end: ints(1, tokens) for side in sides for end in ends}
-  else:
-    batch = dict(tokens=ints(1, tokens), types=ints(1, tokens), lengths=ints(1))
-  if kind == 'encoder':
-    batch['positions'] = ints(1, round(0.15 * tokens))
-    fields |= dict(head=HEADS[family], outputs=3)
-  if kind != 'vit':
-    fields |= dict(vocab_size=config.data.vocab_size)
+  fields = config.model.to_dict() | DECIDED_BY_DATA[family]
+  for name in ('vocab_size', 'image_size'):
+    if name in config.data:
+      fields[name] = config.data[name]
   built = models.build(**fields)
+  tokens = accounting.tokens(built, config.data)
+  batch = built.example(length=tokens)
   params = jax.eval_shape(built.init, jax.random.key(0), batch)['params']
 
   def total(params, batch):

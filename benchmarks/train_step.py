@@ -26,7 +26,7 @@ import optax
 
 from benchmarks import protocol
 from collab import models, tasks
-from collab.training import optim
+from collab.training import gradients, optim
 from collab.training import workdir as workdirs
 from configs import wmt14
 import train
@@ -55,7 +55,7 @@ def bare_step(config, task):
     return total, (weight, aux)
 
   def step(params, opt, batch, key):
-    (mean, aux), grads = optim.accumulate(loss, params, batch, key)
+    (mean, aux), grads = gradients.accumulate(loss, params, batch, key)
     updates, opt = tx.update(grads, opt, params)
     logged = mean, aux, optax.tree.norm(grads)  # train.py's step has them too
     return optax.apply_updates(params, updates), opt, logged

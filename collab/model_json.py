@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from collab import json_text
 from collab.training import files, identity, leaves
+from collab.training import workdir as workdirs
 
 
 class Meaning(NamedTuple):
@@ -40,6 +41,9 @@ def read(workdir):
     )
   fields = json_text.tuples(json_text.read_object(path))
   fields = identity.upgrade(dict(model=fields))['model']
+  if 'image_size' in fields:  # until `channels` was a field, the data said it
+    data = workdirs.read(workdir)['config']['data']
+    fields = dict(channels=len(data.get('mean', 'RGB'))) | fields
   known = {k: fields.pop(k) for k in Meaning._fields if k in fields}
   meaning = Meaning(**known)
   classes, outputs = meaning.classes, fields.get('outputs')

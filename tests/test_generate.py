@@ -29,9 +29,10 @@ def words(tmp_path_factory):
 
 @functools.cache
 def model(vocab_size):
-  return models.Decoder(
-    vocab_size,
-    small.ATTENTION['mhe_add'],
+  return models.build(
+    'decoder',
+    vocab_size=vocab_size,
+    attention=small.ATTENTION['mhe_add'],
     dim=small.D,
     num_layers=1,
     mlp_dim=17,

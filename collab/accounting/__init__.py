@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model costs, and its attention beside multi-head attention."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 
 from collab import attention
 from collab.accounting import layer as layer_cost
-from collab.models import vit
 
 
 def size(tree):
@@ -20,7 +20,7 @@ def attention_parameters(model):
   """Scalars in a model's attention layers, in closed form.
 
   Args:
-    model: with `dim` and `attentions()`, a list of models.transformer.Place.
+    model: models.Model.
   """
   return sum(
     attention.build(**fields).count(model.dim)
@@ -33,11 +33,10 @@ def attention_cost(model, T):
   """Sum of `layer.Cost` over a model's attention layers, T tokens everywhere.
 
   Args:
-    model: with `dim`, `dtype` and `attentions()`, a list of
-      models.transformer.Place.
+    model: models.Model.
     T: tokens of the sequence, and of the memory.
   """
-  total, known, dtype = layer_cost.Cost(), {}, model.dtype or jnp.float32
+  total, known, dtype = layer_cost.Cost(), {}, model.block.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
     for fields in place.each():
@@ -51,19 +50,16 @@ def attention_cost(model, T):
 
 def with_mha(model):
   """The same model with multi-head attention everywhere."""
-  places = 'attention', 'decoder_attention', 'cross_attention'
-  fields = {p: getattr(model, p, None) for p in places}
-  return model.clone(
-    **{place: layer_cost.as_mha(x) for place, x in fields.items() if x}
-  )
+  mha = {p.field: layer_cost.as_mha(p.fields) for p in model.attentions()}
+  own = model.block.names()
+  block = {name: x for name, x in mha.items() if name in own}
+  rest = {name: x for name, x in mha.items() if name not in own}
+  return model.clone(block=dataclasses.replace(model.block, **block), **rest)
 
 
-def tokens(config):
-  """Tokens of a training sequence of a config."""
-  if config.model.name == 'vit':
-    patches = (config.data.image_size // config.model.patch) ** 2
-    return patches + len(vit.TOKENS[config.model.distillation])
-  return config.data.row_length
+def tokens(model, data):
+  """Tokens of a training sequence of a model, by its config's data."""
+  return data.row_length if 'row_length' in data else model.longest
 
 
 def si(x):

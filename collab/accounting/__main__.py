@@ -46,9 +46,7 @@ def main(argv):
   for name, one in tqdm(found.items(), 'counting', leave=False, disable=None):
     rows[name] = accounting.attention_cost(one, length), _break_even(one)
   text = table(rows)
-  title = (
-    f'{args.config}: attention over {length:,} tokens, {found["mha"].dtype}'
-  )
+  title = f'{args.config}: attention over {length:,} tokens, {found["mha"].block.dtype}'
   print(f'{title}\n\n{text}')
   out = pathlib.Path(args.out or f'runs/accounting/{pathlib.Path(path).stem}')
   out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +84,7 @@ def variants(path, argument):
       except ValueError:  # the words have fields of the other's attention
         config = _config(family, [name, *(x for x in words if '=' not in x)])
     found[name] = model(config)
-  return found, accounting.tokens(base)
+  return found, accounting.tokens(found['mha'], base.data)
 
 
 def table(rows):
@@ -129,12 +127,13 @@ def _config(name, words):
 def model(config):
   """The model of a config; what data decides does not matter to attention."""
   fields = config.model.to_dict()
-  open_ = [
-    f.name
+  data, given = config.data.to_dict(), (*fields, 'block', 'parent')
+  open_ = {
+    f.name: data.get(f.name, 1)
     for f in dataclasses.fields(models.MODELS[fields['name']])
-    if f.default is dataclasses.MISSING and f.name not in (*fields, 'parent')
-  ]
-  return models.build(**fields, **dict.fromkeys(open_, 1))
+    if f.default is dataclasses.MISSING and f.name not in given
+  }
+  return models.build(**fields, **open_)
 
 
 def _parse(argv):

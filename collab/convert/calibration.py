@@ -43,11 +43,12 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
       read text.
   """
   fields = source.model | dict(scan=False, remat='none')
+  model = models.build(**fields)
   if path == TRAIN:
-    return Calibration(models.build(**fields), _training(source, rows))
-  if fields['name'] not in ('encoder', 'decoder'):
+    return Calibration(model, _training(source, rows))
+  if model.READS not in ('texts', 'stream'):
     raise ValueError(
-      f'calibration={path}: a model of kind {fields["name"]} does not read '
+      f'calibration={path}: a model that reads {model.READS} does not read '
       f"lines of text; '{TRAIN}' takes the training data of a run."
     )
   words = sources.words(source)
@@ -57,8 +58,8 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
     raise ValueError(f'calibration={path} has no text.')
   chosen = np.random.default_rng(seed).permutation(len(texts))[:rows]
   texts = [texts[i] for i in chosen]
-  length = min(length, fields['max_length'])
-  if fields['name'] == 'decoder':
+  length = min(length, model.longest)
+  if model.READS == 'stream':
     batches = _stream(words, texts, size, length)
   else:
     # A run whose head did without the pooler has none.

@@ -70,8 +70,8 @@ def make(config, pooler):
       f'architecture {architecture!r}; there are {", ".join(legal)}.'
     )
   model = fields(family, architecture, get, pooler)
-  batch = models.smallest(model, get('num_channels', 3))
-  shapes = leaves.named(models.shapes(model, batch))
+  built = models.build(**model)
+  batch, shapes = built.example(), leaves.named(models.shapes(built))
   entries = _entries(family, architecture, model, shapes)
   return Plan(family, architecture, model, batch, shapes, entries)
 
@@ -92,7 +92,7 @@ def fields(family, architecture, get, pooler):
       f'activation {name!r}; there are {", ".join(ACTIVATIONS)}.'
     )
   model['activation'] = ACTIVATIONS[name]
-  if family.model == 'encoder':
+  if 'head' in model:
     needed = model['head'] in ('classify', 'choice')
     model['pooler'] = family.pooler and (needed or pooler)
     model.setdefault('outputs', 0)

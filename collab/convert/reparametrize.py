@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from collab import attention
+from collab import attention, models
 from collab.convert import fit, graft, layers, moments, widths
 from collab.convert import source as sources
 from collab.models.layers import of_layer
@@ -181,10 +181,9 @@ def _known(fields, budget):
 
 def _place(model, path):
   """The field of the model that says the attention of a path."""
-  if path[-1] == 'cross':
-    return 'cross_attention'
-  both = model['name'] == 'encoder_decoder'
-  return 'decoder_attention' if both and path[0] == 'decoder' else 'attention'
+  name = 'cross' if path[-1] == 'cross' else path[0]
+  places = models.build(**model).attentions()
+  return next(place.field for place in places if place.name == name)
 
 
 def _read(layer, params):

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 import dataclasses
 import math
 import numbers
+from typing import ClassVar, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from collab import attention
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
+from collab.models.transformer import BlockConfig, Place
 from collab.models.vit import ViT
 
 MODELS = dict(
@@ -41,36 +42,56 @@ RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
-def build(name, **fields):
-  """A model by name; raises ValueError or TypeError that lists the legal."""
+class Model(Protocol):
+  """What a model, a linen Module, says of itself; nobody asks for its name.
+
+  Attributes:
+    READS: 'texts' (rows of one text or two), 'stream' (rows of running text),
+      'pairs' (of source and target) or 'images'.
+    BLOCK: {field of BlockConfig: the model's own default}.
+    dim: width of the model.
+    block: BlockConfig.
+    longest: tokens of a sequence at most.
+  """
+
+  READS: ClassVar[str]
+  BLOCK: ClassVar[dict]
+  dim: int
+  block: BlockConfig
+  longest: int
+
+  def attentions(self) -> list[Place]:
+    """Where its attention layers are."""
+
+  def example(self, rows: int = 1, length: int = 1) -> dict:
+    """The shapes of a batch, as a dict of jax.ShapeDtypeStruct."""
+
+  def output_table(self, params) -> tuple:
+    """(table [V, D], bias [V] or None) that turn its features into logits.
+
+    Only of models of text.
+    """
+
+
+def build(name, **fields) -> Model:
+  """A model by name and fields, those of its BlockConfig among them.
+
+  Raises:
+    ValueError, TypeError: no such name, field or value; it lists the legal.
+  """
   if name not in list(MODELS):  # it may be anything
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
   _check(fields)
-  return MODELS[name](**fields)
+  model, own = MODELS[name], BlockConfig.names()
+  block = model.BLOCK | {k: x for k, x in fields.items() if k in own}
+  rest = {k: x for k, x in fields.items() if k not in own}
+  return model(block=BlockConfig(**block), **rest)
 
 
-def shapes(fields, batch):
-  """The parameters of build(**fields), as ShapeDtypeStructs."""
-  init = build(**fields).init
-  return jax.eval_shape(init, jax.random.key(0), batch)['params']
-
-
-def smallest(fields, channels=3):
-  """The smallest batch of build(**fields), as ShapeDtypeStructs."""
-
-  def ints(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-  if fields['name'] == 'vit':
-    shape = (1, fields['image_size'], fields['image_size'], channels)
-    return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
-  if fields['name'] == 'encoder_decoder':
-    sides = ('source', 'target')
-    keys = [f'{s}_{end}' for s in sides for end in ('segments', 'positions')]
-    return dict.fromkeys(['source', 'target_inputs', *keys], ints(1, 1))
-  rows = (1, 1) if fields.get('head') == 'choice' else (1,)
-  keys = ('tokens', 'types', 'positions')
-  return dict.fromkeys(keys, ints(*rows, 1)) | dict(lengths=ints(*rows))
+def shapes(model):
+  """The parameters of a Model, as ShapeDtypeStructs."""
+  key = jax.random.key(0)
+  return jax.eval_shape(model.init, key, model.example())['params']
 
 
 def _check_attention(place, fields):

@@ -1,86 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder of language models. Axes: B batch, L tokens, V vocabulary."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Place, Stack
+from collab.models.transformer import BlockConfig, Place, Stack
 
 
 class Decoder(nn.Module):
   """GPT-2's form: causal, pre-norm, learned positions, tied output.
 
-    logits = Stack(E[tokens] + P) E^T
+    logits = Stack(E[tokens] + P) E^T,  or U^T where the output is not tied
 
   Attributes:
     vocab_size: V.
-    attention: fields of `attention.build`, with its name.
+    block: BlockConfig.
     dim: D.
     num_layers: number of blocks.
-    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
-      activation_dropout: as in transformer.Block.
+    tied: whether one table embeds and gives logits.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
     scan, remat: as in transformer.Stack.
-    dtype: of the computation.
     decode: keep caches.
   """
 
+  READS: ClassVar[str] = 'stream'
+  BLOCK: ClassVar[dict] = dict(
+    mlp_dim=3072, activation='gelu_tanh', norm='pre', epsilon=1e-5, dropout=0.1
+  )
+
   vocab_size: int
-  attention: Mapping
+  block: BlockConfig
   dim: int = 768
   num_layers: int = 12
-  mlp_dim: int = 3072
-  activation: str = 'gelu_tanh'
-  norm: str = 'pre'
-  epsilon: float = 1e-5
-  dropout: float = 0.1
-  attention_dropout: float = 0.0
-  activation_dropout: float = 0.0
+  tied: bool = True
   positions: str = 'learned'
   max_length: int = 1024
   scan: bool = False
   remat: str = 'none'
-  dtype: Any = None
   decode: bool = False
+
+  @property
+  def longest(self):
+    return self.max_length
 
   @nn.nowrap
   def attentions(self):
-    """The Places of attention layers, for accounting."""
-    return [Place('decoder', self.attention, self.num_layers, causal=True)]
+    attention = self.block.attention
+    return [
+      Place('decoder', 'attention', attention, self.num_layers, causal=True)
+    ]
+
+  @nn.nowrap
+  def example(self, rows=1, length=1):
+    return dict(tokens=layers.ints(rows, length))
+
+  @nn.nowrap
+  def output_table(self, params):
+    return params['embed' if self.tied else 'output']['embedding'], None
 
   def setup(self):
-    self.embed = layers.table(self.vocab_size, self.dim, self.dtype)
+    dtype = self.block.dtype
+    self.embed = layers.table(self.vocab_size, self.dim, dtype)
+    if not self.tied:
+      self.output = layers.table(self.vocab_size, self.dim, dtype)
     self.place = layers.Positions(
       self.positions, self.max_length, name='positions'
     )
     self.decoder = Stack(
-      self.num_layers,
-      dict(
-        attention=self.attention,
-        mlp_dim=self.mlp_dim,
-        activation=self.activation,
-        norm=self.norm,
-        epsilon=self.epsilon,
-        dropout=self.dropout,
-        attention_dropout=self.attention_dropout,
-        activation_dropout=self.activation_dropout,
-        dtype=self.dtype,
-        decode=self.decode,
-      ),
-      self.scan,
-      self.remat,
+      self.num_layers, self.block, self.scan, self.remat, decode=self.decode
     )
-    self.drop = nn.Dropout(self.dropout)
+    self.drop = nn.Dropout(self.block.dropout)
 
   def __call__(self, batch):
     """Logits [B, L, V] of a dict of tokens, int [B, L]."""
-    return self.embed.attend(self.features(batch))
+    return self._logits(self.features(batch))
 
   def features(self, batch):
     """What the table turns into logits, [B, L, D]."""
@@ -103,7 +101,10 @@ class Decoder(nn.Module):
       'cache', 'place', start if self.is_initializing() else new
     )
     x = self._input(tokens, place[:, None] + jnp.arange(n)[None])
-    return self.embed.attend(self.decoder(x, lengths=lengths))
+    return self._logits(self.decoder(x, lengths=lengths))
+
+  def _logits(self, x):
+    return (self.embed if self.tied else self.output).attend(x)
 
   def _input(self, tokens, positions):
     x = self.place(self.embed(tokens), positions)

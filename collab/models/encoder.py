@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Place, Stack
+from collab.models.transformer import BlockConfig, Place, Stack
 
 HEADS = ('none', 'mlm', 'classify', 'choice', 'span')
 INIT = nn.initializers.normal(0.02)
@@ -24,11 +23,9 @@ class Encoder(nn.Module):
 
   Attributes:
     vocab_size: V.
-    attention: fields of `attention.build`, with its name.
+    block: BlockConfig.
     dim: D.
     num_layers: number of layers.
-    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
-      activation_dropout: as in transformer.Block.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: rows of the learned positions' table.
     first_position: its row of the first token (RoBERTa: 2).
@@ -42,20 +39,21 @@ class Encoder(nn.Module):
       from the pooler it is all of `params` that depends on the task.
     outputs: of 'classify', 1 for regression.
     scan, remat: as in transformer.Stack.
-    dtype: of the computation.
   """
 
+  READS: ClassVar[str] = 'texts'
+  BLOCK: ClassVar[dict] = dict(
+    mlp_dim=3072,
+    activation='gelu',
+    epsilon=1e-12,
+    dropout=0.1,
+    attention_dropout=0.1,
+  )
+
   vocab_size: int
-  attention: Mapping
+  block: BlockConfig
   dim: int = 768
   num_layers: int = 12
-  mlp_dim: int = 3072
-  activation: str = 'gelu'
-  norm: str = 'post'
-  epsilon: float = 1e-12
-  dropout: float = 0.1
-  attention_dropout: float = 0.1
-  activation_dropout: float = 0.0
   positions: str = 'learned'
   max_length: int = 512
   first_position: int = 0
@@ -67,13 +65,30 @@ class Encoder(nn.Module):
   outputs: int = 0
   scan: bool = False
   remat: str = 'none'
-  dtype: Any = None
+
+  @property
+  def longest(self):
+    return self.max_length - self.first_position
 
   @nn.nowrap
   def attentions(self):
-    """The Places of attention layers, for accounting."""
     n, runs = (1, self.num_layers) if self.shared else (self.num_layers, 1)
-    return [Place('encoder', self.attention, n, runs=runs)]
+    return [Place('encoder', 'attention', self.block.attention, n, runs=runs)]
+
+  @nn.nowrap
+  def example(self, rows=1, length=1):
+    axes = (rows, 1) if self.head == 'choice' else (rows,)
+    masked = max(1, round(0.15 * length))
+    return dict(
+      tokens=layers.ints(*axes, length),
+      types=layers.ints(*axes, length),
+      lengths=layers.ints(*axes),
+      positions=layers.ints(*axes, masked),
+    )
+
+  @nn.nowrap
+  def output_table(self, params):
+    return params['embed']['embedding'], params['head']['bias']
 
   def setup(self):
     layers.choose('head', self.head, dict.fromkeys(HEADS))
@@ -81,49 +96,29 @@ class Encoder(nn.Module):
       raise ValueError(
         f"head='classify' needs outputs, at least 1; got {self.outputs}."
       )
-    E = self.embed_dim or self.dim
-    self.embed = layers.table(self.vocab_size, E, self.dtype)
+    E, block = self.embed_dim or self.dim, self.block
+    self.embed = layers.table(self.vocab_size, E, block.dtype)
     self.place = layers.Positions(
       self.positions, self.max_length, self.first_position, name='positions'
     )
     if self.types:
-      self.type_table = layers.table(self.types, E, self.dtype, name='types')
-    self.embed_norm = self._norm()
+      self.type_table = layers.table(self.types, E, block.dtype, name='types')
+    self.embed_norm = block.make_norm()
     if self.embed_dim not in (0, self.dim):
       self.embed_project = self._dense(self.dim)
-    block = dict(
-      attention=self.attention,
-      mlp_dim=self.mlp_dim,
-      activation=self.activation,
-      norm=self.norm,
-      epsilon=self.epsilon,
-      dropout=self.dropout,
-      attention_dropout=self.attention_dropout,
-      activation_dropout=self.activation_dropout,
-      dtype=self.dtype,
-    )
     self.encoder = Stack(
       self.num_layers, block, self.scan, self.remat, shared=self.shared
     )
     if self.pooler:
       self.pool = self._dense(self.dim, name='pooler')
-    self.drop = nn.Dropout(self.dropout)
+    self.drop = nn.Dropout(block.dropout)
     if self.head == 'mlm':
-      self.task = MaskedHead(
-        self.vocab_size,
-        E,
-        self.activation,
-        self.epsilon,
-        self.dtype,
-        name='head',
-      )
+      self.task = MaskedHead(self.vocab_size, E, block, name='head')
     elif self.head == 'span':
       self.task = self._dense(2, name='head')
     elif self.head != 'none':
       outputs = self.outputs if self.head == 'classify' else 1
-      self.task = ClassHead(
-        outputs, not self.pooler, self.dropout, self.dtype, name='head'
-      )
+      self.task = ClassHead(outputs, not self.pooler, block, name='head')
 
   def __call__(self, batch):
     """What the head makes of texts.
@@ -179,31 +174,27 @@ class Encoder(nn.Module):
     return self.task(self._pooled(x) if self.pooler else x[:, 0])
 
   def _dense(self, width, **options):
-    return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, **options)
-
-  def _norm(self):
-    return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    dtype = self.block.dtype
+    return nn.Dense(width, dtype=dtype, kernel_init=INIT, **options)
 
 
 class MaskedHead(nn.Module):
-  """LN(act(W x + b)), for the tied table, and a bias of its logits."""
+  """norm(act(W x + b)), for the tied table, and a bias of its logits."""
 
   vocab_size: int
   dim: int
-  activation: str
-  epsilon: float
-  dtype: Any
+  block: BlockConfig
 
   def setup(self):
-    self.dense = nn.Dense(self.dim, dtype=self.dtype, kernel_init=INIT)
-    self.norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    self.dense = nn.Dense(self.dim, dtype=self.block.dtype, kernel_init=INIT)
+    self.norm = self.block.make_norm()
     self.bias = self.param(
       'bias', nn.initializers.zeros, (self.vocab_size,), jnp.float32
     )
 
   def __call__(self, x):
     """[B, P, D] -> [B, P, E]."""
-    act = layers.choose('activation', self.activation, layers.ACTIVATIONS)
+    act = layers.ACTIVATIONS[self.block.activation]
     return self.norm(act(self.dense(x)))
 
 
@@ -212,15 +203,14 @@ class ClassHead(nn.Module):
 
   outputs: int
   hidden: bool
-  dropout: float
-  dtype: Any
+  block: BlockConfig
 
   @nn.compact
   def __call__(self, x):
     """[B, D] -> [B, outputs]."""
-    dense = lambda n: nn.Dense(n, dtype=self.dtype, kernel_init=INIT)
+    dense = lambda n: nn.Dense(n, dtype=self.block.dtype, kernel_init=INIT)
     if self.hidden:
       x = nn.relu(dense(x.shape[-1])(x))
     deterministic = not self.has_rng('dropout')
-    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    x = nn.Dropout(self.block.dropout, deterministic=deterministic)(x)
     return dense(self.outputs)(x)

@@ -2,14 +2,15 @@
 """The encoder-decoder of translation. Axes: B batch, S source, T target."""
 
 from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import Place, Stack
+from collab.models.transformer import BlockConfig, Place, Stack
 
 
 class EncoderDecoder(nn.Module):
@@ -19,79 +20,87 @@ class EncoderDecoder(nn.Module):
 
   Attributes:
     vocab_size: V.
-    attention: fields of `attention.build`, with its name: encoder's attention.
-    decoder_attention: the decoder's, default the encoder's.
-    cross_attention: from decoder to encoder, default the encoder's.
+    block: BlockConfig; its cross attention, from decoder to encoder, is the
+      encoder's attention by default.
+    decoder_attention: the decoder's own, default the encoder's.
     dim: D.
     encoder_layers, decoder_layers: number of blocks.
-    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
-      activation_dropout: as in transformer.Block.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
     output_bias: of the logits (Marian).
     scan, remat: as in transformer.Stack.
-    dtype: of the computation.
     decode: the decoder keeps caches.
   """
 
+  READS: ClassVar[str] = 'pairs'
+  BLOCK: ClassVar[dict] = dict(dropout=0.1)
+
   vocab_size: int
-  attention: Mapping
+  block: BlockConfig
   decoder_attention: Mapping = ()
-  cross_attention: Mapping = ()
   dim: int = 512
   encoder_layers: int = 6
   decoder_layers: int = 6
-  mlp_dim: int = 2048
-  activation: str = 'relu'
-  norm: str = 'post'
-  epsilon: float = 1e-6
-  dropout: float = 0.1
-  attention_dropout: float = 0.0
-  activation_dropout: float = 0.0
   positions: str = 'sinusoidal'
   max_length: int = 1024
   output_bias: bool = False
   scan: bool = False
   remat: str = 'none'
-  dtype: Any = None
   decode: bool = False
+
+  @property
+  def longest(self):
+    return self.max_length
+
+  @property
+  def _decoder_block(self):
+    attention = self.block.attention
+    return dataclasses.replace(
+      self.block,
+      attention=self.decoder_attention or attention,
+      cross_attention=self.block.cross_attention or attention,
+    )
 
   @nn.nowrap
   def attentions(self):
-    """The Places of attention layers, for accounting."""
-    decoder = self.decoder_attention or self.attention
-    cross = self.cross_attention or self.attention
+    block, n = self._decoder_block, self.decoder_layers
+    encoder = self.block.attention
     return [
-      Place('encoder', self.attention, self.encoder_layers),
-      Place('decoder', decoder, self.decoder_layers, causal=True),
-      Place('cross', cross, self.decoder_layers, cross=True),
+      Place('encoder', 'attention', encoder, self.encoder_layers),
+      Place('decoder', 'decoder_attention', block.attention, n, causal=True),
+      Place('cross', 'cross_attention', block.cross_attention, n, cross=True),
     ]
+
+  @nn.nowrap
+  def example(self, rows=1, length=1):
+    ends = 'source', 'target_inputs'
+    ends += tuple(
+      f'{side}_{what}'
+      for side in ('source', 'target')
+      for what in ('segments', 'positions')
+    )
+    return dict.fromkeys(ends, layers.ints(rows, length))
+
+  @nn.nowrap
+  def output_table(self, params):
+    return params['embed']['embedding'], params['embed'].get('bias')
 
   def setup(self):
     self.embed = layers.Embed(
-      self.vocab_size, self.dim, self.dtype, self.output_bias
+      self.vocab_size, self.dim, self.block.dtype, self.output_bias
     )
-    block = dict(
-      attention=self.attention,
-      mlp_dim=self.mlp_dim,
-      activation=self.activation,
-      norm=self.norm,
-      epsilon=self.epsilon,
-      dropout=self.dropout,
-      attention_dropout=self.attention_dropout,
-      activation_dropout=self.activation_dropout,
-      dtype=self.dtype,
-    )
+    block = dataclasses.replace(self.block, cross_attention=None)
     self.encoder = Stack(self.encoder_layers, block, self.scan, self.remat)
-    block |= dict(
-      attention=self.decoder_attention or self.attention,
-      cross_attention=self.cross_attention or self.attention,
+    self.decoder = Stack(
+      self.decoder_layers,
+      self._decoder_block,
+      self.scan,
+      self.remat,
       decode=self.decode,
     )
-    self.decoder = Stack(self.decoder_layers, block, self.scan, self.remat)
     self.source_positions = layers.Positions(self.positions, self.max_length)
     self.target_positions = layers.Positions(self.positions, self.max_length)
-    self.drop = nn.Dropout(self.dropout)
+    self.drop = nn.Dropout(self.block.dropout)
 
   def __call__(self, batch):
     """Logits [B, T, V] of packed pairs; see `features`."""

@@ -17,6 +17,10 @@ ACTIVATIONS = {
 }
 
 
+NORMS = dict(layer=nn.LayerNorm, rms=nn.RMSNorm)
+BLOCK_INIT = nn.initializers.xavier_uniform()
+
+
 def choose(what, name, legal):
   """legal[name], or a ValueError that lists what is legal."""
   if name not in legal:
@@ -53,6 +57,43 @@ def drop_path(key, x, rate):
   shape = (x.shape[0],) + (1,) * (x.ndim - 1)
   keep = jax.random.bernoulli(key, 1 - rate, shape)
   return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+# MLPs: functions of a BlockConfig, x [N, D], and whether dropout is off. They
+# make their layers inside the block that calls them.
+
+
+def dense_mlp(config, x, deterministic):
+  """act(x W_in + b) W_out + b."""
+  h = ACTIVATIONS[config.activation](
+    _mlp_layer('mlp_in', config, config.mlp_dim)(x)
+  )
+  return _mlp_out(config, h, x.shape[-1], deterministic)
+
+
+def gated_mlp(config, x, deterministic):
+  """(act(x W_gate + b) * (x W_in + b)) W_out + b  (arXiv 2002.05202)."""
+  gate = _mlp_layer('mlp_gate', config, config.mlp_dim)(x)
+  h = _mlp_layer('mlp_in', config, config.mlp_dim)(x)
+  h = ACTIVATIONS[config.activation](gate) * h
+  return _mlp_out(config, h, x.shape[-1], deterministic)
+
+
+def _mlp_layer(name, config, width):
+  return nn.Dense(width, dtype=config.dtype, kernel_init=BLOCK_INIT, name=name)
+
+
+def _mlp_out(config, h, width, deterministic):
+  h = nn.Dropout(config.activation_dropout, deterministic=deterministic)(h)
+  return _mlp_layer('mlp_out', config, width)(h)
+
+
+MLPS = dict(dense=dense_mlp, gated=gated_mlp)
+
+
+def ints(*shape):
+  """The shape and type of an int32 array."""
+  return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 class Embed(nn.Module):

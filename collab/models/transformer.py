@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block and Stack: the transformer layer, written once, used by all models.
+"""The transformer layer, written once and used by all models.
 
+`BlockConfig` says what a block is, `Block` computes it, `Stack` runs many.
 Dropout is on where `apply` is given a 'dropout' random key, and off elsewhere;
 no flag is handed down. Axes: B batch, T queries, S memory, D model.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
+from flax import core
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ class Place(NamedTuple):
 
   Attributes:
     name: 'encoder', 'decoder' or 'cross'.
+    field: of the model's config that says which attention it is.
     fields: of the attention; a tuple has a value for each layer.
     layers: how many have parameters of their own.
     causal: a decoder's self-attention, which keeps a cache.
@@ -30,6 +34,7 @@ class Place(NamedTuple):
   """
 
   name: str
+  field: str
   fields: Mapping
   layers: int
   causal: bool = False
@@ -50,62 +55,99 @@ REMAT = dict(
 )
 
 
-class Block(nn.Module):
-  """Self-attention, cross attention if it has a memory, and an MLP.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+  """What a transformer block is; the one place for a field of all blocks.
 
-    post: x = LN(x + f(x));   pre: x = x + f(LN(x))
-
-  for each f in turn, f(x) with dropout on its result, and stochastic depth.
+  A tuple, at any depth, has a value for each layer: shared_dim=(96, 64, 64) of
+  an attention.
 
   Attributes:
     attention: fields of `attention.build`, with its name.
     cross_attention: likewise, or None for a block without memory.
+    mlp: one of layers.MLPS.
     mlp_dim: width of the MLP's hidden layer.
     activation: one of layers.ACTIVATIONS.
-    norm: 'post' or 'pre'.
-    epsilon: of layer normalisation.
-    dropout: of each f's result.
+    norm: where norms are, 'post' or 'pre'.
+    norm_kind: one of layers.NORMS.
+    epsilon: of the norms.
+    dropout: of the result of attention and MLP.
     attention_dropout: of attention weights.
     activation_dropout: of the MLP's hidden layer.
     dtype: of the computation.
-    decode: keep caches, see attention.Attention.
   """
 
   attention: Mapping
   cross_attention: Mapping | None = None
+  mlp: str = 'dense'
   mlp_dim: int = 2048
   activation: str = 'relu'
   norm: str = 'post'
+  norm_kind: str = 'layer'
   epsilon: float = 1e-6
   dropout: float = 0.0
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
   dtype: Any = None
+
+  def __post_init__(self):
+    for name in ('attention', 'cross_attention'):  # so that it has a hash
+      if (fields := getattr(self, name)) is not None:
+        object.__setattr__(self, name, core.freeze(dict(fields)))
+    layers.choose('mlp', self.mlp, layers.MLPS)
+    layers.choose('activation', self.activation, layers.ACTIVATIONS)
+    layers.choose('norm', self.norm, dict(post=None, pre=None))
+    layers.choose('norm_kind', self.norm_kind, layers.NORMS)
+
+  @classmethod
+  def names(cls):
+    """The names of the fields."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+  def of_layer(self, i, n):
+    """The config of layer i of n; ValueError if a tuple is not of n values."""
+    fields = {name: getattr(self, name) for name in self.names()}
+    return BlockConfig(**layers.of_layer(fields, i, n))
+
+  def make_norm(self, **options):
+    """A norm as the block's own."""
+    norm = layers.NORMS[self.norm_kind]
+    return norm(epsilon=self.epsilon, dtype=self.dtype, **options)
+
+
+class Block(nn.Module):
+  """Self-attention, cross attention if it has a memory, and an MLP.
+
+    post: x = norm(x + f(x));   pre: x = x + f(norm(x))
+
+  for each f in turn, f(x) with dropout on its result, and stochastic depth.
+
+  Attributes:
+    config: BlockConfig of this layer.
+    decode: keep caches, see attention.Attention.
+  """
+
+  config: BlockConfig
   decode: bool = False
 
   def setup(self):
-    layers.choose('norm', self.norm, dict(post=None, pre=None))
-    init = nn.initializers.xavier_uniform()
+    config = self.config
 
-    def build(fields, decode):
+    def build(fields):
       return attention.build(
         **fields,
-        dtype=self.dtype,
-        decode=decode,
-        dropout_rate=self.attention_dropout,
-        kernel_init=init,
+        dtype=config.dtype,
+        decode=self.decode,
+        dropout_rate=config.attention_dropout,
+        kernel_init=layers.BLOCK_INIT,
       )
 
-    def norm():
-      return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
-
-    self.self_attention = build(self.attention, self.decode)
-    self.self_norm = norm()
-    if self.cross_attention is not None:
-      self.cross = build(self.cross_attention, self.decode)
-      self.cross_norm = norm()
-    self.mlp_in = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=init)
-    self.mlp_norm = norm()
+    self.self_attention = build(config.attention)
+    self.self_norm = config.make_norm()
+    if config.cross_attention is not None:
+      self.cross = build(config.cross_attention)
+      self.cross_norm = config.make_norm()
+    self.mlp_norm = config.make_norm()
 
   @nn.compact
   def __call__(
@@ -127,8 +169,8 @@ class Block(nn.Module):
       lengths: int [B] of real tokens when decoding, see attention.Attention.
       drop_path: probability of leaving f out, for each example and f.
     """
-    deterministic = not self.has_rng('dropout')
-    dropout = nn.Dropout(self.dropout, deterministic=deterministic)
+    config, deterministic = self.config, not self.has_rng('dropout')
+    dropout = nn.Dropout(config.dropout, deterministic=deterministic)
 
     def drop(x):
       x = dropout(x)
@@ -137,7 +179,7 @@ class Block(nn.Module):
       return layers.drop_path(self.make_rng('dropout'), x, drop_path)
 
     def residual(x, norm, f):
-      if self.norm == 'pre':
+      if config.norm == 'pre':
         return x + drop(f(norm(x)))
       return norm(x + drop(f(x)))
 
@@ -152,21 +194,15 @@ class Block(nn.Module):
       )
 
     def mlp(x):
-      act = layers.choose('activation', self.activation, layers.ACTIVATIONS)
       # Tokens as one axis: XLA's CPU backend takes up to 3 times as long for
-      # the gradient of mlp_in's kernel when it contracts two.
-      h = act(self.mlp_in(x.reshape(-1, x.shape[-1])))
-      h = nn.Dropout(self.activation_dropout, deterministic=deterministic)(h)
-      h = nn.Dense(
-        x.shape[-1],
-        dtype=self.dtype,
-        kernel_init=nn.initializers.xavier_uniform(),
-        name='mlp_out',
-      )(h)
-      return h.reshape(x.shape)
+      # the gradient of a kernel when it contracts two.
+      flat = x.reshape(-1, x.shape[-1])
+      return layers.MLPS[config.mlp](config, flat, deterministic).reshape(
+        x.shape
+      )
 
     x = residual(x, self.self_norm, attend)
-    if self.cross_attention is not None:
+    if config.cross_attention is not None:
       x = residual(x, self.cross_norm, attend_to_memory)
     return residual(x, self.mlp_norm, mlp)
 
@@ -175,7 +211,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-  """num_layers Blocks, and a last layer norm if they are pre-norm.
+  """num_layers Blocks, and a last norm if they are pre-norm.
 
   The parameters are layer_0, layer_1, ... whatever `scan` does, in memory as on
   disk: a scan stacks them on the way in, which costs one copy of them a step
@@ -183,8 +219,7 @@ class Stack(nn.Module):
 
   Attributes:
     num_layers: number of blocks.
-    block: fields of Block. A tuple as a field of an attention has a value for
-      each layer: shared_dim=(96, 64, 64).
+    block: BlockConfig of all layers.
     scan: run the blocks as a lax.scan; they have to be alike.
     remat: what the backward pass computes again: 'none'; 'dots', all but the
       products with parameters, little time for most of the memory; 'full', each
@@ -194,46 +229,44 @@ class Stack(nn.Module):
       first it grows evenly (Huang et al., 2016, stochastic depth).
     shared: one block's parameters, layer_0, serve all layers (ALBERT). They
       would share a cache too: not for decoding.
+    decode: keep caches.
   """
 
   num_layers: int
-  block: Mapping
+  block: BlockConfig
   scan: bool = False
   remat: str = 'none'
   drop_path: float = 0.0
   shared: bool = False
+  decode: bool = False
 
   def setup(self):
     layers.choose('remat', self.remat, REMAT)
     if not 0 <= self.drop_path < 1:
       raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
     n = 1 if self.shared else self.num_layers
-    blocks = [layers.of_layer(self.block, i, n) for i in range(n)]
+    blocks = [self.block.of_layer(i, n) for i in range(n)]
     if self.scan and any(block != blocks[0] for block in blocks):
       raise ValueError(
         'scan=True needs layers alike, but fields of attention differ.'
       )
-    self.layer = [Block(**block) for block in blocks]
-    if self.block.get('norm') == 'pre':
-      self.norm = nn.LayerNorm(
-        epsilon=self.block.get('epsilon', Block.epsilon),
-        dtype=self.block.get('dtype'),
-      )
+    self.layer = [Block(block, self.decode) for block in blocks]
+    if self.block.norm == 'pre':
+      self.norm = self.block.make_norm()
 
   def __call__(self, x, *args, **kwargs):
     """As Block."""
-    decode = self.block.get('decode', False)
     blocks = [*self.layer] * (self.num_layers if self.shared else 1)
     rates = [None] * self.num_layers
     if self.drop_path:
       rates = list(np.linspace(0, self.drop_path, self.num_layers))
     transformed = self.scan or self.remat != 'none'
-    if self.is_initializing() or decode or not transformed:
+    if self.is_initializing() or self.decode or not transformed:
       for block, rate in zip(blocks, rates, strict=True):
         x = block(x, *args, **kwargs, drop_path=rate)
     else:
       x = self._functional(x, blocks, rates, args, kwargs)
-    return self.norm(x) if self.block.get('norm') == 'pre' else x
+    return self.norm(x) if self.block.norm == 'pre' else x
 
   def _functional(self, x, blocks, rates, args, kwargs):
     """The blocks as calls of pure functions, for lax.scan and remat."""

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision transformer. Axes: B batch, S image side, P patch, C channels."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from collab.models import layers
-from collab.models.transformer import Place, Stack
+from collab.models.transformer import BlockConfig, Place, Stack
 
 # Learned tokens before the patches, by `distillation`.
 TOKENS = dict(
@@ -24,41 +24,44 @@ class ViT(nn.Module):
   Attributes:
     outputs: number of classes, 0 for no head.
     image_size: S, the side of the square images.
-    attention: fields of `attention.build`, with its name.
+    block: BlockConfig.
+    channels: C.
     patch: P, divides S.
     distillation: DeiT's second token: 'none', 'token', which no head reads, or
       'head', whose own head's logits are averaged with the class token's.
     dim: D.
     num_layers: number of blocks.
-    mlp_dim, activation, norm, epsilon, dropout, attention_dropout,
-      activation_dropout: as in transformer.Block.
     drop_path, scan, remat: as in transformer.Stack.
-    dtype: of the computation.
   """
+
+  READS: ClassVar[str] = 'images'
+  BLOCK: ClassVar[dict] = dict(mlp_dim=3072, activation='gelu', norm='pre')
 
   outputs: int
   image_size: int
-  attention: Mapping
+  block: BlockConfig
+  channels: int = 3
   patch: int = 16
   distillation: str = 'none'
   dim: int = 768
   num_layers: int = 12
-  mlp_dim: int = 3072
-  activation: str = 'gelu'
-  norm: str = 'pre'
-  epsilon: float = 1e-6
-  dropout: float = 0.0
-  attention_dropout: float = 0.0
-  activation_dropout: float = 0.0
   drop_path: float = 0.0
   scan: bool = False
   remat: str = 'none'
-  dtype: Any = None
+
+  @property
+  def longest(self):
+    return (self.image_size // self.patch) ** 2 + len(TOKENS[self.distillation])
 
   @nn.nowrap
   def attentions(self):
-    """The Places of attention layers, for accounting."""
-    return [Place('encoder', self.attention, self.num_layers)]
+    attention = self.block.attention
+    return [Place('encoder', 'attention', attention, self.num_layers)]
+
+  @nn.nowrap
+  def example(self, rows=1, length=1):
+    shape = (rows, self.image_size, self.image_size, self.channels)
+    return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
 
   @nn.compact
   def __call__(self, batch):
@@ -68,27 +71,16 @@ class ViT(nn.Module):
     """
     layers.choose('distillation', self.distillation, TOKENS)
     x = self._patches(batch['images'])
-    x = nn.Dense(self.dim, dtype=self.dtype, name='patch')(x)
+    x = nn.Dense(self.dim, dtype=self.block.dtype, name='patch')(x)
     x = self._with_tokens(x)
     N = x.shape[1]
     place = layers.Positions('learned', N, name='positions')
     x = place(x, jnp.arange(N)[None])
     deterministic = not self.has_rng('dropout')
-    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
-    block = dict(
-      attention=self.attention,
-      mlp_dim=self.mlp_dim,
-      activation=self.activation,
-      norm=self.norm,
-      epsilon=self.epsilon,
-      dropout=self.dropout,
-      attention_dropout=self.attention_dropout,
-      activation_dropout=self.activation_dropout,
-      dtype=self.dtype,
-    )
+    x = nn.Dropout(self.block.dropout, deterministic=deterministic)(x)
     x = Stack(
       self.num_layers,
-      block,
+      self.block,
       self.scan,
       self.remat,
       self.drop_path,
@@ -113,14 +105,18 @@ class ViT(nn.Module):
 
   def _head(self, name):
     init = nn.initializers.zeros
-    return nn.Dense(self.outputs, dtype=self.dtype, kernel_init=init, name=name)
+    return nn.Dense(
+      self.outputs, dtype=self.block.dtype, kernel_init=init, name=name
+    )
 
   def _patches(self, images):
     """[B, S, S, C] -> [B, (S/P)^2, P P C]: a convolution as a matrix."""
     B, S, width, C = images.shape
-    if not S == width == self.image_size:
+    want = (self.image_size, self.image_size, self.channels)
+    if (S, width, C) != want:
       raise ValueError(
-        f'Images are {S} x {width}, expected image_size={self.image_size}.'
+        f'Images are {S} x {width} x {C}, expected image_size and channels: '
+        f'{" x ".join(map(str, want))}.'
       )
     P = self.patch
     if P < 1 or S % P:

@@ -74,7 +74,9 @@ class ImageClassification:
     self.units_per_step = size
     self._shape = (self._size, self._size, channels)
     self._outputs = len(self.source.classes)
-    self.model_kwargs = dict(image_size=self._size, outputs=self._outputs)
+    self.model_kwargs = dict(
+      image_size=self._size, channels=channels, outputs=self._outputs
+    )
     self.meaning = Meaning(classes=self.source.classes)
     self._program = None, None
 

@@ -18,7 +18,7 @@ def start(config, workdir, task, model, params, mesh, step):
 
   Writes model.json and parameters.txt.
   """
-  tokens = accounting.tokens(config)
+  tokens = accounting.tokens(model, config.data)
   mha = accounting.attention_cost(accounting.with_mha(model), tokens)
   cost = accounting.attention_cost(model, tokens)
   kind, shape = jax.devices()[0].device_kind, dict(mesh.shape)

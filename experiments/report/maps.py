@@ -74,10 +74,7 @@ def example(found, text='') -> Example:
   Raises:
     ValueError: the data is not there, or the model does not read text.
   """
-  kind = found.model.get('name')
-  if kind not in KINDS:
-    raise ValueError(f'{found.folder}/model.json is damaged: name is {kind!r}.')
-  return KINDS[kind](found, text)
+  return SHOWN[models.build(**found.model).READS](found, text)
 
 
 def _image(found, text):
@@ -95,9 +92,10 @@ def _image(found, text):
 
 def _row(found, text):
   """One sequence, for an encoder or a decoder."""
+  model = models.build(**found.model)
   if not text:
     batch = _training(found)
-  elif found.model['name'] == 'encoder':
+  elif model.READS == 'texts':
     words = sources.words(found)
     rows = examples.encode([(text,)], words, found.model['max_length'])
     batch = examples.pad(rows, [0], int(rows.lengths[0]))
@@ -113,7 +111,8 @@ def _row(found, text):
     if name in batch
   }
   about = f'{_whence(text)}, {_length(kept, n)}'
-  tokens = {found.model['name']: _spell(found, row['tokens'][0])}
+  (place,) = model.attentions()
+  tokens = {place.name: _spell(found, row['tokens'][0])}
   return Example(about, row | dict(lengths=np.int32([kept])), tokens)
 
 
@@ -145,7 +144,7 @@ def _pair(found, text):
   return Example(about, row, {k: _spell(found, x) for k, x in tokens.items()})
 
 
-KINDS = dict(vit=_image, encoder=_row, decoder=_row, encoder_decoder=_pair)
+SHOWN = dict(images=_image, texts=_row, stream=_row, pairs=_pair)
 
 
 def _training(found):
@@ -189,7 +188,7 @@ def _length(kept, n):
 def attend(found, seen) -> list[Layer]:
   """What each layer makes of an Example, in the order of their calls."""
   fields = found.model | dict(scan=False, remat='none', dtype='float32')
-  if fields['name'] == 'encoder':  # whatever its head, it stops before that
+  if 'head' in fields:  # whatever it is, the model stops before that
     fields |= dict(head='none', outputs=0, pooler=False)
   model = models.build(**fields)
 

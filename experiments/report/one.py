@@ -142,7 +142,8 @@ def costs(run):
         f'{MOST_LAYERS:,}.'
       )
   try:
-    model, tokens = models.build(**fields), length(run)
+    model = models.build(**fields)
+    tokens = length(run, model)
     with_mha = accounting.with_mha(model)
     both = [accounting.attention_cost(x, tokens) for x in (model, with_mha)]
   except Exception as e:  # Flax raises all kinds
@@ -178,11 +179,11 @@ def amount(x, unit):
   return text.replace(' ', '\N{NO-BREAK SPACE}')
 
 
-def length(run):
+def length(run, model):
   """Tokens of a sequence, for accounting."""
   if not run.config['total_steps']:
     return CONVERTED_TOKENS
-  return accounting.tokens(workdirs.claim(None, run.folder))
+  return accounting.tokens(model, workdirs.claim(None, run.folder).data)
 
 
 def config(run):

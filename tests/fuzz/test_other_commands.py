@@ -104,9 +104,11 @@ SIZES = dict(
 
 def model_of(name, words, **fields):
   fields = dict(name=name, vocab_size=words.vocab_size) | SIZES | fields
-  shapes = models.shapes(fields, models.smallest(fields))
-  params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
-  return models.build(**fields), params
+  model = models.build(**fields)
+  ones = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), models.shapes(model)
+  )
+  return model, ones
 
 
 @fuzz(25)

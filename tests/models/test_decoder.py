@@ -18,7 +18,8 @@ B, L = 3, 7
 
 def make(name='mha', **fields):
   default = dict(dim=D, num_layers=2, mlp_dim=17, max_length=13)
-  return models.Decoder(V, ATTENTION[name], **default | fields)
+  default |= dict(vocab_size=V, attention=ATTENTION[name])
+  return models.build('decoder', **default | fields)
 
 
 def texts(seed=0):

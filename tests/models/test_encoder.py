@@ -20,7 +20,8 @@ def make(name='mha', **fields):
   default = dict(
     dim=D, num_layers=1, mlp_dim=17, max_length=13, attention_dropout=0.0
   )
-  return models.Encoder(V, ATTENTION[name], **default | fields)
+  default |= dict(vocab_size=V, attention=ATTENTION[name])
+  return models.build('encoder', **default | fields)
 
 
 def texts(*shape, lengths=LENGTHS, seed=0):
@@ -94,7 +95,7 @@ def normalise(x, p):
 @pytest.mark.parametrize('width', [0, E])
 def test_embeddings_and_pooler(types, width):
   """Without layers: LN(E[t] + P + E_types[s]), its projection, and tanh."""
-  model = make(num_layers=0, types=types, embed_dim=width)
+  model = make(types=types, embed_dim=width).clone(num_layers=0)
   batch, p = texts(B), jax.tree.map(np.asarray, parameters(model))
   assert p['embed']['embedding'].shape == (V, width or D)
   assert ('types' in p, 'embed_project' in p) == (types > 0, width > 0)
@@ -113,12 +114,14 @@ def test_embeddings_and_pooler(types, width):
 
 def test_first_position_is_a_row_of_the_table():
   """RoBERTa's first token stands at row 2; there are two places less."""
-  model = make(num_layers=0, first_position=2)
+  model = make(first_position=2).clone(num_layers=0)
   batch, params = texts(B), parameters(model)
   rows = np.roll(params['positions']['embedding'], -2, axis=0)
   from_0 = params | dict(positions=dict(embedding=rows))
   x, _ = run(model, batch)
-  small.close(x, small.apply(make(num_layers=0), from_0, batch)[0], 1e-6)
+  small.close(
+    x, small.apply(make().clone(num_layers=0), from_0, batch)[0], 1e-6
+  )
   words = 'no learned positions beyond max_length=12, of which 2 are not used'
   with pytest.raises(ValueError, match=words):
     small.shapes(make(first_position=2, max_length=12), batch)
@@ -260,7 +263,7 @@ def test_shared_layers_compute_with_their_scan():
   loop, scan = make(**fields), make(scan=True, remat='full', **fields)
   params = parameters(loop)
   assert set(params['encoder']) == {'layer_0'}
-  assert models.Encoder.attentions(loop)[0][2] == 1
+  assert loop.attentions()[0].layers == 1
   x, y = (
     small.apply(loop, params, texts(B)),
     small.apply(scan, params, texts(B)),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from collab import accounting
-from collab.models import EncoderDecoder, build, layers
-from collab.models.transformer import Block
+from collab.models import build, layers
+from collab.models.transformer import Block, BlockConfig
 from configs import wmt14
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
@@ -36,7 +36,8 @@ def make(places=('mha', 'mha', 'mha'), **fields):
     max_length=29,
     dropout=0.3,
   )
-  return EncoderDecoder(
+  return build(
+    'encoder_decoder',
     vocab_size=V,
     attention=encoder,
     decoder_attention=decoder,
@@ -132,8 +133,9 @@ def test_norms_and_positions(norm, positions):
 @pytest.mark.parametrize('norm', ['pre', 'post'])
 def test_where_the_norm_is(norm):
   """With silent branches, pre-norm is the identity, post-norm normalises."""
+  mha = ATTENTION['mha']
   block = Block(
-    ATTENTION['mha'], cross_attention=ATTENTION['mha'], mlp_dim=5, norm=norm
+    BlockConfig(attention=mha, cross_attention=mha, mlp_dim=5, norm=norm)
   )
   x, memory = jax.random.normal(jax.random.key(0), (2, 3, 7, D)) * 3 + 1
   params = jax.jit(block.init)(jax.random.key(1), x, memory)['params']

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collab.models import layers
-from collab.models.transformer import Block, Stack
+from collab.models.transformer import Block, BlockConfig, Stack
 from tests.models import small
 from tests.models.small import ATTENTION, D
 
@@ -23,7 +23,7 @@ WAYS = {
 
 
 def stack(num_layers=3, **fields):
-  return Stack(num_layers, nn.FrozenDict(BLOCK), **fields)
+  return Stack(num_layers, BlockConfig(**BLOCK), **fields)
 
 
 def inputs(B):
@@ -134,7 +134,7 @@ def test_remat_saves_memory():
   block = dict(attention=dict(name='mha', num_heads=2), mlp_dim=128)
   found = []
   for remat in ('none', 'dots', 'full'):
-    model = Stack(6, nn.FrozenDict(block), scan=True, remat=remat)
+    model = Stack(6, BlockConfig(**block), scan=True, remat=remat)
     params = model.init(jax.random.key(0), x)['params']
     loss = lambda params, model=model: (
       model.apply({'params': params}, x) ** 2
@@ -164,7 +164,7 @@ def test_a_field_may_differ_from_layer_to_layer(way):
   widths = (7, 5, 3)
   block = with_fields(shared_dim=widths)
   x = inputs(2)
-  model = Stack(3, nn.FrozenDict(block), **WAYS[way])
+  model = Stack(3, BlockConfig(**block), **WAYS[way])
   variables = model.init(jax.random.key(0), x)
   params = variables['params']
   for i, width in enumerate(widths):
@@ -173,7 +173,9 @@ def test_a_field_may_differ_from_layer_to_layer(way):
   by_hand = x
   for i, width in enumerate(widths):
     one = with_fields(shared_dim=width)
-    by_hand = Block(**one).apply({'params': params[f'layer_{i}']}, by_hand)
+    by_hand = Block(BlockConfig(**one)).apply(
+      {'params': params[f'layer_{i}']}, by_hand
+    )
   by_hand = nn.LayerNorm().apply({'params': params['norm']}, by_hand)
   np.testing.assert_allclose(model.apply(variables, x), by_hand, atol=1e-5)
 
@@ -188,4 +190,4 @@ def test_a_field_may_differ_from_layer_to_layer(way):
 def test_fields_that_do_not_fit_the_layers(fields, message):
   block = with_fields(**fields)
   with pytest.raises(ValueError, match=message):
-    Stack(3, nn.FrozenDict(block), scan=True).init(jax.random.key(0), inputs(2))
+    Stack(3, BlockConfig(**block), scan=True).init(jax.random.key(0), inputs(2))

@@ -17,7 +17,8 @@ B, S, P, C, K = 3, 15, 5, 2, 7
 
 def make(name='mha', outputs=K, **fields):
   default = dict(patch=P, dim=D, num_layers=2, mlp_dim=17)
-  return models.ViT(outputs, S, ATTENTION[name], **default | fields)
+  default |= dict(outputs=outputs, image_size=S, channels=C)
+  return models.build('vit', attention=ATTENTION[name], **default | fields)
 
 
 @functools.cache
@@ -149,9 +150,9 @@ def test_drop_path_scan_and_remat():
 @pytest.mark.parametrize(
   'fields, side, message',
   [
-    ({}, 10, 'Images are 10 x 10, expected image_size=15'),
+    ({}, 10, 'Images are 10 x 10 x 2, expected image_size and channels: 15'),
     (dict(patch=4), S, 'patch=4 does not divide image_size=15'),
-    (dict(patch=0), S, 'patch=0 does not divide image_size=15'),
+    (dict(patch=0), S, 'model.patch=0; expected at least 1'),
     (
       dict(distillation='x'),
       S,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab.training import checkpoint, leaves, optim, sharding
+from collab.training import checkpoint, gradients, leaves, optim, sharding
 
 ROWS = 48  # of a batch; divides over 8 devices in 1, 2, 3 or 6 parts
 STEPS = 7
@@ -64,7 +64,7 @@ def make(mesh, parts=1, width=128):
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(1), state['step'])
     params = state['params']
-    (value, _), grads = optim.accumulate(loss, params, batch, key, parts)
+    (value, _), grads = gradients.accumulate(loss, params, batch, key, parts)
     updates, opt = tx.update(grads, state['opt'], params)
     params = jax.tree.map(jnp.add, params, updates)
     return dict(step=state['step'] + 1, params=params, opt=opt), value

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from collab.training import leaves, optim
+from collab.models import parameters
+from collab.training import gradients, leaves, optim, schedules
 from tests.training import model
 
 LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
@@ -29,7 +30,7 @@ def schedule(name, step):
   }[name]
 
 
-@pytest.mark.parametrize('name', optim.SCHEDULES)
+@pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_schedule(name):
   end = dict(end_lr=END) if name in ('linear', 'cosine') else {}
   _, rate = optim.build(
@@ -122,7 +123,7 @@ def test_decay_mask():
     'LayerNorm_0': dict(scale=jnp.zeros((4, 3)), bias=jnp.zeros(3)),
     'offset': jnp.zeros(3),
   }
-  assert optim.decay_mask(params) == {
+  assert parameters.decays(params) == {
     'embedding': True,
     'query': dict(kernel=True, bias=False),
     'content_bias': dict(kernel=True),
@@ -156,7 +157,7 @@ NAMES = [
 
 def test_layer_rates():
   params = leaves.tree(dict.fromkeys(NAMES, 'float32[3]'))
-  got = leaves.named(optim.layer_rates(params, 0.5))
+  got = leaves.named(parameters.layer_rates(params, 0.5))
   powers = (4, 4, 3, 2, 1, 0, 0)
   assert got == {n: 0.5**p for n, p in zip(NAMES, powers, strict=True)}
 
@@ -174,7 +175,9 @@ def test_layer_decay_scales_the_update():
     fields = dict(lr=0.1, weight_decay=0.3, clip=1.0, schedule='constant')
     tx, _ = optim.build(total_steps=9, layer_decay=decay, **fields)
     found.append(tx.update(grads, tx.init(params), params)[0])
-  want = jax.tree.map(jnp.multiply, found[0], optim.layer_rates(params, 0.7))
+  want = jax.tree.map(
+    jnp.multiply, found[0], parameters.layer_rates(params, 0.7)
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, 1e-6), found[1], want
   )
@@ -217,7 +220,7 @@ def accumulate(n, loss=loss, dtype=jnp.float32):
     lambda x: x.astype(dtype), model.init(jax.random.key(0))
   )
   run = jax.jit(
-    lambda params, batch, key: optim.accumulate(loss, params, batch, key, n)
+    lambda params, batch, key: gradients.accumulate(loss, params, batch, key, n)
   )
   return run(params, model.batch(0), jax.random.key(1))
 

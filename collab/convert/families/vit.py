@@ -8,6 +8,7 @@ from collab.convert.layouts import DENSE, FIRST_ROW, HEADS, NORM, WHOLE, patches
 def fields(get):
   return dict(
     image_size=get('image_size'),
+    channels=get('num_channels', 3),
     patch=get('patch_size'),
     dim=get('hidden_size'),
     num_layers=get('num_hidden_layers'),

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules: functions of (step, lr, warmup, total, end_lr).
+
+Steps count from 1, so that the first update is not zero.
+"""
+
+import jax.numpy as jnp
+
+
+def _warm(step, warmup):
+  return jnp.minimum(step / max(warmup, 1), 1.0)
+
+
+def constant(step, lr, warmup, total, end_lr):
+  """lr min(step / warmup, 1)."""
+  return lr * _warm(step, warmup)
+
+
+def inverse_sqrt(step, lr, warmup, total, end_lr):
+  """lr min(step / warmup, sqrt(warmup / step)).
+
+  Attention Is All You Need, eq. 3, with lr = (D warmup)^(-1/2); fairseq's
+  inverse_sqrt with warmup_init_lr = 0.
+  """
+  return lr * jnp.minimum(step / warmup, jnp.sqrt(warmup / step))
+
+
+def linear(step, lr, warmup, total, end_lr):
+  """lr step / warmup, then lr (1 - p) + end_lr p; p from 0 to 1 at total."""
+  p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
+  return _warm(step, warmup) * (lr + (end_lr - lr) * p)
+
+
+def cosine(step, lr, warmup, total, end_lr):
+  """As `linear`, with (1 - cos(pi p)) / 2 for p."""
+  p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
+  p = (1 - jnp.cos(jnp.pi * p)) / 2
+  return _warm(step, warmup) * (lr + (end_lr - lr) * p)
+
+
+SCHEDULES = {f.__name__: f for f in (inverse_sqrt, linear, cosine, constant)}
+
+
+def build(name, lr, warmup, total, end_lr):
+  """count -> learning rate of the update that follows `count` updates.
+
+  Raises:
+    ValueError: a value out of range, or one that the schedule ignores.
+  """
+  if name not in SCHEDULES:
+    raise ValueError(f'schedule={name!r}; there are {", ".join(SCHEDULES)}.')
+  values = dict(lr=lr, end_lr=end_lr, warmup_steps=warmup)
+  for field, value in values.items():
+    if not 0 <= value < float('inf'):
+      raise ValueError(f'{field}={value}; expected at least 0.')
+  if name in ('linear', 'cosine'):
+    if warmup >= total:
+      raise ValueError(
+        f'warmup_steps={warmup} leaves none of total_steps={total} for the '
+        f'{name} decay.'
+      )
+  elif end_lr:
+    raise ValueError(
+      f'end_lr={end_lr}, but schedule={name!r}; only linear and cosine end.'
+    )
+  if name == 'inverse_sqrt' and not warmup:
+    raise ValueError('warmup_steps=0; inverse_sqrt needs at least 1.')
+
+  def rate(count):
+    step = jnp.asarray(count, jnp.float32) + 1
+    return SCHEDULES[name](step, lr, warmup, total, end_lr)
+
+  return rate

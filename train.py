@@ -27,6 +27,7 @@ from collab import command, model_json, models, tasks
 from collab.data import pipeline
 from collab.training import (
   checkpoint,
+  evaluation,
   gradients,
   guard,
   hosts,
@@ -86,12 +87,10 @@ def run(config, workdir, eval_only=False):
 
   # Keys are arguments: a program is compiled once for all seeds.
   init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-  batch = task.batch(0)
-  sharding.put(batch, split)  # refuses what does not divide
-  inputs = task.inputs(jax.tree.map(lambda x: jnp.zeros_like(x[:1]), batch))
+  sharding.put(task.batch(0), split)  # refuses what does not divide
 
   def init(key):
-    params = model.init(key, *inputs)['params']
+    params = model.init(key, models.zeros(model.example()))['params']
     state = dict(step=jnp.int32(0), params=params, opt=tx.init(params))
     return state | (dict(ema=params) if config.optim.ema else {})
 
@@ -133,7 +132,7 @@ def run(config, workdir, eval_only=False):
 
   def loss(params, batch, key):
     params = jax.lax.with_sharding_constraint(params, whole)  # gathers them
-    total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
+    total, weight, aux = task.loss(model, params, batch, {'dropout': key})
     return total, (weight, aux)
 
   def train_step(state, batch, key):
@@ -165,9 +164,7 @@ def run(config, workdir, eval_only=False):
     out_shardings=(shardings, whole, whole),
   )
 
-  def evaluate(params, split):
-    params = sharding.local(params, mesh)
-    return hosts.alone(lambda: task.evaluate(model, params, split))
+  evaluate = evaluation.build(task, model, mesh)
 
   # The loop -------------------------------------------------------------------
 
@@ -203,7 +200,7 @@ def run(config, workdir, eval_only=False):
         writer.write(step, row)
         progress.show(step, shown)
       if due('eval', step):
-        scores = evaluate(state.get('ema', state['params']), 'val')
+        scores, _ = evaluate(state.get('ema', state['params']), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         writer.write(step, scores)
         checkpoints.check_best(scores)
@@ -221,8 +218,8 @@ def run(config, workdir, eval_only=False):
     params = state.get('ema', state['params'])
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
       params = checkpoint.final_params(config, checkpoints, abstract['params'])
-  scores = evaluate(params, 'test')
-  report.end(config, workdir, task, model, params, step, scores)
+  scores, examples = evaluate(params, 'test')
+  report.end(config, workdir, model, params, step, scores, examples)
   return scores
 
 

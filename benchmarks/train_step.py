@@ -48,10 +48,10 @@ def bare_step(config, task):
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   tx, _ = optim.build(total_steps=config.total_steps, **config.optim)
   batch = jax.tree.map(jnp.asarray, task.batch(0))
-  params = jax.jit(model.init)(jax.random.key(0), *task.inputs(batch))['params']
+  params = jax.jit(model.init)(jax.random.key(0), batch)['params']
 
   def loss(params, batch, key):
-    total, weight, aux = task.loss(model.apply, params, batch, {'dropout': key})
+    total, weight, aux = task.loss(model, params, batch, {'dropout': key})
     return total, (weight, aux)
 
   def step(params, opt, batch, key):

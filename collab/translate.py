@@ -7,10 +7,25 @@ One line in, one line out; an empty line stays empty. So does one that is too
 long, which standard error names; the exit code is 1 then.
 """
 
+import functools
 import sys
+
+import jax
 
 from collab import command, trained
 from collab.tasks import wmt14
+from collab.training import evaluation, sharding
+
+
+def translate(model, params, tokenizer, sentences, beam=4, alpha=0.6):
+  """A list of translations of sentences, by wmt14.Translations."""
+  found = wmt14.Translations(model, tokenizer, sentences, beam, alpha)
+  if not found.computed.batches:
+    return found.texts(((), ()))
+  split = sharding.batch_sharding(sharding.make_mesh())
+  program = jax.jit(functools.partial(found.computed.rows, model))
+  rows = evaluation.rows(program, params, found.computed, split)
+  return found.texts(rows)
 
 
 def main(argv):
@@ -25,7 +40,7 @@ def main(argv):
   beam = config.task.beam if args.beam is None else args.beam
   alpha = config.task.alpha if args.alpha is None else args.alpha
   lines = list(command.stdin_lines())
-  found = wmt14.translate(model, params, words, lines, beam=beam, alpha=alpha)
+  found = translate(model, params, words, lines, beam, alpha)
   command.print_lines('translate', found)
 
 

@@ -95,7 +95,7 @@ def test_a_newline_that_a_model_says_ends_no_line(stdin, monkeypatch, capsys):
   config = types.SimpleNamespace(task=types.SimpleNamespace(beam=1, alpha=0.0))
   run = None, None, None, config
   monkeypatch.setattr('collab.trained.load', lambda *args: run)
-  monkeypatch.setattr(translate.wmt14, 'translate', lambda *args, **_: said)
+  monkeypatch.setattr(translate, 'translate', lambda *args: said)
   monkeypatch.setattr(generate, 'generate', lambda *args, **_: said)
   for module in (translate, generate):
     stdin(b'a\nb\nc\n')

@@ -28,7 +28,7 @@ def main(tmp_path, monkeypatch):
   """translate.main(stdin, a factor of the parameters) with an untrained run."""
   words = tokenizer.train(iter(tiny.WORDS.values()), 300, tmp_path / 'words')
   fields = FIELDS | dict(vocab_size=words.vocab_size)
-  shapes = models.shapes(fields, models.smallest(fields))
+  shapes = models.shapes(models.build(**fields))
 
   def run(stdin, factor=1.0):
     params = jax.tree.map(lambda x: jnp.full(x.shape, factor), shapes)

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from collab.training import logs
+from collab.training import evaluation, logs, sharding
 from configs import wmt14_mhe_mul
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,3 +153,8 @@ def rows(workdir):
     {name: x for name, x in row.items() if not logs.is_timing(name)}
     for row in logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   ]
+
+
+def evaluate(task, model, params, split):
+  """Scores and examples of a task, as train.py has them."""
+  return evaluation.build(task, model, sharding.make_mesh())(params, split)

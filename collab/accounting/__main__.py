@@ -46,7 +46,8 @@ def main(argv):
   for name, one in tqdm(found.items(), 'counting', leave=False, disable=None):
     rows[name] = accounting.attention_cost(one, length), _break_even(one)
   text = table(rows)
-  title = f'{args.config}: attention over {length:,} tokens, {found["mha"].block.dtype}'
+  dtype = found['mha'].block.dtype
+  title = f'{args.config}: attention over {length:,} tokens, {dtype}'
   print(f'{title}\n\n{text}')
   out = pathlib.Path(args.out or f'runs/accounting/{pathlib.Path(path).stem}')
   out.mkdir(parents=True, exist_ok=True)

@@ -124,6 +124,6 @@ def _training(source, rows):
   model_json.check(source.folder, task.meaning)
   found, steps = [], 0
   while len(found) * config.data.batch_size < rows:
-    found.append(task.inputs(task.batch(steps))[0])
+    found.append(task.batch(steps))
     steps += 1
   return found

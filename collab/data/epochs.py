@@ -55,12 +55,12 @@ class Epochs:
     return found
 
 
-def in_order(n, size):
-  """Yields (rows int64 [size], valid bool [size]): each of n exactly once.
+def part(i, n, size):
+  """The i-th of the parts of `size` that 0 to n - 1 are cut into.
 
-  The last is filled up with row 0, not valid.
+  Returns:
+    rows int64 [size], filled up with 0, and place int64 [size]: the rows, but
+    -1 for those that fill up.
   """
-  for begin in range(0, n, size):
-    rows = begin + np.arange(size)
-    valid = rows < n
-    yield np.where(valid, rows, 0), valid
+  rows = i * size + np.arange(size)
+  return np.where(rows < n, rows, 0), np.where(rows < n, rows, -1)

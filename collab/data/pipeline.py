@@ -128,36 +128,27 @@ class PackedPairs:
     return self._plan.pairs[_ranges(starts, counts)], counts
 
 
-def eval_batches(tokenized, batch_size, row_length, shard=(0, 1)):
-  """Yields batches of one pair a row, in order, each pair exactly once.
+def eval_batch(tokenized, size, row_length, i):
+  """The i-th batch of one pair a row, for an evaluation.
 
-  They have one more key: `valid`, bool [R], False for the rows that fill up the
-  last batch. Pairs that are too long are cut: an evaluation leaves nothing out.
+  It has one more key: `place`, int [size], which pair a row is, -1 where there
+  is none. Pairs that are too long are cut: an evaluation leaves nothing out.
 
   Args:
     tokenized: the pairs.
-    batch_size: rows of the global batch.
+    size: rows of a batch.
     row_length: tokens of a row.
-    shard: (index, count) of this host, as in PackedPairs.
-
-  Raises:
-    ValueError: an argument that is impossible.
+    i: from 0.
   """
-  _check(row_length, batch_size, shard)
-  host, hosts = shard
-  R = batch_size // hosts
   sides = (tokenized.source, tokenized.target)
-
-  def batches():
-    for begin in range(host * R, len(tokenized) + host * R, batch_size):
-      pairs = np.arange(begin, max(begin, min(begin + R, len(tokenized))))
-      counts = (begin + np.arange(R) < len(tokenized)).astype(np.int64)
-      real = [np.diff(side.offsets)[pairs] for side in sides]
-      lengths = np.minimum(real, row_length - 1) + 1
-      batch = _assemble(sides, pairs, lengths, counts, row_length)
-      yield batch | dict(valid=counts > 0)
-
-  return batches()
+  pairs = np.arange(i * size, min((i + 1) * size, len(tokenized)))
+  place = np.full(size, -1)
+  place[: len(pairs)] = pairs
+  real = [np.diff(side.offsets)[pairs] for side in sides]
+  lengths = np.minimum(real, row_length - 1) + 1
+  counts = (place >= 0).astype(np.int64)
+  batch = _assemble(sides, pairs, lengths, counts, row_length)
+  return batch | dict(place=place)
 
 
 def stream(batch: Callable, first: int, last: int, ahead: int = 4):

@@ -13,9 +13,11 @@ from collab.metrics.text import (
 from collab.metrics.tokens import (
   accuracy,
   cross_entropy,
+  in_pieces,
   logits_held,
   perplexity,
   projected_cross_entropy,
+  projected_rows,
 )
 
 __all__ = [
@@ -27,8 +29,10 @@ __all__ = [
   'bleu_of_counts',
   'chrf',
   'cross_entropy',
+  'in_pieces',
   'logits_held',
   'nan_unless',
   'perplexity',
   'projected_cross_entropy',
+  'projected_rows',
 ]

@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PART = 4 << 20  # logits that exist at a time; they stay in a CPU's cache
 
@@ -33,6 +34,12 @@ def cross_entropy(logits, labels, weights, label_smoothing=0.0):
   Raises:
     ValueError: shapes or types that do not fit, e out of range.
   """
+  losses, weights = _losses(logits, labels, weights, label_smoothing)
+  return losses.sum(), weights.sum()
+
+
+def _losses(logits, labels, weights, label_smoothing=0.0):
+  """The terms of `cross_entropy`, and the weights in float32."""
   if not 0 <= label_smoothing < 1:
     raise ValueError(
       f'label_smoothing must be 0 to below 1, got {label_smoothing}.'
@@ -44,8 +51,7 @@ def cross_entropy(logits, labels, weights, label_smoothing=0.0):
   loss -= (1 - label_smoothing) * _picked(logits, labels)
   if label_smoothing:
     loss -= label_smoothing * logits.mean(axis=-1)
-  loss = jnp.where(valid, loss, jnp.nan)
-  return (loss * weights).sum(), weights.sum()
+  return jnp.where(valid, loss, jnp.nan) * weights, weights
 
 
 def projected_cross_entropy(
@@ -108,13 +114,50 @@ def _projected_backward(label_smoothing, grads, g):
 _projected.defvjp(_projected_forward, _projected_backward)
 
 
-def _part(x, output, labels, weights, label_smoothing):
-  """The loss of a part, and all sums as a dict."""
+def projected_rows(x, table, labels, weights, bias=None):
+  """What each row adds to `projected_cross_entropy`, for evaluations.
+
+  Args:
+    x, table, labels, weights, bias: as in `projected_cross_entropy`.
+
+  Returns:
+    dict of float32 [B]: nll, right, weight.
+  """
+
+  def part(parts):
+    x, labels, weights = parts
+    logits = _logits(x, (table, bias))
+    nll, weight = _losses(logits, labels, weights)
+    right, _ = _hits(logits, labels, weights)
+    found = dict(nll=nll, right=right, weight=weight)
+    return jax.tree.map(lambda x: x.sum(1), found)
+
+  sums = jax.lax.map(part, _cut((x, labels, weights), len(table)))
+  return jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def in_pieces(sums, size):
+  """Sums of rows as lists of the sums of `size` rows in a row.
+
+  Rows of a running text depend on their neighbours: an interval is made from
+  pieces of the text.
+  """
+  return {
+    name: np.add.reduceat(x, np.arange(0, len(x), size)).tolist()
+    for name, x in sums.items()
+  }
+
+
+def _logits(x, output):
   table, bias = output
   # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
   logits = x @ table.astype(x.dtype).T
-  if bias is not None:
-    logits += bias.astype(x.dtype)[None, None]
+  return logits if bias is None else logits + bias.astype(x.dtype)[None, None]
+
+
+def _part(x, output, labels, weights, label_smoothing):
+  """The loss of a part, and all sums as a dict."""
+  logits = _logits(x, output)
   loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
   nll, _ = cross_entropy(logits, labels, weights)
   right, _ = accuracy(logits, labels, weights)
@@ -153,11 +196,17 @@ def accuracy(logits, labels, weights):
 
   NaN where a maximum is not finite, as the cross-entropy is.
   """
+  hits, weights = _hits(logits, labels, weights)
+  return hits.sum(), weights.sum()
+
+
+def _hits(logits, labels, weights):
+  """The terms of `accuracy`, and the weights in float32."""
   logits, labels, weights, valid = _counted(logits, labels, weights)
   most = logits.max(-1)
   right = (_picked(logits, labels) == most).astype(jnp.float32)
   right = jnp.where(valid & jnp.isfinite(most), right, jnp.nan)
-  return (right * weights).sum(), weights.sum()
+  return right * weights, weights
 
 
 def perplexity(nll_sum, count):

@@ -8,6 +8,7 @@ import numbers
 from typing import ClassVar, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from collab import attention
 from collab.models.decoder import Decoder
@@ -86,6 +87,11 @@ def build(name, **fields) -> Model:
   block = model.BLOCK | {k: x for k, x in fields.items() if k in own}
   rest = {k: x for k, x in fields.items() if k not in own}
   return model(block=BlockConfig(**block), **rest)
+
+
+def zeros(shapes):
+  """Arrays of zeros for a tree of jax.ShapeDtypeStruct."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def shapes(model):

@@ -1,31 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: data, loss and metrics of an experiment, one file a family."""
 
+from collections.abc import Callable
 import importlib
 import pkgutil
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from collab import model_json
 
 
+class Pass(NamedTuple):
+  """One computation over all examples of a split, for an evaluation.
+
+  Attributes:
+    rows: pure function (model, params, batch) -> pytree of arrays [R, ...].
+    batch: i -> dict of numpy arrays [R, ...], with `place`, int [R]: which
+      example a row is, -1 for one that only fills the batch up.
+    batches: how many there are.
+  """
+
+  rows: Callable
+  batch: Callable
+  batches: int
+
+
 class Task(Protocol):
-  """What train.py knows of a task.
+  """An experiment's data, loss and scores; all that train.py knows of them.
+
+  A task compiles nothing and knows neither devices nor names of parameters.
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
-    meaning: of the model's ids and outputs, see model_json.Meaning.
+    meaning: model_json.Meaning, what the model's ids and outputs stand for.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
     units_per_step: of the global batch.
-    examples: after an evaluation of 'test', lists of what each example adds to
-      the metrics, from which resampling makes intervals; {} where the model's
-      outputs are not finite.
   """
 
   model_kwargs: dict
   meaning: model_json.Meaning
   unit: str
   units_per_step: int
-  examples: dict[str, list]
 
   def check(self, model):
     """Refuses, before the first step, what would stop a later evaluation.
@@ -44,17 +58,27 @@ class Task(Protocol):
   def rows(self, step: int):
     """Which of the training examples, from 0, those are: int [any]."""
 
-  def inputs(self, batch: dict) -> tuple:
-    """The arguments of the model's `init`."""
-
-  def loss(self, apply, params, batch: dict, rngs: dict) -> tuple:
+  def loss(self, model, params, batch: dict, rngs: dict) -> tuple:
     """(sum, weight, aux): the loss is sum / weight, aux a dict of sums."""
 
-  def evaluate(self, model, params, split: str) -> dict[str, float]:
-    """Metrics of 'val' (often, so quick) or 'test' (once, so complete).
+  def passes(self, model, split: str) -> dict[str, Pass]:
+    """What is to be computed of 'val' (often, so quick) or 'test' (once)."""
 
-    What the model has a part in is NaN if an output of it is not finite.
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
+    """Scores and examples of what the passes computed.
+
+    Args:
+      split: 'val' or 'test'.
+      found: for each pass its rows in the order of the examples, as NumPy
+        arrays without NaN or infinity.
+
+    Returns:
+      dict of scores; and of what each example adds to them, as lists, from
+      which resampling makes intervals.
     """
+
+  def baselines(self, split: str) -> dict:
+    """Scores that need no model."""
 
   def describe(self) -> dict[str, Any]:
     """What the summary at the start shows."""

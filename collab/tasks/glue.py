@@ -9,13 +9,11 @@ import functools
 from itertools import chain
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import metrics
-from collab.data import examples, glue, sentences, tokenizer
-from collab.data.epochs import Epochs, in_order
+from collab import metrics, tasks
+from collab.data import epochs, examples, glue, sentences, tokenizer
 from collab.metrics import labels
 from collab.model_json import Meaning
 
@@ -147,8 +145,8 @@ class Classification:
     )
     self._train = self._encoded(train)
     self._labels = gold(train)
-    self.rows = Epochs(len(train), data.batch_size, seed, shard)
-    self._dev, self._program = functools.cache(self._part), (None, None)
+    self.rows = epochs.Epochs(len(train), data.batch_size, seed, shard)
+    self._dev = functools.cache(self._part)
     for part in self._evaluated():  # bad input shows early
       self._dev(part)
     self.model_kwargs = dict(
@@ -184,11 +182,8 @@ class Classification:
     kind = np.float32 if self._regression else np.int32
     return batch | dict(labels=self._labels[rows].astype(kind))
 
-  def inputs(self, batch):
-    return ({key: batch[key] for key in ('tokens', 'types', 'lengths')},)
-
-  def loss(self, apply, params, batch, rngs):
-    outputs = apply({'params': params}, *self.inputs(batch), rngs=rngs)
+  def loss(self, model, params, batch, rngs):
+    outputs = model.apply({'params': params}, batch, rngs=rngs)
     weights = jnp.ones(batch['labels'].shape)
     if self._regression:
       error = outputs[:, 0].astype(jnp.float32) - batch['labels']
@@ -197,37 +192,44 @@ class Classification:
     right, _ = metrics.accuracy(outputs, batch['labels'], weights)
     return total, weight, dict(accuracy=right)
 
-  def evaluate(self, model, params, split):
-    """The sub-task's metrics, and 'score' by guessing the majority of training.
+  def score(self, model, params, batch):
+    """The outputs of the model, float32 [R, outputs]."""
+    return model.apply({'params': params}, batch).astype(jnp.float32)
 
-    Of several parts (MNLI): each metric with the part's name, and their mean
-    score.
+  def passes(self, model, split):
+    return {
+      name: self._pass(part)
+      for name, part in getattr(self._parts, split).items()
+    }
+
+  def metrics(self, split, found):
+    """The sub-task's metrics; of several parts (MNLI) each with its name.
+
+    Then 'score' is the mean of theirs.
     """
-    found, kept, sound = {}, {}, True
+    scores, kept = {}, {}
     for name, part in getattr(self._parts, split).items():
-      rows, encoded = self._dev(part)
-      outputs = self._outputs(model, params, encoded, len(rows))
-      finite = bool(np.isfinite(outputs).all())
-      outputs = np.nan_to_num(outputs)
-      scores = metrics.nan_unless(finite, self._subtask.metric(outputs, rows))
-      found[name] = scores | dict(majority_score=self._majority(rows))
-      sound &= finite
+      rows, _ = self._dev(part)
+      outputs = found[name]
+      scores[name] = self._subtask.metric(outputs, rows)
       ours = outputs[:, 0] if self._regression else outputs.argmax(-1)
       for key, x in dict(gold=gold(rows), predicted=ours).items():
         kept[f'{key}_{name}' if name else key] = x.tolist()
-    self.examples = kept if sound else {}
-    if list(found) == ['']:
-      return found['']
-    means = {
-      key: float(np.mean([scores[key] for scores in found.values()]))
-      for key in ('score', 'majority_score')
-    }
-    return means | {
+    if list(scores) == ['']:
+      return scores[''], kept
+    mean = float(np.mean([x['score'] for x in scores.values()]))
+    return dict(score=mean) | {
       f'{key}_{name}': value
-      for name, scores in found.items()
-      for key, value in scores.items()
-      if key not in means
-    }
+      for name, of_part in scores.items()
+      for key, value in of_part.items()
+      if key != 'score'
+    }, kept
+
+  def baselines(self, split):
+    """'score' by guessing the majority of training."""
+    parts = getattr(self._parts, split).values()
+    found = [self._majority(self._dev(part)[0]) for part in parts]
+    return dict(majority_score=float(np.mean(found)))
 
   def describe(self):
     shown = dict(subtask=self._name, data=self._source)
@@ -268,29 +270,21 @@ class Classification:
     C = self._subtask.outputs
     return rows[:, None] * C + np.arange(C)
 
-  def _outputs(self, model, params, encoded, n):
-    """The model's outputs [n, outputs]: like lengths together, each once."""
-    found = np.zeros((n, self._subtask.outputs), np.float32)
-    everything = self._indices(np.arange(n))
-    order = np.argsort(
-      encoded.lengths[everything].reshape(n, -1).max(-1), kind='stable'
-    )
-    apply = self._compiled(model)
-    for places, valid in in_order(n, min(n, self.units_per_step)):
-      rows = order[places]
-      indices = self._indices(rows)
-      width = examples.width(encoded, indices, self._length)
-      batch = examples.pad(encoded, indices, width)
-      outputs = np.asarray(apply(params, batch), np.float32)
-      found[rows[valid]] = outputs[valid]
-    return found
+  def _pass(self, part):
+    """The outputs of a part: examples of like length together."""
+    rows, encoded = self._dev(part)
+    n, size = len(rows), min(len(rows), self.units_per_step)
+    lengths = encoded.lengths[self._indices(np.arange(n))]
+    order = np.argsort(lengths.reshape(n, -1).max(-1), kind='stable')
 
-  def _compiled(self, model):
-    """(params, batch) -> outputs, compiled once for all evaluations."""
-    if self._program[0] is not model:
-      program = jax.jit(lambda params, x: model.apply({'params': params}, x))
-      self._program = model, program
-    return self._program[1]
+    def batch(i):
+      places, filled = epochs.part(i, n, size)
+      indices = self._indices(order[places])
+      width = examples.width(encoded, indices, self._length)
+      place = np.where(filled < 0, -1, order[places])
+      return examples.pad(encoded, indices, width) | dict(place=place)
+
+    return tasks.Pass(self.score, batch, -(-n // size))
 
   def _majority(self, rows):
     """The score of one answer for all: training's majority or mean."""

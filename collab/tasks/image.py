@@ -5,6 +5,7 @@ Axes: B images, S side, C channels, N classes.
 """
 
 from concurrent import futures
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,8 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from collab import metrics
-from collab.data import augment, images, pipeline
-from collab.data.epochs import Epochs, in_order
+from collab import tasks
+from collab.data import augment, epochs, images
 from collab.model_json import Meaning
 
 # What a generator is for. Every entry makes another one of (seed, step).
@@ -62,7 +62,7 @@ class ImageClassification:
       raise ValueError(f'data.image_size={self._size}; expected at least 1.')
     self.source = images.read(channels=channels, **data)
     self._train = self.source.splits['train']
-    self.rows = Epochs(len(self._train), size, seed, shard)
+    self.rows = epochs.Epochs(len(self._train), size, seed, shard)
     host, hosts = shard
     if self._recipe.mixes and size // hosts % 2:
       raise ValueError(
@@ -78,7 +78,6 @@ class ImageClassification:
       image_size=self._size, channels=channels, outputs=self._outputs
     )
     self.meaning = Meaning(classes=self.source.classes)
-    self._program = None, None
 
   def check(self, model):
     """See tasks.Task. Every image that is evaluated is decoded once."""
@@ -118,48 +117,47 @@ class ImageClassification:
       x, targets = augment.mix(x, targets, recipe, rng)
     return dict(images=x, targets=targets)
 
-  def inputs(self, batch):
-    return (dict(images=batch['images']),)
-
-  def loss(self, apply, params, batch, rngs):
-    logits = apply({'params': params}, batch, rngs=rngs).astype(jnp.float32)
+  def loss(self, model, params, batch, rngs):
+    logits = model.apply({'params': params}, batch, rngs=rngs)
+    logits = logits.astype(jnp.float32)
     targets = batch['targets']
     smooth = optax.smooth_labels(targets, self._label_smoothing)
     losses = optax.softmax_cross_entropy(logits, smooth)
     right = logits.argmax(-1) == targets.argmax(-1)
     return losses.sum(), jnp.float32(len(losses)), dict(accuracy=right.sum())
 
-  def evaluate(self, model, params, split):
-    """Top-1, top-5 and loss of a split, each image once.
+  def score(self, model, params, batch):
+    """nll float32 [R], and whether the class is among the first 1 and 5."""
+    logits = model.apply({'params': params}, batch).astype(jnp.float32)
+    labels = batch['labels']
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    best = jax.lax.top_k(logits, min(5, self._outputs))[1]
+    hits = best == labels[:, None]
+    found = dict(nll=nll, top1=hits[:, 0])
+    return found | (dict(top5=hits.any(1)) if self._outputs > 5 else {})
 
-    Of 'test', also how many images there were and, of the sample, what two
-    baselines reach: the most frequent class, and logistic regression.
-    """
-    evaluated = self.source.splits[split]
-    size = min(self.units_per_step, len(evaluated))
-    program = self._compiled(model)
-    parts = list(in_order(len(evaluated), size))
-    found = pipeline.stream(
-      lambda i: self._eval_batch(evaluated, *parts[i]), 0, len(parts)
-    )
-    sums, right = {}, []
-    for batch in found:
-      new, hits = jax.device_get(program(params, batch))
-      right += hits[batch['valid']].astype(int).tolist()
-      for name, value in new.items():
-        sums[name] = sums.get(name, 0.0) + float(value)
-    n = sums.pop('images')
+  def passes(self, model, split):
+    n = len(self.source.splits[split])
+    size = min(self.units_per_step, n)
+    batch = functools.partial(self._eval_batch, split, size)
+    return dict(images=tasks.Pass(self.score, batch, -(-n // size)))
+
+  def metrics(self, split, found):
+    """Top-1, top-5 and loss; of 'test' also how many images there were."""
+    rows = found['images']
+    n = len(rows['nll'])
     if not n:
       raise ValueError(f"No image of '{split}' in {self.source.name} decodes.")
-    finite = bool(np.isfinite(sums['nll']))
-    self.examples = dict(right=right) if finite else {}
-    scores = {name: value / n for name, value in sums.items()}
-    scores = metrics.nan_unless(finite, scores)
+    scores = {name: float(x.mean(dtype=float)) for name, x in rows.items()}
     if split == 'test':
-      scores['images'] = int(n)
-      if self.source.name == 'sample':
-        scores |= baselines(**self.source.splits)
-    return scores
+      scores['images'] = n
+    return scores, dict(right=rows['top1'].astype(int).tolist())
+
+  def baselines(self, split):
+    """Of the sample's test images: the commonest class, logistic regression."""
+    if split == 'test' and self.source.name == 'sample':
+      return baselines(**self.source.splits)
+    return {}
 
   def describe(self):
     splits = self.source.splits.items()
@@ -200,45 +198,28 @@ class ImageClassification:
     memory = isinstance(split, images.Memory)
     return memory and split.images.shape[1:] == self._shape
 
-  def _eval_batch(self, split, rows, valid):
-    """dict of images, labels and valid, all [B, ...]."""
+  def _eval_batch(self, split, size, i):
+    """dict of images, labels and place, all [size, ...]."""
+    split = self.source.splits[split]
+    rows, place = epochs.part(i, len(split), size)
     if self._ready(split):
       x, labels = split.images[rows], split.labels[rows]
     else:
-      x = np.zeros((len(rows), *self._shape), np.uint8)
-      labels, valid = np.zeros(len(rows), np.int32), valid.copy()
+      x = np.zeros((size, *self._shape), np.uint8)
+      labels = np.zeros(size, np.int32)
 
       def picture(i):
         found = split[rows[i]]
         if found is None:  # damaged, and to be skipped
-          valid[i] = False
+          place[i] = -1
         else:
           x[i] = augment.eval_picture(found[0], self._size, self._recipe)
           labels[i] = found[1]
 
       with futures.ThreadPoolExecutor() as pool:
-        list(pool.map(picture, np.flatnonzero(valid)))
+        list(pool.map(picture, np.flatnonzero(place >= 0)))
     x = augment.normalize(x, self._mean, self._std)
-    return dict(images=x, labels=labels, valid=valid)
-
-  def _compiled(self, model):
-    """(params, batch) -> sums, and bool [B]; compiled once for all."""
-
-    def sums(params, batch):
-      logits = model.apply({'params': params}, batch).astype(jnp.float32)
-      labels, weights = batch['labels'], batch['valid'].astype(jnp.float32)
-      nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      best = jax.lax.top_k(logits, min(5, self._outputs))[1]
-      hits = best == labels[:, None]
-      found = dict(nll=nll, top1=hits[:, 0])
-      if self._outputs > 5:
-        found['top5'] = hits.any(1)
-      found = {name: (x * weights).sum() for name, x in found.items()}
-      return found | dict(images=weights.sum()), hits[:, 0]
-
-    if self._program[0] is not model:
-      self._program = model, jax.jit(sums)
-    return self._program[1]
+    return dict(images=x, labels=labels, place=place)
 
 
 build = ImageClassification

@@ -6,13 +6,11 @@ Axes: R rows of a batch, L tokens of a row, n tokens of a text.
 
 import os
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import metrics
-from collab.data import cache, text, tokenizer
-from collab.data.epochs import Epochs, in_order
+from collab import metrics, tasks
+from collab.data import cache, epochs, text, tokenizer
 from collab.data.sources import SPLITS
 from collab.model_json import Meaning
 
@@ -61,11 +59,10 @@ class LanguageModel:
     n = len(self._streams['train'].tokens)
     if n < length:
       raise ValueError(f'Training has {n} tokens, fewer than a row: {length}.')
-    self.rows = Epochs(-(-n // length), data.batch_size, seed, shard)
+    self.rows = epochs.Epochs(-(-n // length), data.batch_size, seed, shard)
     self._length, self._stride = length, stride
     self._size, self._seed, self._shard = data.batch_size, seed, shard
     self.units_per_step = data.batch_size * length
-    self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size)
     self.meaning = Meaning(self._tokenizer.fingerprint)
 
@@ -83,60 +80,61 @@ class LanguageModel:
     starts = np.minimum(rows * L + moved, len(tokens) - L)
     return windows(tokens, starts, L, self._tokenizer.bos_id)
 
-  def inputs(self, batch):
-    return (dict(tokens=batch['tokens']),)
-
-  def loss(self, apply, params, batch, rngs):
-    x = apply({'params': params}, batch, rngs=rngs, method='features')
-    weights = batch.get('weights', jnp.ones(batch['labels'].shape))
+  def loss(self, model, params, batch, rngs):
+    x = model.apply({'params': params}, batch, rngs=rngs, method='features')
+    table, bias = model.output_table(params)
+    weights = jnp.ones(batch['labels'].shape)
     sums = metrics.projected_cross_entropy(
-      x, params['embed']['embedding'], batch['labels'], weights
+      x, table, batch['labels'], weights, bias=bias
     )
     return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
 
-  def evaluate(self, model, params, split):
-    """Perplexity of a word, by windows of L that move on by eval_stride.
+  def score(self, model, params, batch):
+    """nll and tokens of each window, float32 [R]."""
+    x = model.apply({'params': params}, batch, method='features')
+    table, bias = model.output_table(params)
+    sums = metrics.projected_rows(
+      x, table, batch['labels'], batch['weights'], bias
+    )
+    return dict(nll=sums['nll'], tokens=sums['weight'])
 
-    Of a window the tokens count that the one before did not reach, so each of
-    the text counts once, and all but the first window's have at least
-    L - eval_stride tokens before them. 'val', which is looked at often, moves
-    on by L.
+  def passes(self, model, split):
+    """Windows of L that move on by eval_stride; each token counts in one.
+
+    Of a window the tokens count that the one before did not reach, so all but
+    the first window's have at least L - eval_stride tokens before them. 'val',
+    which is looked at often, moves on by L.
+    """
+    tokens, L = self._streams[split].tokens, self._length
+    stride = L if split == 'val' else self._stride
+    found = strided(tokens, L, stride, self._size, self._tokenizer.bos_id)
+    return dict(windows=tasks.Pass(self.score, *found))
+
+  def metrics(self, split, found):
+    """Perplexity of a word.
 
       perplexity = exp(sum_i -log p(token_i | before) / words)
 
     with an end of line being a word too: what models of words are measured by,
     whatever the tokens are.
     """
-    stream = self._streams[split]
-    stride = self._length if split == 'val' else self._stride
-    sums, nll, count, parts = self._compiled(model), 0.0, 0.0, []
-    bos = self._tokenizer.bos_id
-    for batch in strided(stream.tokens, self._length, stride, self._size, bos):
-      new = [float(x) for x in jax.device_get(sums(params, batch))]
-      nll, count = nll + new[0], count + new[1]
-      parts.append(new)
+    stream, sums = self._streams[split], found['windows']
+    nll, count = (float(sums[k].sum(dtype=float)) for k in ('nll', 'tokens'))
     assert count == len(stream.tokens), (count, len(stream.tokens))
-    # Examples of a running text are pieces of it, each of a batch of windows.
-    parts = dict(zip(('nll', 'tokens'), zip(*parts, strict=True), strict=True))
-    self.examples = parts if np.isfinite(nll) else {}
     return {
       'perplexity': metrics.perplexity(nll, stream.words),
       'nll': nll / count,
       'bits_per_character': nll / np.log(2) / stream.characters,
       'words': stream.words,
-      'unigram_perplexity': self._unigram(stream),
-    }
+    }, metrics.in_pieces(sums, self._size)
 
-  def _compiled(self, model):
-    """(params, batch) -> sums, compiled once for all evaluations."""
-
-    def sums(params, batch):
-      total, weight, _ = self.loss(model.apply, params, batch, rngs={})
-      return total, weight
-
-    if self._program[0] is not model:
-      self._program = model, jax.jit(sums)
-    return self._program[1]
+  def baselines(self, split):
+    """Perplexity of a word by the frequency of tokens in training, plus one."""
+    stream, V = self._streams[split], self._tokenizer.vocab_size
+    counts = np.bincount(self._streams['train'].tokens, minlength=V) + 1
+    logs = np.log(counts / counts.sum())
+    nll = -(np.bincount(stream.tokens, minlength=V) * logs).sum()
+    return dict(unigram_perplexity=metrics.perplexity(nll, stream.words))
 
   def describe(self):
     shown = dict(text=self._source.name, vocabulary=self._tokenizer.vocab_size)
@@ -150,14 +148,6 @@ class LanguageModel:
     tokens = [stream.tokens for stream in self._streams.values()]
     shown['checksum'] = cache.checksum(*tokens)
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
-
-  def _unigram(self, stream):
-    """Perplexity of a word by the frequency of tokens in training, plus one."""
-    V = self._tokenizer.vocab_size
-    counts = np.bincount(self._streams['train'].tokens, minlength=V) + 1
-    logs = np.log(counts / counts.sum())
-    found = np.bincount(stream.tokens, minlength=V)
-    return metrics.perplexity(-(found * logs).sum(), stream.words)
 
 
 build = LanguageModel
@@ -174,18 +164,24 @@ def windows(tokens, starts, L, bos):
 
 
 def strided(tokens, L, stride, size, bos):
-  """Yields batches of `size` windows in which each token counts once.
+  """Batches of `size` windows in which each token counts once.
 
   Window i begins at i stride; of it count the tokens that i - 1 did not reach.
+
+  Returns:
+    The i-th batch as a function of i, and how many there are.
   """
   n = len(tokens)
   number = 1 + max(0, -(-(n - L) // stride))
   padded = np.concatenate([tokens, np.zeros(L + stride, tokens.dtype)])
-  for rows, valid in in_order(number, size):
+
+  def batch(i):
+    rows, place = epochs.part(i, number, size)
     starts = rows * stride
     reached = np.where(rows == 0, 0, starts - stride + L)[:, None]
     places = starts[:, None] + np.arange(L)[None]
-    counts = valid[:, None] & (places >= reached) & (places < n)
-    yield windows(padded, starts, L, bos) | dict(
-      weights=counts.astype(np.float32)
-    )
+    counts = (places >= reached) & (places < n)
+    batch = windows(padded, starts, L, bos)
+    return batch | dict(weights=counts.astype(np.float32), place=place)
+
+  return batch, -(-number // size)

@@ -4,14 +4,13 @@
 Axes: R rows of a batch, L tokens of a row, P masked ones of a row, V ids.
 """
 
+import functools
 import os
 
-import jax
 import numpy as np
 
-from collab import metrics
-from collab.data import cache, text, tokenizer
-from collab.data.epochs import Epochs, in_order
+from collab import metrics, tasks
+from collab.data import cache, epochs, text, tokenizer
 from collab.data.sources import SPLITS
 from collab.model_json import Meaning
 
@@ -70,11 +69,10 @@ class MaskedLanguageModel:
           f'{split} has {len(stream.tokens)} tokens, fewer than a row: {L - 1}.'
         )
     n = len(self._streams['train'].tokens) // (L - 1)
-    self.rows = Epochs(n, data.batch_size, seed, shard)
+    self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
     self._length, self._size, self._seed = L, data.batch_size, seed
     self._shard = shard
     self.units_per_step = data.batch_size * L
-    self._program = None, None
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size, head='mlm')
     self.meaning = Meaning(self._tokenizer.fingerprint)
 
@@ -88,55 +86,56 @@ class MaskedLanguageModel:
     mine = [np.split(x, hosts)[host] for x in draws]
     return self._masked_rows('train', self.rows(step), *mine)
 
-  def inputs(self, batch):
-    return ({k: batch[k] for k in ('tokens', 'types', 'lengths', 'positions')},)
-
-  def loss(self, apply, params, batch, rngs):
-    x = apply({'params': params}, batch, rngs=rngs, method='features')
+  def loss(self, model, params, batch, rngs):
+    x = model.apply({'params': params}, batch, rngs=rngs, method='features')
+    table, bias = model.output_table(params)
     sums = metrics.projected_cross_entropy(
-      x,
-      params['embed']['embedding'],
-      batch['labels'],
-      batch['weights'],
-      bias=params['head']['bias'],
+      x, table, batch['labels'], batch['weights'], bias=bias
     )
     return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
 
-  def evaluate(self, model, params, split):
-    """Of the masked tokens of all whole rows, the same ones every time."""
-    sums, parts = self._compiled(model), []
-    tokens, found = self._streams[split].tokens, np.zeros(3)
-    guess = np.bincount(self._streams['train'].tokens).argmax()
-    guessed = 0.0
-    rows = len(tokens) // (self._length - 1)
-    for i, (places, valid) in enumerate(in_order(rows, self._size)):
-      draws = self._draws(np.random.default_rng(i))
-      batch = self._masked_rows(split, places, *draws)
-      batch['weights'] *= valid[:, None]
-      guessed += float(((batch['labels'] == guess) * batch['weights']).sum())
-      parts.append([float(x) for x in jax.device_get(sums(params, batch))])
-      found += parts[-1]
-    nll, weight, right = zip(*parts, strict=True)
-    parts = dict(nll=nll, tokens=weight, right=right)  # a batch each
-    nll, weight, right = found
-    self.examples = parts if np.isfinite(nll) else {}
-    return dict(
-      nll=nll / weight,
-      perplexity=metrics.perplexity(nll, weight),
-      accuracy=right / weight,
-      accuracy_of_commonest=guessed / weight,
+  def score(self, model, params, batch):
+    """nll, right ones and number of each row's masked tokens, float32 [R]."""
+    x = model.apply({'params': params}, batch, method='features')
+    table, bias = model.output_table(params)
+    sums = metrics.projected_rows(
+      x, table, batch['labels'], batch['weights'], bias
     )
+    return dict(nll=sums['nll'], tokens=sums['weight'], right=sums['right'])
 
-  def _compiled(self, model):
-    """(params, batch) -> sums, compiled once for all evaluations."""
+  def passes(self, model, split):
+    """The masked tokens of all whole rows, the same ones every time."""
+    batches = -(-self._whole_rows(split) // self._size)
+    batch = functools.partial(self._eval_batch, split)
+    return dict(rows=tasks.Pass(self.score, batch, batches))
 
-    def sums(params, batch):
-      total, weight, aux = self.loss(model.apply, params, batch, rngs={})
-      return total, weight, aux['accuracy']
+  def metrics(self, split, found):
+    sums = found['rows']
+    nll, count, right = (
+      float(sums[name].sum(dtype=float)) for name in ('nll', 'tokens', 'right')
+    )
+    return dict(
+      nll=nll / count,
+      perplexity=metrics.perplexity(nll, count),
+      accuracy=right / count,
+    ), metrics.in_pieces(sums, self._size)
 
-    if self._program[0] is not model:
-      self._program = model, jax.jit(sums)
-    return self._program[1]
+  def baselines(self, split):
+    """How often the commonest token of training is right."""
+    guess = np.bincount(self._streams['train'].tokens).argmax()
+    hits = []
+    for i in range(-(-self._whole_rows(split) // self._size)):
+      batch = self._eval_batch(split, i)
+      hits.append((batch['labels'] == guess)[batch['place'] >= 0])
+    return dict(accuracy_of_commonest=float(np.concatenate(hits).mean()))
+
+  def _whole_rows(self, split):
+    return len(self._streams[split].tokens) // (self._length - 1)
+
+  def _eval_batch(self, split, i):
+    rows, place = epochs.part(i, self._whole_rows(split), self._size)
+    draws = self._draws(np.random.default_rng(i))
+    return self._masked_rows(split, rows, *draws) | dict(place=place)
 
   def describe(self):
     shown = dict(text=self._source.name, vocabulary=self._tokenizer.vocab_size)

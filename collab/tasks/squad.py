@@ -8,12 +8,10 @@ B windows, L tokens of a row.
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from collab import metrics
+from collab import metrics, tasks
 from collab.data import (
   epochs,
   examples,
@@ -27,7 +25,6 @@ from collab.model_json import Meaning
 
 SHOWN = 5  # questions to look at
 FORBIDDEN = -1e9  # logit of a place where no answer begins or ends
-INPUTS = ('tokens', 'types', 'lengths')  # what the model takes of a batch
 
 
 class Squad:
@@ -75,7 +72,6 @@ class Squad:
     self.rows = epochs.Epochs(len(self._train.rows), size, seed, shard)
     self._length, self._size = cut['row_length'], size
     self._longest, self._threshold = max_answer_length, null_threshold
-    self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.meaning = Meaning(self.tokenizer.fingerprint)
     self.unit, self.units_per_step = 'examples', size
@@ -91,12 +87,9 @@ class Squad:
     inputs = examples.pad(self._train.rows, rows, self._length)
     return inputs | dict(spans=self._train.spans[rows])
 
-  def inputs(self, batch):
-    return ({key: batch[key] for key in INPUTS},)
-
-  def loss(self, apply, params, batch, rngs):
+  def loss(self, model, params, batch, rngs):
     """-(log p(first) + log p(last)) / 2 over <bos> and the window's places."""
-    logits = self._logits(apply, params, batch, rngs)
+    logits = _logits(model, params, batch, rngs)
     weights, sums = jnp.ones(len(logits)), []
     for side in (0, 1):
       total, weight = metrics.cross_entropy(
@@ -106,28 +99,35 @@ class Squad:
     right = (logits.argmax(1) == batch['spans']).all(1).sum()
     return sum(sums) / 2, weight, dict(accuracy=right)
 
-  def _logits(self, apply, params, batch, rngs):
-    """[B, L, 2], in float32, FORBIDDEN in the question and the padding."""
-    logits = apply({'params': params}, *self.inputs(batch), rngs=rngs)
-    allowed = allow(batch['types'], batch['lengths'])[..., None]
-    return jnp.where(allowed, logits.astype(jnp.float32), FORBIDDEN)
+  def score(self, model, params, batch):
+    """The best span of each window, see `best_spans`."""
+    return best_spans(_logits(model, params, batch), self._longest)
 
-  def evaluate(self, model, params, split):
-    """exact and f1 in percent; of v2.0 more, see spans.scores_or_none.
+  def passes(self, model, split):
+    """The windows, those of like length together."""
+    cut, size = self._cut(split), self._size
+    order = np.argsort(cut.rows.lengths, kind='stable')
 
-    Of 'test' also the scores of answers that need no model.
-    """
+    def batch(i):
+      rows, place = epochs.part(i, len(order), size)
+      rows, place = order[rows], np.where(place < 0, -1, order[rows])
+      length = examples.width(cut.rows, rows, self._length)
+      return examples.pad(cut.rows, rows, length) | dict(place=place)
+
+    return dict(windows=tasks.Pass(self.score, batch, -(-len(order) // size)))
+
+  def metrics(self, split, found):
+    """exact and f1 in percent; of v2.0 more, see spans.scores_or_none."""
     asked = self.questions.read(split)
-    texts, nulls = self.answer(model, params, asked, self._cut(split))
-    finite = bool(np.isfinite(nulls).all())
-    nulls = np.nan_to_num(nulls)
-    scores = metrics.nan_unless(finite, self._scores(texts, asked, nulls))
+    texts, nulls = self.answers(split, found['windows'])
+    given = self._given(texts, nulls)
     if split == 'test':
-      given = self._given(texts, nulls)
-      self.examples = self._examples(asked, given) if finite else {}
       _show(asked, given)
-      scores |= self._baselines(asked)
-    return scores
+    return self._scores(texts, asked, nulls), self._examples(asked, given)
+
+  def baselines(self, split):
+    """Of 'test': exact and f1 of the answers that `_baselines` gives."""
+    return self._baselines() if split == 'test' else {}
 
   def _scores(self, texts, asked, nulls):
     answers = [q.answers for q in asked]
@@ -154,7 +154,7 @@ class Squad:
     given = nulls <= self._threshold
     return [t if g else '' for t, g in zip(texts, given, strict=True)]
 
-  def answer(self, model, params, asked, cut):
+  def answers(self, split, best):
     """The best text of each question, and how much better "no answer" is.
 
     The best span over all windows, of at most max_answer_length tokens; "no
@@ -162,46 +162,21 @@ class Squad:
     that another has (Devlin et al., 2019, section 4.3).
 
     Args:
-      model, params: the encoder.
-      asked: list of Question.
-      cut: their Windows.
+      split: whose questions.
+      best: `best_spans` of all their windows.
 
     Returns:
-      A list of texts, and float32 [questions]; '' and what is not finite where
-      the model's outputs are not.
+      A list of texts, and float32 [questions].
     """
-    run = self._compiled(model)
-    order = np.argsort(cut.rows.lengths, kind='stable')  # of like length
-    found, size = np.zeros((len(order), 4), np.float32), self._size
-    batches = list(epochs.in_order(len(order), size))
-    for rows, valid in tqdm(batches, 'answering', leave=False, disable=None):
-      rows = order[rows]
-      length = examples.width(cut.rows, rows, self._length)
-      batch = examples.pad(cut.rows, rows, length)
-      found[rows[valid]] = np.asarray(run(params, batch))[valid]
+    asked, cut = self.questions.read(split), self._cut(split)
     texts, nulls = [], []
     starts = np.searchsorted(cut.question, np.arange(len(asked) + 1))
     for q, begin, end in zip(asked, starts, starts[1:], strict=False):
-      window = begin + int(found[begin:end, 0].argmax())
-      score, _, first, last = found[window]
-      null = found[begin:end, 1].min() - score
-      text = ''
-      if np.isfinite(null):
-        text = cut.text(q.context, window, int(first), int(last))
-      texts.append(text)
-      nulls.append(null)
+      window = begin + int(best[begin:end, 0].argmax())
+      score, _, first, last = best[window]
+      texts.append(cut.text(q.context, window, int(first), int(last)))
+      nulls.append(best[begin:end, 1].min() - score)
     return texts, np.array(nulls)
-
-  def _compiled(self, model):
-    """(params, batch) -> best spans, compiled once for all evaluations."""
-
-    def run(params, batch):
-      logits = self._logits(model.apply, params, batch, {})
-      return best_spans(logits, self._longest)
-
-    if self._program[0] is not model:
-      self._program = model, jax.jit(run)
-    return self._program[1]
 
   def describe(self):
     cut = self._train
@@ -218,8 +193,9 @@ class Squad:
       steps_per_epoch=self.rows.steps_per_epoch,
     )
 
-  def _baselines(self, asked):
+  def _baselines(self):
     """exact and f1 of the first name, of a frequent answer, of no answer."""
+    asked = self.questions.read('test')
     train = self.questions.read('train')
     ways = dict(
       first_name=questions.first_name,
@@ -274,6 +250,13 @@ def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
     yield from (q.text for q in train)
 
   return kept, tokenizer.prepare(workdir, vocabulary, lines, vocab_size)
+
+
+def _logits(model, params, batch, rngs=None):
+  """[B, L, 2], in float32, FORBIDDEN in the question and the padding."""
+  logits = model.apply({'params': params}, batch, rngs=rngs)
+  allowed = allow(batch['types'], batch['lengths'])[..., None]
+  return jnp.where(allowed, logits.astype(jnp.float32), FORBIDDEN)
 
 
 def allow(types, lengths):

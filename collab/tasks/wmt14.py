@@ -10,21 +10,12 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from collab import decoding, metrics
+from collab import decoding, metrics, tasks
 from collab.data import cache, pipeline, samples, sources, tokenizer
 from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at
-INPUTS = (  # what the model takes of a batch
-  'source',
-  'source_segments',
-  'source_positions',
-  'target_inputs',
-  'target_segments',
-  'target_positions',
-)
 
 
 class Translation:
@@ -64,7 +55,6 @@ class Translation:
       beam,
       alpha,
     )
-    self._program = None, None
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
     self.meaning = Meaning(self.tokenizer.fingerprint)
     self.unit = 'tokens'
@@ -72,7 +62,6 @@ class Translation:
       size * length * (1 - self._packed.statistics['target_padding'])
     )
     self.batch, self.rows = self._packed.batch, self._packed.pairs
-    self.examples = {}  # until there are translations
 
   def check(self, model):
     """See tasks.Task. Perplexity cuts what is too long, translation cannot."""
@@ -87,32 +76,65 @@ class Translation:
         f'{int((lengths > most).sum())} of {len(lengths)} are too long.'
       )
 
-  def inputs(self, batch):
-    return ({key: batch[key] for key in INPUTS},)
-
-  def loss(self, apply, params, batch, rngs):
-    x = apply({'params': params}, batch, rngs=rngs, method='features')
+  def loss(self, model, params, batch, rngs):
+    x = model.apply({'params': params}, batch, rngs=rngs, method='features')
+    table, bias = model.output_table(params)
     sums = metrics.projected_cross_entropy(
       x,
-      params['embed']['embedding'],
+      table,
       batch['labels'],
       batch['weights'],
       self._label_smoothing,
-      bias=params['embed'].get('bias'),
+      bias=bias,
     )
     aux = dict(nll=sums['nll'], accuracy=sums['right'])
     return sums['loss'], sums['weight'], aux
 
-  def evaluate(self, model, params, split):
-    """Perplexity and accuracy per token; of 'test', translations as well."""
-    sums = self._sums(model, params, split)
-    scores = {
-      'nll': sums['nll'] / sums['weight'],
-      'perplexity': metrics.perplexity(sums['nll'], sums['weight']),
-      'accuracy': sums['accuracy'] / sums['weight'],
-    }
+  def score(self, model, params, batch):
+    """nll, right ones and number of each pair's target tokens, float32 [R]."""
+    x = model.apply({'params': params}, batch, method='features')
+    table, bias = model.output_table(params)
+    return metrics.projected_rows(
+      x, table, batch['labels'], batch['weights'], bias
+    )
+
+  def passes(self, model, split):
+    """Tokens of the targets; of 'test', translations as well."""
+    data = self._tokenized(split)
+    size = max(1, min(self._size, len(data)))
+    batch = functools.partial(pipeline.eval_batch, data, size, self._length)
+    found = dict(tokens=tasks.Pass(self.score, batch, -(-len(data) // size)))
     if split == 'test':
-      scores |= self._translation_scores(model, params)
+      found['translations'] = self._translations(model).computed
+    return found
+
+  def metrics(self, split, found):
+    """Perplexity and accuracy per token; of 'test', of translations as well."""
+    sums = found['tokens']
+    nll, right, weight = (
+      float(sums[name].sum(dtype=float)) for name in ('nll', 'right', 'weight')
+    )
+    scores = {
+      'nll': nll / weight,
+      'perplexity': metrics.perplexity(nll, weight),
+      'accuracy': right / weight,
+    }
+    if split != 'test':
+      return scores, {}
+    of_texts, examples = self._text_scores(found['translations'])
+    return scores | of_texts, examples
+
+  def baselines(self, split):
+    """Of 'test': BLEU of copying and, of the sample, of looking words up."""
+    if split != 'test':
+      return {}
+    ours, references, _ = self._test
+    to = references, self._language
+    scores = dict(bleu_of_copying=metrics.bleu(ours, *to)['score'])
+    if self.corpus.name == 'sample':
+      lookup = samples.lookup(self.corpus.pairs('train'))
+      baseline = [lookup(s) for s in ours]
+      scores['bleu_of_lookup'] = metrics.bleu(baseline, *to)['score']
     return scores
 
   def describe(self):
@@ -125,48 +147,23 @@ class Translation:
     shown['checksum'] = cache.checksum(*(x for y in self._sides for x in y))
     return shown | self._packed.statistics
 
-  def translator(self, model, params):
-    """sentences -> translations, by this task's beam."""
-    return functools.partial(
-      translate,
-      model,
-      params,
-      self.tokenizer,
-      beam=self._beam,
-      alpha=self._alpha,
+  @functools.cached_property
+  def _test(self):
+    """Sources, references and categories of 'test'."""
+    return list(zip(*self.corpus.rows('test'), strict=True))
+
+  def _translations(self, model):
+    return Translations(
+      model, self.tokenizer, self._test[0], self._beam, self._alpha
     )
 
-  def _sums(self, model, params, split):
-    sums = self._compiled(model)
-    data = self._tokenized(split)
-    size = max(1, min(self._size, len(data)))
-    batches = pipeline.eval_batches(data, size, self._length)
-    total = None
-    for batch in batches:
-      batch.pop('valid')
-      new = jax.device_get(sums(params, batch))
-      total = new if total is None else jax.tree.map(np.add, total, new)
-    return {name: float(value) for name, value in total.items()}
-
-  def _compiled(self, model):
-    """(params, batch) -> sums, compiled once for all evaluations."""
-
-    def sums(params, batch):
-      _, weight, aux = self.loss(model.apply, params, batch, rngs={})
-      return aux | dict(weight=weight)
-
-    if self._program[0] is not model:
-      self._program = model, jax.jit(sums)
-    return self._program[1]
-
-  def _translation_scores(self, model, params):
-    rows = list(self.corpus.rows('test'))
-    ours, references, categories = zip(*rows, strict=True)
-    found = self.translator(model, params)(ours)
-    finite = not any(isinstance(x, Exception) for x in found)
-    found = [x if isinstance(x, str) else '' for x in found]
-    shown = min(SHOWN, len(rows))
-    print(f'\nThe first {shown} of {len(rows)} translations of the test set:')
+  def _text_scores(self, decoded):
+    ours, references, categories = self._test
+    found = [
+      decoding.line(self.tokenizer, *row) for row in zip(*decoded, strict=True)
+    ]
+    shown = min(SHOWN, len(ours))
+    print(f'\nThe first {shown} of {len(ours)} translations of the test set:')
     for triple in zip(ours[:SHOWN], references, found, strict=False):
       print(
         '  source     {}\n  reference  {}\n  ours       {}\n'.format(*triple)
@@ -186,16 +183,7 @@ class Translation:
     if any(categories):
       by = metrics.bleu_by(categories, found, *to)
       scores |= {f'bleu/{name}': x['score'] for name, x in by.items()}
-    scores = metrics.nan_unless(finite, scores)
-    self.examples = {}
-    if finite:
-      self.examples = dict(bleu=metrics.bleu_counts(found, *to))
-    scores['bleu_of_copying'] = metrics.bleu(ours, *to)['score']
-    if self.corpus.name == 'sample':
-      lookup = samples.lookup(self.corpus.pairs('train'))
-      baseline = [lookup(s) for s in ours]
-      scores['bleu_of_lookup'] = metrics.bleu(baseline, *to)['score']
-    return scores
+    return scores, dict(bleu=metrics.bleu_counts(found, *to))
 
 
 build = Translation
@@ -254,59 +242,71 @@ def longest(model):
   return 2 * (model.max_length - 10) // 3
 
 
-def translate(
-  model, params, tokenizer, sentences, *, beam=4, alpha=0.6, batch_size=64
-):
-  """Translations of a list of sentences, by beam search.
+class Translations:
+  """Beam search for a list of sentences, as a Pass and the texts that it gives.
 
   Sentences of like length are decoded together, padded to a power of two, so
   that few programs are compiled. A translation has at most 1.5 S + 10 tokens.
 
+  Attributes:
+    computed: tasks.Pass; of each sentence that can be translated, Decoded.
+
   Args:
     model: EncoderDecoder.
-    params: its parameters.
     tokenizer: data.tokenizer.Tokenizer.
     sentences: list of str.
     beam, alpha: see `decoding.beam`; beam=1 is greedy.
     batch_size: sentences at a time.
 
-  Returns:
-    For each sentence its translation as one line, '' for ''; or an exception
-    in its place: it is longer than `longest`, or the model's outputs for it
-    are not finite.
-
   Raises:
     ValueError: the beam is wider than the vocabulary or cannot be.
   """
-  _check_beam(beam, alpha, tokenizer)
-  ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
-  run = jax.jit(
-    functools.partial(_decode, model, tokenizer, beam, alpha), static_argnums=3
-  )
-  most, found = longest(model), [''] * len(ids)
-  for i, row in enumerate(ids):
-    if len(row) > most:
-      found[i] = ValueError(
-        f'{len(row)} tokens; with max_length={model.max_length} the model '
-        f'translates at most {most}'
-      )
-  order = [i for i, text in enumerate(sentences) if text and not found[i]]
-  order.sort(key=lambda i: len(ids[i]))
-  starts = range(0, len(order), batch_size)
-  for start in tqdm(starts, 'translating', leave=False, disable=None):
-    rows = order[start : start + batch_size]
-    lengths = np.array(
-      [len(ids[i]) for i in rows] + [1] * (batch_size - len(rows))
-    )
-    S = min(1 << int(max(lengths) - 1).bit_length(), model.max_length)
-    limit = min(3 * S // 2 + 10, model.max_length)
-    tokens = np.zeros((batch_size, S), np.int32)
-    for row, i in enumerate(rows):
-      tokens[row, : len(ids[i])] = ids[i]
-    out = jax.device_get(run(params, tokens, lengths, limit))
-    for i, *best in zip(rows, *out, strict=False):
-      found[i] = decoding.line(tokenizer, *best)
-  return found
+
+  def __init__(self, model, tokenizer, sentences, beam, alpha, batch_size=64):
+    _check_beam(beam, alpha, tokenizer)
+    self._tokenizer, most = tokenizer, longest(model)
+    ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
+    self._texts = [''] * len(ids)
+    for i, row in enumerate(ids):
+      if len(row) > most:
+        self._texts[i] = ValueError(
+          f'{len(row)} tokens; with max_length={model.max_length} the model '
+          f'translates at most {most}'
+        )
+    order = [i for i, x in enumerate(sentences) if x and not self._texts[i]]
+    self._done = list(order)
+    order.sort(key=lambda i: len(ids[i]))
+
+    def batch(i):
+      rows = order[i * batch_size : (i + 1) * batch_size]
+      place = np.full(batch_size, -1)
+      place[: len(rows)] = rows
+      lengths = np.ones(batch_size, np.int32)
+      lengths[: len(rows)] = [len(ids[i]) for i in rows]
+      S = min(1 << int(max(lengths) - 1).bit_length(), model.max_length)
+      source = np.zeros((batch_size, S), np.int32)
+      for row, i in enumerate(rows):
+        source[row, : len(ids[i])] = ids[i]
+      return dict(source=source, lengths=lengths, place=place)
+
+    def rows(model, params, batch):
+      return _decode(model, tokenizer, beam, alpha, params, **batch)
+
+    self.computed = tasks.Pass(rows, batch, -(-len(order) // batch_size))
+
+  def texts(self, decoded):
+    """For each sentence its translation as one line, '' for ''.
+
+    Or an exception in its place: it is longer than `longest`, or the model's
+    outputs for it are not finite.
+
+    Args:
+      decoded: what `computed` gives of all sentences.
+    """
+    found = list(self._texts)
+    for i, *best in zip(self._done, *decoded, strict=True):
+      found[i] = decoding.line(self._tokenizer, *best)
+    return found
 
 
 def _check_beam(beam, alpha, tokenizer):
@@ -315,8 +315,9 @@ def _check_beam(beam, alpha, tokenizer):
   decoding.check_beam(beam, alpha)
 
 
-def _decode(model, tokenizer, beam, alpha, params, source, lengths, limit):
-  """Decoded of the best translations of source [B, S]: [B, limit], [B]."""
+def _decode(model, tokenizer, beam, alpha, params, source, lengths):
+  """Decoded of the best translations of source [B, S], all as long."""
+  limit = min(3 * source.shape[1] // 2 + 10, model.max_length)
   valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
     jnp.int32
   )
@@ -363,4 +364,9 @@ def _decode(model, tokenizer, beam, alpha, params, source, lengths, limit):
     alpha=alpha,
     capacity=limit,
   )
-  return decoding.Decoded(found.tokens[:, 0], found.scores[:, 0])
+  tokens = jnp.pad(
+    found.tokens[:, 0],
+    ((0, 0), (0, model.max_length - limit)),
+    constant_values=tokenizer.pad_id,
+  )
+  return decoding.Decoded(tokens, found.scores[:, 0])

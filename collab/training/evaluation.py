@@ -1,90 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of a task: each example once, over all devices of a mesh."""
 
-from collections.abc import Callable
 import functools
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from collab import metrics
 from collab.data import pipeline
-from collab.training import sharding
+from collab.training import hosts, sharding
 
 
-class Pass(NamedTuple):
-  """What an evaluation computes of each example of a split.
+def build(task, model, mesh):
+  """The evaluation of a task; its programs are compiled once.
 
-  Attributes:
-    rows: pure function (model, params, batch) -> pytree of arrays [R, ...].
-    batch: i -> dict of numpy arrays [R, ...], with `place`, int [R]: which
-      example a row is, -1 for one that only fills the batch up.
-    batches: how many there are.
-    examples: how many there are; each has to be in one batch.
-  """
-
-  rows: Callable
-  batch: Callable
-  batches: int
-  examples: int
-
-
-def build(task, model, split_batch):
-  """The evaluation of a task: (params, split) -> scores, examples.
-
-  Programs are compiled once for all evaluations.
+  Of several processes, process 0 evaluates on one device.
 
   Args:
     task: tasks.Task.
     model: models.Model.
-    split_batch: sharding of the leading axis of a batch.
+    mesh: of `sharding.make_mesh`.
 
   Returns:
     (params, split) -> dict of scores, and dict of lists: what each example adds
-    to them, from which resampling makes intervals.
-
-  Raises (when called):
-    ValueError: an output is not finite.
+    to them, on process 0. If the model gives NaN or infinity for any example,
+    its scores are NaN and there are no examples.
   """
-  programs = {}
+  programs, split_batch = {}, sharding.batch_sharding(mesh)
+  if jax.process_count() > 1:
+    split_batch = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-  def run(function, params, batches):
+  def run(computed, params):
+    function = computed.rows
     if function not in programs:
       programs[function] = jax.jit(functools.partial(function, model))
-    return _rows(programs[function], params, batches, split_batch)
+    return rows(programs[function], params, computed, split_batch)
 
   def evaluate(params, split):
-    found = {
-      name: run(x.rows, params, x) for name, x in task.passes(split).items()
-    }
-    return task.metrics(split, **found)
+    params, examples = sharding.local(params, mesh), {}
+
+    def scores():
+      found = {
+        name: run(computed, params)
+        for name, computed in task.passes(model, split).items()
+      }
+      leaves = [x for x in jax.tree.leaves(found) if x.dtype.kind == 'f']
+      finite = all(np.isfinite(x).all() for x in leaves)
+      found, new = task.metrics(split, jax.tree.map(np.nan_to_num, found))
+      examples.update(new if finite else {})
+      return metrics.nan_unless(finite, found) | task.baselines(split)
+
+    return hosts.alone(scores), examples
 
   return evaluate
 
 
-def _rows(program, params, batches, split_batch):
-  """Rows of all examples, in their order: a pytree of arrays [examples, ...]."""
+def rows(program, params, computed, split_batch):
+  """What a Pass computes of all examples, in their order.
+
+  Args:
+    program: (params, batch) -> pytree of arrays [R, ...], compiled.
+    params: of the model.
+    computed: tasks.Pass.
+    split_batch: as in `build`.
+
+  Returns:
+    The same tree of NumPy arrays [examples, ...].
+  """
   devices = len(split_batch.device_set)
-  stream = pipeline.stream(batches.batch, 0, batches.batches)
+  stream = pipeline.stream(computed.batch, 0, computed.batches)
   found, places = [], []
   for batch in tqdm(
-    stream, 'evaluating', batches.batches, leave=False, disable=None
+    stream, 'evaluating', computed.batches, leave=False, delay=1, disable=None
   ):
     batch = _filled(batch, devices)
     place = batch.pop('place')
-    rows = jax.device_get(program(params, sharding.put(batch, split_batch)))
-    found.append(jax.tree.map(lambda x, kept=place >= 0: x[kept], rows))
+    new = jax.device_get(program(params, sharding.put(batch, split_batch)))
+    found.append(jax.tree.map(lambda x, kept=place >= 0: x[kept], new))
     places.append(place[place >= 0])
   order = np.argsort(np.concatenate(places), kind='stable')
-  assert len(order) == batches.examples, (len(order), batches.examples)
-  rows = jax.tree.map(lambda *x: np.concatenate(x)[order], *found)
-  _check_finite(rows)
-  return rows
+  return jax.tree.map(lambda *x: np.concatenate(x)[order], *found)
 
 
 def _filled(batch, devices):
-  """The batch with rows up to a multiple of the devices, place -1."""
+  """The batch with rows for all devices: more of row 0, of place -1."""
   more = -len(batch['place']) % devices
   batch = {
     name: np.concatenate([x, np.repeat(x[:1], more, 0)])
@@ -92,16 +92,3 @@ def _filled(batch, devices):
   }
   batch['place'][len(batch['place']) - more :] = -1
   return batch
-
-
-def _check_finite(rows):
-  """Refuses NaN and infinity: an argmax of NaN is a class like any other."""
-  for x in jax.tree.leaves(rows):
-    if x.dtype.kind != 'f':
-      continue
-    bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
-    if bad.any():
-      raise ValueError(
-        f'The model gives NaN or infinity for {bad.sum():,} of {len(x):,} '
-        'examples: nothing to score.'
-      )

@@ -70,7 +70,7 @@ def _attention(cost, mha, tokens):
   return lines
 
 
-def end(config, workdir, task, model, params, step, scores):
+def end(config, workdir, model, params, step, scores, examples):
   """Writes result.json and examples.json; prints the scores and where it is."""
   if jax.process_index() > 0:
     return
@@ -94,9 +94,7 @@ def end(config, workdir, task, model, params, step, scores):
   if changed := changes.off_tables(kept['changes']):
     result['changes'] = changed
   folder = pathlib.Path(workdir)
-  files.write_text(
-    folder / 'examples.json', files.to_json(task.examples) + '\n'
-  )
+  files.write_text(folder / 'examples.json', files.to_json(examples) + '\n')
   files.save_json(folder / 'result.json', result)
   logs.summary(
     f'test, after {step:,} steps and {seconds:,.0f} s of training',

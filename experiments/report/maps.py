@@ -19,7 +19,7 @@ from collab.convert import calibration, graft, heads, redundancy
 from collab.convert import source as sources
 from collab.data import examples
 from collab.models import vit
-from collab.tasks import wmt14
+from collab.translate import translate
 
 MOST = 20  # tokens of a text: what a page has room to label
 
@@ -121,7 +121,7 @@ def _pair(found, text):
   if text:
     words = sources.words(found)
     model = models.build(**found.model)
-    (target,) = wmt14.translate(model, found.params, words, [text], beam=1)
+    (target,) = translate(model, found.params, words, [text], beam=1)
     if isinstance(target, Exception):
       raise ValueError(f'{_whence(text)}: {target}.')
     whole = [*words.encode(text), words.eos_id], [words.bos_id]

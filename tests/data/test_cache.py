@@ -122,5 +122,5 @@ def test_bad_text_leaves_no_cache(tok, tmp_path):
 def test_no_text_is_the_space_before_it(tok):
   """A corpus has no empty sentences, but one who translates may ask."""
   tokenized = cache.in_memory([('', ''), ('a', '')], tok)
-  (batch,) = pipeline.eval_batches(tokenized, 2, 7)
+  batch = pipeline.eval_batch(tokenized, 2, 7, 0)
   assert [tok.decode(row) for row in batch['source']] == ['', 'a']

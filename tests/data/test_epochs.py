@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from collab.data.epochs import Epochs, in_order
+from collab.data.epochs import Epochs, part
 
 
 @given(st.integers(1, 47), st.integers(1, 60), st.integers(0, 3))
@@ -42,12 +42,12 @@ def test_hosts_share_a_batch():
 
 
 @given(st.integers(0, 47), st.integers(1, 60))
-def test_in_order(n, size):
-  found = list(in_order(n, size))
-  assert all(len(rows) == len(valid) == size for rows, valid in found)
-  rows = [row for rows, valid in found for row in rows[valid]]
-  assert rows == list(range(n))
-  assert all((rows[~valid] == 0).all() for rows, valid in found)
+def test_parts(n, size):
+  found = [part(i, n, size) for i in range(-(-n // size))]
+  assert all(len(rows) == len(place) == size for rows, place in found)
+  assert [x for _, place in found for x in place[place >= 0]] == list(range(n))
+  for rows, place in found:
+    np.testing.assert_array_equal(rows, np.maximum(place, 0))
 
 
 @pytest.mark.parametrize(

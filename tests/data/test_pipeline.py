@@ -187,27 +187,21 @@ def test_impossible_arguments(arguments, message):
     pipeline.PackedPairs(numbered(11), **arguments)
 
 
-@pytest.mark.parametrize('hosts', [1, 2])
 @pytest.mark.parametrize('count', [1, 4, 5, 8])
-def test_eval_batches_are_in_order(count, hosts):
+def test_eval_batches_are_in_order(count):
   tokenized = numbered(count) if count > 1 else pairs_of(([], [9] * L))
-  shards = [
-    list(pipeline.eval_batches(tokenized, 4, L, (host, hosts)))
-    for host in range(hosts)
-  ]
-  assert {len(shard) for shard in shards} == {-(-count // 4)}
-  found = []
-  for slices in zip(*shards, strict=True):
-    for batch in slices:
-      assert batch['source'].shape == (4 // hosts, L)
-      assert batch['source_segments'].max() <= 1
-      np.testing.assert_array_equal(
-        batch['valid'], batch['source_segments'].any(1)
-      )
-      found += unpack(batch)
+  found, places = [], []
+  for i in range(-(-count // 4)):
+    batch = pipeline.eval_batch(tokenized, 4, L, i)
+    assert batch['source'].shape == (4, L)
+    assert batch['source_segments'].max() <= 1
+    np.testing.assert_array_equal(
+      batch['place'] >= 0, batch['source_segments'].any(1)
+    )
+    places += batch['place'][batch['place'] >= 0].tolist()
+    found += unpack(batch)
+  assert places == list(range(count))
   assert found == expected(tokenized)
-  with pytest.raises(ValueError, match='batch_size'):
-    pipeline.eval_batches(tokenized, 3, L, (0, 2))
 
 
 def test_stream_is_in_order_ahead_and_ends():

@@ -14,6 +14,7 @@ from collab import models
 from collab.data import sentences
 from collab.metrics import labels
 from collab.tasks import glue
+from tests import tiny
 from tests.data.test_glue_files import write
 
 DATA = dict(
@@ -80,13 +81,13 @@ def check_evaluation():
 
     it._subtask = subtask._replace(metric=metric)
     fake = Fake(subtask.outputs, subtask.head)
-    scores = it.evaluate(fake, {}, 'val')
+    scores, examples = tiny.evaluate(it, fake, {}, 'val')
     (outputs, rows), _ = seen
     wanted = list(it._parts.readers['val']())
     assert rows == wanted
-    assert it.examples['gold'] == [example.label for example in rows]
+    assert examples['gold'] == [example.label for example in rows]
     ours = outputs if subtask.outputs == 1 else outputs.argmax(-1)
-    assert it.examples['predicted'] == ours.ravel().tolist()
+    assert examples['predicted'] == ours.ravel().tolist()
     encoded = it._encoded(wanted)
     for i, output in enumerate(outputs):
       at = np.atleast_1d(it._indices(np.array([i]))[0])
@@ -142,13 +143,13 @@ def trained(it, steps, lr=1e-2):
   """Losses and the parameters of a tiny encoder."""
   model = models.build('encoder', **MODEL, **it.model_kwargs)
   init = jax.jit(model.init)
-  params = init(jax.random.key(0), *it.inputs(it.batch(0)))['params']
+  params = init(jax.random.key(0), it.batch(0))['params']
   tx = optax.adam(lr)
 
   @jax.jit
   def step(params, state, batch):
     def loss(params):
-      total, weight, aux = it.loss(model.apply, params, batch, {})
+      total, weight, aux = it.loss(model, params, batch, {})
       return total / weight, aux
 
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -166,7 +167,7 @@ def test_it_learns(tmp_path):
   it = task('sst2', tmp_path)
   losses, model, params = trained(it, 60)
   assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-  scores = it.evaluate(model, params, 'test')
+  scores, examples = tiny.evaluate(it, model, params, 'test')
   assert all(np.isfinite(x) for x in scores.values())
 
 
@@ -175,7 +176,7 @@ def test_loss_by_hand(tmp_path):
     it = task(subtask, tmp_path / subtask)
     batch, fake = it.batch(0), Fake(it.model_kwargs['outputs'])
     outputs = np.asarray(fake.apply({}, batch), np.float64)
-    total, weight, aux = it.loss(fake.apply, {}, batch, {})
+    total, weight, aux = it.loss(fake, {}, batch, {})
     rows = range(6)
     if subtask == 'stsb':
       wanted = ((outputs[:, 0] - batch['labels']) ** 2).sum()
@@ -192,8 +193,8 @@ def test_loss_by_hand(tmp_path):
 def test_mnli_has_two_parts(tmp_path):
   files = write(tmp_path / 'glue')
   it = task('mnli', tmp_path, path=str(files), batch_size=1)
-  scores = it.evaluate(Fake(3), {}, 'test')
-  assert scores == it.evaluate(Fake(3), {}, 'val')
+  scores, examples = tiny.evaluate(it, Fake(3), {}, 'test')
+  assert scores == tiny.evaluate(it, Fake(3), {}, 'val')[0]
   assert set(scores) == {
     'score',
     'majority_score',
@@ -202,7 +203,7 @@ def test_mnli_has_two_parts(tmp_path):
   }
   assert scores['score'] == (scores['accuracy_m'] + scores['accuracy_mm']) / 2
   for part in ('m', 'mm'):
-    gold, ours = (it.examples[f'{x}_{part}'] for x in ('gold', 'predicted'))
+    gold, ours = (examples[f'{x}_{part}'] for x in ('gold', 'predicted'))
     assert np.mean(np.equal(gold, ours)) == scores[f'accuracy_{part}']
   shown = it.describe()
   assert shown['examples in dev_matched'] == 1
@@ -216,9 +217,9 @@ def test_majority(tmp_path):
   gold = glue.gold(rows)
   counts = np.bincount(it._labels)
   wanted = labels.accuracy(gold, [counts.argmax()] * len(gold))
-  assert it.evaluate(Fake(3), {}, 'val')['majority_score'] == wanted
+  assert tiny.evaluate(it, Fake(3), {}, 'val')[0]['majority_score'] == wanted
   it = task('stsb', tmp_path / 'stsb')
-  assert it.evaluate(Fake(1), {}, 'val')['majority_score'] == 0.0
+  assert tiny.evaluate(it, Fake(1), {}, 'val')[0]['majority_score'] == 0.0
 
 
 def test_a_kept_tokenizer_is_used_again(tmp_path):
@@ -260,15 +261,17 @@ class Wrong(Fake):
 
 
 def check_not_finite(it, wrong):
-  good = it.evaluate(Fake(it._subtask.outputs, it._subtask.head), {}, 'test')
+  good, examples = tiny.evaluate(
+    it, Fake(it._subtask.outputs, it._subtask.head), {}, 'test'
+  )
   assert all(np.isfinite(x) for x in good.values())
-  assert it.examples
-  scores = it.evaluate(Wrong(it, wrong), {}, 'test')
+  assert examples
+  scores, examples = tiny.evaluate(it, Wrong(it, wrong), {}, 'test')
   assert scores.keys() == good.keys()
   majority = {k: x for k, x in scores.items() if k.startswith('majority')}
   assert majority.items() <= good.items()
   assert all(np.isnan(scores[name]) for name in scores.keys() - majority.keys())
-  assert it.examples == {}
+  assert examples == {}
 
 
 @pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
@@ -288,10 +291,10 @@ def test_one_part_that_is_not_finite_has_no_score(tmp_path, monkeypatch):
     return np.full((n, 3), np.nan if encoded is matched else 0.0)
 
   monkeypatch.setattr(it, '_outputs', outputs)
-  scores = it.evaluate(None, {}, 'test')
+  scores, examples = tiny.evaluate(it, None, {}, 'test')
   assert np.isnan([scores['accuracy_m'], scores['score']]).all()
   assert scores['accuracy_mm'] in (0, 1)
-  assert it.examples == {}
+  assert examples == {}
 
 
 @pytest.mark.parametrize(

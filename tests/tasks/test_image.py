@@ -15,6 +15,7 @@ from collab import models
 from collab.data.epochs import Epochs
 from collab.tasks import image
 from configs import vit
+from tests import tiny
 from tests.data.test_sources import refused
 
 PLAIN = dict(
@@ -134,8 +135,8 @@ def test_damaged_is_replaced_and_counted(folder):
   np.testing.assert_allclose(plain * 0.25 + 0.5, wanted / 255, atol=1e-6)
   t.batch(1)
   assert list(t.describe().values())[-1] == 2
-  scores = t.evaluate(Brightness(), {}, 'test')
-  assert scores['images'] == len(t.examples['right']) == 9
+  scores, examples = tiny.evaluate(t, Brightness(), {}, 'test')
+  assert scores['images'] == len(examples['right']) == 9
   assert t.describe() != of_folder(folder, damaged='skip').describe()
 
 
@@ -144,7 +145,10 @@ def test_nothing_decodes(folder):
     path.write_bytes(b'damaged')
   t = of_folder(folder, damaged='skip')
   refused('None of the 17 training images', lambda: t.batch(0))
-  refused("No image of 'test' in", lambda: t.evaluate(Brightness(), {}, 'test'))
+  refused(
+    "No image of 'test' in",
+    lambda: tiny.evaluate(t, Brightness(), {}, 'test')[0],
+  )
 
 
 class Brightness:
@@ -167,7 +171,7 @@ class Lookup:
 
 
 def test_brightness_sorts_the_folder(folder):
-  scores = of_folder(folder).evaluate(Brightness(), {}, 'test')
+  scores, examples = tiny.evaluate(of_folder(folder), Brightness(), {}, 'test')
   assert scores['top1'] == 1
   assert 'top5' not in scores
 
@@ -181,19 +185,19 @@ def test_each_test_image_counts_once(batch_size):
   logits = np.random.default_rng(0).normal(size=(n, 10)).astype(np.float32)
   images = (test.images / np.float32(255) - 0.305) / np.float32(0.376)
   model = Lookup(images, jnp.array(logits))
-  scores = t.evaluate(model, {}, 'test')
+  scores, examples = tiny.evaluate(t, model, {}, 'test')
   order = np.argsort(-logits, 1)
   right = order == test.labels[:, None]
   log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(n), test.labels]
   assert scores['images'] == n
-  assert t.examples['right'] == right[:, 0].astype(int).tolist()
+  assert examples['right'] == right[:, 0].astype(int).tolist()
   assert scores['top1'] == pytest.approx(right[:, 0].mean())
   assert scores['top5'] == pytest.approx(right[:, :5].any(1).mean())
   assert scores['nll'] == pytest.approx(-log_p.mean(), rel=1e-5)
 
 
 def test_baselines():
-  scores = task().evaluate(models_of(task()), None, 'test')
+  scores, examples = tiny.evaluate(task(), models_of(task()), None, 'test')
   assert scores['majority'] < 0.15
   assert scores['linear'] > 0.95
 
@@ -229,24 +233,24 @@ def test_learns():
   fields = dict(patch=4, dim=16, num_layers=1, mlp_dim=32)
   attention = dict(name='mha', num_heads=2)
   model = models.build('vit', **fields, attention=attention, **t.model_kwargs)
-  params = model.init(jax.random.key(0), *t.inputs(t.batch(0)))['params']
+  params = model.init(jax.random.key(0), t.batch(0))['params']
   tx = optax.adam(1e-2)
 
   @jax.jit
   def step(params, opt, batch):
     def loss(params):
-      total, weight, _ = t.loss(model.apply, params, batch, {})
+      total, weight, _ = t.loss(model, params, batch, {})
       return total / weight
 
     value, grads = jax.value_and_grad(loss)(params)
     updates, opt = tx.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt, value
 
-  before = t.evaluate(model, params, 'val')
+  before, examples = tiny.evaluate(t, model, params, 'val')
   opt = tx.init(params)
   for i in range(40):
     params, opt, _ = step(params, opt, t.batch(i))
-  after = t.evaluate(model, params, 'val')
+  after, examples = tiny.evaluate(t, model, params, 'val')
   assert before['nll'] == pytest.approx(np.log(10), rel=1e-4)
   assert after['nll'] < before['nll'] - 0.2
   assert after['top1'] > 0.25
@@ -281,7 +285,7 @@ def test_recipes(subtask):
 def test_outputs_that_are_not_finite_have_no_score(wrong):
   """Though the first class, which top_k makes of NaN, may be the right one."""
   t = task(batch_size=100)
-  good = t.evaluate(models_of(t), None, 'test')
+  good, examples = tiny.evaluate(t, models_of(t), None, 'test')
   assert np.isfinite(list(good.values())).all()
 
   def apply(variables, batch):
@@ -289,11 +293,13 @@ def test_outputs_that_are_not_finite_have_no_score(wrong):
     return x.at[1, 2].set(wrong)
 
   for split in ('val', 'test'):
-    scores = t.evaluate(types.SimpleNamespace(apply=apply), None, split)
+    scores, examples = tiny.evaluate(
+      t, types.SimpleNamespace(apply=apply), None, split
+    )
     ours = {'nll', 'top1', 'top5'}
     assert all(np.isnan(scores[name]) for name in ours)
     assert all(scores[x] == good[x] for x in scores.keys() - ours)
-    assert t.examples == {}
+    assert examples == {}
   assert scores.keys() == good.keys()
 
 

@@ -3,6 +3,7 @@
 
 import functools
 import json
+import types
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from collab import models, tasks
 from collab.data.tokenizer import BOS, EOS
 from collab.metrics import spans
 from collab.tasks import squad
+from collab.training import evaluation, sharding
 from configs import squad as base
+from tests import tiny
 
 SMALL = {
   'data.corpus': 'squad',
@@ -89,7 +92,7 @@ def trained(request, folder, workdir):
   c = config(folder, request.param)
   task = build(c, workdir)
   model = models.build(**c.model.to_dict(), **task.model_kwargs)
-  params = jax.jit(model.init)(jax.random.key(0), *task.inputs(task.batch(0)))
+  params = jax.jit(model.init)(jax.random.key(0), task.batch(0))
   leaves, tree = jax.tree.flatten(params['params'])
   rng = np.random.default_rng(1)
   leaves = [x + rng.normal(size=x.shape).astype(np.float32) for x in leaves]
@@ -148,10 +151,10 @@ def test_loss_is_a_sum_and_its_weight(trained):
   """Half of -log p of either end, of a softmax over <bos> and paragraph."""
   task, model, params = trained
   batch = task.batch(2)
-  loss = jax.jit(lambda b: task.loss(model.apply, params, b, {}))
+  loss = jax.jit(lambda b: task.loss(model, params, b, {}))
   total, weight, aux = loss(batch)
   apply = jax.jit(lambda *inputs: model.apply({'params': params}, *inputs))
-  logits = np.asarray(apply(*task.inputs(batch)))
+  logits = np.asarray(apply(batch))
   nll, right = 0.0, 0
   for row, x in zip(rows_of(batch), logits.astype(np.float64), strict=True):
     places = allowed(row)
@@ -179,7 +182,8 @@ def test_question_and_padding_have_no_gradient(trained):
   places = np.asarray(squad.allow(batch['types'], batch['lengths']))
 
   def total(logits):
-    return task.loss(lambda *_, **__: logits, {}, batch, {})[0]
+    model = types.SimpleNamespace(apply=lambda *_, **__: logits)
+    return task.loss(model, {}, batch, {})[0]
 
   logits = np.random.default_rng(0).normal(size=(6, 17, 2)).astype(np.float32)
   other = np.where(places[..., None], logits, 50.0).astype(np.float32)
@@ -212,7 +216,7 @@ def test_best_spans_by_force(seed, longest, ties):
     assert null == x[0].sum()
 
 
-def test_answers_over_all_windows(trained, monkeypatch):
+def test_answers_over_all_windows(trained):
   """The best span of any window; "no answer" where it is worst."""
   task, *_ = trained
   asked, cut = task.questions.read('val'), task._cut('val')
@@ -220,30 +224,10 @@ def test_answers_over_all_windows(trained, monkeypatch):
   N = len(cut.rows)
   assert len(asked) < N
   scores = rng.normal(size=(N, 2)).astype(np.float32)
-  seen = []
-
-  def run(logits, longest):
-    """Scores of the windows, told by their tokens; the first token."""
-    assert longest == 30
-    return logits[:, 0]
-
-  def apply(variables, batch, rngs):
-    out = []
-    for row in rows_of(jax.tree.map(np.asarray, batch)):
-      ids = row['tokens'][: row['lengths']].tolist()
-      same = [w for w in range(N) if tokens_of(cut, w) == ids]
-      w = same[0]
-      seen.append(w)
-      first = cut.rows.second[w]
-      out.append([[*scores[w], first, first]])
-    return np.array(out, np.float32)
-
-  monkeypatch.setattr(squad, 'best_spans', run)
-  monkeypatch.setattr(task, '_logits', lambda a, p, b, r: apply(p, b, r))
-  monkeypatch.setattr(jax, 'jit', lambda f: f)
-  texts, nulls = task.answer(FakeModel, {}, asked, cut)
+  best = np.zeros((N, 4), np.float32)
+  best[:, :2], best[:, 2:] = scores, cut.rows.second[:, None]
+  texts, nulls = task.answers('val', best)
   assert len(texts) == len(nulls) == len(asked)
-  assert set(seen) == set(range(N))
   for i, (text, null) in enumerate(zip(texts, nulls, strict=True)):
     mine = np.flatnonzero(cut.question == i)
     best = mine[scores[mine, 0].argmax()]
@@ -251,10 +235,6 @@ def test_answers_over_all_windows(trained, monkeypatch):
     assert text == cut.text(asked[i].context, best, first, first)
     least = scores[mine, 1].min()
     assert null == pytest.approx(least - scores[best, 0])
-
-
-class FakeModel:
-  apply = None
 
 
 def tokens_of(cut, w):
@@ -267,7 +247,7 @@ def tokens_of(cut, w):
 def test_evaluate_asks_each_question_once(trained, folder, workdir):
   """One by one, in whole windows without padding, it is the same."""
   task, model, params = trained
-  found = task.evaluate(model, params, 'val')
+  found, examples = tiny.evaluate(task, model, params, 'val')
   asked, cut = task.questions.read('val'), task._cut('val')
   apply = jax.jit(lambda batch: model.apply({'params': params}, batch))
   texts, nulls = [], []
@@ -295,7 +275,13 @@ def test_evaluate_asks_each_question_once(trained, folder, workdir):
   else:
     expected = spans.scores_or_none(texts, answers, nulls)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-  assert task.answer(model, params, asked, cut)[0] == texts
+  best = evaluation.rows(
+    jax.jit(functools.partial(task.score, model)),
+    params,
+    task.passes(model, 'val')['windows'],
+    sharding.batch_sharding(sharding.make_mesh()),
+  )
+  assert task.answers('val', best)[0] == texts
 
 
 def test_scores_of_the_test(trained, capsys, monkeypatch):
@@ -305,10 +291,10 @@ def test_scores_of_the_test(trained, capsys, monkeypatch):
   assert len(asked) == 11
   texts = [q.answers[-1] if q.answers else 'x' for q in asked]
   nulls = np.array([-1.0 if q.answers else 1.0 for q in asked])
-  monkeypatch.setattr(task, 'answer', lambda *_: (texts, nulls))
-  scores = task.evaluate(model, params, 'test')
+  monkeypatch.setattr(task, 'answers', lambda *_: (texts, nulls))
+  scores, examples = tiny.evaluate(task, model, params, 'test')
   assert scores['exact'] == scores['f1'] == 100
-  assert task.examples == dict(exact=[1.0] * 11, f1=[1.0] * 11)
+  assert examples == dict(exact=[1.0] * 11, f1=[1.0] * 11)
   ways = ['first_name', 'frequent']
   if task._version == 'v2.0':
     ways.append('no_answer')
@@ -371,24 +357,24 @@ def test_bad_input_shows_at_the_start(tmp_path, workdir, folder):
 def test_outputs_that_are_not_finite_have_no_score(trained, wrong, capsys):
   """Though the first span, which argmax makes of NaN, may be right."""
   task, model, params = trained
-  good = task.evaluate(model, params, 'test')
+  good, examples = tiny.evaluate(task, model, params, 'test')
   assert all(np.isfinite(x) for x in good.values())
-  assert task.examples
+  assert examples
 
   class Wrong:
-    def apply(self, variables, batch, rngs):
+    def apply(self, variables, batch, rngs=None):
       x = model.apply(variables, batch, rngs=rngs)
       last = batch['lengths'] - 2  # an answer may end here
       return x.at[jnp.arange(1), last[:1]].set(wrong)
 
   for split in ('val', 'test'):
-    scores = task.evaluate(Wrong(), params, split)
+    scores, examples = tiny.evaluate(task, Wrong(), params, split)
     ours = [name for name in scores if '_of_' not in name]
     assert {'exact', 'f1'} <= set(ours)
     assert all(np.isnan(scores[name]) for name in ours)
     assert all(scores[x] == good[x] for x in scores.keys() - set(ours))
   assert scores.keys() == good.keys()
-  assert task.examples == {}
+  assert examples == {}
 
 
 def test_threshold_that_is_no_number(folder, workdir):

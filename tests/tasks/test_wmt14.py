@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from collab import decoding, metrics, models, tasks
+from collab import translate as translation
 from collab.data.tokenizer import BOS, EOS
 from collab.tasks import wmt14
+from collab.training import evaluation, sharding
 from tests import tiny
 
 
@@ -41,8 +43,7 @@ def trained(corpus, workdir):
   config.model.output_bias = True  # which loss and translation must not forget
   task = build(config, workdir)
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
-  inputs = task.inputs(task.batch(0))
-  params = jax.jit(model.init)(jax.random.key(0), *inputs)['params']
+  params = jax.jit(model.init)(jax.random.key(0), task.batch(0))['params']
   leaves, tree = jax.tree.flatten(params)
   rng = np.random.default_rng(1)
   return (
@@ -89,9 +90,9 @@ def test_loss_is_a_sum_and_its_weight(trained):
     batch['weights'][:4].sum() != batch['weights'][4:].sum()
   )
   batch = next(filter(uneven, map(task.batch, range(9))))
-  loss = jax.jit(lambda p, b: task.loss(model.apply, p, b, {}))
+  loss = jax.jit(lambda p, b: task.loss(model, p, b, {}))
   total, weight, aux = loss(params, batch)
-  logits = model.apply({'params': params}, *task.inputs(batch))
+  logits = model.apply({'params': params}, batch)
   log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
   real = batch['target_segments'] > 0
   np.testing.assert_array_equal(batch['weights'] > 0, real)
@@ -118,7 +119,7 @@ def test_loss_is_a_sum_and_its_weight(trained):
 def test_dropout_only_with_a_key(trained):
   task, model, params = trained
   batch = task.batch(0)
-  loss = jax.jit(lambda rngs: task.loss(model.apply, params, batch, rngs)[0])
+  loss = jax.jit(lambda rngs: task.loss(model, params, batch, rngs)[0])
   assert loss({}) == loss({})
   keys = [{'dropout': jax.random.key(i)} for i in range(2)]
   assert len({float(loss(rngs)) for rngs in (*keys, {})}) == 3
@@ -127,7 +128,7 @@ def test_dropout_only_with_a_key(trained):
 def test_evaluate_is_the_mean_over_tokens(trained, corpus, workdir):
   """Each pair counts once, by its tokens; batches and padding do not count."""
   task, model, params = trained
-  scores = task.evaluate(model, params, 'val')
+  scores, examples = tiny.evaluate(task, model, params, 'val')
   assert set(scores) == {'nll', 'perplexity', 'accuracy'}
   logits_of = jax.jit(lambda batch: model.apply({'params': params}, batch))
   nll, right, count = 0.0, 0, 0
@@ -152,48 +153,55 @@ def test_evaluate_is_the_mean_over_tokens(trained, corpus, workdir):
   assert scores['perplexity'] == pytest.approx(np.exp(nll / count), rel=1e-3)
   assert scores['accuracy'] == pytest.approx(right / count)
   other = build(tiny.config(corpus, data__batch_size=5), workdir)
-  again = other.evaluate(model, params, 'val')
+  again, examples = tiny.evaluate(other, model, params, 'val')
   for name, value in scores.items():
     assert again[name] == pytest.approx(value, rel=1e-5)
 
 
 def test_evaluations_share_a_program(trained, monkeypatch):
   task, model, params = trained
-  traced, loss = [], task.loss
-  monkeypatch.setattr(
-    task, 'loss', lambda *x, **y: traced.append(x) or loss(*x, **y)
-  )
-  model = model.clone()
-  first = task.evaluate(model, params, 'val')
+  traced, score = [], task.score
+  monkeypatch.setattr(task, 'score', lambda *x: traced.append(x) or score(*x))
+  evaluate = evaluation.build(task, model, sharding.make_mesh())
+  first = evaluate(params, 'val')
   times = len(traced)
   assert times > 0
-  assert task.evaluate(model, params, 'val') == first
+  assert evaluate(params, 'val') == first
   assert len(traced) == times
+
+
+def decoded(task, texts):
+  """What decoding gives where it finds these texts."""
+  rows = [[*task.tokenizer.encode(text), EOS] for text in texts]
+  tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+  for row, ids in zip(tokens, rows, strict=True):
+    row[: len(ids)] = ids
+  return decoding.Decoded(tokens, np.zeros(len(rows)))
 
 
 def test_scores_of_the_test(trained, monkeypatch, capsys):
   """BLEU and what it is compared with, of translations that are known."""
   task, model, params = trained
   source, target = zip(*task.corpus.pairs('test'), strict=True)
-  asked = []
-
-  def perfect_but_one(*args, **options):
-    asked.append((args[3], options['beam'], options['alpha']))
-    return ['null', *target[1:]]
-
+  asked, beam = [], decoding.beam
+  monkeypatch.setattr(
+    decoding, 'beam', lambda *x, **y: asked.append(y) or beam(*x, **y)
+  )
+  by_model, _ = tiny.evaluate(task, model, params, 'test')
+  assert {(y['size'], y['alpha']) for y in asked} == {(2, 0.6)}
+  capsys.readouterr()
   assert target[0] != 'null'
-  monkeypatch.setattr(wmt14, 'translate', perfect_but_one)
-  scores = task.evaluate(model, params, 'test')
-  assert asked == [(source, 2, 0.6)]
+  scores, examples = task._text_scores(decoded(task, ['null', *target[1:]]))
+  assert scores.keys() < by_model.keys()
   assert scores['exact'] == pytest.approx(6 / 7)
   expected = metrics.bleu(['null', *target[1:]], list(target))
   assert 50 < scores['bleu'] == expected['score'] < 100
-  counts = np.array(task.examples['bleu'])
+  counts = np.array(examples['bleu'])
   assert counts.shape == (7, 10)
   assert metrics.bleu_of_counts(counts.sum(0)) == scores['bleu']
   assert 'tok:13a' in scores['bleu_signature']
-  assert scores['bleu_of_copying'] < 5 < 50 < scores['chrf'] < 100
-  assert {'nll', 'perplexity', 'accuracy'} < set(scores)
+  assert by_model['bleu_of_copying'] < 5 < 50 < scores['chrf'] < 100
+  assert {'nll', 'perplexity', 'accuracy'} < set(by_model)
   assert not [name for name in scores if name.startswith('bleu/')]
   shown = capsys.readouterr().out
   assert 'The first 7 of 7 translations' in shown
@@ -211,8 +219,7 @@ def test_scores_by_category(trained, tmp_path, monkeypatch):
     tiny.write_lines(tmp_path / f'{split}.tsv', rows[:60])
   task = build(tiny.config(tmp_path), tmp_path / 'run')
   references = [y for _, y in task.corpus.pairs('test')]
-  monkeypatch.setattr(wmt14, 'translate', lambda *args, **kw: references)
-  scores = task._translation_scores(model, params)
+  scores, _ = task._text_scores(decoded(task, references))
   assert scores['bleu'] == pytest.approx(100)
   assert scores['bleu/long'] == pytest.approx(100)
   assert 'bleu/short' in scores
@@ -225,7 +232,7 @@ def test_scores_by_category(trained, tmp_path, monkeypatch):
 def translate(trained):
   task, model, params = trained
   return functools.partial(
-    wmt14.translate, model, params, task.tokenizer, beam=2, batch_size=3
+    translation.translate, model, params, task.tokenizer, beam=2
   )
 
 
@@ -272,7 +279,7 @@ def test_a_line_break_of_the_model_is_a_blank(translate, trained, monkeypatch):
   task, *_ = trained
   ids = task.tokenizer.encode('one\ntwo\r\n three\r') + [EOS]
 
-  def decode(model, beam, alpha, params, source, lengths, limit):
+  def decode(model, tokenizer, beam, alpha, params, source, lengths):
     rows = jnp.tile(jnp.array(ids)[None], (len(source), 1))
     return decoding.Decoded(rows, jnp.zeros(len(source)))
 
@@ -285,13 +292,13 @@ def test_outputs_that_are_not_finite_have_no_score(trained, capsys):
   task, model, params = trained
   for wrong in (np.nan, np.inf):
     bad = jax.tree.map(lambda x, w=wrong: x.at[(0,) * x.ndim].set(w), params)
-    scores = task.evaluate(model, bad, 'test')
+    scores, examples = tiny.evaluate(task, model, bad, 'test')
     assert scores.pop('bleu_signature')
     assert 0 <= scores.pop('bleu_of_copying') < 5
     assert {'nll', 'accuracy', 'bleu', 'chrf', 'exact'} < set(scores)
     assert all(np.isnan(x) for x in scores.values())
-    assert task.examples == {}
-    for x in wmt14.translate(model, bad, task.tokenizer, ['one', 'two']):
+    assert examples == {}
+    for x in translation.translate(model, bad, task.tokenizer, ['one', 'two']):
       assert isinstance(x, FloatingPointError)
   assert 'nan' not in capsys.readouterr().out
 
@@ -351,9 +358,8 @@ def test_bleu_is_that_of_the_target_language(trained, tmp_path, monkeypatch):
   other = build(tiny.config(tmp_path, data__target='zh'), tmp_path / 'run')
   references = [y for _, y in other.corpus.pairs('test')]
   found = [y.replace('好', '坏') for y in references]
-  monkeypatch.setattr(wmt14, 'translate', lambda *args, **kw: found)
-  scores = other._translation_scores(model, params)
+  scores, examples = other._text_scores(decoded(other, found))
   assert scores['bleu'] == metrics.bleu(found, references, 'zh')['score'] > 1
   assert '|tok:zh|' in scores['bleu_signature']
-  counts = np.array(other.examples['bleu']).sum(0)
+  counts = np.array(examples['bleu']).sum(0)
   assert metrics.bleu_of_counts(counts) == scores['bleu']

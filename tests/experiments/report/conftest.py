@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
   )
   fields = config.model.to_dict() | task.model_kwargs
   files.save_json(folder / 'model.json', fields)
-  model, inputs = models.build(**fields), task.inputs(task.batch(0))
+  model, inputs = models.build(**fields), [task.batch(0)]
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
   rng = np.random.default_rng(0)
   params = jax.tree.map(

@@ -219,7 +219,7 @@ def run(config, workdir, eval_only=False):
 def parse(argv):
   """The flags; errors as exceptions, for one line each."""
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS([command.path(word) for word in argv])
   except (KeyError, AttributeError) as e:  # of ml_collections
     (inner,) = e.args  # the text, or an exception of the text
     words = '. '.join(str(*getattr(inner, 'args', [inner])).split('\n'))
@@ -231,7 +231,7 @@ def main(argv):
   hosts.join()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
-  config, workdir = CONFIG.value, command.path(WORKDIR.value)
+  config, workdir = CONFIG.value, WORKDIR.value
   if config is None and not workdir:
     raise ValueError('Give --config=configs/....py, or --workdir=DIR to go on.')
   if config is not None:
@@ -253,7 +253,7 @@ def main(argv):
     with interrupt.at_once(abandon):
       scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
-      report.append(workdir, command.path(RESULTS.value))
+      report.append(workdir, RESULTS.value)
   except Exception:
     abandon()
     raise

@@ -4,7 +4,6 @@
 import contextlib
 import os
 import pathlib
-import shutil
 import time
 
 import jax
@@ -16,6 +15,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
 
+from collab import atomic
 from collab.convert import huggingface
 from collab.convert import source as sources
 from collab.training import checkpoint, files, logs, optim
@@ -61,17 +61,12 @@ def write(folder, source, new, fields, args, words):
   """
   folder = pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
-  temporary = folder.with_name(f'.{folder.name}.tmp-{os.getpid()}')
-  try:
+  with atomic.beside(folder) as temporary:
     temporary.mkdir()
     facts = _facts(source, new, fields, args, words)
     _run(temporary, source, new, facts)
     _report(temporary, new, facts)
     temporary.rename(folder)
-  except BaseException:  # an interrupt too leaves nothing
-    with contextlib.suppress(OSError):
-      shutil.rmtree(temporary)
-    raise
   print(table(facts))
   print(f'In {folder}: {", ".join(sorted(p.name for p in folder.iterdir()))}')
 

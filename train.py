@@ -226,11 +226,11 @@ def run(config, workdir, eval_only=False):
 def parse(argv):
   """The flags; errors as exceptions, for one line each."""
   try:
-    rest = flags.FLAGS(argv, known_only=True)
+    rest = flags.FLAGS([command.path(word) for word in argv], known_only=True)
     if flags.FLAGS['config'].present:
       configs.check(config_flags.get_config_filename(flags.FLAGS['config']))
     elif WORKDIR.value:
-      flags.FLAGS.config = workdirs.override(command.path(WORKDIR.value), rest)
+      flags.FLAGS.config = workdirs.override(WORKDIR.value, rest)
       return rest[:1]
     return flags.FLAGS(rest)
   except OSError:  # of a config that is not there, or that opens what is not
@@ -247,7 +247,7 @@ def main(argv):
   hosts.join()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
-  config, workdir = CONFIG.value, command.path(WORKDIR.value)
+  config, workdir = CONFIG.value, WORKDIR.value
   if config is None:
     raise ValueError('Give --config=configs/....py, or --workdir=DIR to go on.')
   if not workdir:
@@ -264,7 +264,7 @@ def main(argv):
     with interrupt.at_once(abandon):
       scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
-      report.append(workdir, command.path(RESULTS.value))
+      report.append(workdir, RESULTS.value)
   except Exception:
     abandon()
     raise

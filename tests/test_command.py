@@ -58,12 +58,13 @@ def test_home_in_arguments_of_commands():
 
 
 def test_home_in_training(tmp_path):
+  """The config's file too, and what it says."""
+  source = (tiny.ROOT / tiny.CONFIG.split(':')[0]).read_text()
+  source += '\n\ndef get_config(x, get=get_config):\n  c = get(x)\n'
+  source += "  c.data.path = '~/nowhere'\n  return c\n"
+  (tmp_path / 'mine.py').write_text(source)
   code, _, err = tiny.train(
-    [
-      f'--config={tiny.ROOT}/{tiny.CONFIG}',
-      '--config.data.path=~/nowhere',
-      '--workdir=~/run',
-    ],
+    ['--config=~/mine.py:sample', '--workdir=~/run'],
     tmp_path / 'cache',
     HOME=str(tmp_path),
     cwd=tmp_path,

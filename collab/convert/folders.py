@@ -7,17 +7,15 @@ Everything is read as data: nothing is imported, executed or unpickled.
 """
 
 import json
-import os
 import pathlib
 import re
 import shlex
-import shutil
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from collab import json_text
+from collab import atomic, json_text
 from collab.data import tokenizer as tokenizers
 from collab.training import files, leaves
 
@@ -79,9 +77,9 @@ def write(folder, config, tensors, tokenizer=''):
   folder = pathlib.Path(folder)
   if folder.exists():
     raise ValueError(f'{folder} exists; expected the name of a new folder.')
-  new = folder.with_name(f'.{folder.name}.{os.getpid()}')
-  try:
-    new.mkdir(parents=True)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with atomic.beside(folder) as new:
+    new.mkdir()
     files.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
     if tokenizer:
       files.write_text(new / TOKENIZER, tokenizer)
@@ -89,9 +87,6 @@ def write(folder, config, tensors, tokenizer=''):
     tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
     safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))
     new.rename(folder)
-  except BaseException:
-    shutil.rmtree(new, ignore_errors=True)
-    raise
 
 
 def some(names):

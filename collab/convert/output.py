@@ -5,7 +5,6 @@ import contextlib
 import os
 import pathlib
 import shlex
-import shutil
 import time
 
 import jax
@@ -17,7 +16,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
 
-from collab import model_json
+from collab import atomic, model_json
 from collab.convert import huggingface
 from collab.convert import source as sources
 from collab.training import checkpoint, files, logs, optim
@@ -66,17 +65,12 @@ def write(folder, source, new, fields, args, words):
   """
   folder = pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
-  temporary = folder.with_name(f'.{folder.name}.tmp-{os.getpid()}')
-  try:
+  with atomic.beside(folder) as temporary:
     temporary.mkdir()
     facts = _facts(source, new, fields, args, words)
     _run(temporary, source, new, facts)
     _report(temporary, new, facts)
     temporary.rename(folder)
-  except BaseException:  # an interrupt too leaves nothing
-    with contextlib.suppress(OSError):
-      shutil.rmtree(temporary)
-    raise
   print(table(facts))
   print(f'In {folder}: {", ".join(sorted(p.name for p in folder.iterdir()))}')
 

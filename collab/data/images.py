@@ -287,19 +287,23 @@ def _by_class(folder, ignored):
 
   What is hidden is none of the data: notebooks and systems leave such names.
   """
-  found = {}
-  for place, folders, files in os.walk(folder, followlinks=True):
-    folders[:] = sorted(name for name in folders if not name.startswith('.'))
-    place = Path(place)
-    if place == folder:
-      found = {name: [] for name in folders}
-    for name in sorted(name for name in files if not name.startswith('.')):
-      path = place / name
-      if place.parent == folder and path.suffix.lower() in ENDINGS:
-        found[place.name].append(path)
-      else:
-        ignored[path.suffix.lower() or name] += 1
+  places = [p for p in sorted(folder.iterdir()) if _visible(p.name)]
+  found = {p.name: [] for p in places if p.is_dir()}
+  paths = [p for p in places if p.name not in found]
+  for label in found:
+    for inner, folders, names in os.walk(folder / label):
+      folders[:] = filter(_visible, folders)
+      paths += [Path(inner, name) for name in filter(_visible, names)]
+  for path in sorted(paths):
+    if path.parent.parent == folder and path.suffix.lower() in ENDINGS:
+      found[path.parent.name].append(path)
+    else:
+      ignored[path.suffix.lower() or path.name] += 1
   return found
+
+
+def _visible(name):
+  return not name.startswith('.')
 
 
 # TFDS -------------------------------------------------------------------------

@@ -95,6 +95,8 @@ def _record(row):
   if PLACEHOLDER not in query:
     raise ValueError(f'query is {query!r}, expected {PLACEHOLDER} in it')
   answers = tuple(row['answers'])
+  if not answers:
+    raise ValueError('answers is empty, expected one at least')
   # A passage without entities leaves nothing to answer with: that counts too.
   for entity in row['entities'] or ['']:
     yield Example(

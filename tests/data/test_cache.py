@@ -3,10 +3,13 @@
 
 import json
 import resource
+import subprocess
+import sys
 
 import pytest
 
 from collab.data import cache, pipeline, sources, tokenizer
+from tests import tiny
 
 
 @pytest.fixture(scope='module')
@@ -99,6 +102,28 @@ def test_full_disk_leaves_no_cache(tok, tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from collab.data import cache, sources, tokenizer
+def rows():
+  yield 'a', 'b', ''
+  os.kill(os.getpid(), signal.SIGKILL)
+corpus = sources.sample()._replace(readers=dict(val=rows))
+tok = tokenizer.load(sys.argv[1] + '/tokenizer.json')
+cache.tokenized(corpus, 'val', tok, sys.argv[1])
+"""
+
+
+def test_a_killed_process_leaves_nothing_for_long(tmp_path):
+  tok = tokenizer.train(['some text'], 265, tmp_path / 'tokenizer.json')
+  command = [sys.executable, '-c', KILLED, str(tmp_path)]
+  assert subprocess.run(command, cwd=tiny.ROOT).returncode == -9
+  (left,) = {*tmp_path.iterdir()} - {tmp_path / 'tokenizer.json'}
+  cache.tokenized(sources.sample(), 'val', tok, tmp_path)
+  assert not left.exists()
+  assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_bad_text_leaves_no_cache(tok, tmp_path):

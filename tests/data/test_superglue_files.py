@@ -302,6 +302,16 @@ def changed(row, **fields):
     (
       'ReCoRD',
       json.dumps(
+        dict(
+          passage=LINES['ReCoRD'][0]['passage'],
+          qas=[dict(query='@placeholder?', answers=[])],
+        )
+      ),
+      ['answers is empty, expected one at least'],
+    ),
+    (
+      'ReCoRD',
+      json.dumps(
         dict(passage=dict(text='Bo', entities=[dict(start=1, end=2)]), qas=[])
       ),
       ['an entity is 1 to 2 of a passage of 2 characters'],

@@ -199,16 +199,27 @@ def test_idx(tmp_path_factory, pictures, labels, zipped):
   outcome(images.read, corpus='', path=str(folder), channels=1)
 
 
-def picture(kind):
+def picture(kind, shape=(5, 5, 3), dtype=np.uint8, **options):
   data = io.BytesIO()
-  Image.fromarray(np.arange(75, dtype=np.uint8).reshape(5, 5, 3)).save(
-    data, kind
-  )
+  pixels = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+  Image.fromarray(pixels).save(data, kind, **options)
   return data.getvalue()
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+PICTURES = [
+  picture('png'),
+  picture('jpeg', exif=TURNED),
+  picture('bmp'),
+  picture('png', (5, 5, 4)),
+  picture('png', (5, 5), np.uint16),
+  picture('png', (5, 5), transparency=7),
+]
+
+
 @fuzz(80)
-@given(damaged(picture('png'), picture('jpeg'), picture('bmp')), st.booleans())
+@given(damaged(*PICTURES), st.booleans())
 def test_pictures(tmp_path_factory, content, skip):
   folder = tmp_path_factory.getbasetemp() / 'pictures'
   for split in ('train', 'val', 'test'):

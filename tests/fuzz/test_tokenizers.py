@@ -30,22 +30,22 @@ def of_bert():
   return json.loads(rules.to_str())
 
 
-def of_ours(folder):
-  path = folder / 'tokenizer.json'
-  tokenizer.train(['eins zwei drei', 'two 2 three 3'], 270, path)
+def of_ours(folder, kind):
+  path = folder / f'{kind}.json'
+  tokenizer.train(['eins zwei <eos>', 'two 2 <unk> 3'], 270, path, kind)
   return json.loads(path.read_text())
 
 
 TEXTS = ['one two', '', 'schön <eos> 12', '[SEP] \0 \U0001f600']
 
 
-@pytest.mark.parametrize('kind', ['bert', 'ours'])
+@pytest.mark.parametrize('kind', ['bert', *tokenizer.KINDS])
 @fuzz(120)
 @given(st.data())
 def test_tokenizer(kind, tmp_path_factory, data):
   folder = tmp_path_factory.getbasetemp()
   if kind not in MADE:
-    MADE[kind] = of_bert() if kind == 'bert' else of_ours(folder)
+    MADE[kind] = of_bert() if kind == 'bert' else of_ours(folder, kind)
   path = folder / 'other.json'
   path.write_bytes(data.draw(json_files(MADE[kind])))
   found = outcome(tokenizer.load, path)

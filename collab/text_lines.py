@@ -9,6 +9,7 @@ order mark before the first line is no part of it. Text is UTF-8.
 import contextlib
 import gzip
 import io
+import re
 import zlib
 
 DAMAGE = OSError, EOFError, zlib.error
@@ -85,7 +86,7 @@ def of_file(file, name):
 
 def one(text):
   """A text as one line: a model may well say the end of one."""
-  return text.replace('\r', ' ').replace('\n', ' ')
+  return re.sub('[\r\n]+', ' ', text)
 
 
 def at_least_one(rows, message):

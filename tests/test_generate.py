@@ -109,7 +109,8 @@ def test_outputs_that_are_not_finite_are_no_text(go_on, words, temperature):
 def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
   ids = words.encode('two\nthree\r\n')
 
-  def decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
+  def decode(*args):
+    *_, prompt, _, _ = args
     rows = jnp.tile(jnp.array(ids)[None], (len(prompt), 1))
     return decoding.Decoded(rows, jnp.zeros(len(prompt)))
 

@@ -39,7 +39,7 @@ class Translation:
     length, size = data.pop('row_length'), data.pop('batch_size')
     too_long = data.pop('too_long')
     self._language = data['target']
-    self._bleu = metrics.bleu_metric(self._language)  # if it is installed
+    self._bleu = metrics.bleu_metric(self._language)  # which may not be there
     self.corpus, self.tokenizer, folder = read(workdir=workdir, **data)
     self._tokenized = functools.partial(
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
@@ -144,6 +144,7 @@ class Translation:
     shown['logits at a time'] = metrics.logits_held(
       self.batch(0)['labels'], self.tokenizer.vocab_size
     )
+    shown['tokenizer of BLEU'] = self._bleu.tokenizer.signature()
     shown['checksum'] = cache.checksum(*(x for y in self._sides for x in y))
     return shown | self._packed.statistics
 

@@ -356,6 +356,8 @@ def test_bleu_is_that_of_the_target_language(trained, tmp_path, monkeypatch):
     tiny.write_lines(tmp_path / f'{split}.en', [x for x, _ in rows])
     tiny.write_lines(tmp_path / f'{split}.zh', [f'{y}很好' for _, y in rows])
   other = build(tiny.config(tmp_path, data__target='zh'), tmp_path / 'run')
+  assert other.describe()['tokenizer of BLEU'] == 'zh'
+  assert task.describe()['tokenizer of BLEU'] == '13a'
   references = [y for _, y in other.corpus.pairs('test')]
   found = [y.replace('好', '坏') for y in references]
   scores, examples = other._text_scores(decoded(other, found))

@@ -10,7 +10,9 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 import pytest
 
 from collab import attention
+from collab.attention import kernels
 from tests.attention import variants as V
+from tests.training.test_devices import on_devices
 
 MESH = AbstractMesh((2, 2), ('data', 'model'), (AxisType.Explicit,) * 2)
 LAYOUTS = {
@@ -78,28 +80,38 @@ def test_sown_weights_and_dropout(case):
     assert {x.sharding.spec[0] for x in jax.tree.leaves((dx, o))} == {'data'}
 
 
-@pytest.mark.parametrize('case', ['mqa', 'mha'])
-def test_heads_of_the_parameters_may_be_sharded(case):
-  """Tensor parallelism: queries have heads to share, keys of mqa have none."""
-  gradients, init, shape = run(case, num_heads=4, qkv_features=20)
-  params = jax.eval_shape(init, jax.random.key(0))
+@pytest.mark.parametrize(
+  'split, other', [('q', 'v'), ('v', 'q'), ('key_bias', 'q')]
+)
+def test_heads_stay_sharded_as_they_come(split, other):
+  """Of whatever has heads to share; the batch as whoever has it sharded."""
 
-  def split(path, x):
-    axis = [None] * x.ndim
-    names = jax.tree_util.keystr(path)
-    if 'out' in names and 'kernel' in names:
-      axis[0] = 'model'
-    elif 'query' in names or (case == 'mha' and 'out' not in names):
-      axis[-2] = 'model'
-    sharding = NamedSharding(MESH, PartitionSpec(*axis))
-    return x.update(sharding=sharding)
+  def make(name, *shape):
+    spec = [None] * len(shape)
+    if name == split:
+      spec[2] = 'model'
+    if name == other:
+      spec[0] = 'data'
+    sharding = NamedSharding(MESH, PartitionSpec(*spec))
+    return jax.ShapeDtypeStruct(shape, 'float32', sharding=sharding)
 
-  params = jax.tree_util.tree_map_with_path(split, params)
-  x, valid = typed('batch', *shape), typed('batch', *shape[:2], dtype=bool)
+  q, k = make('q', 4, 12, 4, 6), make('k', 4, 8, 1, 6)
+  v, key_bias = make('v', 4, 8, 2, 10), make('key_bias', 4, 8, 4)
+
+  def loss(*args):
+    o, _ = kernels.attend(*args, None, 4)
+    return (o**2).sum(), o
+
+  run = jax.grad(loss, (0, 1, 2, 3), has_aux=True)
   with jax.sharding.use_abstract_mesh(MESH):
-    (dparams, dx), _ = jax.eval_shape(gradients, params, x, valid)
-  assert dx.sharding.spec == LAYOUTS['batch']
-  same = jax.tree.map(
-    lambda x, d: x.sharding.spec == d.sharding.spec, params, dparams
-  )
-  assert all(jax.tree.leaves(same))
+    grads, o = jax.eval_shape(run, q, k, v, key_bias)
+  assert o.sharding.spec == PartitionSpec('data', None, 'model', None)
+  for x, d in zip((q, k, v, key_bias), grads, strict=True):
+    assert d.sharding.spec == x.sharding.spec
+
+
+@pytest.mark.parametrize('name', ['mqa', 'mhe_add'])  # a kernel each
+def test_four_devices_compute_what_one_does(name):
+  found = on_devices(4, name, module='tests.attention.explicit_on_devices')
+  assert found.pop('apart') < 1e-5
+  assert found == dict(devices=4, eager=True, jit=True)

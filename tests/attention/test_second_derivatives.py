@@ -63,7 +63,7 @@ def test_every_variant(case):
 
 
 @pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
-@pytest.mark.parametrize('kind', ['none', 'causal', 'valid', 'segments', 'all'])
+@pytest.mark.parametrize('kind', ['none', 'all'])
 @pytest.mark.parametrize('bias_range', [1, 80])
 def test_every_block_and_rows_without_keys(kernel, kind, bias_range):
   """Blocks that do not fill up; both sides of the guard; dropout."""

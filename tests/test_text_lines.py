@@ -58,7 +58,7 @@ def test_files(tmp_path, ending):
 
 
 def test_what_is_written_is_one_line():
-  assert text_lines.one('a\nb\r\nc\rd\u2028') == 'a b  c d\u2028'
+  assert text_lines.one('a\nb\r\nc\rd\u2028') == 'a b c d\u2028'
 
 
 def test_at_least_one():

@@ -18,8 +18,8 @@ def scores(q, k, key_bias, allowed, precision):
   """[B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
   B, H, t, K = q.shape
   G, S = k.shape[1:3]
-  s = matmul('bgrk,bgsk->bgrs', q.reshape(B, G, -1, K), k, precision)
-  s = s.reshape(B, H, t, S)
+  q = q.reshape(B, G, H // G * t, K)
+  s = matmul('bgrk,bgsk->bgrs', q, k, precision).reshape(B, H, t, S)
   if key_bias is not None:
     s += key_bias[:, :, None, :].astype(s.dtype)
   return s if allowed is None else jnp.where(allowed, s, MASKED)
@@ -29,7 +29,7 @@ def mix(p, v, precision):
   """[B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
   B, H, t, S = p.shape
   G, V = v.shape[1], v.shape[3]
-  p = p.astype(v.dtype).reshape(B, G, -1, S)
+  p = p.astype(v.dtype).reshape(B, G, H // G * t, S)
   return matmul('bgrs,bgsv->bgrv', p, v, precision).reshape(B, H, t, V)
 
 

@@ -17,8 +17,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
-import jax.export
+from jax import export, lax
 import jax.numpy as jnp
 
 # On a CPU, 16 to 64 MiB are alike in time, less is slower; an accelerator wants
@@ -68,7 +67,7 @@ def block_size(B, row_floats, T):
 
 def is_symbolic(*sizes):
   """Whether jax.export leaves one of the sizes open."""
-  return any(map(jax.export.is_symbolic_dim, sizes))
+  return any(map(export.is_symbolic_dim, sizes))
 
 
 def keep_pairs(key, rate, start, size, stop):
@@ -128,7 +127,7 @@ def backward(options, q, keys, mask, key, o, stats, g):
       q, o, stats, g, keys, mask, options.precision
     )
   runs = _runs(options, q, keys, mask, key)
-  stats = _split(stats, runs, 1)  # padding has a denominator, too
+  stats = _split(stats, runs, jnp.inf)  # padding sees no key, whatever its bias
   rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)
   dqs, dkeys = [], []
   for run in runs:

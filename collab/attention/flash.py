@@ -217,9 +217,10 @@ ACCUMULATORS = 256  # columns of a GPU block's, in float32 registers
 def plan(q, k, v, mask, H, rate, precision):
   """The Flash for these inputs on this backend, or None: XLA runs them.
 
-  None on CPU; with symbolic sizes, dropout, dense masks or positions of queries; where dtype or
-  precision is not the kernels'; where there is less than a block of queries or
-  keys, or rows are too many or too wide for the fast memory.
+  None on CPU; with symbolic sizes, dropout, dense masks or positions of
+  queries; where dtype or precision is not the kernels'; where there is less
+  than a block of queries or keys, or rows are too many or too wide for the fast
+  memory.
 
   Args:
     q, k, v, mask, rate, precision: as in kernels.attend.

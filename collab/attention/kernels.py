@@ -24,8 +24,11 @@ all heads are a single matrix product an example, by construction.
 (jax.jvp) is `grouped`'s.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from collab.attention import block_math, blocks, shared
 from collab.attention import flash as flashes
@@ -60,7 +63,17 @@ def attend(
   Returns:
     o [B, T, H, V] and alive.
   """
+  if 0 in (*q.shape[:2], k.shape[1]):  # nothing to attend to, or from
+    B, T, V = *q.shape[:2], v.shape[3]
+    return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
+  run = functools.partial(
+    _attend, H=H, rate=rate, precision=precision, flash=flash
+  )
+  spec = 'bthk,bshk,bshv,bsh->bthv,1111'
+  return _auto(run, spec, (q, k, v, key_bias), mask, key)
 
+
+def _attend(q, k, v, key_bias, mask, key, *, H, rate, precision, flash):
   def common(H):  # heads that share a tile
     plan = flashes.plan(q, k, v, mask, H, rate, precision) if flash else None
     return dict(rate=rate, key=key, precision=precision, flash=plan)
@@ -95,6 +108,40 @@ def _fits_gpu(q, k, v, key_bias, mask, rate):
   )
 
 
+def _auto(f, spec, arrays, *more):
+  """f(*arrays, *more); XLA decides on layouts inside, as with Auto mesh axes.
+
+  Heads folded into queries and queries cut into blocks are reshapes that
+  Explicit mesh axes have no rule for.
+
+  Args:
+    f: returns a tuple of arrays.
+    spec: the axes of arrays and results by letters, as in einsum. A result is
+      sharded as the arrays are that have the letter.
+    arrays, more: f's arguments.
+  """
+  mesh, axes = None, {}
+  inputs, outputs = (side.split(',') for side in spec.split('->'))
+  for letters, x in zip(inputs, arrays, strict=True):
+    if x is not None and jax.typeof(x).sharding.mesh.explicit_axes:
+      mesh, layout = jax.typeof(x).sharding.mesh, jax.typeof(x).sharding.spec
+      for letter, axis in zip(letters, layout, strict=True):
+        axes[letter] = axes.get(letter) or axis
+  if mesh is None:
+    return f(*arrays, *more)
+
+  def sharding(letters):
+    layout = []
+    for axis in map(axes.get, letters):
+      layout.append(None if axis in layout else axis)
+    return NamedSharding(mesh, PartitionSpec(*layout))
+
+  f = jax.sharding.auto_axes(
+    f, axes=mesh.explicit_axes, out_sharding=tuple(map(sharding, outputs))
+  )
+  return f(*arrays, *more)
+
+
 # The kernels by name ----------------------------------------------------------
 
 
@@ -122,13 +169,17 @@ def weights(q, k, key_bias, mask, H, precision=None):
   Returns:
     float32 [B, H, T, S], and alive.
   """
-  q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
-  allowed = mask and mask.block(0, q.shape[2], k.shape[2])
-  p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, precision))
-  if allowed is None:
-    return p, jnp.ones((1, 1, 1, 1), bool)
-  alive = allowed.any(-1, keepdims=True)
-  return jnp.where(allowed, p, 0.0), alive.swapaxes(1, 2)
+
+  def run(q, k, key_bias, mask):
+    q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
+    allowed = mask and mask.block(0, q.shape[2], k.shape[2])
+    p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, precision))
+    if allowed is None:
+      return p, jnp.full((1, 1, 1, 1), k.shape[2] > 0)
+    alive = allowed.any(-1, keepdims=True)
+    return jnp.where(allowed, p, 0.0), alive.swapaxes(1, 2)
+
+  return _auto(run, 'bthk,bshk,bsh->bhts,1111', (q, k, key_bias), mask)
 
 
 def drop(p, rate, key, broadcast=True):
@@ -143,8 +194,12 @@ def drop(p, rate, key, broadcast=True):
 
 def mix(p, v, precision=None):
   """Weighted sums of values: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
-  o = block_math.mix(p, v.swapaxes(1, 2), precision)
-  return o.swapaxes(1, 2).astype(v.dtype)
+
+  def run(p, v):
+    o = block_math.mix(p, v.swapaxes(1, 2), precision)
+    return (o.swapaxes(1, 2).astype(v.dtype),)
+
+  return _auto(run, 'bhts,bshv->bthv', (p, v))[0]
 
 
 def blockwise(

@@ -495,6 +495,109 @@ def test_the_guard_takes_the_side_it_should(
   assert np.isfinite(o).all() == shared
 
 
+@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@pytest.mark.parametrize('bias_range', [200, 1e4])
+def test_rows_that_fill_up_a_block_see_no_bias(kernel, bias_range):
+  """3 does not divide 11, and no mask hides what the last block is filled with.
+
+  Such a row has no query to balance a bias of 200, whose exponential is inf.
+  """
+  args, w = integers(1, bias_range, T, S)
+  o, _, grads = compiled(getattr(kernels, kernel), block=3)(args, w)
+  close(o, formula(args))
+  check_gradients(args, w, grads, slack=slack(args, w, 1e-7))
+
+
+# Number formats and empty axes ------------------------------------------------
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+def test_small_cotangents_survive_long_rows_in_float16(kernel):
+  """A loss of a mean: what is left for a key of 2,048 is below 6e-8.
+
+  The gradients themselves are larger, and as exact as float16 has them.
+  """
+  S = 2048
+  args, w = problem(**SHARED, T=64, S=S)
+  args = {n: (x / 4).astype('float16') for n, x in args.items()}
+  w = (w * 1e-4).astype('float16')
+  static = {} if kernel == 'grouped' else dict(block=16)
+  _, _, grads = compiled(getattr(kernels, kernel), **static)(args, w)
+  exact = {n: x.astype('float32') for n, x in args.items()}
+  _, _, want = compiled(kernels.grouped)(exact, w.astype('float32'))
+  spacing = 2.0**-24  # of subnormal numbers
+  for name, g in grads.items():
+    assert g.dtype == np.float16
+    error = np.linalg.norm(g.astype('float32') - want[name])
+    size = np.linalg.norm(want[name])
+    assert error <= 2e-3 * size + spacing * g.size**0.5, (name, error, size)
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
+def test_strict_promotion(kernel, dtype):
+  """Nothing is promoted but where the code says so."""
+  args, w = problem(**SHARED)
+  mask, dense = cut(EVERY_KIND['all'])
+  low = {n: jnp.asarray(x, dtype) for n, x in args.items()}
+  static = {} if kernel == 'grouped' else dict(block=3)
+  static |= dict(rate=0.3)
+  key = jax.random.key(4)
+  with jax.numpy_dtype_promotion('strict'):
+    run = compiled(getattr(kernels, kernel), **static)
+    o, _, grads = run(low, jnp.asarray(w, dtype), mask, key)
+  assert {x.dtype for x in (o, *grads.values())} == {jnp.dtype(dtype)}
+  keep = np.asarray(blocks.keep_pairs(key, 0.3, 0, T, S))
+  rel = 1e-5 if dtype == 'float32' else 3e-2
+  close(o.astype('float32'), formula(args, dense, keep), rel=rel)
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@pytest.mark.parametrize('low', ['q', 'k', 'v', 'key_bias'])
+def test_one_argument_of_another_dtype(kernel, low):
+  """The result has the values' dtype, gradients that of what they are of."""
+  args, w = problem(**SHARED)
+  rounded = args[low].astype('float16')
+  mixed = args | {low: rounded}
+  args = args | {low: rounded.astype('float32')}
+  static = {} if kernel == 'grouped' else dict(block=3)
+  with jax.numpy_dtype_promotion('strict'):
+    run = compiled(getattr(kernels, kernel), **static)
+    o, _, grads = run(mixed, w.astype(mixed['v'].dtype))
+  assert o.dtype == mixed['v'].dtype
+  assert {n: g.dtype for n, g in grads.items()} == {
+    n: x.dtype for n, x in mixed.items()
+  }
+  close(o.astype('float32'), formula(args), rel=2e-3)
+  check_gradients(args, w, grads, rel=5e-3)
+
+
+@pytest.mark.parametrize('name', ['B', 'T', 'S'])
+@pytest.mark.parametrize('mask', [None, masks.Mask(causal=True)], ids=str)
+@pytest.mark.parametrize('shape', [SHARED, {}], ids=['shared', 'mha'])
+def test_empty_axes(name, mask, shape):
+  """Empty results; without keys, zeros and no row that is alive."""
+  args, _ = problem(**shape)
+  axis = dict(B=0, T=1, S=1)[name]
+  empty = dict(B=args, T=['q'], S=set(args) - {'q'})[name]
+  args |= {n: args[n].take([], axis) for n in empty}
+  args = {'key_bias': None} | args
+  want = (args['q'].shape[0], args['q'].shape[1], H, V)
+
+  def loss(args):
+    o, alive = kernels.attend(**args, mask=mask, H=H)
+    return o.sum(), (o, alive)
+
+  grads, (o, alive) = jax.grad(loss, has_aux=True)(args)
+  plain, alive_too = kernels.grouped(**args, mask=mask)
+  assert o.shape == plain.shape == want
+  for x in (o, plain, *jax.tree.leaves(grads)):
+    assert (np.asarray(x) == 0).all()
+  if name == 'S':
+    assert not alive.any()
+    assert not alive_too.any()
+
+
 # The choice -------------------------------------------------------------------
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derivatives of derivatives, as Hessians and meta-learning need them."""
+
+import jax
+import numpy as np
+import pytest
+
+from collab import attention
+from collab.attention import kernels
+from tests.attention import variants as V
+from tests.attention.test_kernels import EVERY_KIND, SHARED, cut, problem
+
+
+def near(got, want):
+  """Each leaf, but for the rounding of what is zero by construction."""
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(want))
+
+  def compare(got, want):
+    error = np.abs(got - want).max()
+    assert error <= 1e-5 * np.abs(want).max() + 1e-6 * largest
+
+  jax.tree.map(compare, got, want)
+
+
+def products(loss, at, along):
+  """Hessian times vector: reverse over reverse, and forward over reverse."""
+  grad = jax.grad(loss)
+  dot = lambda x: sum(
+    (a * b).sum()
+    for a, b in zip(
+      jax.tree.leaves(grad(x)), jax.tree.leaves(along), strict=True
+    )
+  )
+  return jax.grad(dot)(at), jax.jvp(grad, (at,), (along,))[1]
+
+
+def directions(tree):
+  rng = np.random.default_rng(3)
+  return jax.tree.map(lambda x: V.normal(rng, *np.shape(x)), tree)
+
+
+@pytest.mark.parametrize('case', attention.names())
+def test_every_variant(case):
+  """The kernel of the layer, and autodiff of the plain formula."""
+  layer = V.build(case)
+  at = dict(params=V.params(case), x=V.inputs(case)[0])
+  valid = np.broadcast_to(np.arange(V.T) != 3, (V.B, V.T))
+  mask = attention.Mask(causal=True, key_valid=valid)
+  sow = dict(sow_weights=True, mutable=['intermediates'])
+
+  def loss(at, **call):
+    o = layer.apply({'params': at['params']}, at['x'], mask=mask, **call)
+    return (jax.tree.leaves(o)[0] ** 2).sum()
+
+  @jax.jit
+  def run(at, along):
+    plain = lambda at: loss(at, **sow)
+    return products(loss, at, along), products(plain, at, along)[0]
+
+  (backwards, forwards), want = run(at, directions(at))
+  near(backwards, want)
+  near(forwards, want)
+
+
+@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@pytest.mark.parametrize('kind', ['none', 'all'])
+@pytest.mark.parametrize('bias_range', [1, 80])
+def test_every_block_and_rows_without_keys(kernel, kind, bias_range):
+  """Blocks that do not fill up; both sides of the guard; dropout."""
+  args, w = problem(**SHARED)
+  args['key_bias'] = args['key_bias'] * np.float32(bias_range / 4)
+  mask, _ = cut(EVERY_KIND[kind])
+  key = jax.random.key(4)
+
+  def loss(args, kernel, **static):
+    o, alive = kernel(**args, mask=mask, rate=0.3, key=key, **static)
+    return (o**2 * w).sum()
+
+  @jax.jit
+  def run(args, along):
+    cut = lambda args: loss(args, getattr(kernels, kernel), block=3)
+    plain = lambda args: loss(args, kernels.grouped)
+    return products(cut, args, along), products(plain, args, along)[0]
+
+  (backwards, forwards), want = run(args, directions(args))
+  near(backwards, want)
+  near(forwards, want)

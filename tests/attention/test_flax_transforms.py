@@ -5,6 +5,7 @@ What is expected is what the plain layer gives on the same parameters; that this
 is right is tested in test_variants.
 """
 
+import dataclasses
 import functools
 
 from flax import linen as nn
@@ -46,7 +47,7 @@ TRANSFORMS = {
 def transformed(transform, case, **fields):
   """The case's layer, of the transformed class."""
   plain = V.build(case, **fields)
-  names = plain.__dataclass_fields__.keys() - {'parent', 'name'}
+  names = {f.name for f in dataclasses.fields(plain)} - {'parent', 'name'}
   cls = TRANSFORMS[transform](type(plain))
   return cls(**{n: getattr(plain, n) for n in names})
 

@@ -96,9 +96,11 @@ def _decoding(layer, params, x, memory):
       variables, memory, mutable='cache', method='prefill_memory'
     )
 
-  prefill = trace.flops(step, params, cache, x)
+  prefill = 0
   if memory:
-    prefill += trace.flops(fill, params, cache, *memory)
+    prefill = trace.flops(fill, params, cache, *memory)
+    cache = jax.eval_shape(fill, params, cache, *memory)[1]['cache']
+  prefill += trace.flops(step, params, cache, x)
   held = jax.tree.leaves(cache['past'].replace(index=()))
   return dict(
     prefill=prefill,

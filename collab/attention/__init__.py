@@ -6,8 +6,9 @@
   variables = layer.init(jax.random.key(0), x)      # x [B, T, D]
   y = layer.apply(variables, x, mask=attention.Mask(causal=True))
 
-`names()` lists the variants. Fields, call arguments and, for mha, parameters
-are those of flax.linen.MultiHeadDotProductAttention.
+`names()` lists the variants. mha stands where
+flax.linen.MultiHeadDotProductAttention stood; `Attention` says what is not
+supported.
 """
 
 from collab.attention.cache import Cache, cache_take

@@ -98,6 +98,25 @@ def test_workdirs_of_converted_runs(runs):
     study.finished(run._replace(source=runs['b-s0']._replace(arm=arm)))
 
 
+def test_runs_that_changed_on_their_way_enter_no_table(runs, tmp_path):
+  run = runs['a-s0']
+  changes = [dict(step=2, field='total_steps', was=2, now=3)]
+  row = dict(config_hash=study.config_hash(run), seed=0, changes=changes)
+  (tmp_path / 'quick.jsonl').write_text(json.dumps(row) + '\n')
+  assert results.find(run, run, 'quick', tmp_path) is None
+  workdir(run, study.config(run), steps=3, changes=changes)
+  with pytest.raises(ValueError, match='enters no table'):
+    study.finished(run)
+
+
+def test_conversions_by_training_data_say_where_they_are(runs):
+  run = runs['of_b-s0']
+  arm = run.arm._replace(convert=('--attention=mqa', '--calibration=train'))
+  source = run.source.arm._replace(overrides={'data.path': 'here/glue'})
+  run = run._replace(arm=arm, source=run.source._replace(arm=source))
+  assert '--data=here/glue' in study.commands(run)[0]
+
+
 def test_damaged_rows(tmp_path):
   (tmp_path / 'x.jsonl').write_text('{"a": 1}\n{"b"\n')
   with pytest.raises(ValueError, match=r'x\.jsonl is damaged'):

@@ -4,10 +4,12 @@ r"""Trains one experiment, evaluates it, and resumes it where it stopped.
   python train.py --config=configs/wmt14_mhe_mul.py:sample
   python train.py --workdir=runs/wmt14_mhe_mul-sample-s0              # go on
   python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --eval_only
+  python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --config.every.log=10
 
 A config names a task, a model and an optimiser. This file builds the three,
-joins them into one compiled step over the devices, and loops. What a user can
-mend ends in one line; COLLAB_TRACEBACK=1 shows where it came from.
+joins them into one compiled step over the devices, and loops. What a run may go
+on with says collab/training/changes.py. What a user can mend ends in one line;
+COLLAB_TRACEBACK=1 shows where it came from.
 """
 
 import contextlib

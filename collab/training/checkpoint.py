@@ -8,8 +8,11 @@ checksums of the leaves are kept beside the arrays and compared after reading.
 
 from collections.abc import Callable
 import contextlib
+import os
 import pathlib
 import re
+import shutil
+import time
 from typing import NamedTuple
 
 from absl import logging
@@ -59,7 +62,7 @@ class Checkpoints:
     self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
     self._begun = pathlib.Path(workdir).absolute() / workdirs.BEGUN
     self._keep, self._scheduled = keep, scheduled
-    self._damaged = set()
+    self._damaged, self._folder, self._saved = set(), None, None
     self._best = best
     rank = self._quality if best else None
     kept = [policies.LatestN(1), _LatestScheduled(keep, scheduled)]
@@ -80,6 +83,9 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(
         self._path, options=options, item_handlers=verified.handlers()
       )
+    # While it is open no other folder can be taken for this one.
+    if not read_only:
+      self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
 
   def save(self, step, state, metrics=None):
     """Copies the state and returns; the copy is written in the background.
@@ -96,7 +102,7 @@ class Checkpoints:
       FloatingPointError: the state has a NaN or an infinity.
       OSError: this or the previous one cannot be written; the earlier are kept.
     """
-    if not self._path.is_dir():  # Orbax would make it anew, for a half run
+    if self._gone():  # Orbax would make it anew, and a run with half of it
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
@@ -109,6 +115,7 @@ class Checkpoints:
     if bad := leaves.not_finite(state):
       words = f'Step {step} is not saved, for these are not finite:'
       raise FloatingPointError(f'{words} {leaves.some(bad)}; see {self._path}.')
+    self._saved = step
     with self._writing():
       verified.save(self._manager, step, state, metrics or {})
 
@@ -225,6 +232,30 @@ class Checkpoints:
       self._wait()
     finally:
       self._manager.close()
+      if self._folder is not None:
+        if self._gone():
+          self._remove_rest()
+        os.close(self._folder)
+        self._folder = None
+
+  def _gone(self):
+    """Whether the folder was deleted since, though there may be another."""
+    try:
+      now = self._path.stat()
+    except FileNotFoundError:
+      return True
+    return not os.path.samestat(os.fstat(self._folder), now)
+
+  def _remove_rest(self):
+    """Removes what the writer has made of a folder that was deleted."""
+    for _ in range(10):
+      name = str(self._saved)
+      for path in [self._path / name, *self._path.glob(f'{name}.*')]:
+        shutil.rmtree(path, ignore_errors=True)
+      for folder in (self._path, self._path.parent):
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+          folder.rmdir()
+      time.sleep(0.1)  # writes that Orbax has given up end a little later
 
   def _wait(self):
     with self._writing():
@@ -277,7 +308,10 @@ class Checkpoints:
     try:
       yield
     except Exception as e:
-      raise OSError(f'No checkpoint written in {self._path}: {_line(e)}') from e
+      why = _line(e)
+      if self._folder is not None and self._gone():
+        why = 'it was deleted during the run'
+      raise OSError(f'No checkpoint written in {self._path}: {why}') from e
 
 
 def check(config):

@@ -2,6 +2,7 @@
 r"""One HTML page on a run, or on several beside each other.
 
   python -m experiments.report RUN
+  python -m experiments.report RUN --data=DIR
   python -m experiments.report RUN --text='A sentence of your own.'
   python -m experiments.report SWEEP --out=sweep.html
   python -m experiments.report RUN RUN RUN

@@ -155,3 +155,22 @@ def test_damaged_result_of_a_run_is_named_by_its_file(text, words, runs):
   with pytest.raises(ValueError, match=rf'a-s0/result\.json {words}'):
     study.finished(run)
   assert study.elsewhere('runs') == {}
+
+
+def test_runs_that_changed_on_their_way_enter_no_table(runs, tmp_path):
+  run = runs['a-s0']
+  changes = [dict(step=2, field='total_steps', was=2, now=3)]
+  row = dict(config_hash=study.config_hash(run), seed=0, changes=changes)
+  (tmp_path / 'quick.jsonl').write_text(json.dumps(row) + '\n')
+  assert results.find(run, run, 'quick', tmp_path) is None
+  workdir(run, study.config(run), steps=3, changes=changes)
+  with pytest.raises(ValueError, match='enters no table'):
+    study.finished(run)
+
+
+def test_conversions_by_training_data_say_where_they_are(runs):
+  run = runs['of_b-s0']
+  arm = run.arm._replace(convert=('--attention=mqa', '--calibration=train'))
+  source = run.source.arm._replace(overrides={'data.path': 'here/glue'})
+  run = run._replace(arm=arm, source=run.source._replace(arm=source))
+  assert '--data=here/glue' in study.commands(run)[0]

@@ -117,6 +117,15 @@ def test_conversions_are_told_apart(sweep):
   }
 
 
+def test_a_run_that_changed_on_its_way_is_no_seed_of_the_others(sweep):
+  change = dict(step=2, field='accumulate', was=1, now=2)
+  pages.change(sweep / 'mha-s0' / 'result.json', changes=[change])
+  found = [runs.read(folder) for folder in runs.find([sweep])]
+  arms = comparison.of_arms(found)
+  alike = [{run.folder.name for run in some} for some in arms.values()]
+  assert {'mha-s0'} in alike
+
+
 def test_workdirs_are_found_where_they_are(sweep):
   every = sorted(sweep.iterdir())
   assert runs.find([sweep]) == every

@@ -14,7 +14,8 @@ from tests.experiments.report.pages import EVIL
 
 
 def test_run(run, monkeypatch, capsys):
-  pages.call(monkeypatch, run)
+  data = json.loads((run / 'run.json').read_text())['config']['data']['path']
+  pages.call(monkeypatch, run, f'--data={data}')
   said = capsys.readouterr()
   assert said.out == f'{run / "report.html"}\n'
   found = pages.check(run / 'report.html')

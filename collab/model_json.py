@@ -98,11 +98,13 @@ def places(old, new):
   Raises:
     ValueError: they are not the same classes; the message has both lists.
   """
+  if old == new:  # though one may be there twice
+    return list(range(len(old))) or None
   for same in (str, _plain):
     at = {same(name): place for place, name in enumerate(old)}
     wanted = [same(name) for name in new]
     if len(at) == len(old) and sorted(at) == sorted(wanted):
-      return [at[name] for name in wanted] or None
+      return [at[name] for name in wanted]
   if unnamed(old) or unnamed(new):
     return None
   raise ValueError(_both(old, new))

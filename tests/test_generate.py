@@ -2,6 +2,8 @@
 """collab.generate: lines go on, alone as together; errors are one line."""
 
 import functools
+import json
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import decoding, models
+from collab import decoding, model_json, models, trained
 from collab.data import tokenizer
 from collab.generate import generate
+from collab.training import checkpoint
 from collab.training import workdir as workdirs
 from configs import lm
 from tests import tiny
@@ -131,6 +134,98 @@ def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
 def test_impossible_options(go_on, options, message):
   with pytest.raises(ValueError, match=message):
     go_on(['one two'], **options)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The workdir of a language model with the least that it needs."""
+  folder = tmp_path_factory.mktemp('run')
+  c = lm.get_config('sample')
+  c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
+  c.model.attention.num_heads = 2
+  c.checkpoint.update(best='', final='last', keep=1)
+  workdirs.claim(c.lock(), folder)
+  words = tokenizer.train(
+    iter(tiny.WORDS.values()), 300, folder / 'tokenizer.json'
+  )
+  fields = c.model.to_dict() | dict(vocab_size=words.vocab_size)
+  model_json.write(folder, fields, model_json.Meaning(words.fingerprint))
+  shapes = models.shapes(fields, models.smallest(fields))
+  params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  checkpoints = checkpoint.Checkpoints(folder, 1)
+  checkpoints.save(100, dict(params=params))
+  checkpoints.close()
+  return folder
+
+
+def edited(folder, change):
+  """Changes what tokenizer.json says."""
+  path = folder / 'tokenizer.json'
+  content = json.loads(path.read_text('utf-8'))
+  change(content)
+  path.write_text(json.dumps(content), 'utf-8')
+
+
+def swap(content):
+  ids = content['model']['vocab']
+  ids['a'], ids['b'] = ids['b'], ids['a']
+
+
+def add(content):
+  """An id that the model has no row for."""
+  ids = content['model']['vocab']
+  ids['unheard'] = len(ids)
+
+
+def without_decoder(content):
+  content['decoder'] = None
+
+
+UNRECORDED = [
+  (add, r'has 301 ids, the model has vocab_size=300\.'),
+  (without_decoder, 'pre_tokenizer has ByteLevel, which its decoder'),
+]
+
+
+@pytest.mark.parametrize(
+  'change, words', [*UNRECORDED, (swap, r'trained with the tokenizer .*; got')]
+)
+def test_another_tokenizer_than_the_models(change, words, run, tmp_path):
+  folder = shutil.copytree(run, tmp_path / 'copy')
+  edited(folder, change)
+  with pytest.raises(ValueError, match=words) as info:
+    trained.load(folder, 'lm')
+  assert str(folder) in str(info.value)
+
+
+@pytest.mark.parametrize('change, words', UNRECORDED)
+def test_what_a_run_of_before_can_tell(change, words, run, tmp_path):
+  """One that has not recorded its tokenizer."""
+  folder = shutil.copytree(run, tmp_path / 'copy')
+  path = folder / 'model.json'
+  fields, _ = model_json.read(folder)
+  path.write_text(json.dumps(fields))
+  edited(folder, change)
+  with pytest.raises(ValueError, match=words):
+    trained.load(folder, 'lm')
+
+
+def test_a_run_of_before_opens_and_says_so_once(run, tmp_path, caplog):
+  folder = shutil.copytree(run, tmp_path / 'copy')
+  trained.load(folder, 'lm')
+  assert not caplog.messages
+  fields, _ = model_json.read(folder)
+  (folder / 'model.json').write_text(json.dumps(fields))
+  trained.load(folder, 'lm')
+  want = f'{folder}: no record of its tokenizer to compare with.'
+  assert caplog.messages == [want]
+
+
+def test_the_layout_of_a_tokenizers_file_does_not_matter(run, tmp_path):
+  """Nor do blanks and the order of keys make it another one."""
+  folder = shutil.copytree(run, tmp_path / 'copy')
+  edited(folder, lambda content: content.update(model=content.pop('model')))
+  trained.load(folder, 'lm')
 
 
 def test_command_needs_a_run_of_lm(tmp_path):

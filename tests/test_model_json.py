@@ -20,6 +20,7 @@ FIELDS = dict(name='encoder', outputs=3, attention=dict(key_dim=[5, 7]))
     (('CONTRADICTION', 'NEUTRAL', 'ENTAILMENT'), NLI, [2, 1, 0]),
     (('Not-Same', ' same'), ('same', 'not_same'), [1, 0]),
     (('a', 'A', 'b'), ('A', 'b', 'a'), [1, 2, 0]),  # as they are written
+    (('crane', 'crane', 'x'), ('crane', 'crane', 'x'), [0, 1, 2]),
     (('1', '10', '2'), ('1', '2', '10'), [0, 2, 1]),
     (('LABEL_0', 'LABEL_1', 'LABEL_2'), NLI, None),
     (NLI, ('0', '1', '2'), None),
@@ -37,6 +38,7 @@ def test_classes_are_found_by_their_names(old, new, want):
     (('negative', 'positive'), ('entailment', 'not_entailment')),
     (NLI, ('entailment', 'neutral', 'other')),
     (('a', 'A', 'b'), ('a', 'b', 'B')),
+    (('crane', 'crane', 'x'), ('crane', 'x', 'crane')),
     (('LABEL_1', 'LABEL_0', 'LABEL_2'), NLI),  # names that are wrong, not none
     (NLI, NLI[:2]),
   ],

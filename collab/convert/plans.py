@@ -103,11 +103,9 @@ def fields(family, architecture, get, pooler):
 
 def classes(get):
   """Names of the outputs by id2label, else by label2id; () if neither says."""
-  names, ids = (
-    _in_order('id2label', get('id2label', {}).items()),
-    get('label2id', {}),
-  )
-  if names and len(ids) != len(names):  # what Transformers goes by is id2label
+  names = _in_order('id2label', get('id2label', {}).items())
+  ids = get('label2id', {})
+  if names and len(ids) != len(names):  # Transformers goes by id2label
     return names
   others = _in_order('label2id', [(i, name) for name, i in ids.items()])
   if sorted(names) == sorted(others) and names != others:
@@ -124,7 +122,7 @@ def _in_order(field, pairs):
   strings = all(isinstance(name, str) for name in names.values())
   if names.keys() != set(wanted) or len(names) < len(pairs) or not strings:
     raise ValueError(
-      f'{field} is {dict(pairs)}, expected a name for each of 0, 1, 2, ...'
+      f'{field} is {names}, expected a name for each of 0, 1, 2, ...'
     )
   return tuple(names[place] for place in wanted)
 

@@ -194,6 +194,7 @@ def test_numbers_that_are_not_finite(name, dtype, value, tmp_path):
   'config, words',
   [
     (dict(id2label={'0': 'a', '2': 'b'}), 'expected a name for each of 0, 1'),
+    (dict(id2label={}, label2id=dict(a=[0], b={})), 'expected a name for each'),
     (dict(id2label={'0': 'a', '1': 3}), 'expected a name for each of 0, 1'),
     (dict(id2label={'x': 'a'}), r"id2label is \{'x': 'a'\}, expected a name"),
     (

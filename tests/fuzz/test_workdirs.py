@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import models, trained
+from collab import model_json, models, trained
 from collab.convert import source
 from collab.data import cache, text, tokenizer
 from collab.training import checkpoint, files, logs, workdir
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
   workdir.claim(config.lock(), folder)
   words = tokenizer.train(LINES, 270, folder / 'tokenizer.json')
   fields = config.model.to_dict() | dict(vocab_size=words.vocab_size)
-  files.save_json(folder / 'model.json', fields)
+  model_json.write(folder, fields, model_json.Meaning(words.fingerprint))
   model = models.build(**fields)
   tokens = jnp.zeros((1, 3), jnp.int32)
   params = jax.jit(model.init)(jax.random.key(0), dict(tokens=tokens))['params']
@@ -84,8 +84,8 @@ def test_json(name, run, tmp_path_factory, data):
 def read(folder):
   config = workdir.claim(None, folder)
   workdir.claim(lm.get_config('sample').lock(), folder)
-  fields = workdir.read_model(folder)
-  return config, fields, tokenizer.load(folder / 'tokenizer.json')
+  found = model_json.read(folder), tokenizer.load(folder / 'tokenizer.json')
+  return config, *found
 
 
 # Orbax ends reads that are under way after it has closed its event loop.

@@ -19,9 +19,9 @@ of the attention layers alone, which is what variants differ in:
 """
 
 import dataclasses
-import importlib
 import math
 import pathlib
+import runpy
 import sys
 
 from tqdm import tqdm
@@ -29,7 +29,6 @@ from tqdm import tqdm
 from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
 from collab.training import files
-import configs
 
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
@@ -63,27 +62,24 @@ def variants(path, argument):
   Only of files with the same model but for attention; mha is the first.
 
   Raises:
-    ValueError: no such config.
+    ValueError: no such config, or one that fails.
   """
   path = pathlib.Path(path)
-  if not path.exists():
+  if not path.is_file():
     raise ValueError(f'There is no config {path}.')
-  if path.resolve().parent != pathlib.Path(configs.__file__).resolve().parent:
-    raise ValueError(f'{path} is not in the folder configs beside collab.')
-  if not hasattr(importlib.import_module(f'configs.{path.stem}'), 'get_config'):
-    raise ValueError(f'{path} is no config: it has no get_config.')
   family = path.stem.split('_')[0]
   names = dict.fromkeys(['mha', *attention.names()])
   siblings = [f'{family}_{name}' for name in names]
-  base = _config(path.stem, argument)
+  base = _config(path, argument)
   found = {}
   for name in dict.fromkeys([*siblings, path.stem]):
-    if name == family or not path.with_stem(name).exists():
+    sibling = path.with_stem(name)
+    if name == family or not sibling.exists():
       continue
     try:
-      config = base if name == path.stem else _config(name, argument)
+      config = base if name == path.stem else _config(sibling, argument)
     except ValueError:  # the argument has fields of the other's attention
-      config = _config(name, _without_fields(argument))
+      config = _config(sibling, _without_fields(argument))
     if _but_attention(config) == _but_attention(base):
       found[name.removeprefix(f'{family}_')] = model(config)
   if 'mha' not in found:
@@ -124,8 +120,17 @@ def _tokens_text(even):
   return f'{even:.0f}' if even else '-'
 
 
-def _config(name, argument):
-  return importlib.import_module(f'configs.{name}').get_config(argument)
+def _config(path, argument):
+  """What a config file, a program of the user's, makes of an argument."""
+  try:
+    get_config = runpy.run_path(str(path)).get('get_config')
+    if get_config is None:
+      raise ValueError(f'{path} is no config: it has no get_config.')
+    return get_config(argument)
+  except ValueError:
+    raise
+  except Exception as e:  # as, away from its project, No module named 'configs'
+    raise ValueError(f'{path} fails: {type(e).__name__}: {e}.') from e
 
 
 def _without_fields(argument):

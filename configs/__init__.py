@@ -5,6 +5,10 @@ What follows the colon of --config=configs/FILE.py:ARGUMENT is a list of words:
 a sub-task, a size, or key=value for a field of the attention.
 """
 
+import dataclasses
+
+from collab.attention import variants
+
 SIZES = ('sample', 'small')
 # Fields of an attention that are in no config unless given, and their types.
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
@@ -60,8 +64,10 @@ def attend(c, attention, fields):
   """
   heads = dict(num_heads=c.model.attention.num_heads)
   found = heads | {k: x(c) if callable(x) else x for k, x in attention.items()}
+  layer = variants.variant('gqa' if found['name'] == 'mqa' else found['name'])
+  has = {field.name for field in dataclasses.fields(layer)}
+  known = found | {k: x for k, x in OPTIONAL.items() if k in has} | found
   for key, text in fields.items():
-    known = found | OPTIONAL | found
     legal = [name for name in known if name != 'name']
     if key not in legal:
       raise ValueError(

@@ -11,6 +11,7 @@ import pytest
 
 from collab import accounting, attention, models
 from collab.training import checkpoint, optim, workdir
+import configs
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
@@ -194,10 +195,24 @@ def test_optional_fields():
   config = get('lm_mhe_mul', 'sample,qkv_features=96,embedding_std=1')
   assert config.model.attention.qkv_features == 96
   assert config.model.attention.embedding_std == 1.0
-  # Which attention has which is for the attention to say.
-  config = get('lm_mha', 'sample,embedding_std=1')
-  with pytest.raises(TypeError, match='mha has no field embedding_std'):
-    attention.build(**config.model.attention)
+
+
+@pytest.mark.parametrize('name', [x for x in NAMES if x.startswith('lm')])
+def test_argument_lists_the_fields_that_an_attention_takes(name):
+  """Each that is listed is one, and no other is listed."""
+  with pytest.raises(ValueError, match='heads=8; ') as error:
+    get(name, 'heads=8')
+  listed = str(error.value).split(' has ')[2].rstrip('.').split(', ')
+  config = get(name, 'sample')
+  values = configs.OPTIONAL | config.model.attention.to_dict()
+  for key in listed:
+    got = get(name, f'sample,{key}={values[key]}').model.attention
+    attention.build(**got)
+  others = configs.OPTIONAL.keys() - set(listed)
+  assert others == {'embedding_std'} - set(listed)
+  for key in others:
+    with pytest.raises(ValueError, match=f'{key}=1; '):
+      get(name, f'{key}=1')
 
 
 def test_optional_fields_are_in_a_config_only_if_given():

@@ -8,7 +8,7 @@ from collab import attention
 from collab.accounting import layer
 
 COLOURS = colormaps['tab20'].colors[::2] + colormaps['tab20'].colors[1::2]
-MARKERS = 'osD^v<>PX*phd'
+MARKERS = 'osD^v<>PX*phdH8'
 LENGTHS = [2**n for n in range(5, 15)]
 HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
 

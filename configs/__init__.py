@@ -7,11 +7,13 @@ field of the attention. The files that set some of the words are experiments of
 the papers.
 """
 
+import dataclasses
 import pathlib
 import pkgutil
 from typing import NamedTuple
 
 from collab import attention
+from collab.attention import variants
 
 SIZES = ('sample', 'small')
 # The fields of a variant in configs; a function is a value that depends on the
@@ -123,8 +125,10 @@ def attend(c, words, **own):
   found = dict(name=name, num_heads=c.model.attention.num_heads)
   given = VARIANTS[name] | own.get(name, {})
   found |= {k: x(c) if callable(x) else x for k, x in given.items()}
+  layer = variants.variant('gqa' if name == 'mqa' else name)
+  has = {field.name for field in dataclasses.fields(layer)}
+  known = found | {k: x for k, x in OPTIONAL.items() if k in has} | found
   for key, text in fields.items():
-    known = found | OPTIONAL | found
     legal = [key for key in known if key != 'name']
     if key not in legal:
       raise ValueError(

@@ -227,10 +227,24 @@ def test_optional_fields():
   config = get('lm', 'sample,mhe_mul,qkv_features=96,embedding_std=1')
   assert config.model.attention.qkv_features == 96
   assert config.model.attention.embedding_std == 1.0
-  # Which attention has which is for the attention to say.
-  config = get('lm', 'sample,embedding_std=1')
-  with pytest.raises(TypeError, match='mha has no field embedding_std'):
-    attention.build(**config.model.attention)
+
+
+@pytest.mark.parametrize('name', configs.VARIANTS)
+def test_argument_lists_the_fields_that_an_attention_takes(name):
+  """Each that is listed is one, and no other is listed."""
+  with pytest.raises(ValueError, match='heads=8; ') as error:
+    get('lm', f'{name},heads=8')
+  listed = str(error.value).split(' has ')[2].rstrip('.').split(', ')
+  config = get('lm', f'{name},sample')
+  values = configs.OPTIONAL | config.model.attention.to_dict()
+  for key in listed:
+    got = get('lm', f'{name},sample,{key}={values[key]}').model.attention
+    attention.build(**got)
+  others = configs.OPTIONAL.keys() - set(listed)
+  assert others == {'embedding_std'} - set(listed)
+  for key in others:
+    with pytest.raises(ValueError, match=f'{key}=1; '):
+      get('lm', f'{name},{key}=1')
 
 
 def test_optional_fields_are_in_a_config_only_if_given():

@@ -18,18 +18,18 @@ of the attention layers alone, which is what variants differ in:
                      takes fewer FLOPs than multi-head attention's
 """
 
+import contextlib
 import dataclasses
-import importlib
 import math
 import pathlib
+import runpy
 import sys
 
 from tqdm import tqdm
 
-from collab import accounting, command, models
+from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
 from collab.training import files
-import configs
 
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
@@ -62,30 +62,27 @@ def variants(path, argument):
   mha is the first.
 
   Raises:
-    ValueError: no such config.
+    ValueError: no such config, or one that fails.
   """
   path = pathlib.Path(path)
-  if not path.exists():
+  if not path.is_file():
     raise ValueError(f'There is no config {path}.')
-  if path.resolve().parent != pathlib.Path(configs.__file__).resolve().parent:
-    raise ValueError(f'{path} is not in the folder configs beside collab.')
-  if not hasattr(importlib.import_module(f'configs.{path.stem}'), 'get_config'):
-    raise ValueError(f'{path} is no config: it has no get_config.')
-  family = path.stem.split('_')[0]
+  family = path.with_stem(path.stem.split('_')[0])
   given = argument.split(',')
-  base = _config(path.stem, given)
-  words = [x for x in given if x not in configs.VARIANTS]
-  found = {}
-  for name in dict.fromkeys(['mha', *configs.VARIANTS]):
-    if name == base.model.attention.name:
-      config = base
-    else:
-      try:
-        config = _config(family, [name, *words])
-      except ValueError:  # the words have fields of the other's attention
-        config = _config(family, [name, *(x for x in words if '=' not in x)])
-    found[name] = model(config)
-  return found, accounting.tokens(found['mha'], base.data)
+  base = _config(path, given)
+  words = [x for x in given if x not in attention.names()]
+  plain = [x for x in words if '=' not in x]  # without fields of another's
+  own, found = base.model.attention.name, {}
+  for name in dict.fromkeys(['mha', *attention.names(), own]):
+    if name == own:
+      found[name] = model(base)
+      continue
+    for some in (words, plain):
+      with contextlib.suppress(ValueError):  # a config may know no variants
+        found[name] = model(_config(family, [name, *some]))
+        break
+  found = {'mha': accounting.with_mha(found[own])} | found
+  return found, accounting.tokens(found[own], base.data)
 
 
 def table(rows):
@@ -121,8 +118,17 @@ def _tokens_text(even):
   return f'{even:.0f}' if even else '-'
 
 
-def _config(name, words):
-  return importlib.import_module(f'configs.{name}').get_config(','.join(words))
+def _config(path, words):
+  """What a config file, a program of the user's, makes of some words."""
+  try:
+    get_config = runpy.run_path(str(path)).get('get_config')
+    if get_config is None:
+      raise ValueError(f'{path} is no config: it has no get_config.')
+    return get_config(','.join(words))
+  except ValueError:
+    raise
+  except Exception as e:  # as, away from its project, No module named 'configs'
+    raise ValueError(f'{path} fails: {type(e).__name__}: {e}.') from e
 
 
 def model(config):

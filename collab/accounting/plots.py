@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost against sequence length, and parameters against heads."""
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from collab import attention
 from collab.accounting import layer
 
+COLOURS = colormaps['tab20'].colors[::2] + colormaps['tab20'].colors[1::2]
+MARKERS = 'osD^v<>PX*phdH8'
 LENGTHS = [2**n for n in range(5, 15)]
 HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
 
@@ -39,12 +42,24 @@ def draw(found, title, path):
 
 
 def _shares(axes, x, curves):
-  """Each curve over the first one; dashes tell those apart that coincide."""
-  base = next(iter(curves.values()))
+  """Each curve over the first one.
+
+  Of curves that coincide each is seen: what comes later is thinner and smaller,
+  and its markers are at other places.
+  """
+  base, n = next(iter(curves.values())), len(curves)
   for i, (name, curve) in enumerate(curves.items()):
     share = [y / y0 for y, y0 in zip(curve, base, strict=True)]
-    dashes = (5, 2) if i % 2 else (1, 0)
-    axes.plot(x, share, color=f'C{i}', dashes=dashes, label=name)
+    axes.plot(
+      x,
+      share,
+      label=name,
+      color=COLOURS[i % len(COLOURS)],
+      marker=MARKERS[i % len(MARKERS)],
+      markevery=(i / n / len(x), 0.34),
+      markersize=8 - 4 * i / n,
+      linewidth=4 - 3 * i / n,
+    )
   axes.set_xscale('log', base=2)
   axes.set_yscale('log', base=2)
   axes.yaxis.set_major_formatter('{x:g}')

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets that TFDS has prepared on this machine."""
 
+import re
+import shlex
+
 
 def builder(name, features=(), data_dir=None):
   """The TFDS builder of a data set that is prepared as array_record.
@@ -21,8 +24,13 @@ def builder(name, features=(), data_dir=None):
       'There is no data: give local files by data.path, or the name of a data '
       'set of TFDS by data.corpus.'
     )
+  if re.match(r'[\w-]+:\D', name):  # not a version
+    raise ValueError(
+      f'{name} is in a namespace: TFDS would fetch and run its code.'
+    )
   import tensorflow_datasets  # slow, and the other sources do not need it
 
+  _refuse_foreign_features(tensorflow_datasets.features.FeatureConnector)
   try:
     found = tensorflow_datasets.builder(
       name, data_dir=data_dir, file_format='array_record'
@@ -43,11 +51,29 @@ def builder(name, features=(), data_dir=None):
   return found
 
 
+def _refuse_foreign_features(connector):
+  """Has TFDS know the classes of features that it brings, and no others.
+
+  It imports the module of whatever class the features.json of a folder names,
+  at any depth: code beside the data would run.
+  """
+  known = connector._registered_features
+
+  def cls_from_name(name):
+    if name not in known:
+      raise ValueError(f'features.json names {name}, which is none of TFDS.')
+    return known[name]
+
+  connector.cls_from_name = cls_from_name
+
+
 def how(name, data_dir=None):
   """What a user does about a data set or split that is not there."""
+  program = (
+    f'import tensorflow_datasets as t; t.builder({name!r}, '
+    f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()"
+  )
   return (
-    'Prepare it once (it downloads): python -c "import tensorflow_datasets as '
-    f"t; t.builder('{name}', data_dir={data_dir!r}, "
-    "file_format='array_record').download_and_prepare()\"; or give local files "
-    'by data.path.'
+    f'Prepare it once (it downloads): python -c {shlex.quote(program)}; or '
+    'give local files by data.path.'
   )

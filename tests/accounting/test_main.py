@@ -5,6 +5,7 @@ import pytest
 
 from collab import accounting, attention
 from collab.accounting import __main__ as command
+from collab.accounting import plots
 from tests.test_configs import get
 
 
@@ -30,6 +31,25 @@ def test_table(tmp_path, capsys):
   assert found['mha']['share'] == '1.000'
   assert found['mha']['T*'] == '-'
   assert found['sha']['T*'] == 'always'
+
+
+def test_curves_of_many_variants_are_told_apart(tmp_path, monkeypatch):
+  """Each has a look of its own, also where it lies upon others."""
+  figures = []
+
+  def savefig(figure, path, **options):
+    figures.append(figure)
+
+  monkeypatch.setattr('matplotlib.figure.Figure.savefig', savefig)
+  model = command.model(get('lm_mha', 'sample'))
+  plots.draw({f'variant {i}': model for i in range(13)}, 'x', tmp_path / 'x')
+  for axis in figures[0].axes:
+    lines = axis.get_lines()
+    assert len(lines) == 13
+    assert len({x.get_color() for x in lines}) == 13
+    assert len({x.get_marker() for x in lines}) == 13
+    widths = [x.get_linewidth() for x in lines]
+    assert widths == sorted(set(widths), reverse=True)  # none hides another
 
 
 def test_own_fields(tmp_path, capsys):

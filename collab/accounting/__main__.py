@@ -131,7 +131,7 @@ def model(config):
   fields = config.model.to_dict()
   open_ = [
     f.name
-    for f in dataclasses.fields(models.MODELS[fields['name']])
+    for f in dataclasses.fields(models.find(fields['name']))
     if f.default is dataclasses.MISSING and f.name not in (*fields, 'parent')
   ]
   return models.build(**fields, **dict.fromkeys(open_, 1))

@@ -4,9 +4,11 @@
 import math
 import numbers
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from collab import imports
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -35,11 +37,19 @@ DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 def build(name, **fields):
-  """A model by name; raises ValueError or TypeError that lists the legal."""
+  """A model; raises ValueError or TypeError that lists the legal."""
+  cls = find(name)
+  _check(fields)
+  return cls(**fields)
+
+
+def find(name):
+  """The class of a model by its name, or its import path; else ValueError."""
+  if cls := imports.subclass(name, nn.Module):
+    return cls
   if name not in list(MODELS):  # it may be anything
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
-  _check(fields)
-  return MODELS[name](**fields)
+  return MODELS[name]
 
 
 def shapes(fields, batch):

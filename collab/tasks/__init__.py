@@ -5,6 +5,8 @@ import importlib
 import pkgutil
 from typing import Any, Protocol
 
+from collab import imports
+
 
 class Task(Protocol):
   """What train.py knows of a task.
@@ -49,9 +51,14 @@ def names():
 
 
 def build(name, **fields) -> Task:
-  """A task by the name of its file; ValueError or TypeError as for variants."""
-  if name not in names():
+  """A task by the name of its file or the import path of its class.
+
+  ValueError or TypeError as for variants.
+  """
+  make = imports.subclass(name, Task)
+  if not make and name not in names():
     raise ValueError(f'No task {name!r}; there are {", ".join(names())}.')
   if fields['seed'] < 0:
     raise ValueError(f'seed={fields["seed"]}; expected at least 0.')
-  return importlib.import_module(f'{__name__}.{name}').build(**fields)
+  make = make or importlib.import_module(f'{__name__}.{name}').build
+  return make(**fields)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 
+from collab import imports
 from collab.attention.core import Attention
 
 _ALIASES = {'mqa': ('gqa', dict(kv_heads=1))}
@@ -41,7 +42,7 @@ def build(name, **fields):
     layer = build('mhe_mul', num_heads=8)
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or the import path of a class, 'my_lab.heads:Mine'.
     **fields: of the layer: those of `Attention` and the variant's own.
 
   To name the module inside @compact, take its class: variants.mha.MHA(...,
@@ -51,13 +52,14 @@ def build(name, **fields):
     ValueError: no variant of that name.
     TypeError: a field that the variant has not, or one that it needs.
   """
-  if name not in names():
-    raise ValueError(
-      f'No attention variant {name!r}; there are {", ".join(names())}.'
-    )
-  target, preset = _ALIASES.get(name, (name, {}))
-  cls = variant(target)
-  fields = preset | fields
+  cls = imports.subclass(name, Attention)
+  if cls is None:
+    if name not in names():
+      raise ValueError(
+        f'No attention variant {name!r}; there are {", ".join(names())}.'
+      )
+    target, preset = _ALIASES.get(name, (name, {}))
+    cls, fields = variant(target), preset | fields
   known = {
     f.name: f for f in dataclasses.fields(cls) if f.name not in ('parent',)
   }

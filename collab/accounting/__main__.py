@@ -137,7 +137,7 @@ def model(config):
   data, given = config.data.to_dict(), (*fields, 'block', 'parent')
   open_ = {
     f.name: data.get(f.name, 1)
-    for f in dataclasses.fields(models.MODELS[fields['name']])
+    for f in dataclasses.fields(models.find(fields['name']))
     if f.default is dataclasses.MISSING and f.name not in given
   }
   return models.build(**fields, **open_)

@@ -7,10 +7,11 @@ import math
 import numbers
 from typing import ClassVar, Protocol
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from collab import attention
+from collab import attention, imports
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -80,13 +81,20 @@ def build(name, **fields) -> Model:
   Raises:
     ValueError, TypeError: no such name, field or value; it lists the legal.
   """
-  if name not in list(MODELS):  # it may be anything
-    raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
+  model, own = find(name), BlockConfig.names()
   _check(fields)
-  model, own = MODELS[name], BlockConfig.names()
   block = model.BLOCK | {k: x for k, x in fields.items() if k in own}
   rest = {k: x for k, x in fields.items() if k not in own}
   return model(block=BlockConfig(**block), **rest)
+
+
+def find(name):
+  """The class of a model by its name, or its import path; else ValueError."""
+  if cls := imports.subclass(name, nn.Module):
+    return cls
+  if name not in list(MODELS):  # it may be anything
+    raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
+  return MODELS[name]
 
 
 def zeros(shapes):

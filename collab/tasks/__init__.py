@@ -24,6 +24,9 @@ class Pass(NamedTuple):
   batches: int
 
 
+from collab import imports
+
+
 class Task(Protocol):
   """An experiment's data, loss and scores; all that train.py knows of them.
 
@@ -89,9 +92,14 @@ def names():
 
 
 def build(name, **fields) -> Task:
-  """A task by the name of its file; ValueError or TypeError as for variants."""
-  if name not in names():
+  """A task by the name of its file or the import path of its class.
+
+  ValueError or TypeError as for variants.
+  """
+  make = imports.subclass(name, Task)
+  if not make and name not in names():
     raise ValueError(f'No task {name!r}; there are {", ".join(names())}.')
   if fields['seed'] < 0:
     raise ValueError(f'seed={fields["seed"]}; expected at least 0.')
-  return importlib.import_module(f'{__name__}.{name}').build(**fields)
+  make = make or importlib.import_module(f'{__name__}.{name}').build
+  return make(**fields)

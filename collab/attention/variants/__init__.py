@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 
+from collab import imports
 from collab.attention.core import Attention
 
 _ALIASES = {'mqa': ('gqa', dict(kv_heads=1))}
@@ -42,8 +43,9 @@ def build(variant_name=None, /, **fields):
     layer = build(**config)  # config['name'] is the variant
 
   Args:
-    variant_name: one of `names()`; by default fields['name'], where the
-      configuration of a model has it.
+    variant_name: one of `names()`, or the import path of a class,
+      'my_lab.heads:Mine'; by default fields['name'], where the configuration of
+      a model has it.
     **fields: of the layer: those of `Attention`, the variant's own, and `name`,
       the module's inside @compact.
 
@@ -52,13 +54,14 @@ def build(variant_name=None, /, **fields):
     TypeError: a field that the variant has not, or one that it needs.
   """
   name = fields.pop('name', None) if variant_name is None else variant_name
-  if name not in names():
-    raise ValueError(
-      f'No attention variant {name!r}; there are {", ".join(names())}.'
-    )
-  target, preset = _ALIASES.get(name, (name, {}))
-  cls = variant(target)
-  fields = preset | fields
+  cls = imports.subclass(name, Attention)
+  if cls is None:
+    if name not in names():
+      raise ValueError(
+        f'No attention variant {name!r}; there are {", ".join(names())}.'
+      )
+    target, preset = _ALIASES.get(name, (name, {}))
+    cls, fields = variant(target), preset | fields
   known = {
     f.name: f for f in dataclasses.fields(cls) if f.name not in ('parent',)
   }

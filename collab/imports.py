@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds classes outside this package by an import path, my_lab.tasks:Mine."""
+
+import importlib
+
+
+def subclass(name, base):
+  """The class that 'module:Class' names; None if the name is no such path.
+
+  The name may come from a file that somebody else wrote, of a workdir. So only
+  a module on sys.path is imported, and only a class of the right kind is taken.
+
+  Args:
+    name: of a variant, a task or a model in a config.
+    base: what the class has to derive from.
+
+  Raises:
+    ValueError: no such module or class, or one that does not derive from base.
+  """
+  if not isinstance(name, str) or ':' not in name:
+    return None
+  module, _, attribute = name.partition(':')
+  try:
+    found = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, TypeError, ValueError) as e:
+    raise ValueError(f'{name} cannot be imported: {e}.') from e
+  # Not issubclass, which protocols refuse.
+  if base not in getattr(found, '__mro__', ()):
+    raise ValueError(
+      f'{name} is {found!r}; expected a subclass of '
+      f'{base.__module__}.{base.__name__}.'
+    )
+  return found

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from typing import Any, NamedTuple, Protocol
 
-from collab import model_json
+from collab import imports, model_json
 
 
 class Pass(NamedTuple):
@@ -22,9 +22,6 @@ class Pass(NamedTuple):
   rows: Callable
   batch: Callable
   batches: int
-
-
-from collab import imports
 
 
 class Task(Protocol):

@@ -4,6 +4,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -120,6 +122,23 @@ def test_command_line(arguments, words, tmp_path):
   check_line(code, err, *words)
   assert out == ''
   assert len(err.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'abacus'])
+def test_no_such_device(platform, tmp_path):
+  done = subprocess.run(
+    [sys.executable, tiny.ROOT / 'train.py', SAMPLE, 'x'],
+    env=os.environ | dict(JAX_PLATFORMS=platform),
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if 'Unexpected arguments: x' in done.stderr:
+    pytest.skip('this machine has one')
+  line = done.stderr.splitlines()[-1]
+  check_line(done.returncode, line, f'JAX_PLATFORMS={platform}: JAX finds no')
   assert not list(tmp_path.iterdir())
 
 

@@ -101,6 +101,7 @@ def _fits_gpu(q, k, v, key_bias, mask, rate):
     and q.dtype in (jnp.bfloat16, jnp.float16)
     and key_bias is None
     and not rate
+    and not blocks.is_symbolic(*q.shape, *k.shape)
     and (mask is None or (mask.plain_causal and q.shape[1] == k.shape[1]))
     and k.shape[2:] == v.shape[2:]
     and k.shape[3] % 8 == 0

@@ -201,15 +201,20 @@ def test_memory_of_an_exported_program_is_linear_in_length(kernel):
   assert temporary(4096) < 5 * temporary(1024)
 
 
-def test_an_accelerator_leaves_open_sizes_to_xla(monkeypatch):
-  """Pallas kernels have grids and blocks of fixed sizes."""
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_an_accelerator_leaves_open_sizes_to_xla(monkeypatch, platform):
+  """The blocks of Pallas kernels and of cuDNN are of fixed sizes."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: platform)
+
+  def fits(*sizes):
+    q = jax.ShapeDtypeStruct((*sizes, 1, 64), 'bfloat16')
+    cudnn = kernels._fits_gpu(q, q, q, None, None, 0.0)
+    assert cudnn in (False, platform == 'gpu')
+    return cudnn or flash.plan(q, q, q, None, 1, 0.0, None) is not None
+
   b, t = export.symbolic_shape('b, t')
-  for sizes in [(b, t), (b, 256), (2, t)]:
-    q = array(*sizes, 1, 64)
-    assert flash.plan(q, q, q, None, 1, 0.0, None) is None
-  q = array(2, 256, 1, 64)
-  assert flash.plan(q, q, q, None, 1, 0.0, None)
+  assert fits(2, 256)
+  assert not any(fits(*sizes) for sizes in [(b, t), (b, 256), (2, t)])
 
 
 @pytest.mark.parametrize('bias_range', [1.0, 200.0])

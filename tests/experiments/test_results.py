@@ -163,7 +163,7 @@ def test_runs_that_changed_on_their_way_enter_no_table(runs, tmp_path):
   row = dict(config_hash=study.config_hash(run), seed=0, changes=changes)
   (tmp_path / 'quick.jsonl').write_text(json.dumps(row) + '\n')
   assert results.find(run, run, 'quick', tmp_path) is None
-  workdir(run, study.config(run), steps=3, changes=changes)
+  workdir(run, study.config(run), steps=3, config_hash='', changes=changes)
   with pytest.raises(ValueError, match='enters no table'):
     study.finished(run)
 

@@ -8,7 +8,7 @@ r"""Trains one experiment, evaluates it, and resumes it where it stopped.
 
 A config names a task, a model and an optimiser. This file builds the three,
 joins them into one compiled step over the devices, and loops. What a run may go
-on with says collab/training/changes.py. What a user can mend ends in one line;
+on with says collab/runtime/changes.py. What a user can mend ends in one line;
 COLLAB_TRACEBACK=1 shows where it came from.
 """
 
@@ -27,20 +27,18 @@ import optax
 
 from collab import command, model_json, models, tasks
 from collab.data import pipeline
+from collab.runtime import checkpoint, interrupt, processes
+from collab.runtime import workdir as workdirs
 from collab.training import (
-  checkpoint,
   evaluation,
   gradients,
-  guard,
-  hosts,
-  initial,
-  interrupt,
+  init_from,
   logs,
+  nonfinite,
   optim,
-  report,
   sharding,
+  summary,
 )
-from collab.training import workdir as workdirs
 import configs
 
 try:
@@ -70,7 +68,7 @@ def run(config, workdir, eval_only=False):
   # The parts that a config names ----------------------------------------------
 
   shard = jax.process_index(), jax.process_count()
-  with hosts.first():  # makes tokenizer and caches, the others read them
+  with processes.first():  # makes tokenizer and caches, the others read them
     task = tasks.build(
       **config.task,
       data=config.data,
@@ -118,15 +116,15 @@ def run(config, workdir, eval_only=False):
     workdirs.begin(workdir)
     state = jax.jit(init, out_shardings=shardings)(init_key)
     if config.init_from:
-      params = initial.load(
+      params = init_from.load(
         config.init_from, state['params'], task.meaning, whole
       )
       state = jax.device_put(state | dict(params=params), shardings)
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
   workdirs.go_on(config, workdir, step, eval_only)
-  report.start(config, workdir, task, model, state['params'], mesh, step)
-  check = guard.watch(
+  summary.start(config, workdir, task, model, state['params'], mesh, step)
+  check = nonfinite.watch(
     config.skip_nonfinite, abstract['params'], task.rows, workdir
   )
 
@@ -147,8 +145,8 @@ def run(config, workdir, eval_only=False):
     new = dict(step=state['step'] + 1, params=params, opt=opt)
     if config.optim.ema:
       new['ema'] = optim.ema_update(state['ema'], params, config.optim.ema)
-    health = guard.health(mean, grads)
-    new = guard.unless_finite(health, state, new)
+    health = nonfinite.health(mean, grads)
+    new = nonfinite.unless_finite(health, state, new)
     scalars = dict(
       loss=mean,
       lr=schedule(optim.updates(state['opt'])),
@@ -180,7 +178,7 @@ def run(config, workdir, eval_only=False):
       progress = logs.Progress(step, last)
       stack.enter_context(contextlib.closing(writer))
       stack.enter_context(contextlib.closing(progress))
-    stopped = stack.enter_context(hosts.stop_signal())
+    stopped = stack.enter_context(processes.stop_signal())
 
     for batch in pipeline.stream(task.batch, step, step if eval_only else last):
       batch = sharding.put(batch, split)
@@ -221,7 +219,7 @@ def run(config, workdir, eval_only=False):
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
       params = checkpoint.final_params(config, checkpoints, abstract['params'])
   scores, examples = evaluate(params, 'test')
-  report.end(config, workdir, model, params, step, scores, examples)
+  summary.end(config, workdir, model, params, step, scores, examples)
   return scores
 
 
@@ -246,7 +244,7 @@ def parse(argv):
 
 def main(argv):
   logging.set_verbosity(logging.WARNING)
-  hosts.join()
+  processes.join()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
   config, workdir = CONFIG.value, WORKDIR.value
@@ -255,7 +253,7 @@ def main(argv):
   if not workdir:
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = workdirs.default(name, config)
-  with hosts.first():
+  with processes.first():
     if EVAL_ONLY.value:
       workdirs.read(workdir)  # there is a run
     workdirs.claim(config, workdir)
@@ -266,7 +264,7 @@ def main(argv):
     with interrupt.at_once(abandon):
       scores = run(config, workdir, EVAL_ONLY.value)
     if scores and RESULTS.value:
-      report.append(workdir, RESULTS.value)
+      summary.append(workdir, RESULTS.value)
   except Exception:
     abandon()
     raise
@@ -285,7 +283,7 @@ if __name__ == '__main__':
     print('train.py: stopped by Ctrl-C.', file=sys.stderr)
     sys.exit(130)  # as shells have it
   except Exception as e:
-    hosts.leave(e)
+    processes.leave(e)
     if os.environ.get('COLLAB_TRACEBACK'):
       raise
     # ml_collections wraps what a config raises in the text of a traceback.

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks import protocol
-from collab.convert import cp
+from collab.convert.decompose import cp
 
 D, H, RANK, LAYERS, SWEEPS = 768, 12, 384, 12, 100
 ROUNDS, PART = 3, 4  # of the comparison, and the sweeps of each

@@ -26,8 +26,8 @@ import optax
 
 from benchmarks import protocol
 from collab import models, tasks
+from collab.runtime import workdir as workdirs
 from collab.training import gradients, optim
-from collab.training import workdir as workdirs
 from configs import wmt14
 import train
 

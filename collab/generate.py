@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import command, decoding, trained
+from collab import command, decoding, load_run
 
 
 def generate(
@@ -138,7 +138,7 @@ def main(argv):
   parser.add_argument('--seed', type=int, default=0)
   args = vars(parser.parse_args(argv))
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
-  model, params, words, _ = trained.load(workdir, 'lm')
+  model, params, words, _ = load_run.load(workdir, 'lm')
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
   found = generate(model, params, words, list(prompts), **args)
   command.print_lines('generate', found)

@@ -6,8 +6,9 @@ import re
 from typing import NamedTuple
 
 from collab import json_text
-from collab.training import files, identity, leaves
-from collab.training import workdir as workdirs
+from collab.runtime import identity, tree_table
+from collab.runtime import workdir as workdirs
+from collab.training import files
 
 
 class Meaning(NamedTuple):
@@ -121,5 +122,5 @@ def _plain(name):
 
 
 def _both(old, new):
-  old, new = (leaves.some(x, most=12) or 'none' for x in (old, new))
+  old, new = (tree_table.some(x, most=12) or 'none' for x in (old, new))
   return f'the classes of its model are {old}; expected {new}'

@@ -12,7 +12,7 @@ import sys
 
 import jax
 
-from collab import command, trained
+from collab import command, load_run
 from collab.tasks import wmt14
 from collab.training import evaluation, sharding
 
@@ -36,7 +36,7 @@ def main(argv):
   parser.add_argument('--beam', type=int, help='default: that of the run')
   parser.add_argument('--alpha', type=float, help='length penalty, likewise')
   args = parser.parse_args(argv)
-  model, params, words, config = trained.load(args.workdir, 'wmt14')
+  model, params, words, config = load_run.load(args.workdir, 'wmt14')
   beam = config.task.beam if args.beam is None else args.beam
   alpha = config.task.alpha if args.alpha is None else args.alpha
   lines = list(command.stdin_lines())

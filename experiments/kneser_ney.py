@@ -18,7 +18,8 @@ import time
 import numpy as np
 
 from collab import command, metrics
-from collab.data import text, tokenizer
+from collab.data import tokenizer
+from collab.data.readers import text
 from collab.training import logs
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'kneser_ney.jsonl'

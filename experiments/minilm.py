@@ -24,7 +24,8 @@ from scipy import stats
 
 from collab import command, models
 from collab.convert import calibration, reparametrize, source
-from collab.data import examples, glue
+from collab.data import examples
+from collab.data.readers import glue
 from collab.training import logs
 
 WIDTHS = 384, 192, 128, 96, 64, 32

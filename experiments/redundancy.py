@@ -3,7 +3,7 @@ r"""What the heads of a model have in common, kept for its table and figure.
 
   python -m experiments.redundancy MODEL_DIR --calibration=DIR/multi30k/train.en
 
-The curves of `collab.convert.redundancy`, of the weights and as inputs of the
+The curves of `collab.analysis.redundancy`, of the weights and as inputs of the
 text weigh them: the share of the energy that the r largest components hold.
 """
 
@@ -13,8 +13,10 @@ import time
 import numpy as np
 
 from collab import command
-from collab.convert import calibration, energy, graft, moments, source
-from collab.convert.redundancy import label
+from collab.analysis import spectrum
+from collab.analysis.redundancy import label
+from collab.convert import calibration, intercept, source
+from collab.convert.decompose import input_statistics
 from collab.training import files, logs
 from experiments import study
 
@@ -26,8 +28,8 @@ def curves(folder, text, rows):
   """{what of: {layer: {curve, and the same of Gaussian weights}}}."""
   found = source.read(folder)
   model, batches = calibration.read(found, text, rows)
-  inputs = moments.collect(
-    model, found.params, batches, graft.paths(found.params)
+  inputs = input_statistics.collect(
+    model, found.params, batches, intercept.paths(found.params)
   )
   kinds = dict(weights=None, inputs=inputs)
   return {
@@ -37,7 +39,7 @@ def curves(folder, text, rows):
         for whose, x in (('', own), ('gaussian_', other))
         for name in CURVES
       }
-      for path, (own, other) in energy.of_layers(found.params, seen).items()
+      for path, (own, other) in spectrum.of_layers(found.params, seen).items()
     }
     for kind, seen in kinds.items()
   }

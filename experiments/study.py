@@ -12,8 +12,8 @@ import shlex
 from typing import NamedTuple
 
 from collab import json_text
-from collab.training import identity
-from collab.training import workdir as workdirs
+from collab.runtime import identity
+from collab.runtime import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
 NAME = re.compile(r'[\w.-]+', re.ASCII)  # of what becomes a folder and a job

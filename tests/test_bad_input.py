@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from collab.data import pipeline
+from collab.runtime import workdir
 from collab.tasks import wmt14
-from collab.training import workdir
 from tests import tiny
 import train
 

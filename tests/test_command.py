@@ -95,7 +95,7 @@ def test_a_newline_that_a_model_says_ends_no_line(stdin, monkeypatch, capsys):
   said = ['one\ntwo', 'three\r\n', 'four']
   config = types.SimpleNamespace(task=types.SimpleNamespace(beam=1, alpha=0.0))
   run = None, None, None, config
-  monkeypatch.setattr('collab.trained.load', lambda *args: run)
+  monkeypatch.setattr('collab.load_run.load', lambda *args: run)
   monkeypatch.setattr(translate, 'translate', lambda *args: said)
   monkeypatch.setattr(generate, 'generate', lambda *args, **_: said)
   for module in (translate, generate):

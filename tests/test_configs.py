@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 import pytest
 
 from collab import accounting, attention, models
-from collab.training import checkpoint, identity, optim, workdir
+from collab.runtime import checkpoint, identity, workdir
+from collab.training import optim
 import configs
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'

@@ -11,8 +11,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
+from collab.runtime import workdir
 from collab.tasks import wmt14
-from collab.training import workdir
 from tests import tiny
 from tests.test_configs import FAMILIES, VARIANTS, get
 import train

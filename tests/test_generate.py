@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import decoding, model_json, models, trained
+from collab import decoding, load_run, model_json, models
 from collab.data import tokenizer
 from collab.generate import generate
-from collab.training import checkpoint
-from collab.training import workdir as workdirs
+from collab.runtime import checkpoint
+from collab.runtime import workdir as workdirs
 from configs import lm
 from tests import tiny
 from tests.models import small
@@ -194,7 +194,7 @@ def test_another_tokenizer_than_the_models(change, words, run, tmp_path):
   folder = shutil.copytree(run, tmp_path / 'copy')
   edited(folder, change)
   with pytest.raises(ValueError, match=words) as info:
-    trained.load(folder, 'lm')
+    load_run.load(folder, 'lm')
   assert str(folder) in str(info.value)
 
 
@@ -207,16 +207,16 @@ def test_what_a_run_of_before_can_tell(change, words, run, tmp_path):
   path.write_text(json.dumps(fields))
   edited(folder, change)
   with pytest.raises(ValueError, match=words):
-    trained.load(folder, 'lm')
+    load_run.load(folder, 'lm')
 
 
 def test_a_run_of_before_opens_and_says_so_once(run, tmp_path, caplog):
   folder = shutil.copytree(run, tmp_path / 'copy')
-  trained.load(folder, 'lm')
+  load_run.load(folder, 'lm')
   assert not caplog.messages
   fields, _ = model_json.read(folder)
   (folder / 'model.json').write_text(json.dumps(fields))
-  trained.load(folder, 'lm')
+  load_run.load(folder, 'lm')
   want = f'{folder}: no record of its tokenizer to compare with.'
   assert caplog.messages == [want]
 
@@ -225,7 +225,7 @@ def test_the_layout_of_a_tokenizers_file_does_not_matter(run, tmp_path):
   """Nor do blanks and the order of keys make it another one."""
   folder = shutil.copytree(run, tmp_path / 'copy')
   edited(folder, lambda content: content.update(model=content.pop('model')))
-  trained.load(folder, 'lm')
+  load_run.load(folder, 'lm')
 
 
 def test_command_needs_a_run_of_lm(tmp_path):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from collab import attention, models, tasks
-from collab.training import workdir
+from collab.runtime import workdir
 from tests.test_experiments import shrink
 import train
 

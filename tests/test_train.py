@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from collab import metrics
+from collab.runtime import identity, workdir
 from collab.tasks import wmt14
-from collab.training import identity, logs, workdir
+from collab.training import logs
 from tests import tiny
 from tests.faults import lab as labs
 import train

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from collab import models, trained, translate
+from collab import load_run, models, translate
 from collab.data import tokenizer
 from tests import tiny
 
@@ -35,7 +35,7 @@ def main(tmp_path, monkeypatch):
     task = types.SimpleNamespace(beam=2, alpha=0.6)
     config = types.SimpleNamespace(task=task)
     found = models.build(**fields), params, words, config
-    monkeypatch.setattr(trained, 'load', lambda *args: found)
+    monkeypatch.setattr(load_run, 'load', lambda *args: found)
     stdin = types.SimpleNamespace(buffer=io.BytesIO(stdin.encode()))
     monkeypatch.setattr('sys.stdin', stdin)
     translate.main(['--workdir=DIR'])

@@ -9,7 +9,7 @@ import numpy as np
 from collab import model_json, models, tasks, text_lines
 from collab.convert import source as sources
 from collab.data import examples
-from collab.training import workdir
+from collab.runtime import workdir
 
 TRAIN = 'train'  # instead of a file: the run's own data
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from collab.convert import graft
+from collab.convert import intercept
 from collab.models.transformer import Stack
 
 _OUT = ('out', 'kernel')
@@ -36,7 +36,7 @@ def ones(params):
     raise ValueError(
       f'No attention layer in these parameters: {", ".join(params)}.'
     )
-  paths.sort(key=lambda path: [graft.order(name) for name in path])
+  paths.sort(key=lambda path: [intercept.order(name) for name in path])
   return {path: np.ones(len(flat[path + _OUT])) for path in paths}
 
 
@@ -62,9 +62,9 @@ def mask_heads(params, masks):
         f'The mask of {"/".join(path)} has shape {np.shape(mask)}, expected '
         f'{legal[path].shape}.'
       )
-    kernel = graft.get(params, path + _OUT)
+    kernel = intercept.get(params, path + _OUT)
     rows = mask.astype(kernel.dtype)[:, None, None]
-    params = graft.put(params, path + _OUT, kernel * rows)
+    params = intercept.put(params, path + _OUT, kernel * rows)
   return params
 
 
@@ -162,5 +162,5 @@ def hidden(model, params, batch):
     return out
 
   with nn.intercept_methods(look):
-    _, calls = graft.run(model, params, batch, wanted=[last])
+    _, calls = intercept.run(model, params, batch, wanted=[last])
   return stacks[-1], calls[last][-1].x_valid

@@ -17,9 +17,10 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 from collab import atomic, model_json
-from collab.convert import huggingface
 from collab.convert import source as sources
-from collab.training import checkpoint, files, logs, optim
+from collab.convert.huggingface import checkpoints as huggingface
+from collab.runtime import checkpoint
+from collab.training import files, logs, optim
 
 
 def check(folder):

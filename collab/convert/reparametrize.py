@@ -14,10 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from collab import attention, models
-from collab.convert import fit, graft, layers, moments, widths
+from collab.convert import intercept
 from collab.convert import source as sources
+from collab.convert.decompose import fit, input_statistics, layers, rank_search
 from collab.models.layers import of_layer
-from collab.training import leaves
+from collab.runtime import tree_table
 
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # of the old layer
 
@@ -66,7 +67,7 @@ def find(model, params) -> list[Layer]:
   Raises:
     ValueError: there are none, or others than mha.
   """
-  paths = graft.paths(params)
+  paths = intercept.paths(params)
   places, found = [_place(model, path) for path in paths], []
   for i, (path, place) in enumerate(zip(paths, places, strict=True)):
     fields = dict(model[place] or model['attention'])
@@ -117,7 +118,7 @@ def convert(
     more = given if isinstance(given, tuple) else (given,)
     bias = fields.get('bias', 'content')
     curves = [
-      widths.curve(m, x, bias, more)
+      rank_search.curve(m, x, bias, more)
       for m, x in _progress(mhas, inputs, what='key widths')
     ]
     if budget:
@@ -131,15 +132,17 @@ def convert(
   for layer, m, x, own in _progress(found, mhas, inputs, each, what='layers'):
     tree = layers.VARIANTS[name](m, x, **own)
     with np.errstate(over='ignore'):  # told below
-      new = graft.put(new, layer.path, jax.tree.map(np.float32, tree))
+      new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
   pairs = {
     layer.path: fit.Pair(layer.module, modules[layer.path]) for layer in found
   }
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
-  bad = [k for k, x in leaves.named(new).items() if not np.isfinite(x).all()]
+  bad = [
+    k for k, x in tree_table.named(new).items() if not np.isfinite(x).all()
+  ]
   if bad:
-    raise ValueError(f'{name}: not finite in float32: {leaves.some(bad)}.')
+    raise ValueError(f'{name}: not finite in float32: {tree_table.some(bad)}.')
   errors = fit.errors(params, new, pairs, calibration)
   rows = [
     _row(layer, modules[layer.path], own, errors[layer.path], params)
@@ -187,7 +190,7 @@ def _place(model, path):
 
 
 def _read(layer, params):
-  tree = graft.get(params, layer.path)
+  tree = intercept.get(params, layer.path)
   width = tree['value']['kernel'].shape[-1]
   scale = layer.module.scale * width**0.5 or 1.0
   try:
@@ -198,9 +201,11 @@ def _read(layer, params):
 
 def _moments(found, mhas, params, calibration):
   if calibration is None:
-    return [moments.white(len(m.query)) for m in mhas]
+    return [input_statistics.white(len(m.query)) for m in mhas]
   paths = [layer.path for layer in found]
-  seen = moments.collect(calibration.model, params, calibration.batches, paths)
+  seen = input_statistics.collect(
+    calibration.model, params, calibration.batches, paths
+  )
   return [seen[path] for path in paths]
 
 
@@ -208,7 +213,7 @@ def _chosen(model, params, found, curves, budget):
   """Key widths for a budget, a tuple."""
   kind, value = budget
   if kind == 'error':
-    return tuple(widths.for_error(curves, value))
+    return tuple(rank_search.for_error(curves, value))
   rest = sum(x.size for x in jax.tree.leaves(params))
   rest -= sum(layer.module.count(model['dim']) for layer in found)
 
@@ -219,7 +224,7 @@ def _chosen(model, params, found, curves, budget):
     )
     return rest + sum(new)
 
-  return tuple(widths.for_parameters(curves, cost, value))
+  return tuple(rank_search.for_parameters(curves, cost, value))
 
 
 def _module(name, layer, own):
@@ -250,7 +255,7 @@ def _fields(model, found, modules, name, each):
 
 
 def _row(layer, module, own, error, params):
-  D = graft.get(params, layer.path)['query']['kernel'].shape[0]
+  D = intercept.get(params, layer.path)['query']['kernel'].shape[0]
   fields = {k: v for k, v in own.items() if k != 'sweeps'}
   return dict(
     layer='/'.join(layer.path),

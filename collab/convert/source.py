@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab import json_text, model_json, trained
-from collab.convert import folders, huggingface
+from collab import json_text, load_run, model_json
+from collab.convert.huggingface import checkpoints, folders
+from collab.runtime import workdir as workdirs
 from collab.training import files
-from collab.training import workdir as workdirs
 
 ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
 # What a checkpoint can do without any training, by the kind of its model.
@@ -43,7 +43,7 @@ class Source(NamedTuple):
   params: dict
   meaning: model_json.Meaning
   tokenizer: str
-  pretrained: huggingface.Pretrained | None
+  pretrained: checkpoints.Pretrained | None
   data: str = ''
 
 
@@ -64,13 +64,13 @@ def read(folder, allow=(), data='') -> Source:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
     return _of_run(path)._replace(data=data)
   if (path / 'config.json').exists():
-    found = huggingface.load(folder, allow)
+    found = checkpoints.load(folder, allow)
     return Source(
       str(folder),
       _config(found.model),
       found.model,
       found.params,
-      huggingface.meaning(found),
+      checkpoints.meaning(found),
       found.tokenizer,
       found,
     )
@@ -88,7 +88,7 @@ def attention_places(model):
 
 def _of_run(path):
   config = workdirs.claim(None, path)
-  model, meaning, params = trained.read(path, config)
+  model, meaning, params = load_run.read(path, config)
   return Source(
     str(path),
     config,
@@ -104,7 +104,7 @@ def words(found):
   """The tokenizer of a Source; a ValueError if it has none or another's."""
   if not found.tokenizer:
     raise ValueError(f'{found.folder} has no tokenizer.json.')
-  return trained.tokenizer_of(
+  return load_run.tokenizer_of(
     found.folder, found.tokenizer, found.model, found.meaning
   )
 
@@ -151,7 +151,7 @@ def _read_origin(folder, model, params):
   kept = json_text.read_object(folder / 'origin.json')
   if missing := {'family', 'config', 'names'} - kept.keys():
     raise ValueError(f'{folder}/origin.json has no {", ".join(missing)}.')
-  return huggingface.Pretrained(
+  return checkpoints.Pretrained(
     family=kept['family'],
     model=model,
     params=jax.tree.map(np.asarray, params),

@@ -31,7 +31,7 @@ from babel.numbers import (
 )
 
 from collab.data.localisation import CURRENCIES, TERRITORIES
-from collab.data.squad_files import SPLITS, Question, Questions, check
+from collab.data.readers.squad_files import SPLITS, Question, Questions, check
 
 # Kind -> sentence, question.
 WORDS = dict(

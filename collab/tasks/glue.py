@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import epochs, examples, glue, sentences, tokenizer
+from collab.data import epochs, examples, sentences, tokenizer
+from collab.data.readers import glue
 from collab.metrics import labels
 from collab.model_json import Meaning
 

@@ -14,7 +14,8 @@ import optax
 from tqdm import tqdm
 
 from collab import tasks
-from collab.data import augment, epochs, images
+from collab.data import augment, epochs
+from collab.data.readers import images
 from collab.model_json import Meaning
 
 # What a generator is for. Every entry makes another one of (seed, step).

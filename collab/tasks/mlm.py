@@ -10,8 +10,9 @@ import os
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import cache, epochs, text, tokenizer
-from collab.data.sources import SPLITS
+from collab.data import cache, epochs, tokenizer
+from collab.data.readers import text
+from collab.data.readers.sources import SPLITS
 from collab.model_json import Meaning
 
 

@@ -12,14 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import (
-  epochs,
-  examples,
-  questions,
-  squad_files,
-  tokenizer,
-  windows,
-)
+from collab.data import epochs, examples, questions, tokenizer, windows
+from collab.data.readers import squad_files
 from collab.metrics import spans
 from collab.model_json import Meaning
 

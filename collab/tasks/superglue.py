@@ -3,7 +3,7 @@
 
 import functools
 
-from collab.data import superglue
+from collab.data.readers import superglue
 from collab.metrics import labels
 from collab.tasks.glue import (
   Classification,

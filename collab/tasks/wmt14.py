@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import decoding, metrics, tasks
-from collab.data import cache, pipeline, samples, sources, tokenizer
+from collab.data import cache, pipeline, samples, tokenizer
+from collab.data.readers import sources
 from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at

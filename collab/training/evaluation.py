@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from collab import metrics
 from collab.data import pipeline
-from collab.training import hosts, sharding
+from collab.runtime import processes
+from collab.training import sharding
 
 
 def build(task, model, mesh):
@@ -51,7 +52,7 @@ def build(task, model, mesh):
       examples.update(new if finite else {})
       return metrics.nan_unless(finite, found) | task.baselines(split)
 
-    return hosts.alone(scores), examples
+    return processes.alone(scores), examples
 
   return evaluate
 

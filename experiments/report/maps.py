@@ -13,8 +13,9 @@ from scipy.special import entr
 import tokenizers
 
 from collab import models
+from collab.analysis import redundancy
 from collab.attention.core import Attention
-from collab.convert import calibration, graft, heads, redundancy
+from collab.convert import calibration, heads, intercept
 from collab.convert import source as sources
 from collab.data import examples
 from collab.models import vit
@@ -190,7 +191,7 @@ def attend(found, seen) -> list[Layer]:
   _, sown = run(found.params, seen.batch)
   layers = []
   for path in heads.ones(found.params):
-    calls = graft.get(sown['intermediates'], path)['attention_weights']
+    calls = intercept.get(sown['intermediates'], path)['attention_weights']
     queries = seen.tokens[path[0]]
     keys = seen.tokens['encoder'] if path[-1] == 'cross' else queries
     for i, weights in enumerate(calls):  # more than one where layers share

@@ -5,7 +5,7 @@ import sys
 
 from collab import accounting, model_json, models
 from collab.convert import source
-from collab.training import workdir as workdirs
+from collab.runtime import workdir as workdirs
 from experiments import results
 from experiments.report import charts, gallery, maps, page, runs
 

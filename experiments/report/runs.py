@@ -5,8 +5,8 @@ import pathlib
 from typing import NamedTuple
 
 from collab import json_text
+from collab.runtime import workdir as workdirs
 from collab.training import logs
-from collab.training import workdir as workdirs
 from experiments import results
 
 # What a run is judged by: the first of these that its task has.

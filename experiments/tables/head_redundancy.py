@@ -2,7 +2,7 @@
 """What heads have in common: 2006.16362, figure 1."""
 
 from collab import json_text
-from collab.convert import energy
+from collab.analysis import spectrum
 from experiments import redundancy, study
 from experiments import table as tables
 
@@ -54,7 +54,7 @@ def table():
 
 def _needed(own, other):
   own, other = (
-    ', '.join(str(energy.needed(curve, share)) for share in SHARES)
+    ', '.join(str(spectrum.needed(curve, share)) for share in SHARES)
     for curve in (own, other)
   )
   return f'{own} ({other})'

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
-from collab.convert import huggingface
+from collab.convert.huggingface import checkpoints
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 CASES = sorted(path.name for path in GOLDEN.iterdir())
@@ -24,7 +24,7 @@ EMBED = 'bert.embeddings.word_embeddings.weight'
 
 @functools.cache
 def load(case):
-  return huggingface.load(GOLDEN / case)
+  return checkpoints.load(GOLDEN / case)
 
 
 def read(folder):

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from collab.convert import huggingface
+from collab.convert.huggingface import checkpoints
 from tests.convert.checkpoints import (
   EMBED,
   GOLDEN,
@@ -139,7 +139,7 @@ def test_configs_that_we_have_no_model_for(case, config, words, tmp_path):
   """One line that names the file, what is wrong and what is not."""
   folder = variant(tmp_path / 'old', case, **config)
   with pytest.raises(ValueError, match=words) as info:
-    huggingface.load(folder)
+    checkpoints.load(folder)
   assert str(info.value).startswith(f'{folder / "config.json"}: ')
   assert '\n' not in str(info.value)
 
@@ -150,7 +150,7 @@ def test_a_config_of_a_size_that_fits_nowhere(case, tmp_path):
   field = dict(bert_Model='hidden_size', gpt2_Model='n_embd')[case]
   folder = variant(tmp_path / 'old', case, **{field: 12 * 10**7})
   with pytest.raises(ValueError, match=r'has shape .*, expected .* numbers'):
-    huggingface.load(folder)
+    checkpoints.load(folder)
 
 
 @pytest.mark.parametrize('size', [2**31, 10**18, 10**30])
@@ -169,7 +169,7 @@ def test_a_config_of_a_size_that_fits_nowhere(case, tmp_path):
 def test_sizes_beyond_what_indices_reach(case, field, size, tmp_path):
   folder = variant(tmp_path / 'old', case, **{field: size})
   with pytest.raises(ValueError, match=rf'{size}; expected .*, below 2\^31'):
-    huggingface.load(folder)
+    checkpoints.load(folder)
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
@@ -187,7 +187,7 @@ def test_numbers_that_are_not_finite(name, dtype, value, tmp_path):
 
   folder = variant(tmp_path / 'old', 'bert_Model', changed(name, one_bad))
   with pytest.raises(ValueError, match=f'{name} is not finite'):
-    huggingface.load(folder)
+    checkpoints.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_labels_that_say_nothing_or_two_things(config, words, tmp_path):
   case = 'bert_ForSequenceClassification'
   folder = variant(tmp_path / 'old', case, **config)
   with pytest.raises(ValueError, match=words) as info:
-    huggingface.load(folder)
+    checkpoints.load(folder)
   assert str(info.value).startswith(f'{folder / "config.json"}: ')
 
 
@@ -231,9 +231,9 @@ def test_labels_that_say_nothing_or_two_things(config, words, tmp_path):
 )
 def test_labels_in_the_order_of_their_ids(config, want, tmp_path):
   case = 'bert_ForSequenceClassification'
-  found = huggingface.load(variant(tmp_path / 'old', case, **config))
+  found = checkpoints.load(variant(tmp_path / 'old', case, **config))
   assert found.model['outputs'] == 3
-  assert huggingface.meaning(found).classes == want
+  assert checkpoints.meaning(found).classes == want
 
 
 def changed(name, change):
@@ -303,7 +303,7 @@ def changed(name, change):
 def test_tensors_that_do_not_fit(case, change, words, tmp_path):
   folder = variant(tmp_path / 'old', case, change)
   with pytest.raises(ValueError, match=words) as info:
-    huggingface.load(folder)
+    checkpoints.load(folder)
   assert str(info.value).startswith(f'{folder}: ')
   assert '\n' not in str(info.value)
 
@@ -378,7 +378,7 @@ def test_damaged_folders(damage, words, tmp_path):
   shutil.copytree(GOLDEN / SHARDED, folder)
   damage(folder)
   with pytest.raises(ValueError, match=words) as info:
-    huggingface.load(folder)
+    checkpoints.load(folder)
   assert str(folder) in str(info.value)
   assert '\n' not in str(info.value)
 
@@ -388,7 +388,7 @@ def test_pickles_are_not_read(tmp_path):
   folder = variant(tmp_path / 'old', 'bert_Model')
   (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
   with pytest.raises(ValueError, match=r'_model\.bin, .*save_pretrained'):
-    huggingface.load(folder)
+    checkpoints.load(folder)
 
 
 @pytest.mark.parametrize('name', ["it's", 'a "b" c', '$(touch x)', 'a;touch x'])
@@ -399,7 +399,7 @@ def test_the_hint_for_pickles_is_a_line_for_the_shell(name, tmp_path):
   (folder / 'pytorch_model.bin').touch()
   (folder / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match='may run any code') as info:
-    huggingface.load(folder)
+    checkpoints.load(folder)
   _, _, line = str(info.value).partition('installed: ')
   line, _, _ = line.partition(', with the class that')
   fake = 'python() { printf "%s\n" "$@"; }'
@@ -422,7 +422,7 @@ def test_the_hint_for_pickles_is_a_line_for_the_shell(name, tmp_path):
 
 def test_no_folder_is_written_over(tmp_path):
   with pytest.raises(ValueError, match=r'exists; expected .* a new folder'):
-    huggingface.save(tmp_path, load('bert_Model'))
+    checkpoints.save(tmp_path, load('bert_Model'))
   assert not list(tmp_path.iterdir())
 
 
@@ -432,7 +432,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
 
   monkeypatch.setattr('safetensors.numpy.save_file', fail)
   with pytest.raises(OSError, match='no space'):
-    huggingface.save(tmp_path / 'new', load('bert_Model'))
+    checkpoints.save(tmp_path / 'new', load('bert_Model'))
   assert not list(tmp_path.iterdir())
 
 
@@ -462,7 +462,7 @@ def test_models_that_transformers_has_not(case, fields, words, tmp_path):
   pretrained = load(case)
   other = pretrained._replace(model=pretrained.model | fields)
   with pytest.raises(ValueError, match=words):
-    huggingface.save(tmp_path / 'new', other)
+    checkpoints.save(tmp_path / 'new', other)
   assert not list(tmp_path.iterdir())
 
 
@@ -473,7 +473,7 @@ def test_parameters_that_are_not_the_models(tmp_path):
     r'pooler/bias: expected float32\[12\], found float32\[5\]; pooler/kern'
   )
   with pytest.raises(ValueError, match=words):
-    huggingface.save(tmp_path / 'new', pretrained._replace(params=params))
+    checkpoints.save(tmp_path / 'new', pretrained._replace(params=params))
 
 
 def test_training_may_differ(tmp_path):
@@ -482,5 +482,5 @@ def test_training_may_differ(tmp_path):
   attention = pretrained.model['attention'] | dict(key_features=0)
   fields = dict(dropout=0.3, scan=True, dtype='bfloat16', attention=attention)
   model = pretrained.model | fields
-  huggingface.save(tmp_path / 'new', pretrained._replace(model=model))
+  checkpoints.save(tmp_path / 'new', pretrained._replace(model=model))
   identical(read(tmp_path / 'new'), read(GOLDEN / 'bert_Model'))

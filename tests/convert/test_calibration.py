@@ -4,7 +4,7 @@
 import pytest
 
 from collab.convert import calibration, source
-from collab.training import workdir
+from collab.runtime import workdir
 from configs import lm
 from tests import tiny
 

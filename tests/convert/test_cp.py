@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from collab.convert import cp
+from collab.convert.decompose import cp
 
 D, H, K = 19, 3, 5
 N = H * K

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from collab import attention, models
-from collab.convert import graft, heads
+from collab.convert import heads, intercept
 from tests.models import small
 
 RNG = np.random.default_rng(0)
@@ -64,9 +64,9 @@ def test_a_layer_is_the_sum_of_its_heads(variant):
 def test_a_masked_head_is_one_without_values(more):
   """In every call of a shared layer; what residuals carry stays."""
   model, params = encoder(**more)
-  layer = graft.get(params, FIRST)
+  layer = intercept.get(params, FIRST)
   value = {name: w.at[..., 1, :].set(0) for name, w in layer['value'].items()}
-  other = graft.put(params, (*FIRST, 'value'), value)
+  other = intercept.put(params, (*FIRST, 'value'), value)
   want, _ = small.apply(model, other, BATCH)
   masked = heads.mask_heads(params, all_but(params, FIRST, 1))
   got, _ = small.apply(model, masked, BATCH)
@@ -81,7 +81,7 @@ def test_masks_leave_the_parameters():
   kept = jax.tree.map(np.copy, params)
   new = heads.mask_heads(params, {FIRST: np.array([1, 0.5, 0, 2])})
   jax.tree.map(np.testing.assert_array_equal, params, kept)
-  old, new = (graft.get(p, FIRST)['out']['kernel'] for p in (params, new))
+  old, new = (intercept.get(p, FIRST)['out']['kernel'] for p in (params, new))
   assert new.dtype == np.float32
   np.testing.assert_array_equal(new[1], old[1] / 2)
   assert not new[2].any()
@@ -128,7 +128,7 @@ def test_importance_is_the_slope_of_the_loss():
   got = heads.importance(run, params, [BATCH, other])
   assert [*got] == [FIRST]
   w, *g = (
-    np.asarray(graft.get(p, FIRST)['out']['kernel'], 'f8')
+    np.asarray(intercept.get(p, FIRST)['out']['kernel'], 'f8')
     for p in (params, *slopes)
   )
   want = np.mean([np.abs((w * x).sum((1, 2))) for x in g], 0)
@@ -146,8 +146,8 @@ def test_importance_is_the_slope_of_the_loss():
 def test_ablation_is_what_changes():
   """Against one head at a time, in NumPy, on tokens that are no padding."""
   model, params = encoder()
-  dead = graft.get(params, FIRST)['out']['kernel'].at[3].set(0)
-  params = graft.put(params, (*FIRST, 'out', 'kernel'), dead)
+  dead = intercept.get(params, FIRST)['out']['kernel'].at[3].set(0)
+  params = intercept.put(params, (*FIRST, 'out', 'kernel'), dead)
   outputs = functools.partial(heads.hidden, model)
   got = heads.ablation(outputs, params, [BATCH])
 

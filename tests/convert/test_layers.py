@@ -8,7 +8,7 @@ import pytest
 
 from collab import attention
 from collab.attention.variants.collab import concatenate
-from collab.convert import cp, layers, moments
+from collab.convert.decompose import cp, input_statistics, layers
 from tests.attention import reference
 
 B, T, H, K, D = 2, 11, 3, 5, 15
@@ -36,8 +36,8 @@ SMALL = {
   'mla': ('mla', dict(latent_dim=4)),
 }
 INPUTS = {
-  'white': moments.white(D),
-  'data': moments.Moments(
+  'white': input_statistics.white(D),
+  'data': input_statistics.Moments(
     MEAN, SPREAD @ SPREAD.T, MEAN, SPREAD @ SPREAD.T, SPREAD @ SPREAD.T
   ),
 }
@@ -365,7 +365,7 @@ def test_a_head_of_zeros_and_inputs_of_low_rank(name, fields):
   for part, p in params.items():
     p['kernel'][(0,) if part == 'out' else (slice(None), 0)] = 0
   flat = SPREAD[:, :3] @ SPREAD[:, :3].T
-  m = moments.Moments(MEAN, flat, MEAN, flat, flat)
+  m = input_statistics.Moments(MEAN, flat, MEAN, flat, flat)
   new = convert(name, params, m, **fields)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
   # 3 directions fit in all these widths: inputs that vary in no others lose

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from collab.convert import layouts
+from collab.convert.huggingface import layouts
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from collab.convert import __main__ as command
 from collab.convert import calibration, output, source
 from collab.data import tokenizer
 from collab.model_json import Meaning
-from collab.training import workdir as workdirs
+from collab.runtime import workdir as workdirs
 from tests.convert import checkpoints
 from tests.convert.test_huggingface import batch_of, io
 from tests.test_configs import get

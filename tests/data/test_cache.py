@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from collab.data import cache, pipeline, sources, tokenizer
+from collab.data import cache, pipeline, tokenizer
+from collab.data.readers import sources
 from tests import tiny
 
 

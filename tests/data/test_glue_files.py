@@ -6,8 +6,8 @@ import gzip
 import numpy as np
 import pytest
 
-from collab.data import glue
 from collab.data.examples import Example
+from collab.data.readers import glue
 
 # Folder and file -> lines as published; \t is as it stands there.
 FILES = {

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data import images
+from collab.data.readers import images
 from tests.data.test_sources import refused
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from collab.data import prepared
-
 TENSOR = {
   'pythonClassName': 'tensorflow_datasets.core.features.scalar.Scalar',
   'tensor': {'shape': {}, 'dtype': 'int64', 'encoding': 'none'},

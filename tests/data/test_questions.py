@@ -8,8 +8,9 @@ import zlib
 
 import pytest
 
-from collab.data import questions, squad_files
-from collab.data.squad_files import SPLITS, VERSIONS, Question
+from collab.data import questions
+from collab.data.readers import squad_files
+from collab.data.readers.squad_files import SPLITS, VERSIONS, Question
 
 HOLES = dict(place='(?:the )?(.+)', value='(.+)')
 PATTERNS = {

@@ -10,7 +10,8 @@ import zlib
 from babel import Locale
 import pytest
 
-from collab.data import localisation, samples, sources
+from collab.data import localisation, samples
+from collab.data.readers import sources
 
 HELD_OUT = ('val', 'test')
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data import sources
+from collab.data.readers import sources
 
 PAIRS = [('one', 'eins'), ('two', 'zwei'), ('three', 'drei')]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data import squad_files
+from collab.data.readers import squad_files
 from tests.data.test_sources import refused
 
 CONTEXT = 'Zürich \U0001f600 has the the cat.'

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from collab.data import superglue
 from collab.data.examples import Example
+from collab.data.readers import superglue
 from collab.metrics import labels
 
 PASSAGE = 'Ann met Bo in Rome.\n@highlight\nBo left'

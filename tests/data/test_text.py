@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data import text, tokenizer
-from collab.data.sources import SPLITS
+from collab.data import tokenizer
+from collab.data.readers import text
+from collab.data.readers.sources import SPLITS
 
 LINES = ['', ' = One = ', '', ' two three two ', 'four']
 

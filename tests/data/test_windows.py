@@ -11,7 +11,7 @@ import tokenizers as library
 
 from collab.data import tokenizer as tokenizers
 from collab.data import windows
-from collab.data.squad_files import Question
+from collab.data.readers.squad_files import Question
 from collab.data.tokenizer import BOS, EOS
 
 TEXT = (

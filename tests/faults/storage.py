@@ -13,7 +13,7 @@ import pytest
 from tests import tiny
 from tests.faults import lab as labs
 from tests.faults.signals import contents
-from tests.training.test_checkpoint import array_files, flip
+from tests.runtime.test_checkpoint import array_files, flip
 
 # What happens to the newest checkpoint; nothing of the kind is deleted. All of
 # its files with arrays, for in some there is nothing any more that is read.

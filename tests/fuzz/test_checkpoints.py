@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from collab import json_text
-from collab.convert import folders, huggingface
+from collab.convert.huggingface import checkpoints, folders
 from tests.convert.checkpoints import GOLDEN
 from tests.fuzz.damage import (
   Refused,
@@ -44,7 +44,7 @@ def copy(tmp_path_factory):
 
 
 def check(folder):
-  found = outcome(huggingface.load, folder)
+  found = outcome(checkpoints.load, folder)
   if isinstance(found, Refused):
     assert str(folder) in found
   return found
@@ -124,7 +124,7 @@ def test_nothing_is_imported_or_run(copy, monkeypatch):
   (folder / 'evil.py').write_text('raise SystemExit')
   (folder / 'pytorch_model.bin').write_bytes(b'cos\nabort\n(tR.')
   monkeypatch.syspath_prepend(str(folder))
-  found = huggingface.load(folder)
+  found = checkpoints.load(folder)
   assert found.family == 'bert'
   assert 'evil' not in sys.modules
 

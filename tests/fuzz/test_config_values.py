@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import jax
 import pytest
 
-from collab.training import workdir
+from collab.runtime import workdir
 from configs import glue, lm, vit
 from tests import tiny
 from tests.fuzz.damage import Refused, fuzz, outcome

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from collab.data import (
-  examples,
+from collab.data import examples
+from collab.data.readers import (
   glue,
   idx,
   images,

@@ -15,14 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from collab import (
-  accounting,
-  attention,
-  generate,
-  models,
-  trained,
-  translate,
-)
+from collab import accounting, attention, generate, load_run, models, translate
 from collab.accounting import __main__ as count
 from collab.accounting import plots
 from collab.convert import __main__ as convert
@@ -85,7 +78,7 @@ def patched(patch, module, model, params, words, lines):
   """Has a run and input; what it decodes is traced, and then <eos> alone."""
   task = types.SimpleNamespace(beam=2, alpha=0.6)
   run = model, params, words, types.SimpleNamespace(task=task)
-  patch.setattr(trained, 'load', lambda *args: run)
+  patch.setattr(load_run, 'load', lambda *args: run)
   decode = module._decode
 
   def nothing(*args):

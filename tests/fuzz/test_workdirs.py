@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import model_json, models, trained
+from collab import load_run, model_json, models
 from collab.convert import source
-from collab.data import cache, text, tokenizer
-from collab.training import checkpoint, files, logs, workdir
+from collab.data import cache, tokenizer
+from collab.data.readers import text
+from collab.runtime import checkpoint, workdir
+from collab.training import files, logs
 from configs import lm
 from tests.fuzz.damage import (
   Refused,
@@ -102,7 +104,7 @@ def test_checkpoint(copy, run, data):
   )
   path = data.draw(st.sampled_from(paths))
   path.write_bytes(data.draw(damaged(path.read_bytes())))
-  found = outcome(trained.load, folder, 'lm')
+  found = outcome(load_run.load, folder, 'lm')
   if isinstance(found, Refused):
     assert '\n' not in found
     return
@@ -132,7 +134,7 @@ def test_model_that_is_not_of_the_checkpoints(how, fields, words, copy):
   folder = copy()
   good = json.loads((folder / 'model.json').read_text())
   files.save_json(folder / 'model.json', good | fields)
-  read = source.read if how == 'convert' else lambda x: trained.load(x, 'lm')
+  read = source.read if how == 'convert' else lambda x: load_run.load(x, 'lm')
   with pytest.raises(ValueError, match=words) as error:
     read(folder)
   assert str(error.value).startswith(f'{folder}/model.json is ')

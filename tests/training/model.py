@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab.training import checkpoint, gradients, leaves, optim, sharding
+from collab.runtime import checkpoint, tree_table
+from collab.training import gradients, optim, sharding
 
 ROWS = 48  # of a batch; divides over 8 devices in 1, 2, 3 or 6 parts
 STEPS = 7
@@ -106,7 +107,7 @@ def save_half(mesh, workdir):
   checkpoints = checkpoint.Checkpoints(workdir, keep=1)
   checkpoints.save(HALF, state)
   checkpoints.close()
-  return leaves.checksums(state)
+  return tree_table.checksums(state)
 
 
 def go_on(workdir, mesh, parts):
@@ -116,7 +117,7 @@ def go_on(workdir, mesh, parts):
   checkpoints = checkpoint.Checkpoints(workdir, keep=1)
   first, state = checkpoints.restore(shapes)
   checkpoints.close()
-  sums = leaves.checksums(state)
+  sums = tree_table.checksums(state)
   for i in range(first, STEPS):
     state, value = step(state, sharding.put(batch(i), split))
     losses.append(float(value))
@@ -173,7 +174,7 @@ def main(workdir):
     checkpoints = checkpoint.Checkpoints(workdir / 'one', keep=1)
     step, restored = checkpoints.restore(shapes)
     checkpoints.close()
-    result[f'restored fsdp={fsdp}'] = [step, leaves.checksums(restored)]
+    result[f'restored fsdp={fsdp}'] = [step, tree_table.checksums(restored)]
     placed = jax.tree.map(
       lambda x, a: x.sharding == a.sharding, restored, shapes
     )
@@ -183,14 +184,14 @@ def main(workdir):
   checkpoints = checkpoint.Checkpoints(workdir / 'eight', keep=1)
   checkpoints.save(STEPS, state)
   checkpoints.close()
-  result['saved'] = leaves.checksums(state)
+  result['saved'] = tree_table.checksums(state)
   try:
     sharding.put(
       jax.tree.map(lambda x: x[:9], batch(0)), state['step'].sharding
     )
   except ValueError as e:
     result['error'] = str(e)
-  result['many'] = leaves.checksums(many(fsdp=8))
+  result['many'] = tree_table.checksums(many(fsdp=8))
   result['half'] = {
     n: save_half(sharding.make_mesh(n), workdir / f'half {n}') for n in (1, 8)
   }

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from collab.training import checkpoint, leaves, sharding
+from collab.runtime import checkpoint, tree_table
+from collab.training import sharding
 from tests.training import model
 
 
@@ -68,7 +69,7 @@ def test_micro_batches_stay_on_their_device(runs):
 
 
 def test_one_device_to_eight(runs):
-  expected = [model.STEPS, leaves.checksums(runs[2])]
+  expected = [model.STEPS, tree_table.checksums(runs[2])]
   for fsdp in (1, 2, 8):
     assert runs[-1][f'restored fsdp={fsdp}'] == expected
 
@@ -79,11 +80,11 @@ def test_eight_devices_to_one(runs):
   step, state = checkpoints.restore(shapes)
   checkpoints.close()
   assert step == model.STEPS
-  assert leaves.checksums(state) == eight['saved']
+  assert tree_table.checksums(state) == eight['saved']
 
 
 def test_checksums_of_many_leaves(runs):
-  assert runs[-1]['many'] == leaves.checksums(model.many(fsdp=1))
+  assert runs[-1]['many'] == tree_table.checksums(model.many(fsdp=1))
 
 
 @pytest.mark.parametrize('n', [1, 2, 8])

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from collab.training import files, logs
 from tests import tiny
-from tests.training.test_checkpoint import files_of_at_most
+from tests.runtime.test_checkpoint import files_of_at_most
 
 
 def write(workdir, first, last, resume_step=None):

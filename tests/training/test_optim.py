@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from collab.models import parameters
-from collab.training import gradients, leaves, optim, schedules
+from collab.runtime import tree_table
+from collab.training import gradients, optim, schedules
 from tests.training import model
 
 LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
@@ -110,8 +111,8 @@ def test_muon_turns_by_matrices_and_leaves_the_rest_to_adam():
     values /= LR * 0.2 * max(update.shape) ** 0.5
     assert values.min() > 0.6
     assert values.max() < 1.3
-  for name, update in leaves.named(new['muon']).items():
-    same = np.allclose(update, leaves.named(new['adam'])[name], rtol=1e-4)
+  for name, update in tree_table.named(new['muon']).items():
+    same = np.allclose(update, tree_table.named(new['adam'])[name], rtol=1e-4)
     assert same == (not name.endswith('kernel')), name
 
 
@@ -156,15 +157,15 @@ NAMES = [
 
 
 def test_layer_rates():
-  params = leaves.tree(dict.fromkeys(NAMES, 'float32[3]'))
-  got = leaves.named(parameters.layer_rates(params, 0.5))
+  params = tree_table.tree(dict.fromkeys(NAMES, 'float32[3]'))
+  got = tree_table.named(parameters.layer_rates(params, 0.5))
   powers = (4, 4, 3, 2, 1, 0, 0)
   assert got == {n: 0.5**p for n, p in zip(NAMES, powers, strict=True)}
 
 
 def test_layer_decay_scales_the_update():
   """Weight decay and all, as one rate a layer would."""
-  shapes = leaves.tree(dict.fromkeys(NAMES, 'float32[3, 5]'))
+  shapes = tree_table.tree(dict.fromkeys(NAMES, 'float32[3, 5]'))
   keys = iter(jax.random.split(jax.random.key(0), 2 * len(NAMES)))
   params, grads = (
     jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), shapes)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from collab import models, tasks
-from collab.training import checkpoint, files, logs, workdir
-from collab.training import report as ending
+from collab.runtime import checkpoint, workdir
+from collab.training import files, logs
+from collab.training import summary as ending
 from tests import tiny
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from collab.training import workdir
+from collab.runtime import workdir
 from experiments.report import comparison, runs
 from tests.experiments.report import pages
 

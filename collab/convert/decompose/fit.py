@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far converted layers are from the old ones, and fitting them closer.
+
+Both compare outputs on the inputs that the old model's layers get:
+
+    error = sqrt(sum |new(x) - old(x)|^2 / sum |old(x) - mean old|^2)
+
+with sums over what is no padding. Axes: B batch, T queries, D model.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import trange
+
+from collab.convert import intercept
+
+
+class Pair(NamedTuple):
+  """A layer before and after, both attention.Attention."""
+
+  old: Any
+  new: Any
+
+
+def errors(params, new, pairs, calibration=None):
+  """{path: error} of all layers.
+
+  Args:
+    params: of the old model.
+    new: the same with other parameters at the paths.
+    pairs: {path: Pair}.
+    calibration: calibration.Calibration; None for inputs that are white noise.
+  """
+
+  def sums(calls):
+    return {
+      path: _sums(
+        intercept.get(params, path), intercept.get(new, path), *pairs[path], c
+      )
+      for path, c in calls.items()
+    }
+
+  if calibration is None:
+    total = sums({path: [_noise(params, path)] for path in pairs})
+  else:
+    see, total = _seen(params, pairs, calibration), None
+    for batch in calibration.batches:
+      found = jax.device_get(jax.jit(sums)(see(batch)))
+      total = found if total is None else jax.tree.map(np.add, total, found)
+  return {path: float(jnp.sqrt(_share(x))) for path, x in total.items()}
+
+
+def refine(params, new, pairs, calibration, steps, lr=1e-3):
+  """Fits the new layers' parameters to the old outputs, all layers at once.
+
+  Adam on the sum of the squared errors, each relative to its layer's outputs;
+  the rate falls to 0 as a cosine. Every layer sees what the old model's layer
+  saw, so that layers do not depend on each other.
+
+  Returns:
+    The tree `new` with other parameters at the paths.
+  """
+  if steps < 1:
+    raise ValueError(f'refine={steps}; expected at least 1.')
+  tx = optax.adam(optax.cosine_decay_schedule(lr, steps))
+
+  olds = {path: intercept.get(params, path) for path in pairs}
+  own = [intercept.get(new, path) for path in pairs]
+
+  def loss(own, calls):
+    return sum(
+      _share(_sums(olds[path], tree, *pair, calls[path]))
+      for tree, (path, pair) in zip(own, pairs.items(), strict=True)
+    )
+
+  @jax.jit
+  def step(own, state, calls):
+    value, grads = jax.value_and_grad(loss)(own, calls)
+    updates, state = tx.update(grads, state, own)
+    return optax.apply_updates(own, updates), state, value
+
+  see, batches = _seen(params, pairs, calibration), calibration.batches
+  own = jax.tree.map(jnp.asarray, own)
+  state = tx.init(own)
+  with trange(steps, desc='refine', disable=None) as bar:
+    for i in bar:
+      own, state, value = step(own, state, see(batches[i % len(batches)]))
+      bar.set_postfix(error=f'{(float(value) / len(pairs)) ** 0.5:.4f}')
+  for path, tree in zip(pairs, own, strict=True):
+    new = intercept.put(new, path, jax.tree.map(np.asarray, tree))
+  return new
+
+
+def _seen(params, pairs, calibration):
+  """batch -> {path: Inputs of each call of the old layer}."""
+
+  @jax.jit
+  def see(params, batch):
+    return intercept.run(calibration.model, params, batch, wanted=pairs)[1]
+
+  return lambda batch: see(params, batch)
+
+
+def _noise(params, path):
+  D = intercept.get(params, path)['query']['kernel'].shape[0]
+  x = jax.random.normal(jax.random.key(0), (4, 64, D))
+  valid = jnp.ones(x.shape[:2], bool)
+  return intercept.Inputs(x, x, valid, valid, None)
+
+
+def _sums(old_params, new_params, old, new, calls):
+  """Of all calls: sum |new - old|^2, sum |old|^2, sum old [D], how many."""
+
+  def one(inputs):
+    x, y, valid, _, mask = inputs
+    there, here = (
+      jnp.where(
+        valid[..., None],
+        layer.apply({'params': tree}, x, y, mask=mask, deterministic=True),
+        0,
+      )
+      for layer, tree in ((old, old_params), (new, new_params))
+    )
+    square = jnp.square(there).sum()
+    return (
+      jnp.square(here - there).sum(),
+      square,
+      there.sum((0, 1)),
+      valid.sum(),
+    )
+
+  return jax.tree.map(lambda *x: sum(x), *map(one, calls))
+
+
+def _share(sums):
+  """The square of the error."""
+  difference, square, total, count = sums
+  return difference / (square - jnp.square(total).sum() / count)

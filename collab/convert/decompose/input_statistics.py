@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the inputs of attention layers are like: means and covariances.
+
+Axes: B batch, T queries, S keys, D model.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collab.convert import intercept
+
+# Of the mean variance, added to all: what calibration has not seen counts too.
+SHRINK = 1e-3
+
+
+class Moments(NamedTuple):
+  """Of one layer's inputs, float64.
+
+  Attributes:
+    x_mean: of the queries' input, [D].
+    x_cov: its covariance, [D, D].
+    y_mean: of the keys' and values' input, [D].
+    y_cov: its covariance, [D, D].
+    y_within: its covariance about the mean of each row of the batch, [D, D]:
+      what all keys of a query share does not change its weights.
+  """
+
+  x_mean: np.ndarray
+  x_cov: np.ndarray
+  y_mean: np.ndarray
+  y_cov: np.ndarray
+  y_within: np.ndarray
+
+
+def white(D):
+  """Moments of inputs of which nothing is known; the mean is 0."""
+  zero, one = np.zeros(D), np.eye(D)
+  return Moments(zero, one, zero, one, one)
+
+
+def collect(model, params, batches, wanted, layers=None):
+  """{path: Moments} of attention layers over batches.
+
+  Args:
+    model, params, layers, wanted: as of `graft.run`.
+    batches: of the model; each shape is compiled once.
+
+  Raises:
+    ValueError: no batches, or inputs that are not finite.
+  """
+
+  @jax.jit
+  def sums(params, batch):
+    _, calls = intercept.run(model, params, batch, layers, wanted)
+    return {
+      path: jax.tree.map(lambda *x: sum(x), *map(_sums, found))
+      for path, found in calls.items()
+    }
+
+  total = None
+  for batch in batches:
+    new = sums(params, batch)
+    new = jax.tree.map(lambda x: np.asarray(x, np.float64), new)
+    total = new if total is None else jax.tree.map(np.add, total, new)
+  if total is None:
+    raise ValueError('There are no calibration batches.')
+  return {path: _moments(path, x) for path, x in total.items()}
+
+
+def _sums(inputs):
+  x, y, x_valid, y_valid, _ = inputs
+  outer = lambda a: jnp.einsum('bsd,bse->de', a, a)
+  x, y = (
+    jnp.where(valid[..., None], a, 0).astype(jnp.float32)
+    for a, valid in ((x, x_valid), (y, y_valid))
+  )
+  count = y_valid.sum(1)[:, None, None]
+  mean = y.sum(1, keepdims=True) / jnp.maximum(count, 1)
+  within = jnp.where(y_valid[..., None], y - mean, 0)
+  # A row counts by its queries.
+  share = x_valid.sum(1)[:, None, None] / jnp.maximum(count, 1)
+  return dict(
+    n=x_valid.sum(),
+    x=x.sum((0, 1)),
+    xx=outer(x),
+    s=y_valid.sum(),
+    y=y.sum((0, 1)),
+    yy=outer(y),
+    within=outer(within * jnp.sqrt(share)),
+  )
+
+
+def _moments(path, sums):
+  if not all(np.isfinite(x).all() for x in sums.values()) or not sums['n']:
+    raise ValueError(
+      f'{"/".join(path)}: on the calibration batches its inputs are not finite '
+      'or all padding.'
+    )
+  x_mean, y_mean = sums['x'] / sums['n'], sums['y'] / sums['s']
+  x_cov = sums['xx'] / sums['n'] - np.outer(x_mean, x_mean)
+  y_cov = sums['yy'] / sums['s'] - np.outer(y_mean, y_mean)
+  within = sums['within'] / sums['n']
+  return Moments(
+    x_mean, _shrink(x_cov), y_mean, _shrink(y_cov), _shrink(within)
+  )
+
+
+def _shrink(cov):
+  D = len(cov)
+  return cov + (SHRINK * np.trace(cov) / D + 1e-12) * np.eye(D)

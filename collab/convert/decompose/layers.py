@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a multi-head attention layer as another variant's.
+
+    s_h = (x Wq_h + bq_h) . (y Wk_h),   out = sum_h (p_h y) Wv_h Wo_h + b
+
+p are the weights. Keys' biases change no weight and are left out. As weights
+add up to one, what is constant in the values goes to b without loss: their
+biases, and what a fit gets wrong for the mean input.
+
+A function of this module takes an `Mha` and the Moments of its inputs, and
+returns the tree that the variant's `init` gives. Axes: D model, H heads, G
+groups of heads, K width of a head, N = H K.
+"""
+
+import numpy as np
+
+from collab.attention.variants.collab import BIASES
+from collab.convert.decompose import cp
+from collab.convert.decompose.mha import Mha, read
+
+
+def effects(mha, moments):
+  """What the weights of each head do to the output, [H].
+
+    |S Wv_h Wo_h|, S S the covariance of the values' input
+
+  but no less than a tenth of the heads' mean square: a head that does little
+  now may learn to do more.
+  """
+  s, _ = cp.root(moments.y_within)
+  value = np.einsum('de,ehk->hdk', s, mha.value)
+  size = np.linalg.norm(value @ mha.out, axis=(1, 2))
+  return np.maximum(size, 0.1 * np.sqrt((size**2).mean()) or 1.0)
+
+
+def grams(mha, moments, bias='content'):
+  """What `cp.decompose` takes for `collab`: E[q q^T] and E[k k^T], [N, N].
+
+  Queries are multiplied by the effects of their heads. Keys are taken about the
+  mean of their row, and with bias='content' queries about theirs.
+
+  Raises:
+    ValueError: no such bias.
+  """
+  if bias not in BIASES:
+    legal = ', '.join(BIASES)
+    raise ValueError(f'bias={bias!r} is none of {legal}.')
+  D, H, K = mha.query.shape
+  wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
+  gram = wq.T @ moments.x_cov @ wq
+  if bias != 'content':
+    q = moments.x_mean @ wq
+    q += mha.query_bias.reshape(-1) if bias == 'shared' else 0
+    gram += np.outer(q, q)
+  a = np.repeat(effects(mha, moments), K)
+  return a[:, None] * gram * a, wk.T @ moments.y_within @ wk
+
+
+def collab(mha, moments, *, shared_dim, bias='content', sweeps=100):
+  """Wq_h Wk_h^T ~ U diag(m_h) V^T: see `cp`. Values stay as they are.
+
+  bias='content' also takes what the fit gets wrong for the mean input, so that
+  only deviations from the mean have to be fitted:
+
+    c_h = Wk_h bq_h + (Wq_h Wk_h^T - U diag(m_h) V^T)^T E[x]
+
+  With 'shared' the bias is fitted together with the rest.
+  """
+  D, H, K = mha.query.shape
+  wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
+  mean, b = moments.x_mean, mha.query_bias.reshape(-1)
+  found = cp.decompose(*grams(mha, moments, bias), H, shared_dim, sweeps)
+  # The effects go from the queries to the mixing, whose largest weights stay 1.
+  a = effects(mha, moments)
+  m = found.mixing / a[:, None]
+  top = np.maximum(np.abs(m).max(0), 1e-30)
+  x, m = found.query * np.repeat(a, K)[:, None] * top, m / top
+  u, v = wq @ x, wk @ found.key
+  new = dict(query=dict(kernel=u), key=dict(kernel=v), mixing=m)
+  if bias == 'content':
+    exact = (mean @ wq + b).reshape(H, K)
+    c = np.einsum('dhk,hk->dh', mha.key, exact) - v @ ((mean @ u) * m).T
+    new['content_bias'] = dict(kernel=c)
+  elif bias == 'shared':
+    new['query'] |= dict(bias=b @ x)
+    new['key'] |= dict(bias=np.zeros(shared_dim))
+  zero = np.zeros(mha.value.shape[1:])
+  return new | dict(
+    value=_dense(mha.value, zero), out=_dense(mha.out, mha.bias)
+  )
+
+
+def gqa(mha, moments, *, kv_heads, pooling='svd'):
+  """Keys and values of each group of heads in one head's width.
+
+  pooling='svd' is the best that there is for scores and for values of heads
+  that are unlike: the K directions of the keys' input, weighted by covariance,
+  that the group's queries look at most, and each head's queries re-expressed
+  in them; likewise for values and output projection. 'mean' is arXiv
+  2305.13245's mean of the heads, for training that goes on.
+  """
+  D, H, K = mha.query.shape
+  if kv_heads < 1 or H % kv_heads:
+    raise ValueError(f'kv_heads={kv_heads} does not divide num_heads={H}.')
+  if pooling not in ('svd', 'mean'):
+    raise ValueError(f'pooling={pooling!r}; there are svd, mean.')
+  _same_width(mha)
+  if pooling == 'mean':
+    mean = lambda w: w.reshape(D, kv_heads, -1, K).mean(2)
+    query, query_bias, key = mha.query, mha.query_bias, mean(mha.key)
+    value, out, bias = mean(mha.value), mha.out, mha.bias
+  else:
+    query, query_bias, key = _group_keys(mha, moments, kv_heads)
+    value, out, bias = _group_values(mha, moments, kv_heads)
+  zero = np.zeros((kv_heads, K))
+  return dict(
+    query=_dense(query, query_bias),
+    key=_dense(key, zero),
+    value=_dense(value, zero),
+    out=_dense(out, bias),
+  )
+
+
+def mhe_mul(mha, moments, *, offset=1.0, sweeps=100):
+  """Scores decomposed at one head's width, values in one head's width.
+
+  The mixing row m_h is offset + eq_h, the other embeddings are ones; the query
+  bias takes part in the decomposition, as what it can be with one for all
+  heads. Values are those of MQA.
+  """
+  D, H, K = mha.query.shape
+  _same_width(mha)
+  shared = collab(mha, moments, shared_dim=K, bias='shared', sweeps=sweeps)
+  value, out, bias = _group_values(mha, moments, 1)
+  ones = np.full((H, K), 1 - offset)
+  return dict(
+    query=shared['query'],
+    key=shared['key'],
+    query_embedding=shared['mixing'] - offset,
+    key_embedding=ones,
+    value=_dense(value[:, 0], np.zeros(K)),
+    value_embedding=ones,
+    out=_dense(out, bias),
+  )
+
+
+def mla(mha, moments, *, latent_dim):
+  """The r directions of the input that keys and values need most.
+
+  Keys count by the queries that look at them, values by the output projection,
+  both in shares of their whole. Exact where r is the rank of the two, at most
+  D.
+  """
+  D, H, K = mha.query.shape
+  if not 1 <= latent_dim <= D:
+    raise ValueError(f'latent_dim={latent_dim}; expected 1 to {D}.')
+  _same_width(mha)
+  s, inverse = cp.root(moments.y_cov)
+  parts = [
+    np.einsum('dhk,hkl->dhl', w, root).reshape(D, -1)
+    for w, root in (
+      (mha.key, _roots(_query_moments(mha, moments))),
+      (mha.value, _roots(np.einsum('hkd,hld->hkl', mha.out, mha.out))),
+    )
+  ]
+  parts = [s @ x / max(np.linalg.norm(s @ x), 1e-30) for x in parts]
+  e = _directions(np.concatenate(parts, 1), latent_dim)
+  latent, up = inverse @ e, e.T @ s
+  key, value = (np.einsum('rd,dhk->rhk', up, w) for w in (mha.key, mha.value))
+  lost = moments.y_mean - moments.y_mean @ latent @ up
+  lost = np.einsum('d,dhk,hke->e', lost, mha.value, mha.out)
+  return dict(
+    query=_dense(mha.query, mha.query_bias),
+    latent=dict(kernel=latent),
+    key_up=dict(kernel=key),
+    value_up=dict(kernel=value),
+    out=_dense(mha.out, mha.bias + lost),
+  )
+
+
+__all__ = ['VARIANTS', 'Mha', 'effects', 'grams', 'read']
+
+VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
+
+
+def _dense(kernel, bias):
+  return dict(kernel=kernel, bias=bias)
+
+
+def _same_width(mha):
+  K, V = mha.query.shape[2], mha.value.shape[2]
+  if K != V:
+    raise ValueError(
+      f'Heads have keys of width {K} and values of width {V}; only collab '
+      'takes those.'
+    )
+
+
+def _query_moments(mha, moments):
+  """E[q_h q_h^T] of queries multiplied by their heads' effects, [H, K, K]."""
+  cov = np.einsum('de,ehk->dhk', moments.x_cov, mha.query)
+  cov = np.einsum('dhk,dhl->hkl', mha.query, cov)
+  q = np.einsum('d,dhk->hk', moments.x_mean, mha.query) + mha.query_bias
+  effect = effects(mha, moments)[:, None, None]
+  return effect**2 * (cov + q[:, :, None] * q[:, None])
+
+
+def _group_keys(mha, moments, G):
+  """Queries [D, H, K], their biases [H, K] and keys [D, G, K].
+
+  Of a group, with A_h = S Wk_h and R_h R_h^T = E[q_h q_h^T], where queries are
+  multiplied by the effects of their heads, E is the K leading
+  left singular vectors of all A_h R_h; keys are S^-1 E, queries q_h A_h^T E.
+  """
+  D, H, K = mha.query.shape
+  s, inverse = cp.root(moments.y_within)
+  a = np.einsum('de,ehk->dhk', s, mha.key)
+  seen = np.einsum('dhk,hkl->dhl', a, _roots(_query_moments(mha, moments)))
+  e = [_directions(x, K) for x in np.split(seen, G, 1)]
+  turn = np.einsum('dhk,hdl->hkl', a, np.repeat(e, H // G, 0))
+  return (
+    np.einsum('dhk,hkl->dhl', mha.query, turn),
+    np.einsum('hk,hkl->hl', mha.query_bias, turn),
+    np.einsum('de,gek->dgk', inverse, e),
+  )
+
+
+def _group_values(mha, moments, G):
+  """Values [D, G, V], output projection [H, V, Dout] and its bias [Dout].
+
+  As for keys: E of all S Wv_h R_h with R_h R_h^T = Wo_h Wo_h^T; values are
+  S^-1 E, the output's part is E^T S Wv_h Wo_h.
+  """
+  D, H, V = mha.value.shape
+  s, inverse = cp.root(moments.y_cov)
+  a = np.einsum('de,ehk->dhk', s, mha.value)
+  roots = _roots(np.einsum('hkd,hld->hkl', mha.out, mha.out))
+  seen = np.einsum('dhk,hkl->dhl', a, roots)
+  e = np.stack([_directions(x, V) for x in np.split(seen, G, 1)])
+  value = np.einsum('de,gek->dgk', inverse, e)
+  turn = np.einsum('hdl,dhk->hlk', np.repeat(e, H // G, 0), a)
+  out = np.einsum('hlk,hkd->hld', turn, mha.out)
+  mean = lambda w: np.einsum('d,dhk->hk', moments.y_mean, w)
+  lost = np.einsum('hk,hkd->d', mean(mha.value), mha.out) - np.einsum(
+    'hk,hkd->d', np.repeat(mean(value), H // G, 0), out
+  )
+  return value, out, mha.bias + lost
+
+
+def _directions(x, n):
+  """The n leading left singular vectors, [D, n] of [D, ...]."""
+  x = x.reshape(len(x), -1)
+  return np.linalg.svd(x, full_matrices=x.shape[1] < n)[0][:, :n]
+
+
+def _roots(grams):
+  """Square roots of Gram matrices [H, K, K]."""
+  return np.stack([cp.root(g)[0] for g in grams])

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How wide the keys of collaborative attention have to be, layer by layer."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from collab.convert.decompose import cp, layers
+
+SHARES = (1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
+SWEEPS = 20  # enough to tell widths apart
+
+
+class Curve(NamedTuple):
+  """Errors of one layer.
+
+  Attributes:
+    widths: rising, the last without error.
+    errors: of the scores, relative, of each width; heads count by what their
+      weights do to the output, see `layers.grams`.
+    energy: mean square of such scores, by which errors of layers compare.
+  """
+
+  widths: list
+  errors: list
+  energy: float
+
+
+def curve(mha, moments, bias='content', more=()) -> Curve:
+  """Errors at shares of the full width, and at the widths in `more`."""
+  D, H, K = mha.query.shape
+  N = H * K
+  widths = {max(1, round(N * share)) for share in SHARES} | {N, *more}
+  q, k = layers.grams(mha, moments, bias)
+  errors = [
+    cp.decompose(q, k, H, width, SWEEPS).error for width in sorted(widths)
+  ]
+  q, k = (g.reshape(H, K, H, K) for g in (q, k))
+  energy = np.einsum('hkhl,hkhl->', q, k) / (H * K)
+  return Curve(sorted(widths), errors, float(energy))
+
+
+def for_error(curves, most):
+  """The smallest widths whose errors are at most `most`, a list.
+
+  Raises:
+    ValueError: most is below 0.
+  """
+  if not most >= 0:
+    raise ValueError(f'budget error={most}; expected at least 0.')
+  return [
+    next(w for w, e in zip(c.widths, c.errors, strict=True) if e <= most)
+    for c in curves
+  ]
+
+
+def for_parameters(curves, cost, budget):
+  """Widths that cost at most `budget`, with little error of the scores.
+
+  All begin at the smallest; the layer that gains most for its parameters is
+  made wider, step by step, as long as the budget has room.
+
+  Args:
+    curves: of the layers.
+    cost: widths -> parameters of the whole model.
+    budget: parameters.
+
+  Raises:
+    ValueError: the smallest widths cost more.
+  """
+  at = [0] * len(curves)
+
+  def widths(at):
+    return [c.widths[i] for c, i in zip(curves, at, strict=True)]
+
+  if (least := cost(widths(at))) > budget:
+    raise ValueError(
+      f'budget parameters={budget:,}; with the smallest key widths, '
+      f'{widths(at)}, the model has {least:,}.'
+    )
+  while True:
+    now, steps = cost(widths(at)), []
+    for layer, c in enumerate(curves):
+      for i in range(at[layer] + 1, len(c.widths)):
+        new = [*at[:layer], i, *at[layer + 1 :]]
+        if (price := cost(widths(new))) <= budget:
+          square = c.errors[at[layer]] ** 2 - c.errors[i] ** 2
+          steps.append((c.energy * square / (price - now), new))
+    gain, best = max(steps, default=(0, None))
+    if gain <= 0:
+      return widths(at)
+    at = best

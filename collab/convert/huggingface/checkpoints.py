@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of Hugging Face's Transformers, in and out, without torch.
+
+What a checkpoint holds becomes a model of ours, parameters of ours, or `rest`;
+written again, every tensor is bit for bit what it was. Half precision is read
+as float32 and stays so. See `families` for what is called what.
+"""
+
+from collections.abc import Mapping
+import fnmatch
+import math
+import pathlib
+from typing import NamedTuple
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from collab import json_text, model_json, models
+from collab.convert.huggingface import folders, plans
+from collab.convert.huggingface.families import FAMILIES
+from collab.data import tokenizer
+from collab.models import layers
+from collab.runtime import tree_table
+
+# Fields that are no part of what the trained model computes.
+_OF_TRAINING = ('dropout', 'drop_path', 'scan', 'remat', 'dtype')
+
+
+class Pretrained(NamedTuple):
+  """A checkpoint.
+
+  Attributes:
+    family: model_type of its config, a key of FAMILIES.
+    model: all fields of models.build.
+    params: nested dict of float32 NumPy arrays, as the model's init gives them.
+    config: config.json as it was read.
+    tokenizer: text of tokenizer.json, '' if there is none.
+    rest: {name in the file: array} of what the model has no place for.
+    names: {name: name in the file} where the two differ.
+  """
+
+  family: str
+  model: dict
+  params: dict
+  config: dict
+  tokenizer: str
+  rest: dict
+  names: Mapping = {}
+
+
+def load(folder, allow=()) -> Pretrained:
+  """Reads a checkpoint.
+
+  Args:
+    folder: of config.json, model.safetensors or its shards, tokenizer.json.
+    allow: patterns of names of tensors that may be there and not be used (they
+      go to `rest`), or be missing (the parameters are fresh).
+
+  Raises:
+    ValueError: something else than a checkpoint that we have a model for; the
+      message says what, where, and what is expected.
+  """
+  folder = pathlib.Path(folder)
+  allow = (allow,) if isinstance(allow, str) else tuple(allow)
+  config = json_text.read_object(folder / folders.CONFIG)
+  found = folders.read_tensors(folder)
+  try:
+    plan = plans.make(config, pooler=any('pooler.' in name for name in found))
+  except ValueError as e:
+    raise ValueError(f'{folder / folders.CONFIG}: {e}') from e
+  try:
+    names, rest = _sort(plan, found, allow)
+    flat = _parameters(plan, names, found)
+  except ValueError as e:
+    raise ValueError(f'{folder}: {e}') from e
+  return Pretrained(
+    family=config['model_type'],
+    model=plan.model,
+    params=traverse_util.unflatten_dict(flat, sep='/'),
+    config=config,
+    tokenizer=folders.read_tokenizer(folder),
+    rest={name: found[name] for name in rest},
+    names={k: name for k, name in names.items() if name != plan.name(k)},
+  )
+
+
+def meaning(pretrained) -> model_json.Meaning:
+  """What ids and outputs of a checkpoint stand for, as far as it says."""
+  text, outputs = pretrained.tokenizer, pretrained.model.get('outputs')
+  return model_json.Meaning(
+    tokenizer.fingerprint(text) if text else '',
+    plans.classes(plans.reader(pretrained.config)) if outputs else (),
+  )
+
+
+def labelled(config, meaning):
+  """The config with the classes of a Meaning, if these are others."""
+  names = meaning.classes
+  if not names or names == plans.classes(plans.reader(config)):
+    return config
+  ids = {name: place for place, name in enumerate(names)}
+  by_id = {str(place): name for name, place in ids.items()}
+  return config | dict(id2label=by_id, label2id=ids)
+
+
+def save(folder, pretrained) -> None:
+  """Writes a checkpoint that Transformers reads, all of it or nothing.
+
+  Args:
+    folder: that does not exist.
+    pretrained: whose attention is multi-head attention.
+
+  Raises:
+    ValueError: the folder exists; Transformers has no such attention; model or
+      parameters are not those of the config.
+  """
+  _, model, params, config, text, rest, names = pretrained
+  for place in ('attention', 'decoder_attention', 'cross_attention'):
+    if model.get(place, {}).get('name', 'mha') != 'mha':
+      raise ValueError(
+        f'{place} is {model[place]["name"]}; Transformers has only mha, in '
+        f'{", ".join(FAMILIES)}.'
+      )
+  plan = plans.make(config, model.get('pooler', False))
+  _check_same(plan, model, params)
+  flat = tree_table.named(params)
+  tensors = {
+    names.get(key, plan.name(key)): part.write(
+      *(np.asarray(flat[path], np.float32) for path in paths)
+    )
+    for key, (paths, part, _) in plan.entries.items()
+  }
+  for name, x in rest.items():
+    target = plan.family.tied.get(plan.key(name))
+    if target in plan.entries:
+      x = tensors[names.get(target, plan.name(target))]
+    tensors[name] = x
+  half = {k: 'float32' for k in ('dtype', 'torch_dtype') if k in config}
+  folders.write(folder, config | half, tensors, text)
+
+
+def _sort(plan, found, allow):
+  """{key: name} of the tensors of parameters, and names of the rest."""
+  names, rest = {}, []
+  for name in found:
+    key = plan.key(name)
+    if key in names:
+      raise ValueError(f'{names[key]} and {name} are the same tensor.')
+    names[key] = name
+  for other, key in plan.family.tied.items():
+    if other not in names or key not in plan.entries:
+      continue
+    if key not in names:
+      names[key] = names.pop(other)
+    elif _equal(found[names[other]], found[names[key]]):
+      rest.append(names.pop(other))
+    else:
+      raise ValueError(f'{names[other]} is not {names[key]}, as it has to be.')
+  for key in plan.family.waves:
+    if key in names:
+      _check_waves(names[key], found[names[key]], plan.model)
+      rest.append(names.pop(key))
+  unused = names.keys() - plan.entries
+  for key in sorted(unused):
+    if _matches(key, plan.family.rest) or _matches(names[key], allow):
+      rest.append(names.pop(key))
+  unexpected = [names[key] for key in names.keys() - plan.entries]
+  missing = [plan.name(key) for key in plan.entries.keys() - names]
+  missing = [name for name in missing if not _matches(name, allow)]
+  told = dict(missing=missing, unexpected=unexpected)
+  told = [f'{k}: {folders.some(x)}' for k, x in told.items() if x]
+  if told:
+    raise ValueError(f'tensors of a {plan.architecture}, {"; ".join(told)}.')
+  return names, rest
+
+
+def _matches(name, patterns):
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _equal(x, y):
+  return x.shape == y.shape and x.dtype == y.dtype and (x == y).all()
+
+
+def _check_waves(name, table, model):
+  shape = (model['max_length'], model['dim'])
+  if table.shape == shape:
+    want = layers.exact_sinusoid(jnp.arange(shape[0])[None], shape[1])[0]
+    rounding = 1e-3 if table.dtype.itemsize == 4 else 1e-2
+    if np.allclose(table.astype(np.float32), want, atol=rounding, rtol=0):
+      return
+  raise ValueError(f'{name} is not the table of sinusoids {list(shape)}.')
+
+
+def _parameters(plan, names, found):
+  """{path: array} of {key: name}; of those that are missing, fresh ones."""
+  flat = {}
+  for key, name in names.items():
+    paths, part, _ = plan.entries[key]
+    shapes = [plan.shapes[path].shape for path in paths]
+    numbers = sum(map(math.prod, shapes))
+    if numbers > 2 * found[name].size:  # before anything of that size is made
+      raise ValueError(
+        f'{name} has shape {found[name].shape}, expected {numbers:,} numbers.'
+      )
+    want = part.write(*(np.broadcast_to(0.0, s) for s in shapes)).shape
+    if found[name].shape != want:
+      raise ValueError(
+        f'{name} has shape {found[name].shape}, expected {want}.'
+      )
+    x = _float32(name, found[name])
+    flat |= zip(paths, part.read(x, *shapes), strict=True)
+  if len(flat) < len(plan.shapes):
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), plan.batch)
+    init = jax.jit(models.build(**plan.model).init)
+    fresh = init(jax.random.key(0), zeros)['params']
+    flat = {k: np.asarray(x) for k, x in tree_table.named(fresh).items()} | flat
+  return flat
+
+
+def _float32(name, x):
+  if x.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
+    raise ValueError(
+      f'{name} is {x.dtype}, expected float32, float16 or bfloat16.'
+    )
+  x = x.astype(np.float32, copy=False)
+  if not np.isfinite(x).all():
+    raise ValueError(f'{name} is not finite: it has a NaN or an infinity.')
+  return x
+
+
+def _check_same(plan, model, params):
+  """Raises a ValueError unless the model is the one of the plan's config."""
+  wrong = [
+    f'{key} is {model.get(key)!r}, by the config {want!r}'
+    for key, want in plan.model.items()
+    if not key.endswith(_OF_TRAINING) and _given(model.get(key)) != _given(want)
+  ]
+  if wrong:
+    raise ValueError(f'model: {"; ".join(wrong)}.')
+  want = {k: f'{x.dtype}{list(x.shape)}' for k, x in plan.shapes.items()}
+  told = tree_table.differences(want, tree_table.shapes(params))
+  if told:
+    raise ValueError(f'parameters: {told}.')
+
+
+def _given(x):
+  """Without the fields that a mapping leaves to their defaults, 0 or ''."""
+  return {k: v for k, v in x.items() if v} if isinstance(x, Mapping) else x

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPT-2: causal, pre-norm, linear layers that are not transposed."""
+
+from collab.convert.huggingface.families.family import Family, layer
+from collab.convert.huggingface.layouts import (
+  GPT_DENSE,
+  GPT_HEADS,
+  NORM,
+  TABLE,
+)
+
+
+def fields(get):
+  return dict(
+    vocab_size=get('vocab_size'),
+    dim=get('n_embd'),
+    num_layers=get('n_layer'),
+    mlp_dim=get('n_inner', 0) or 4 * get('n_embd'),
+    activation=get('activation_function', 'gelu_new'),
+    norm='pre',
+    epsilon=get('layer_norm_epsilon', 1e-5),
+    dropout=get('resid_pdrop', 0.1),
+    attention_dropout=get('attn_pdrop', 0.1),
+    activation_dropout=0.0,
+    positions='learned',
+    max_length=get('n_positions'),
+    attention=dict(name='mha', num_heads=get('n_head')),
+  )
+
+
+FAMILY = Family(
+  model='decoder',
+  fields=fields,
+  fixed=dict(
+    scale_attn_weights=True,
+    scale_attn_by_inverse_layer_idx=False,
+    add_cross_attention=False,
+    pruned_heads={},
+  ),
+  architectures=dict(GPT2Model={}, GPT2LMHeadModel={}),
+  prefix='transformer',
+  body=(
+    ('wte', 'embed', TABLE),
+    ('wpe', 'positions', TABLE),
+    *layer(
+      'h.{}',
+      'decoder/layer_{}',
+      {
+        'self_attention': ('attn.c_attn', GPT_HEADS),
+        'self_attention/out': ('attn.c_proj', GPT_DENSE),
+        'self_norm': ('ln_1', NORM),
+        'mlp_in': ('mlp.c_fc', GPT_DENSE),
+        'mlp_out': ('mlp.c_proj', GPT_DENSE),
+        'mlp_norm': ('ln_2', NORM),
+      },
+    ),
+    ('ln_f', 'decoder/norm', NORM),
+  ),
+  head=(),
+  tied={'lm_head.weight': 'wte.weight'},
+  rest=('h.*.attn.bias', 'h.*.attn.masked_bias'),
+)

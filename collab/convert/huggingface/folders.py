@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint's folder: config.json, tokenizer.json, safetensors.
+
+    model.safetensors, or model.safetensors.index.json and what it lists
+
+Everything is read as data: nothing is imported, executed or unpickled.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from collab import atomic, json_text
+from collab.data import tokenizer as tokenizers
+from collab.runtime import tree_table
+from collab.training import files
+
+CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
+WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+
+
+def read_tokenizer(folder):
+  """The text of tokenizer.json, '' if there is none; it has to be JSON."""
+  path = folder / TOKENIZER
+  if not path.exists():
+    return ''
+  json_text.read_object(path)
+  return tokenizers.read(path)
+
+
+def read_tensors(folder):
+  """{name: array} of a folder's one file or of its shards.
+
+  Raises:
+    ValueError: no such file, a damaged one, or shards that are not what the
+      index says.
+  """
+  if (folder / WEIGHTS).exists():
+    return read_file(folder / WEIGHTS)
+  index = folder / INDEX
+  if not index.exists():
+    raise ValueError(_nothing(folder))
+  shards = json_text.read_object(index).get('weight_map')
+  if not isinstance(shards, dict) or not shards:
+    raise ValueError(f'{index} has no weight_map of names and files.')
+  for shard in shards.values():
+    if not (isinstance(shard, str) and re.fullmatch(r'[\w-][\w.-]*', shard)):
+      raise ValueError(
+        f'{index} lists {shard!r}, expected the name of a file beside it.'
+      )
+  found = {}
+  for shard in sorted(set(shards.values())):
+    path = folder / shard
+    if not path.exists():
+      raise ValueError(f'{path} is missing; {INDEX} lists it.')
+    tensors = read_file(path)
+    listed = {name for name, place in shards.items() if place == shard}
+    if listed != tensors.keys():
+      raise ValueError(
+        f'{path} does not hold what {INDEX} says: '
+        f'{some(listed ^ tensors.keys())}.'
+      )
+    found |= tensors
+  return found
+
+
+def write(folder, config, tensors, tokenizer=''):
+  """A new folder of one file of tensors, all of it or nothing.
+
+  Raises:
+    ValueError: there is such a folder.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists():
+    raise ValueError(f'{folder} exists; expected the name of a new folder.')
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with atomic.beside(folder) as new:
+    new.mkdir()
+    files.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
+    if tokenizer:
+      files.write_text(new / TOKENIZER, tokenizer)
+    # In C's order, which what was transposed is not.
+    tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
+    safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))
+    new.rename(folder)
+
+
+def some(names):
+  """The first names of many."""
+  return tree_table.some(sorted(names), most=20)
+
+
+def read_file(path):
+  """{name: array} of one file of safetensors."""
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError, KeyError) as e:
+    raise ValueError(f'{path} cannot be read: {e}.') from e
+
+
+def _nothing(folder):
+  """What to say of a folder without safetensors."""
+  pickles = sorted(x.name for x in folder.glob('pytorch_model*.bin'))
+  if not pickles:
+    return f'{folder} has neither {WEIGHTS} nor {INDEX}.'
+  load = 't.AutoModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])'
+  code = shlex.quote(f'import sys, transformers as t; {load}')
+  return (
+    f'{folder} has {pickles[0]}, a pickle, and no {WEIGHTS}. Loading a pickle '
+    'may run any code that is in it: only if you trust it, convert it where '
+    f'torch and transformers are installed: python -c {code} '
+    f'{shlex.quote(str(folder))} NEW, with the class that config.json names in '
+    'place of AutoModel.'
+  )

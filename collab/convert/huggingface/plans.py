@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where everything of a checkpoint belongs, by its config alone."""
+
+import re
+from typing import NamedTuple
+
+from collab import model_json, models
+from collab.convert.huggingface.families import FAMILIES
+from collab.convert.huggingface.families.family import (
+  ACTIVATIONS,
+  LABELS,
+  Family,
+)
+from collab.runtime import tree_table
+
+MOST_LAYERS = 1000  # more is no model, and takes for ever to look at
+
+
+class Plan(NamedTuple):
+  """What a config says. Keys are names of tensors without the prefix.
+
+  Attributes:
+    family: of the config's model_type.
+    architecture: one of the family's.
+    model: all fields of models.build.
+    batch: shapes of a batch, for the model's init.
+    shapes: {path of a parameter: ShapeDtypeStruct}.
+    entries: {key: (paths of the parameters in it, layouts.Part, whether it is
+      of the body)}.
+  """
+
+  family: Family
+  architecture: str
+  model: dict
+  batch: dict
+  shapes: dict
+  entries: dict
+
+  def key(self, name):
+    """The key of a name in a file; the prefix and new names are optional."""
+    name = name.removeprefix(f'{self.family.prefix}.')
+    name = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
+    return re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name)
+
+  def name(self, key):
+    """The name that Transformers gives to a tensor of ours."""
+    headless = self.architecture == next(iter(self.family.architectures))
+    _, _, of_body = self.entries[key]
+    return f'{self.family.prefix}.{key}' if of_body and not headless else key
+
+
+def make(config, pooler):
+  """The Plan of a config.
+
+  Args:
+    config: of a checkpoint.
+    pooler: whether the checkpoint has one.
+
+  Raises:
+    ValueError: we have no such model.
+  """
+  kind = config.get('model_type')
+  if kind not in list(FAMILIES):  # it may be anything
+    raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
+  family, get = FAMILIES[kind], reader(config)
+  for name, value in family.fixed.items():
+    got = config.get(name, value)
+    if got != value:
+      raise ValueError(f'{name} is {got!r}, expected {value!r}.')
+  legal = family.architectures
+  architecture = (get('architectures', []) or list(legal))[0]
+  if architecture not in list(legal):
+    raise ValueError(
+      f'architecture {architecture!r}; there are {", ".join(legal)}.'
+    )
+  model = fields(family, architecture, get, pooler)
+  built = models.build(**model)
+  batch, shapes = built.example(), tree_table.named(models.shapes(built))
+  entries = _entries(family, architecture, model, shapes)
+  return Plan(family, architecture, model, batch, shapes, entries)
+
+
+def fields(family, architecture, get, pooler):
+  """All fields of models.build."""
+  model = dict(name=family.model) | family.fields(get)
+  model |= family.architectures[architecture]
+  model |= dict(scan=False, remat='none', dtype='float32')
+  for name in ('num_layers', 'encoder_layers', 'decoder_layers'):
+    if name in model and model[name] > MOST_LAYERS:
+      raise ValueError(
+        f'{model[name]} layers ({name}), expected {MOST_LAYERS} or fewer.'
+      )
+  name = model['activation']
+  if name not in ACTIVATIONS:
+    raise ValueError(
+      f'activation {name!r}; there are {", ".join(ACTIVATIONS)}.'
+    )
+  model['activation'] = ACTIVATIONS[name]
+  if 'head' in model:
+    needed = model['head'] in ('classify', 'choice')
+    model['pooler'] = family.pooler and (needed or pooler)
+    model.setdefault('outputs', 0)
+  if model.get('outputs') == LABELS:
+    model['outputs'] = len(classes(get)) or get('num_labels', 2)
+  return model
+
+
+def classes(get):
+  """Names of the outputs by id2label, else by label2id; () if neither says."""
+  names = _in_order('id2label', get('id2label', {}).items())
+  ids = get('label2id', {})
+  if names and len(ids) != len(names):  # Transformers goes by id2label
+    return names
+  others = _in_order('label2id', [(i, name) for name, i in ids.items()])
+  if sorted(names) == sorted(others) and names != others:
+    raise ValueError(
+      f'id2label has {", ".join(names)}, label2id {", ".join(others)}.'
+    )
+  return others if model_json.unnamed(names) else names
+
+
+def _in_order(field, pairs):
+  """The names of (id, name), of which the ids have to be 0, 1, 2, ..."""
+  names = {str(number): name for number, name in pairs}
+  wanted = [str(place) for place in range(len(names))]
+  strings = all(isinstance(name, str) for name in names.values())
+  if names.keys() != set(wanted) or len(names) < len(pairs) or not strings:
+    raise ValueError(
+      f'{field} is {names}, expected a name for each of 0, 1, 2, ...'
+    )
+  return tuple(names[place] for place in wanted)
+
+
+def reader(config):
+  """get(name[, default]): a value of the default's kind; without, a count."""
+
+  def get(name, default=None):
+    value = config.get(name)
+    value = default if value is None else value
+    if value is None:
+      raise ValueError(f'{name} is missing.')
+    kind = int if default is None else type(default)
+    numbers = (int, float) if kind is float else kind
+    if not isinstance(value, numbers) or isinstance(value, bool) > (
+      kind is bool
+    ):
+      raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
+    least = 1 if default is None else 0
+    if kind in (int, float) and not least <= value < float('inf'):
+      raise ValueError(f'{name} is {value}, expected {least} or more.')
+    return value
+
+  return get
+
+
+def _entries(family, architecture, model, shapes):
+  """{key: (paths, Part, whether it is of the body)} of all parameters."""
+  found, left = {}, set(shapes)
+  rows = [(*row, False) for row in family.head]
+  rows += [(*row, True) for row in family.body]
+  numbers = [int(n) for n in re.findall(r'/layer_(\d+)/', ' '.join(shapes))]
+  for module, path, layout, *only, of_body in rows:
+    if only and architecture not in only:
+      continue
+    parts = layout(model['patch']) if callable(layout) else layout
+    for n in range(max(numbers, default=0) + 1):
+      row = {}
+      for part in parts:
+        key = '.'.join(filter(None, [module, part.tensor])).format(n)
+        paths = ['/'.join(filter(None, [path, p])) for p in part.params]
+        row[key] = [p.format(n) for p in paths], part, of_body
+      paths = [p for paths, *_ in row.values() for p in paths]
+      if left.issuperset(paths):
+        found |= row
+        left.difference_update(paths)
+  assert not left, left
+  return found

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished run, to be used."""
+
+import pathlib
+
+from absl import logging
+
+from collab import model_json, models
+from collab.data import tokenizer
+from collab.runtime import checkpoint, tree_table
+from collab.runtime import workdir as workdirs
+
+
+def load(workdir, task):
+  """The model of a run of this task and the parameters of its evaluation.
+
+  Returns:
+    model, params, Tokenizer, the run's config.
+
+  Raises:
+    ValueError: no run, one of another task, no checkpoint, or damaged ones.
+  """
+  config = workdirs.claim(None, workdir)
+  if config.task.name != task:
+    raise ValueError(
+      f'{workdir} is a run of {config.task.name}, expected {task}.'
+    )
+  path = pathlib.Path(workdir) / 'tokenizer.json'
+  if not config.total_steps and not path.exists():
+    raise ValueError(
+      f'{path} is missing: the checkpoint that it was converted from has '
+      'none, and its other files (source.spm, vocab.json) are not read.'
+    )
+  text = tokenizer.read(path)
+  fields, meaning, params = read(workdir, config)
+  words = tokenizer_of(workdir, text, fields, meaning)
+  return models.build(**fields), params, words, config
+
+
+def tokenizer_of(folder, text, fields, meaning):
+  """The tokenizer of a model, from the text of its tokenizer.json.
+
+  Args:
+    folder: that has the two, for messages.
+    text: of tokenizer.json.
+    fields: of models.build.
+    meaning: model_json.Meaning of the model.
+
+  Raises:
+    ValueError: it is damaged, is another model's, or has ids that the model has
+      not. More rows than ids are no fault: some pad their tables.
+  """
+  path = f'{folder}/tokenizer.json'
+  words = tokenizer.parse(text, path)
+  if words.vocab_size > fields['vocab_size']:
+    raise ValueError(
+      f'{path} has {words.vocab_size:,} ids, the model has '
+      f'vocab_size={fields["vocab_size"]:,}.'
+    )
+  model_json.check_tokenizer(folder, meaning.tokenizer, words.fingerprint)
+  if not meaning.tokenizer:
+    logging.warning('%s: no record of its tokenizer to compare with.', folder)
+  return words
+
+
+def read(workdir, config):
+  """All fields of models.build, their Meaning, and the parameters of a run.
+
+  The parameters are those of its evaluation.
+
+  Raises:
+    ValueError: model.json or the checkpoints are missing or damaged, or they
+      are of two models.
+  """
+  fields, meaning = model_json.read(workdir)
+  checkpoints = checkpoint.Checkpoints(
+    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
+  )
+  try:
+    abstract = checkpoints.abstract()
+    _check(workdir, fields, abstract)
+    params = checkpoint.final_params(config, checkpoints, abstract)
+  finally:
+    checkpoints.close()
+  return fields, meaning, params
+
+
+def _check(workdir, fields, abstract):
+  """Refuses a checkpoint that is not of the model."""
+  try:
+    expected = tree_table.shapes(models.shapes(models.build(**fields)))
+  except Exception as e:  # Flax raises all kinds
+    words = ' '.join(str(e).split())
+    raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
+  if differences := tree_table.differences(
+    expected, tree_table.shapes(abstract)
+  ):
+    raise ValueError(
+      f'{workdir}/model.json is not of the model in its checkpoints: '
+      f'{differences}.'
+    )

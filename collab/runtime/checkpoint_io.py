@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One checkpoint, written and read with the checksums of its leaves.
+
+Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
+"""
+
+import functools
+import logging
+import sys
+
+import absl.logging
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from collab.runtime import tree_table
+
+
+def quiet():
+  """Drops what Orbax logs: what fails there fails here, in one line."""
+  absl.logging.get_absl_logger().addFilter(_not_by_orbax)
+  # Tasks that Orbax abandons when one fails say so again as they are collected.
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  if getattr(sys.excepthook, 'func', None) is not _but_closed_loops:
+    sys.excepthook = functools.partial(_but_closed_loops, sys.excepthook)
+
+
+def _but_closed_loops(hook, kind, value, trace):
+  """TensorStore's threads print this when another part of a write failed."""
+  if (kind, str(value)) != (RuntimeError, 'Event loop is closed'):
+    hook(kind, value, trace)
+
+
+def _not_by_orbax(record):
+  return '/orbax/' not in record.pathname
+
+
+class OtherModel(ValueError):
+  """The checkpoint is good, and of another model."""
+
+
+def handlers():
+  return dict(
+    state=ocp.PyTreeCheckpointHandler(), leaves=ocp.JsonCheckpointHandler()
+  )
+
+
+def save(manager, step, state, metrics):
+  """Starts to write; `state` may be donated as soon as this returns."""
+  shapes, sums = tree_table.shapes(state), tree_table.checksums(state)
+  table = tree_table.seal({name: [shapes[name], sums[name]] for name in shapes})
+  items = ocp.args.Composite(
+    state=ocp.args.PyTreeSave(state), leaves=ocp.args.JsonSave(table)
+  )
+  manager.save(step, args=items, metrics=metrics)
+
+
+def abstract(manager, step):
+  """The tree of a checkpoint as ShapeDtypeStructs on one device."""
+  found = manager.restore(
+    step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())
+  )
+  table = _unseal(found['leaves'], step)
+  return tree_table.tree({name: shape for name, (shape, _) in table.items()})
+
+
+def _unseal(sealed, step):
+  """The table of leaves; an OSError if it is damaged or of another step."""
+  table = tree_table.unseal(sealed)
+  saved = table.get('step')
+  if saved and saved[1] != int(tree_table.checksum(jnp.int32(step))):
+    raise OSError(f'it is not of step {step}, but was renamed')
+  return table
+
+
+def restore(manager, step, abstract):
+  """Reads a whole state, or the parameters of one.
+
+  Args:
+    manager: ocp.CheckpointManager with `handlers`.
+    step: of the checkpoint.
+    abstract: pytree of ShapeDtypeStruct with shardings; dict(params=...) for
+      the parameters only.
+
+  Raises:
+    OtherModel: leaves differ in name, type or shape.
+    Exception: of any kind, OSError if a checksum differs: it is damaged.
+  """
+
+  def read(**items):
+    return manager.restore(step, args=ocp.args.Composite(**items))
+
+  table = _unseal(read(leaves=ocp.args.JsonRestore())['leaves'], step)
+  if len(abstract) == 1:  # a part of the state
+    (part,) = abstract
+    table = {k: v for k, v in table.items() if k.split('/')[0] == part}
+  found = {name: shape for name, (shape, _) in table.items()}
+  if differences := tree_table.differences(tree_table.shapes(abstract), found):
+    raise OtherModel(
+      f'{manager.directory}/{step} is of another model: {differences}.'
+    )
+  arrays = ocp.args.PyTreeRestore(
+    abstract,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+    partial_restore=True,
+  )
+  tree = read(state=arrays)['state']
+  sums = tree_table.checksums(tree)
+  if bad := [name for name in sums if sums[name] != table[name][1]]:
+    raise OSError(f'checksum of {", ".join(bad)}')
+  return tree

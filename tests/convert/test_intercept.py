@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers in the place of others, and what they get."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collab import attention, models
+from collab.convert import intercept
+from tests.models import small
+
+COLLAB = small.ATTENTION['collab']
+BATCH = dict(
+  tokens=np.random.default_rng(0).integers(0, small.V, (2, 7)),
+  types=np.zeros((2, 7), int),
+  lengths=np.array([7, 4]),
+)
+
+
+def run(model, params, batch, layers=None, wanted=()):
+  """graft.run, compiled."""
+  go = jax.jit(lambda p: intercept.run(model, p, batch, layers, wanted))
+  out, seen = go(params)
+  return out, {
+    path: [intercept.Inputs(*call) for call in calls]
+    for path, calls in seen.items()
+  }
+
+
+def encoder(fields, **more):
+  fields = dict(attention=fields, dim=small.D, num_layers=2, mlp_dim=11) | more
+  return models.build('encoder', vocab_size=small.V, **fields)
+
+
+def mha(**more):
+  return encoder(small.ATTENTION['mha'], **more)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_a_model_with_grafts_is_the_model_built_so(shared):
+  old, new = mha(shared=shared), encoder(COLLAB, shared=shared)
+  params = small.parameters(new, BATCH)
+  paths = [('encoder', 'layer_0', 'self_attention')]
+  paths += [] if shared else [('encoder', 'layer_1', 'self_attention')]
+  layers = dict.fromkeys(paths, attention.build(**COLLAB))
+  got, _ = run(old, params, BATCH, layers)
+  want = small.apply(new, params, BATCH)
+  jax.tree.map(small.close, got, want)
+
+
+def test_layers_differ_in_width():
+  model = mha()
+  params, layers = small.parameters(model, BATCH), {}
+  first, second = intercept.paths(params)
+  for path, k in ((first, 5), (second, 3)):
+    layers[path] = attention.build('collab', num_heads=small.H, shared_dim=k)
+    x = jnp.zeros((2, 7, small.D))
+    own = jax.jit(layers[path].init)(jax.random.key(k), x)['params']
+    params = intercept.put(params, path, own)
+  got, _ = run(model, params, BATCH, layers)
+  assert got[0].shape == (2, 7, small.D)
+
+
+def test_sees_what_a_layer_gets():
+  """The first layer's output of its inputs is what the model has there."""
+  model = mha(num_layers=1)
+  params = small.parameters(model, BATCH)
+  (path,) = intercept.paths(params)
+  (x, pooled), seen = run(model, params, BATCH, wanted=[path])
+  jax.tree.map(small.close, (x, pooled), small.apply(model, params, BATCH))
+  (call,) = seen[path]
+  np.testing.assert_array_equal(call.x, call.y)
+  valid = np.arange(7)[None] < BATCH['lengths'][:, None]
+  np.testing.assert_array_equal(call.x_valid, valid)
+  np.testing.assert_array_equal(call.y_valid, valid)
+  e, norm = params['embed']['embedding'], params['embed_norm']
+  h = e[BATCH['tokens']] + params['positions']['embedding'][None, :7]
+  h += params['types']['embedding'][0][None, None]
+  h -= h.mean(-1, keepdims=True)
+  h /= np.sqrt((h**2).mean(-1, keepdims=True) + 1e-12)
+  want = h * norm['scale'][None, None] + norm['bias'][None, None]
+  small.close(call.x, want)
+
+
+def test_a_shared_layer_is_called_by_every_layer():
+  model = mha(shared=True, num_layers=3)
+  params = small.parameters(model, BATCH)
+  (path,) = intercept.paths(params)
+  _, seen = run(model, params, BATCH, wanted=[path])
+  one, two, three = (call.x for call in seen[path])
+  assert np.abs(one - two).max() > 0.1
+  assert np.abs(two - three).max() > 1e-3
+
+
+def test_cross_attention_gets_two_inputs_and_their_padding():
+  model = models.build(
+    'encoder_decoder',
+    vocab_size=small.V,
+    attention=small.ATTENTION['mha'],
+    dim=small.D,
+    encoder_layers=1,
+    decoder_layers=1,
+    mlp_dim=11,
+  )
+  batch = {}
+  segments = dict(
+    source=np.array([[1, 1, 2, 0, 0]]), target=np.array([[1, 2, 2, 0]])
+  )
+  for side, s in segments.items():
+    name = 'target_inputs' if side == 'target' else side
+    batch |= {name: s + 3, f'{side}_segments': s}
+    batch[f'{side}_positions'] = np.arange(s.shape[1])[None]
+  params = small.parameters(model, batch)
+  paths = intercept.paths(params)
+  assert paths == [
+    ('encoder', 'layer_0', 'self_attention'),
+    ('decoder', 'layer_0', 'self_attention'),
+    ('decoder', 'layer_0', 'cross'),
+  ]
+  _, seen = run(model, params, batch, wanted=paths)
+  for path, (x, y) in zip(
+    paths,
+    [('source', 'source'), ('target', 'target'), ('target', 'source')],
+    strict=True,
+  ):
+    (call,) = seen[path]
+    np.testing.assert_array_equal(call.x_valid, segments[x] > 0)
+    np.testing.assert_array_equal(call.y_valid, segments[y] > 0)
+
+
+def test_paths_are_in_the_order_of_calls():
+  layer = {name: {} for name in ('query', 'key', 'value', 'out')}
+  block = dict(cross=layer, self_attention=layer, mlp_in={})
+  stack = {f'layer_{i}': block for i in (10, 2, 0)}
+  found = intercept.paths(dict(decoder=stack, encoder=stack, embed={}))
+  want = [
+    (side, f'layer_{i}', place)
+    for side in ('encoder', 'decoder')
+    for i in (0, 2, 10)
+    for place in ('self_attention', 'cross')
+  ]
+  assert found == want
+
+
+def test_put_leaves_the_old_tree():
+  old = dict(a=dict(b=1, c=2))
+  assert intercept.put(old, ('a', 'b'), 3) == dict(a=dict(b=3, c=2))
+  assert intercept.get(old, ('a', 'b')) == 1
+
+
+@pytest.mark.parametrize('more', [dict(scan=True), dict(remat='full'), {}])
+def test_refuses_what_is_not_called(more):
+  model = mha(**more)
+  params = small.parameters(model, BATCH)
+  path = ('encoder', f'layer_{0 if more else 2}', 'self_attention')
+  with pytest.raises(ValueError, match=f'No attention.*at {"/".join(path)};'):
+    intercept.run(model, params, BATCH, wanted=[path])

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may change when a run goes on, and what is kept of it."""
+
+import json
+
+import jax
+import pytest
+
+from collab.runtime import changes, workdir
+from tests import tiny
+
+FREELY = dict(
+  every__log=7,
+  every__eval=6,
+  every__checkpoint=6,
+  checkpoint__keep=5,
+  checkpoint__best='-val/perplexity',
+  checkpoint__average=1,
+  checkpoint__final='best',
+  wandb='project',
+  skip_nonfinite=3,
+)
+RECORDED = dict(fsdp=8, accumulate=2, total_steps=20)
+
+
+def names(fields):
+  return {name.replace('__', '.') for name in fields}
+
+
+def test_what_may_change_is_kept_from_its_step_on(tmp_path):
+  began = tiny.config('corpus')
+  workdir.claim(began, tmp_path)
+  kept = (tmp_path / 'run.json').read_bytes()
+  now = tiny.config('corpus', **FREELY, **RECORDED)
+  assert workdir.claim(now, tmp_path) == now
+  assert workdir.claim(None, tmp_path) == began  # not before it goes on
+  workdir.go_on(now, tmp_path, 9)
+  assert workdir.claim(None, tmp_path) == now
+  workdir.go_on(now, tmp_path, 10)
+  last = tiny.config('corpus', **FREELY, **RECORDED | dict(fsdp=4))
+  workdir.go_on(last, tmp_path, 11)
+  assert workdir.claim(None, tmp_path) == last
+  found = workdir.read(tmp_path)
+  assert {x['field'] for x in found['changes']} == names(FREELY | RECORDED)
+  assert [x['step'] for x in found['changes']] == 12 * [9] + [11]
+  assert found['changes'][-1] == dict(step=11, field='fsdp', was=8, now=4)
+  assert found['first_steps'] == 12
+  off = {x['field'] for x in changes.off_tables(found['changes'])}
+  assert off == RECORDED.keys()
+  assert (tmp_path / 'run.json').read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('model.dim', 32),
+    ('data.batch_size', 4),
+    ('optim.lr', 1.0),
+    ('task.beam', 3),
+    ('seed', 1),
+    ('init_from', 'elsewhere'),
+    ('total_steps', 11),
+  ],
+)
+def test_nothing_else_may_change(field, value, tmp_path):
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  with pytest.raises(ValueError, match='another config') as info:
+    workdir.claim(tiny.config('corpus', **{field: value}), tmp_path)
+  for words in (f'{field} is ', f', got {value!r}.', changes.WORDS):
+    assert words in str(info.value)
+  assert not (tmp_path / 'changes.json').exists()
+
+
+@pytest.mark.parametrize(
+  'fields, step, allowed',
+  [
+    (dict(schedule='constant', warmup_steps=4), 12, True),
+    (dict(schedule='inverse_sqrt', warmup_steps=4), 12, True),
+    (dict(schedule='cosine', warmup_steps=4), 4, True),  # no more than warm
+    (dict(schedule='cosine', warmup_steps=4), 6, False),
+    (dict(schedule='linear', warmup_steps=0), 3, False),
+    (dict(schedule='linear', warmup_steps=0, end_lr=3e-3), 12, True),
+    (dict(schedule='linear', warmup_steps=0), 0, True),
+  ],
+)
+def test_steps_grow_where_the_rates_so_far_are_the_same(
+  fields, step, allowed, tmp_path
+):
+  fields = {f'optim.{name}': value for name, value in fields.items()}
+  workdir.claim(tiny.config('corpus', **fields), tmp_path)
+  longer = tiny.config('corpus', total_steps=17, **fields)
+  workdir.claim(longer, tmp_path)
+  if allowed:
+    workdir.go_on(longer, tmp_path, step)
+    assert workdir.claim(None, tmp_path).total_steps == 17
+    return
+  words = r'with total_steps=17 the learning rate of step \d+ would have been'
+  with pytest.raises(ValueError, match=words):
+    workdir.go_on(longer, tmp_path, step)
+  assert workdir.claim(None, tmp_path).total_steps == 12
+
+
+def test_evaluation_changes_nothing(tmp_path):
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  workdir.go_on(tiny.config('corpus', fsdp=2), tmp_path, 6, eval_only=True)
+  assert not (tmp_path / 'changes.json').exists()
+  longer = tiny.config('corpus', total_steps=20)
+  with pytest.raises(ValueError, match=r'takes .* of total_steps=12; got 20'):
+    workdir.go_on(longer, tmp_path, 6, eval_only=True)
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    lambda: jax.enable_x64(True),
+    lambda: jax.default_matmul_precision('bfloat16'),
+    lambda: jax.default_prng_impl('rbg'),
+    lambda: jax.threefry_partitionable(False),
+  ],
+  ids=['enable_x64', 'matmul_precision', 'prng_impl', 'threefry_partitionable'],
+)
+def test_other_numerics(other, request, tmp_path):
+  config = workdir.claim(tiny.config('corpus'), tmp_path)
+  name = request.node.callspec.id
+  with (
+    other(),
+    pytest.raises(
+      ValueError, match=f'other settings of JAX.* jax_.*{name} was'
+    ),
+  ):
+    workdir.claim(config, tmp_path)
+  workdir.claim(config, tmp_path)
+  # A run that began before they were recorded goes on.
+  path = tmp_path / 'run.json'
+  kept = json.loads(path.read_text())
+  del kept['numerics']
+  path.write_text(json.dumps(kept))
+  with other():
+    workdir.claim(config, tmp_path)
+
+
+def test_another_jax_is_told_and_kept(tmp_path, caplog):
+  config = workdir.claim(tiny.config('corpus'), tmp_path)
+  path = tmp_path / 'run.json'
+  kept = json.loads(path.read_text())
+  kept['versions']['jax'] = '0.4.1'
+  path.write_text(json.dumps(kept))
+  for step in (5, 6):
+    workdir.go_on(config, tmp_path, step)
+  (told,) = caplog.messages
+  assert f'goes on with jax {jax.__version__}, not 0.4.1' in told
+  (change,) = changes.off_tables(workdir.read(tmp_path)['changes'])
+  assert (change['field'], change['step']) == ('versions.jax', 5)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '{}',
+    '[]',
+    '{"changes": 7}',
+    '{"changes": [7]}',
+    '{"changes": [{"step": 1, "field": "data.path", "now": "/"}]}',
+    '{"changes": [{"step": 1, "field": "every.log", "now": "x"}]}',
+    '{"changes": [{"step": 1, "field": "every.no", "now": 1}]}',
+    '{"changes": [{"step": 1, "field": "versions"}]}',
+    '{"changes": [{"field": "fsdp", "now": 1}]}',
+  ],
+)
+def test_damaged(text, tmp_path):
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  (tmp_path / 'changes.json').write_text(text)
+  with pytest.raises(ValueError, match=r'changes\.json (is damaged|holds a)'):
+    workdir.read(tmp_path)
+
+
+def test_on_the_command_line(tmp_path):
+  """Without --config, by the folder alone; types are those of the config."""
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  words = ['train.py', '--config.total_steps=20', '--config.every.log', '5']
+  config = workdir.override(tmp_path, words)
+  assert config == tiny.config('corpus', total_steps=20, every__log=5)
+  wider = workdir.override(tmp_path, ['train.py', '--config.model.dim=8'])
+  with pytest.raises(ValueError, match=r'another config: model\.dim is 16'):
+    workdir.claim(wider, tmp_path)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from collab import accounting, models
 from collab.accounting import trace
-from collab.training import files
+from collab.io import atomic
 
 CHIPS = (8, 64, 512)
 EFFICIENCY = 0.9
@@ -217,7 +217,7 @@ def main():
   if args.save:
     path = pathlib.Path(__file__).with_name('scaling.md')
     head = path.read_text().partition('## Sent by')[0]
-    files.write_text(path, head + text)
+    atomic.write_text(path, head + text)
 
 
 if __name__ == '__main__':

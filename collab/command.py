@@ -8,7 +8,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from collab import text_lines
+from collab.io import text_lines
 
 
 class Parser(argparse.ArgumentParser):

@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import text_lines
 from collab.attention import cache_take
+from collab.io import text_lines
 
 CHUNK = 512  # tokens of a prompt at a time
 

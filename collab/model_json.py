@@ -5,10 +5,9 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from collab import json_text
+from collab.io import atomic, json_text
 from collab.runtime import identity, tree_table
 from collab.runtime import workdir as workdirs
-from collab.training import files
 
 
 class Meaning(NamedTuple):
@@ -26,7 +25,7 @@ class Meaning(NamedTuple):
 def write(workdir, fields, meaning):
   """Writes the fields of models.build, and the Meaning, to a workdir."""
   path = pathlib.Path(workdir) / 'model.json'
-  files.save_json(path, fields | meaning._asdict())
+  atomic.save_json(path, fields | meaning._asdict())
 
 
 def read(workdir):

@@ -7,7 +7,7 @@ python -m experiments.readme
 import os
 import sys
 
-from collab.training import files
+from collab.io import atomic
 from experiments import metric, results, study, table
 from experiments.tables import glue_reparametrised as glue
 
@@ -125,7 +125,7 @@ def _markdown(columns, rows):
 
 if __name__ == '__main__':
   try:
-    files.write_text(README, replaced(README.read_text('utf-8')))
+    atomic.write_text(README, replaced(README.read_text('utf-8')))
     print(os.path.relpath(README))
   except (ValueError, OSError) as e:
     sys.exit(f'readme: {" ".join(str(e).split())}')

@@ -17,7 +17,8 @@ from collab.analysis import spectrum
 from collab.analysis.redundancy import label
 from collab.convert import calibration, intercept, source
 from collab.convert.decompose import input_statistics
-from collab.training import files, logs
+from collab.io import atomic, json_text
+from collab.training import logs
 from experiments import study
 
 CURVES = 'head', 'product'
@@ -62,8 +63,8 @@ def main():
       versions=logs.versions(),
       energy=found,
     )
-    text = files.to_json(row).replace('], "', '],\n"') + '\n'
-    files.write_text(study.RESULTS / RESULTS, text)
+    text = json_text.to_json(row).replace('], "', '],\n"') + '\n'
+    atomic.write_text(study.RESULTS / RESULTS, text)
   except (ValueError, OSError) as e:
     sys.exit(f'redundancy: {" ".join(str(e).split())}')
 

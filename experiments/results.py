@@ -17,8 +17,7 @@ import os
 import pathlib
 import zlib
 
-from collab import json_text
-from collab.training import files
+from collab.io import atomic, json_text
 from experiments import study
 
 
@@ -104,7 +103,7 @@ def record(run, planned, result, name, folder):
       key = 'config_hash', 'seed'
       others = [x for x in others if tuple(map(x.get, key)) != trained]
     ordered = others + [own[key] for key in sorted(own)]
-    files.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
+    atomic.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 
 
 def examples(row, folder):

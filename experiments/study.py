@@ -11,7 +11,7 @@ import runpy
 import shlex
 from typing import NamedTuple
 
-from collab import json_text
+from collab.io import json_text
 from collab.runtime import identity
 from collab.runtime import workdir as workdirs
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 import numpy as np
 
-from collab.training import files
+from collab.io import atomic
 from experiments import intervals, results, study
 
 NOT_RUN = 'not run'
@@ -185,8 +185,8 @@ def write(name, table, folder):
   head = [f'# {table.title}', *paragraphs, f'![{table.title}]({name}.png)']
   head += [f'`./launch.sh python -m experiments.tables {name}`']
   paths = [folder / f'{name}.{kind}' for kind in ('md', 'csv', 'png')]
-  files.write_text(paths[0], '\n\n'.join([*head, '\n'.join(lines)]) + '\n')
-  files.write_text(paths[1], text.getvalue())
+  atomic.write_text(paths[0], '\n\n'.join([*head, '\n'.join(lines)]) + '\n')
+  atomic.write_text(paths[1], text.getvalue())
   figure = Figure(figsize=(9, 4), layout='constrained')
   table.draw(figure)
   # Which numbers it shows: bytes of a PNG depend on the library that drew it.

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
-from collab.training import files
+from collab.io import atomic
 
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
@@ -51,7 +51,7 @@ def main(argv):
   print(f'{title}\n\n{text}')
   out = pathlib.Path(args.out or f'runs/accounting/{pathlib.Path(path).stem}')
   out.mkdir(parents=True, exist_ok=True)
-  files.write_text(out / 'accounting.md', f'# {title}\n\n{text}\n')
+  atomic.write_text(out / 'accounting.md', f'# {title}\n\n{text}\n')
   plots.draw(found, title.split(':')[0], out / 'accounting.png')
   print(f'\nIn {out}: accounting.md, accounting.png')
 

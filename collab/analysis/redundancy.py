@@ -25,7 +25,7 @@ from collab import command
 from collab.analysis import spectrum
 from collab.convert import calibration, heads, intercept, source
 from collab.convert.decompose import input_statistics
-from collab.training import files
+from collab.io import atomic
 
 SHARES = 0.90, 0.95, 0.99
 WEIGHTS = 'the weights'
@@ -180,7 +180,7 @@ def analyse(folder, text, out):
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
   written = [out / 'redundancy.md', out / 'redundancy.png']
-  files.write_text(written[0], report(folder, kinds, lost))
+  atomic.write_text(written[0], report(folder, kinds, lost))
   draw_energy(written[1], kinds)
   if lost:
     written.append(out / 'importance.png')

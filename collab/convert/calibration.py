@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab import model_json, models, tasks, text_lines
+from collab import model_json, models, tasks
 from collab.convert import source as sources
 from collab.data import examples
+from collab.io import text_lines
 from collab.runtime import workdir
 
 TRAIN = 'train'  # instead of a file: the run's own data

@@ -16,11 +16,12 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
 
-from collab import atomic, model_json
+from collab import model_json
 from collab.convert import source as sources
 from collab.convert.huggingface import checkpoints as huggingface
+from collab.io import atomic
 from collab.runtime import checkpoint
-from collab.training import files, logs, optim
+from collab.training import logs, optim
 
 
 def check(folder):
@@ -105,10 +106,10 @@ def _run(folder, source, new, facts):
     config.model[place] = fields
   config.init_from = ''
   run = dict(command=facts['command'], versions=facts['versions'])
-  files.save_json(folder / 'run.json', run | dict(config=config.to_dict()))
+  atomic.save_json(folder / 'run.json', run | dict(config=config.to_dict()))
   model_json.write(folder, new.model, source.meaning)
   if source.tokenizer:
-    files.write_text(folder / 'tokenizer.json', source.tokenizer)
+    atomic.write_text(folder / 'tokenizer.json', source.tokenizer)
   if source.pretrained:
     sources.write_origin(folder, source.pretrained)
   params = jax.tree.map(jnp.asarray, new.params)
@@ -124,8 +125,8 @@ def _run(folder, source, new, facts):
 
 def _report(folder, new, facts):
   """conversion.json, README.md and, if anything was converted, errors.png."""
-  files.save_json(folder / 'conversion.json', facts)
-  files.write_text(folder / 'README.md', card(facts))
+  atomic.save_json(folder / 'conversion.json', facts)
+  atomic.write_text(folder / 'README.md', card(facts))
   if new.rows:
     figure(new, folder / 'errors.png')
 

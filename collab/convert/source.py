@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab import json_text, load_run, model_json
+from collab import load_run, model_json
 from collab.convert.huggingface import checkpoints, folders
+from collab.io import atomic, json_text
 from collab.runtime import workdir as workdirs
-from collab.training import files
 
 ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
 # What a checkpoint can do without any training, by the kind of its model.
@@ -135,7 +135,7 @@ def write_origin(folder, pretrained):
   folder.mkdir()
   rest = {k: np.ascontiguousarray(x) for k, x in pretrained.rest.items()}
   (folder / 'rest.safetensors').write_bytes(safetensors.save(rest))
-  files.save_json(
+  atomic.save_json(
     folder / 'origin.json',
     dict(
       family=pretrained.family,

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from collab import atomic, json_text
+from collab.io import atomic, json_text
 
 CHUNK = 8192  # pairs tokenised at a time
 

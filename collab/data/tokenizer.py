@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from collab import atomic, json_text, text_lines
+from collab.io import atomic, json_text, text_lines
 
 SPECIAL = ('<pad>', '<bos>', '<eos>', '<unk>', '<mask>')
 PAD, BOS, EOS, UNK, MASK = range(5)

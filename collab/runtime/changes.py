@@ -5,8 +5,8 @@ from absl import logging
 import jax
 import numpy as np
 
-from collab import json_text
-from collab.training import files, logs, optim
+from collab.io import json_text
+from collab.training import logs, optim
 
 # The numbers of a run stay what they are with others of these.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
@@ -159,7 +159,7 @@ def _differing(old, new):
   return [
     key
     for key in old | new
-    if files.to_json(old.get(key)) != files.to_json(new.get(key))
+    if json_text.to_json(old.get(key)) != json_text.to_json(new.get(key))
   ]
 
 

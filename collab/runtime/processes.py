@@ -24,7 +24,7 @@ import jax
 from jax._src import distributed  # the public names lack the key-value store
 from jax.experimental import multihost_utils
 
-from collab.training import files
+from collab.io import json_text
 
 BEAT = 1.0  # seconds between two signs of life
 DAY = 24 * 3600 * 1000  # in ms: who waits that long waits for a lost process
@@ -113,7 +113,7 @@ def alone(make):
   if jax.process_index() > 0:
     return json.loads(_client().blocking_key_value_get(key, DAY))
   value = make()
-  _client().key_value_set(key, json.dumps(value, default=files.scalar))
+  _client().key_value_set(key, json.dumps(value, default=json_text.scalar))
   return value
 
 

@@ -14,9 +14,10 @@ import jax
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from collab import command, json_text, text_lines
+from collab import command
+from collab.io import atomic, json_text, text_lines
 from collab.runtime import changes, identity
-from collab.training import files, logs
+from collab.training import logs
 
 # What any config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -99,7 +100,7 @@ def claim(config, workdir):
       (folder / name).unlink(missing_ok=True)
     if config.init_from:
       _take_tokenizer(config, folder)
-    files.save_json(
+    atomic.save_json(
       path,
       dict(
         command=shlex.join(['python', *sys.argv]),
@@ -128,7 +129,7 @@ def go_on(config, workdir, step, eval_only=False):
     return
   new = changes.found(kept, config, step, workdir)
   if new and jax.process_index() == 0:
-    files.save_json(
+    atomic.save_json(
       pathlib.Path(workdir) / 'changes.json',
       dict(changes=kept['changes'] + new),
     )
@@ -193,7 +194,7 @@ def _take_tokenizer(config, folder):
       f'data.vocabulary={config.data.vocabulary}, but init_from={source} '
       'brings its own.'
     )
-  files.write_text(folder / kept.name, text_lines.whole(kept))
+  atomic.write_text(folder / kept.name, text_lines.whole(kept))
 
 
 def lock(workdir):
@@ -218,7 +219,7 @@ def lock(workdir):
   except OSError as e:  # some network file systems
     told = '%s cannot be locked (%s): see that no other run uses it.'
     logging.warning(told, workdir, e.strerror)
-  with files.naming(path):
+  with atomic.naming(path):
     os.ftruncate(file, 0)
     os.write(file, f'process {os.getpid()} on {socket.gethostname()}'.encode())
 
@@ -248,7 +249,7 @@ def check_data(workdir, task, steps):
   now = {k: x for k, x in task.describe().items() if k == 'checksum'}
   now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
   if not path.exists():
-    files.save_json(path, now)
+    atomic.save_json(path, now)
     return
   old = json_text.read_object(path)
   if changed := [

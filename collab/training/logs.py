@@ -18,8 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 import tqdm
 
-from collab import json_text
-from collab.training import files
+from collab.io import atomic, json_text
 
 
 class Writer:
@@ -50,7 +49,9 @@ class Writer:
     (folder / 'tensorboard').mkdir(parents=True, exist_ok=True)
     path = folder / 'metrics.jsonl'
     rows = [row for row in read_rows(path) if row['step'] <= resume_step]
-    files.write_text(path, ''.join(files.to_json(row) + '\n' for row in rows))
+    atomic.write_text(
+      path, ''.join(json_text.to_json(row) + '\n' for row in rows)
+    )
     self._file = path.open('ab', buffering=0)
     # Not SummaryWriter: when its thread dies of a full disk, its caller hangs.
     self._events = EventsWriter(
@@ -69,14 +70,14 @@ class Writer:
     """
     if self._file is None:
       return
-    values = {name: files.scalar(value) for name, value in values.items()}
-    row = (files.to_json(dict(step=int(step)) | values) + '\n').encode()
+    values = {name: json_text.scalar(value) for name, value in values.items()}
+    row = (json_text.to_json(dict(step=int(step)) | values) + '\n').encode()
     numbers = [
       Summary.Value(tag=name, simple_value=value)
       for name, value in values.items()
       if not isinstance(value, str)
     ]
-    with files.naming(self._file.name):
+    with atomic.naming(self._file.name):
       if not os.fstat(self._file.fileno()).st_nlink:
         raise OSError(errno.ENOENT, 'The workdir was deleted during the run')
       size = self._file.tell()

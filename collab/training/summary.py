@@ -9,9 +9,10 @@ from clu import parameter_overview
 import jax
 
 from collab import accounting, model_json
+from collab.io import atomic, json_text
 from collab.runtime import changes, identity
 from collab.runtime import workdir as workdirs
-from collab.training import files, logs
+from collab.training import logs
 
 
 def start(config, workdir, task, model, params, mesh, step):
@@ -45,7 +46,7 @@ def start(config, workdir, task, model, params, mesh, step):
   fields = config.model.to_dict() | task.model_kwargs
   model_json.write(workdir, fields, task.meaning)
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
-  files.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
+  atomic.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
 
 
 def _attention(cost, mha, tokens):
@@ -95,8 +96,10 @@ def end(config, workdir, model, params, step, scores, examples):
   if changed := changes.off_tables(kept['changes']):
     result['changes'] = changed
   folder = pathlib.Path(workdir)
-  files.write_text(folder / 'examples.json', files.to_json(examples) + '\n')
-  files.save_json(folder / 'result.json', result)
+  atomic.write_text(
+    folder / 'examples.json', json_text.to_json(examples) + '\n'
+  )
+  atomic.save_json(folder / 'result.json', result)
   logs.summary(
     f'test, after {step:,} steps and {seconds:,.0f} s of training',
     {k: _short(v) for k, v in scores.items()},

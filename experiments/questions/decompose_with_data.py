@@ -4,7 +4,7 @@
 from collections import defaultdict
 import math
 
-from collab import json_text
+from collab.io import json_text
 from experiments import results, study
 from experiments import table as tables
 

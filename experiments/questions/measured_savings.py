@@ -3,7 +3,8 @@
 
 from benchmarks import attention as layers
 from benchmarks import protocol
-from collab import attention, json_text
+from collab import attention
+from collab.io import json_text
 from experiments import table as tables
 
 TEXT = """The papers count parameters. These are shares of our own MHA, of one

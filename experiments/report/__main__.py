@@ -18,7 +18,7 @@ import pathlib
 import sys
 
 from collab import command
-from collab.training import files
+from collab.io import atomic
 from experiments.report import comparison, one, runs
 
 
@@ -69,7 +69,7 @@ def write(paths, text='', out='', data=''):
     raise ValueError(f'--text is for one run, got {len(found)}.')
   else:
     html = comparison.write(found)
-  files.write_text(out, html)
+  atomic.write_text(out, html)
   return out
 
 

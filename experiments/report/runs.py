@@ -4,7 +4,7 @@
 import pathlib
 from typing import NamedTuple
 
-from collab import json_text
+from collab.io import json_text
 from collab.runtime import workdir as workdirs
 from collab.training import logs
 from experiments import results

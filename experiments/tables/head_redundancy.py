@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What heads have in common: 2006.16362, figure 1."""
 
-from collab import json_text
 from collab.analysis import spectrum
+from collab.io import json_text
 from experiments import redundancy, study
 from experiments import table as tables
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from collab.data.readers import prepared
+
 TENSOR = {
   'pythonClassName': 'tensorflow_datasets.core.features.scalar.Scalar',
   'tensor': {'shape': {}, 'dtype': 'int64', 'encoding': 'none'},

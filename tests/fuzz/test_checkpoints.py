@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from collab import json_text
 from collab.convert.huggingface import checkpoints, folders
+from collab.io import json_text
 from tests.convert.checkpoints import GOLDEN
 from tests.fuzz.damage import (
   Refused,

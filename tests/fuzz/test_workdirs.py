@@ -15,8 +15,9 @@ from collab import load_run, model_json, models
 from collab.convert import source
 from collab.data import cache, tokenizer
 from collab.data.readers import text
+from collab.io import atomic
 from collab.runtime import checkpoint, workdir
-from collab.training import files, logs
+from collab.training import logs
 from configs import lm
 from tests.fuzz.damage import (
   Refused,
@@ -133,7 +134,7 @@ MODELS = [
 def test_model_that_is_not_of_the_checkpoints(how, fields, words, copy):
   folder = copy()
   good = json.loads((folder / 'model.json').read_text())
-  files.save_json(folder / 'model.json', good | fields)
+  atomic.save_json(folder / 'model.json', good | fields)
   read = source.read if how == 'convert' else lambda x: load_run.load(x, 'lm')
   with pytest.raises(ValueError, match=words) as error:
     read(folder)

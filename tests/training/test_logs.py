@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from collab.training import files, logs
+from collab.io import atomic, json_text
+from collab.training import logs
 from tests import tiny
 from tests.runtime.test_checkpoint import files_of_at_most
 
@@ -140,17 +141,17 @@ def test_no_place(tmp_path):
 
 def test_save_json(tmp_path):
   path = tmp_path / 'result.json'
-  files.save_json(path, {'b': (1, np.float32(0.5)), 'a': float('nan')})
+  atomic.save_json(path, {'b': (1, np.float32(0.5)), 'a': float('nan')})
   assert json.loads(path.read_text()) == {'b': [1, 0.5], 'a': 'nan'}
   before = path.read_text()
   with (
     files_of_at_most(100),
     pytest.raises(OSError, match=r'result\.json') as error,
   ):
-    files.save_json(path, {'long': 'x' * 1000})
+    atomic.save_json(path, {'long': 'x' * 1000})
   assert '\n' not in str(error.value)
   with pytest.raises(TypeError):
-    files.save_json(path, {'a': object()})
+    atomic.save_json(path, {'a': object()})
   assert path.read_text() == before
   assert list(tmp_path.iterdir()) == [path]  # and nothing else
 
@@ -248,6 +249,6 @@ def test_versions_and_summary(capsys):
   assert versions['jax'] == __import__('jax').__version__
   assert versions.pop('commit') == logs.commit(tiny.ROOT)
   assert all(versions.values())
-  files.to_json(versions)
+  json_text.to_json(versions)
   logs.summary('Run', dict(a=1, longer='x'))
   assert capsys.readouterr().out == 'Run\n  a       1\n  longer  x\n'

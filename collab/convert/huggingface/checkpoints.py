@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from collab import json_text, model_json, models
+from collab import model_json, models
 from collab.convert.huggingface import folders, plans
 from collab.convert.huggingface.families import FAMILIES
 from collab.data import tokenizer
+from collab.io import json_text
 from collab.models import layers
 from collab.runtime import tree_table
 

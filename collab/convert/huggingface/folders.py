@@ -15,10 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from collab import atomic, json_text
 from collab.data import tokenizer as tokenizers
+from collab.io import atomic, json_text
 from collab.runtime import tree_table
-from collab.training import files
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -81,9 +80,9 @@ def write(folder, config, tensors, tokenizer=''):
   folder.parent.mkdir(parents=True, exist_ok=True)
   with atomic.beside(folder) as new:
     new.mkdir()
-    files.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
+    atomic.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
     if tokenizer:
-      files.write_text(new / TOKENIZER, tokenizer)
+      atomic.write_text(new / TOKENIZER, tokenizer)
     # In C's order, which what was transposed is not.
     tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
     safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))

@@ -4,7 +4,7 @@
 from itertools import zip_longest
 from pathlib import Path
 
-from collab import text_lines
+from collab.io import text_lines
 
 PREFIXES = {
   'train': ('train',),

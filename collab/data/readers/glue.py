@@ -12,9 +12,9 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-from collab import text_lines
 from collab.data.examples import Example, Parts
 from collab.data.readers import prepared
+from collab.io import text_lines
 
 ENTAILED = ('entailment', 'not_entailment')
 MALFORMED = ('fatal', 'skip')

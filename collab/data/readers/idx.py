@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from collab import text_lines
+from collab.io import text_lines
 
 PREFIXES = dict(train='train', test='t10k')
 

@@ -10,10 +10,10 @@ import hashlib
 import os
 from typing import NamedTuple
 
-from collab import text_lines
 from collab.data import samples
 from collab.data.readers import files as local
 from collab.data.readers import prepared
+from collab.io import text_lines
 
 SPLITS = ('train', 'val', 'test')
 

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from collab import json_text, text_lines
 from collab.data.readers import prepared
+from collab.io import json_text, text_lines
 
 VERSIONS = ('v1.1', 'v2.0')
 SPLITS = ('train', 'val', 'test')

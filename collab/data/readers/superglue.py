@@ -20,10 +20,10 @@ from pathlib import Path
 import re
 from typing import NamedTuple
 
-from collab import json_text, text_lines
 from collab.data.examples import Example, Parts
 from collab.data.readers import prepared
 from collab.data.readers.glue import existing, label_id
+from collab.io import json_text, text_lines
 
 BOOLS, BITS = (False, True), (0, 1)
 COPA = dict(

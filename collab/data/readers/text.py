@@ -14,10 +14,10 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from collab import text_lines
 from collab.data import cache
 from collab.data.readers import prepared
 from collab.data.readers.sources import SPLITS
+from collab.io import text_lines
 
 CHUNK = 8192  # lines tokenised at a time
 WORDS = dict(train='train', val='val', valid='val', validation='val')

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from collab import models, tasks
+from collab.io import atomic
 from collab.runtime import checkpoint, workdir
-from collab.training import files, logs
+from collab.training import logs
 from collab.training import summary as ending
 from tests import tiny
 
@@ -26,7 +27,7 @@ def trained(tmp_path_factory):
     **config.task, data=config.data, workdir=folder, seed=0, shard=(0, 1)
   )
   fields = config.model.to_dict() | task.model_kwargs
-  files.save_json(folder / 'model.json', fields)
+  atomic.save_json(folder / 'model.json', fields)
   model, inputs = models.build(**fields), [task.batch(0)]
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
   rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from collab import atomic
+from collab.io import atomic
 from tests import tiny
 
 WRITER = """

@@ -9,6 +9,8 @@ import shutil
 import socket
 import tempfile
 
+from collab.io import json_text
+
 
 @contextlib.contextmanager
 def beside(path):
@@ -54,3 +56,31 @@ def _locked(folder, flags=0):
     yield locked
   finally:
     os.close(file)
+
+
+def save_json(path, value):
+  """Writes `value` as JSON, all of it or nothing."""
+  write_text(path, json_text.to_json(value, indent=2) + '\n')
+
+
+def write_text(path, text):
+  """Writes a file so that it is at all times the old or the new one.
+
+  Raises:
+    OSError: it cannot be written; the old one stays, and nothing else does.
+  """
+  with naming(path), beside(path) as new:
+    with new.open('w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    new.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path):
+  """An OSError within names this path; that of a failed write names none."""
+  try:
+    yield
+  except OSError as e:
+    raise OSError(e.errno, e.strerror, str(path)) from e

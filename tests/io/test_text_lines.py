@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from collab import text_lines
+from collab.io import text_lines
 from tests import tiny
 
 # What str.splitlines ends a line at, and a line of text holds.

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON from elsewhere: a value, or one kind of error."""
+"""JSON: written of what JAX computes, and read with one kind of error."""
 
 import json
+import math
+
+import jax
+import numpy as np
 
 
 def parse(text):
@@ -67,3 +71,22 @@ def read_object(path, **fields):
   except OSError as e:
     raise ValueError(f'{path}: {e.strerror}.') from e
   return parse_object(text, path, **fields)
+
+
+def to_json(value, **options):
+  """JSON with all digits of floats; nan and inf become the strings of these."""
+
+  def plain(x):
+    if isinstance(x, dict):
+      return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+      return [plain(v) for v in x]
+    x = scalar(x)
+    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+
+  return json.dumps(plain(value), allow_nan=False, **options)
+
+
+def scalar(x):
+  """A Python scalar of a number of NumPy or JAX; others as they are."""
+  return x.item() if isinstance(x, np.ndarray | np.generic | jax.Array) else x

@@ -79,7 +79,8 @@ def run(config, workdir, eval_only=False):
   model_json.check(workdir, task.meaning)
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   task.check(model)
-  tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
+  tx, schedule = optim.build(total_steps=last, **config.optim)
+  rates = lambda steps: optim.build(total_steps=steps, **config.optim)[1]
   mesh = sharding.make_mesh(config.fsdp)
   split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
@@ -122,7 +123,7 @@ def run(config, workdir, eval_only=False):
       state = jax.device_put(state | dict(params=params), shardings)
       if config.optim.ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
-  workdirs.go_on(config, workdir, step, eval_only)
+  workdirs.go_on(config, workdir, step, rates, eval_only)
   summary.start(config, workdir, task, model, state['params'], mesh, step)
   check = nonfinite.watch(
     config.skip_nonfinite, abstract['params'], task.rows, workdir

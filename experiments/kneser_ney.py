@@ -20,6 +20,7 @@ import numpy as np
 from collab import command, metrics
 from collab.data import tokenizer
 from collab.data.readers import text
+from collab.runtime import provenance
 from collab.training import logs
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'kneser_ney.jsonl'
@@ -150,7 +151,7 @@ def main():
     words = shlex.join(['python', '-m', module, *sys.argv[1:]])
     row = dict(command=words, date=time.strftime('%Y-%m-%d')) | row
     with RESULTS.open('a') as file:
-      file.write(json.dumps(row | dict(versions=logs.versions())) + '\n')
+      file.write(json.dumps(row | dict(versions=provenance.versions())) + '\n')
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ from collab import command, models
 from collab.convert import calibration, reparametrize, source
 from collab.data import examples
 from collab.data.readers import glue
-from collab.training import logs
+from collab.runtime import provenance
 
 WIDTHS = 384, 192, 128, 96, 64, 32
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'minilm.jsonl'
@@ -123,7 +123,7 @@ def main():
     f'--rows={args.rows} --pairs={args.pairs}',
     date=time.strftime('%Y-%m-%d'),
     seed=0,
-    versions=logs.versions(),
+    versions=provenance.versions(),
   )
   print('| key width | way | cosine | Spearman | attention | seconds |')
   print('|---|---|---|---|---|---|')

@@ -18,7 +18,7 @@ from collab.analysis.redundancy import label
 from collab.convert import calibration, intercept, source
 from collab.convert.decompose import input_statistics
 from collab.io import atomic, json_text
-from collab.training import logs
+from collab.runtime import provenance
 from experiments import study
 
 CURVES = 'head', 'product'
@@ -60,7 +60,7 @@ def main():
       command='python -m experiments.redundancy MODEL_DIR --calibration=FILE '
       f'--rows={args.rows}',
       date=time.strftime('%Y-%m-%d'),
-      versions=logs.versions(),
+      versions=provenance.versions(),
       energy=found,
     )
     text = json_text.to_json(row).replace('], "', '],\n"') + '\n'

@@ -20,8 +20,8 @@ from collab import model_json
 from collab.convert import source as sources
 from collab.convert.huggingface import checkpoints as huggingface
 from collab.io import atomic
-from collab.runtime import checkpoint
-from collab.training import logs, optim
+from collab.runtime import checkpoint, provenance
+from collab.training import optim
 
 
 def check(folder):
@@ -85,7 +85,7 @@ def _facts(source, new, fields, args, words):
     family=source.pretrained.family if source.pretrained else '',
     command=shlex.join(['python', '-m', 'collab.convert', *words]),
     date=time.strftime('%Y-%m-%d'),
-    versions=logs.versions(),
+    versions=provenance.versions(),
     attention=fields,
     calibration=args.calibration,
     rows=args.rows if args.calibration else 0,

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from collab.io import json_text
-from collab.training import logs, optim
+from collab.runtime import provenance
 
 # The numbers of a run stay what they are with others of these.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
@@ -68,12 +68,13 @@ def check(kept, config, workdir):
     )
 
 
-def found(kept, config, step, workdir):
+def found(kept, config, step, workdir, rates):
   """The changes of a start that goes on from `step`, of config and JAX.
 
   Args:
     kept, config, workdir: as in `check`.
     step: of the checkpoint.
+    rates: total_steps -> the schedule that the config has with so many.
 
   Returns:
     List of dict(step, field, was, now).
@@ -84,8 +85,9 @@ def found(kept, config, step, workdir):
   """
   old, new = _flat(kept['config']), _flat(config.to_dict())
   if new['total_steps'] != old['total_steps']:
-    _check_rates(config, old['total_steps'], step, workdir)
-  here = logs.versions()
+    totals = old['total_steps'], new['total_steps']
+    _check_rates(*map(rates, totals), totals, step, workdir)
+  here = provenance.versions()
   for name in VERSIONS:
     field = f'versions.{name}'
     new[field] = old[field] = here[name]
@@ -103,16 +105,13 @@ def found(kept, config, step, workdir):
   ]
 
 
-def _check_rates(config, total, step, workdir):
+def _check_rates(old, new, totals, step, workdir):
   """Refuses other total_steps if the rates of the steps done depend on it."""
-  was, now = (
-    np.asarray(optim.build(total_steps=n, **config.optim)[1](np.arange(step)))
-    for n in (total, config.total_steps)
-  )
+  was, now = (np.asarray(rate(np.arange(step))) for rate in (old, new))
   for i in np.flatnonzero(was != now)[:1]:
     raise ValueError(
-      f'{workdir} has done {step} steps of {total}; with total_steps='
-      f'{config.total_steps} the learning rate of step {i + 1} would have been '
+      f'{workdir} has done {step} steps of {totals[0]}; with total_steps='
+      f'{totals[1]} the learning rate of step {i + 1} would have been '
       f'{now[i]:.6g}, not {was[i]:.6g}: start another run.'
     )
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from collab import command
 from collab.io import atomic, json_text, text_lines
-from collab.runtime import changes, identity
-from collab.training import logs
+from collab.runtime import changes, identity, provenance
 
 # What any config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -104,7 +103,7 @@ def claim(config, workdir):
       path,
       dict(
         command=shlex.join(['python', *sys.argv]),
-        versions=logs.versions(),
+        versions=provenance.versions(),
         numerics=changes.numerics(),
         config=config.to_dict(),
       ),
@@ -113,8 +112,15 @@ def claim(config, workdir):
   return config
 
 
-def go_on(config, workdir, step, eval_only=False):
+def go_on(config, workdir, step, rates, eval_only=False):
   """Notes in changes.json what is new from `step` on; `read` has it then.
+
+  Args:
+    config: of `claim`.
+    workdir: of the run.
+    step: that it goes on from.
+    rates: total_steps -> the schedule of the learning rate with so many.
+    eval_only: nothing is noted.
 
   Raises:
     ValueError: as `changes.found`; or an evaluation is to have other steps.
@@ -127,7 +133,7 @@ def go_on(config, workdir, step, eval_only=False):
         f'{config.total_steps}.'
       )
     return
-  new = changes.found(kept, config, step, workdir)
+  new = changes.found(kept, config, step, workdir, rates)
   if new and jax.process_index() == 0:
     atomic.save_json(
       pathlib.Path(workdir) / 'changes.json',

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says of itself: metrics on disk, progress on the terminal."""
 
-import contextlib
 import errno
-import importlib.metadata
 import os
 import pathlib
-import platform
-import shutil
-import subprocess
 import sys
 import time
 
@@ -166,43 +161,12 @@ def read_rows(path):
   return rows
 
 
-def versions():
-  """What a run ran on, for its result: packages, device, CPU, our commit."""
-  packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
-  return dict(
-    python=platform.python_version(),
-    **{name: importlib.metadata.version(name) for name in packages},
-    devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    cpu=_cpu_name(),
-    commit=commit(pathlib.Path(__file__).parents[2]),
-  )
-
-
-def commit(folder):
-  """The commit of a git checkout, with + if files differ; '' if it is none."""
-  # A folder in the checkout of something else has no .git of its own.
-  if not (folder / '.git').exists() or not shutil.which('git'):
-    return ''
-  describe = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
-  return subprocess.run(
-    describe, cwd=folder, capture_output=True, text=True
-  ).stdout.strip()
-
-
 def summary(title, values):
   """Prints a title and a dict as two columns, on process 0."""
   if jax.process_index() == 0:
     width = max(map(len, values), default=0)
     lines = [f'  {name:<{width}}  {value}' for name, value in values.items()]
     print('\n'.join([title, *lines]), flush=True)
-
-
-def _cpu_name():
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.split(':', 1)[1].strip()
-  return platform.processor() or platform.machine()
 
 
 def _start_wandb(project, workdir):

@@ -10,7 +10,7 @@ import jax
 
 from collab import accounting, model_json
 from collab.io import atomic, json_text
-from collab.runtime import changes, identity
+from collab.runtime import changes, identity, provenance
 from collab.runtime import workdir as workdirs
 from collab.training import logs
 
@@ -90,7 +90,7 @@ def end(config, workdir, model, params, step, scores, examples):
     seconds=round(seconds, 1),
     parameters=accounting.size(params),
     attention_parameters=accounting.attention_parameters(model),
-    versions=logs.versions(),
+    versions=provenance.versions(),
     metrics=scores,
   )
   if changed := changes.off_tables(kept['changes']):

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from collab.runtime import changes, workdir
+from collab.training import optim
 from tests import tiny
 
 FREELY = dict(
@@ -23,6 +24,11 @@ FREELY = dict(
 RECORDED = dict(fsdp=8, accumulate=2, total_steps=20)
 
 
+def go_on(config, folder, step, eval_only=False):
+  rates = lambda n: optim.build(total_steps=n, **config.optim)[1]
+  workdir.go_on(config, folder, step, rates, eval_only)
+
+
 def names(fields):
   return {name.replace('__', '.') for name in fields}
 
@@ -34,11 +40,11 @@ def test_what_may_change_is_kept_from_its_step_on(tmp_path):
   now = tiny.config('corpus', **FREELY, **RECORDED)
   assert workdir.claim(now, tmp_path) == now
   assert workdir.claim(None, tmp_path) == began  # not before it goes on
-  workdir.go_on(now, tmp_path, 9)
+  go_on(now, tmp_path, 9)
   assert workdir.claim(None, tmp_path) == now
-  workdir.go_on(now, tmp_path, 10)
+  go_on(now, tmp_path, 10)
   last = tiny.config('corpus', **FREELY, **RECORDED | dict(fsdp=4))
-  workdir.go_on(last, tmp_path, 11)
+  go_on(last, tmp_path, 11)
   assert workdir.claim(None, tmp_path) == last
   found = workdir.read(tmp_path)
   assert {x['field'] for x in found['changes']} == names(FREELY | RECORDED)
@@ -91,22 +97,22 @@ def test_steps_grow_where_the_rates_so_far_are_the_same(
   longer = tiny.config('corpus', total_steps=17, **fields)
   workdir.claim(longer, tmp_path)
   if allowed:
-    workdir.go_on(longer, tmp_path, step)
+    go_on(longer, tmp_path, step)
     assert workdir.claim(None, tmp_path).total_steps == 17
     return
   words = r'with total_steps=17 the learning rate of step \d+ would have been'
   with pytest.raises(ValueError, match=words):
-    workdir.go_on(longer, tmp_path, step)
+    go_on(longer, tmp_path, step)
   assert workdir.claim(None, tmp_path).total_steps == 12
 
 
 def test_evaluation_changes_nothing(tmp_path):
   workdir.claim(tiny.config('corpus'), tmp_path)
-  workdir.go_on(tiny.config('corpus', fsdp=2), tmp_path, 6, eval_only=True)
+  go_on(tiny.config('corpus', fsdp=2), tmp_path, 6, eval_only=True)
   assert not (tmp_path / 'changes.json').exists()
   longer = tiny.config('corpus', total_steps=20)
   with pytest.raises(ValueError, match=r'takes .* of total_steps=12; got 20'):
-    workdir.go_on(longer, tmp_path, 6, eval_only=True)
+    go_on(longer, tmp_path, 6, eval_only=True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_another_jax_is_told_and_kept(tmp_path, caplog):
   kept['versions']['jax'] = '0.4.1'
   path.write_text(json.dumps(kept))
   for step in (5, 6):
-    workdir.go_on(config, tmp_path, step)
+    go_on(config, tmp_path, step)
   (told,) = caplog.messages
   assert f'goes on with jax {jax.__version__}, not 0.4.1' in told
   (change,) = changes.off_tables(workdir.read(tmp_path)['changes'])

@@ -13,6 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from collab.io import atomic, json_text
+from collab.runtime import provenance
 from collab.training import logs
 from tests import tiny
 from tests.runtime.test_checkpoint import files_of_at_most
@@ -228,7 +229,7 @@ def test_progress_as_a_bar(monkeypatch):
 
 def test_commit_of_a_checkout(tmp_path):
   """With + if a file differs; none of a folder that is not its root."""
-  assert logs.commit(tmp_path) == ''
+  assert provenance.commit(tmp_path) == ''
   (tmp_path / 'inner').mkdir()
   file = tmp_path / 'file'
   file.write_text('1')
@@ -237,17 +238,17 @@ def test_commit_of_a_checkout(tmp_path):
     subprocess.run(['git', *words], cwd=tmp_path, check=True)
   head = ['git', 'rev-parse', '--short', 'HEAD']
   want = subprocess.check_output(head, cwd=tmp_path, text=True).strip()
-  assert logs.commit(tmp_path) == want
+  assert provenance.commit(tmp_path) == want
   file.write_text('2')
-  assert logs.commit(tmp_path) == f'{want}+'
-  assert logs.commit(tmp_path / 'inner') == ''
+  assert provenance.commit(tmp_path) == f'{want}+'
+  assert provenance.commit(tmp_path / 'inner') == ''
 
 
 def test_versions_and_summary(capsys):
-  versions = logs.versions()
+  versions = provenance.versions()
   assert versions['python'] == sys.version.split()[0]
   assert versions['jax'] == __import__('jax').__version__
-  assert versions.pop('commit') == logs.commit(tiny.ROOT)
+  assert versions.pop('commit') == provenance.commit(tiny.ROOT)
   assert all(versions.values())
   json_text.to_json(versions)
   logs.summary('Run', dict(a=1, longer='x'))

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a result came from: packages, machine and commit of the code."""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import platform
+import shutil
+import subprocess
+
+import jax
+
+
+def versions():
+  """What a run ran on, for its result: packages, device, CPU, our commit."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
+  return dict(
+    python=platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+    devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    cpu=_cpu_name(),
+    commit=commit(pathlib.Path(__file__).parents[2]),
+  )
+
+
+def commit(folder):
+  """The commit of a git checkout, with + if files differ; '' if it is none."""
+  # A folder in the checkout of something else has no .git of its own.
+  if not (folder / '.git').exists() or not shutil.which('git'):
+    return ''
+  describe = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+  return subprocess.run(
+    describe, cwd=folder, capture_output=True, text=True
+  ).stdout.strip()
+
+
+def _cpu_name():
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()

@@ -68,12 +68,16 @@ def append(cache, h, lengths=None):
       writes over the rest.
 
   Returns:
-    The new Cache. Tokens beyond L are dropped and show in `overflowed`.
+    The new Cache. Tokens beyond L are dropped and show in `overflowed`, as do
+    lengths that are not 0 to n: their rows are lost.
   """
   B, n = h.k.shape[:2]
   if cache.k.shape[0] != B:
     raise ValueError(f'The cache has {cache.k.shape[0]} rows, the inputs {B}.')
-  added = jnp.full(B, n) if lengths is None else lengths
+  added = jnp.full(B, n)
+  if lengths is not None:
+    possible = (lengths >= 0) & (lengths <= n)
+    added = jnp.where(possible, lengths, cache.length + 1)
   rows = jnp.arange(B)[:, None]
   places = cache.index[:, None] + jnp.arange(n)[None]
 

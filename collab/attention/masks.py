@@ -160,7 +160,10 @@ def check(mask, batch, H, T, S):
     if (part := getattr(mask, name)) is not None:
       label = 'mask' if name == 'dense' else f'mask.{name}'
       shape = tuple(sizes[axis] for axis in axes)
-      parts[name] = _flat(label, typed(label, part, kind), batch, shape)
+      part = typed(label, part, kind)
+      if kind is jnp.integer:  # one type, for they are compared
+        part = part.astype(int)
+      parts[name] = _flat(label, part, batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
 

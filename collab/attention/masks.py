@@ -160,7 +160,7 @@ def check(mask, batch, H, T, S):
     if (part := getattr(mask, name)) is not None:
       label = 'mask' if name == 'dense' else f'mask.{name}'
       shape = tuple(sizes[axis] for axis in axes)
-      parts[name] = _flat(label, typed(label, part, kind), batch, shape)
+      parts[name] = flat(label, typed(label, part, kind), batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
 
@@ -175,7 +175,7 @@ def typed(name, x, kind):
   return x
 
 
-def _flat(name, x, batch, shape):
+def flat(name, x, batch, shape):
   """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape]."""
   n, B, dense = len(shape), math.prod(batch), len(shape) > 1
   if dense:  # missing axes broadcast, too, as in linen

@@ -5,7 +5,7 @@ import pytest
 
 from collab.convert import calibration, source
 from collab.training import workdir
-from configs import lm_mha
+from configs import lm
 from tests import tiny
 
 
@@ -13,7 +13,7 @@ from tests import tiny
 def planted(tmp_path):
   """A workdir that names folders elsewhere, as `source.read` has it."""
   tiny.write_text(tmp_path / 'text')
-  config = lm_mha.get_config('sample')
+  config = lm.get_config('sample')
   changes = tiny.SMALL_LM | {
     'data.path': str(tmp_path / 'text'),
     'data.folder': str(tmp_path / 'elsewhere'),

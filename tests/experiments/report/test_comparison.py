@@ -179,7 +179,7 @@ def spoil(name, text):
       r'run.json is damaged: attention is .*, expected',
     ),
   ],
-  ids=str,
+  ids=lambda x: getattr(x, '__name__', str(x)),  # the same in all processes
 )
 def test_one_line(run, monkeypatch, capsys, spoilt, args, message):
   shutil.rmtree(run / 'checkpoints')  # nothing of them is read in vain

@@ -25,7 +25,7 @@ from collab.attention import Attention, Heads
 class Mine(Attention, kw_only=True):
   start: float = 1.0
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
     scale = self.vector('scale', nn.initializers.constant(self.start), (H,), x)
     k = self.project('key', y, (K,))[:, :, None]

@@ -12,7 +12,7 @@ supported.
 """
 
 from collab.attention.cache import Cache, cache_take
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention, Heads, Positions
 from collab.attention.masks import Mask
 from collab.attention.variants import build, names
 
@@ -21,6 +21,7 @@ __all__ = [
   'Cache',
   'Heads',
   'Mask',
+  'Positions',
   'build',
   'cache_take',
   'names',

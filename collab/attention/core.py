@@ -40,6 +40,18 @@ class Heads(NamedTuple):
   scale: float | None = None
 
 
+class Positions(NamedTuple):
+  """Where the tokens of a call stand in their sequences.
+
+  Attributes:
+    queries: int [B|1, T].
+    keys: int [B|1, S].
+  """
+
+  queries: jax.Array
+  keys: jax.Array
+
+
 class Attention(nn.Module):
   """Multi-head attention, drop-in for linen's MultiHeadDotProductAttention.
 
@@ -104,12 +116,11 @@ class Attention(nn.Module):
 
   # What a variant defines -----------------------------------------------------
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values).
 
-    Each token's from that token alone: decoding passes the new tokens only, and
-    does not say at which positions they stand. Hence a subclass that replaces
-    the heads of a variant, to rotate them, is refused with decode=True.
+    Each token's heads depend on that token and its position in `positions`, a
+    Positions, and on nothing else: decoding passes the new tokens only.
     """
     raise NotImplementedError
 
@@ -171,6 +182,8 @@ class Attention(nn.Module):
     dropout_rng=None,
     sow_weights=False,
     lengths=None,
+    positions=None,
+    key_positions=None,
   ):
     """Attends from inputs_q to inputs_k and inputs_v.
 
@@ -197,21 +210,40 @@ class Attention(nn.Module):
         intermediates/attention_weights.
       lengths: int [*batch], how many of the n decoded tokens are real; the
         rest is padding on the right.
+      positions: int [*batch, T], where inputs_q stands in its sequence, for
+        variants that look at it (masks do not). Default 0, 1, ..., or what
+        follows the cache's tokens; but a memory does not know how many queries
+        came before, so pass them when decoding with one.
+      key_positions: int [*batch, S], of inputs_k, with the same default. The
+        keys of inputs_q have `positions`.
 
     Returns:
       [*batch, T, out_features or D].
 
     Raises:
-      TypeError: a mask that is not bool, lengths that are not int.
+      TypeError: a mask that is not bool, lengths or positions that are not int.
       ValueError: shapes that do not fit, or what the variant cannot do.
     """
     *batch, T, D = inputs_q.shape
     x, y, z = self._inputs(inputs_q, inputs_k, inputs_v)
-    past, positions = self._past(), None
+    past = self._past()
+    if past is not None and len(past.index) != len(x):
+      raise ValueError(
+        f'The cache has {len(past.index)} rows, the inputs {len(x)}.'
+      )
+    start = 0 if past is None or past.memory else past.index[:, None]
+    places = start + jnp.arange(T)[None]
+    queries = _ints('positions', positions, batch, places)
+    keys = queries
+    if inputs_k is not None:
+      keys = start + jnp.arange(y.shape[1])[None]
+      keys = _ints('key_positions', key_positions, batch, keys)
+    elif key_positions is not None:
+      raise ValueError('key_positions needs inputs_k.')
     if past is None:
       if lengths is not None:
         raise ValueError('lengths is for a layer that decodes from its cache.')
-      h = self._heads(x, y, z)
+      h = self._heads(x, y, z, Positions(queries, keys))
       if self.decode:
         widths = None if inputs_k is None else (D, y.shape[-1], z.shape[-1])
         self.put_variable('cache', 'past', caches.empty(h, widths))
@@ -223,7 +255,8 @@ class Attention(nn.Module):
         )
       # The projections of keys and values run on no tokens at all.
       y, z = (jnp.zeros((x.shape[0], 0, n), x.dtype) for n in past.widths[1:])
-      h = past.heads(self._heads(x, y, z))
+      h = self._heads(x, y, z, Positions(queries, keys[:, :0]))
+      h = past.heads(h)
     else:
       if inputs_k is None and past.widths:
         raise ValueError(
@@ -237,14 +270,13 @@ class Attention(nn.Module):
           f'inputs_k for {T} of inputs_q. The memory of cross attention goes '
           'to prefill_memory, once.'
         )
-      positions = past.index[:, None] + jnp.arange(T)[None]
-      h = self._heads(x, y, z)
+      h = self._heads(x, y, z, Positions(queries, keys))
       past = caches.append(past, h, _lengths(lengths, batch))
       self.put_variable('cache', 'past', past)
       h = past.heads(h)
     mask = masks.check(mask, tuple(batch), self.num_heads, T, h.k.shape[1])
     if past is not None:
-      mask = _only_past(mask, past, positions)
+      mask = _only_past(mask, past, places)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
     out = nn.DenseGeneral(
       self.out_features or D,
@@ -315,19 +347,11 @@ class Attention(nn.Module):
 
   def _past(self):
     """The cache, or None where there is none (yet)."""
-    if not self.decode:
-      return None
-    owner = next(c for c in type(self).__mro__ if 'heads' in vars(c))
-    if Attention not in owner.__bases__:
-      raise ValueError(
-        f'{owner.__name__} replaces the heads of a variant and cannot decode: '
-        'heads is not told at which positions its tokens stand.'
-      )
-    return self.get_variable('cache', 'past')
+    return self.get_variable('cache', 'past') if self.decode else None
 
-  def _heads(self, x, y, z):
+  def _heads(self, *args):
     """`heads`, normalised if asked for."""
-    h = self.heads(x, y, z)
+    h = self.heads(*args)
     if not self.normalize_qk:
       return h
     if not self.plain_projections:
@@ -388,6 +412,14 @@ class Attention(nn.Module):
     self.sow('intermediates', 'attention_weights', p)
 
 
+def _ints(name, x, batch, default):
+  """int [B|1, n] from what the user gave as [*batch, n], or the default."""
+  if x is None:
+    return default
+  x = masks.typed(name, x, jnp.integer)
+  return masks.flat(name, x, tuple(batch), default.shape[1:])
+
+
 def _lengths(lengths, batch):
   """[B] from what the user gave as [*batch], or None."""
   if lengths is None:
@@ -400,13 +432,13 @@ def _lengths(lengths, batch):
   return lengths.ravel()
 
 
-def _only_past(mask, past, positions):
+def _only_past(mask, past, places):
   """Adds to the mask that queries see nothing but what the cache holds."""
   mask = mask or masks.Mask()
-  if positions is None:
+  if past.memory:
     held = jnp.arange(past.length)[None] < past.index[:, None]
     valid = held if mask.key_valid is None else held & mask.key_valid
     return mask.replace(key_valid=valid)
   if mask.q_positions is not None:
     raise ValueError('The cache decides q_positions; leave them out.')
-  return mask.replace(causal=True, q_positions=positions)
+  return mask.replace(causal=True, q_positions=places)

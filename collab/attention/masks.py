@@ -163,7 +163,7 @@ def check(mask, batch, H, T, S):
       part = typed(label, part, kind)
       if kind is jnp.integer:  # one type, for they are compared
         part = part.astype(int)
-      parts[name] = _flat(label, part, batch, shape)
+      parts[name] = flat(label, part, batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
 
@@ -178,7 +178,7 @@ def typed(name, x, kind):
   return x
 
 
-def _flat(name, x, batch, shape):
+def flat(name, x, batch, shape):
   """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape]."""
   n, B, dense = len(shape), math.prod(batch), len(shape) > 1
   if dense:  # missing axes broadcast, too, as in linen

@@ -117,14 +117,14 @@ class EncoderDecoder(nn.Module):
     memory = self.encode(
       batch['source'], batch['source_segments'], batch['source_positions']
     )
-    segments = batch['target_segments']
+    segments, positions = batch['target_segments'], batch['target_positions']
     return self.decoder(
-      self._embed(
-        batch['target_inputs'], self.target_positions, batch['target_positions']
-      ),
+      self._embed(batch['target_inputs'], self.target_positions, positions),
       memory,
       Mask(causal=True, q_segments=segments),
       Mask(q_segments=segments, kv_segments=batch['source_segments']),
+      positions=positions,
+      memory_positions=batch['source_positions'],
     )
 
   def encode(self, source, segments, positions=None):
@@ -132,7 +132,7 @@ class EncoderDecoder(nn.Module):
     if positions is None:
       positions = jnp.arange(source.shape[1])[None]
     x = self._embed(source, self.source_positions, positions)
-    return self.encoder(x, mask=Mask(q_segments=segments))
+    return self.encoder(x, mask=Mask(q_segments=segments), positions=positions)
 
   def prefill_memory(self, memory, lengths):
     """Fills the caches with a memory [B, S, D] of `lengths` real tokens."""
@@ -151,7 +151,7 @@ class EncoderDecoder(nn.Module):
       'cache', 'place', start if self.is_initializing() else place + n
     )
     x = self._embed(tokens, self.target_positions, positions)
-    return self.embed.logits(self.decoder(x, memory))
+    return self.embed.logits(self.decoder(x, memory, positions=positions))
 
   def _embed(self, tokens, add_positions, positions):
     x = add_positions(self.embed(tokens), positions)

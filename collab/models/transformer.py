@@ -157,6 +157,8 @@ class Block(nn.Module):
     mask=None,
     memory_mask=None,
     lengths=None,
+    positions=None,
+    memory_positions=None,
     drop_path=None,
   ):
     """[B, T, D] -> [B, T, D].
@@ -167,6 +169,8 @@ class Block(nn.Module):
       mask: of self-attention.
       memory_mask: of cross attention.
       lengths: int [B] of real tokens when decoding, see attention.Attention.
+      positions: int [B|1, T] of x, likewise.
+      memory_positions: int [B|1, S] of the memory, likewise.
       drop_path: probability of leaving f out, for each example and f.
     """
     config, deterministic = self.config, not self.has_rng('dropout')
@@ -185,12 +189,21 @@ class Block(nn.Module):
 
     def attend(x):
       return self.self_attention(
-        x, mask=mask, lengths=lengths, deterministic=deterministic
+        x,
+        mask=mask,
+        lengths=lengths,
+        positions=positions,
+        deterministic=deterministic,
       )
 
     def attend_to_memory(x):
       return self.cross(
-        x, memory, mask=memory_mask, deterministic=deterministic
+        x,
+        memory,
+        mask=memory_mask,
+        positions=positions,
+        key_positions=memory_positions,
+        deterministic=deterministic,
       )
 
     def mlp(x):

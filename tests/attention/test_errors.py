@@ -138,19 +138,23 @@ def test_inputs_of_other_lengths_or_batches(k, v, name, expected):
     init('mha', X, *args)
 
 
-class Rotary(variant('mha')):
-  """What rotary positions look like, put on from outside."""
+@pytest.mark.parametrize('name', ['positions', 'key_positions'])
+def test_positions_of_another_type_or_shape(name):
+  length = dict(positions=11, key_positions=7)[name]
+  call = lambda x: init('mha', X, Y, apply={name: x})
+  call(np.ones((2, length), int))
+  with fails(TypeError, f'{name} is float', 'expected int'):
+    call(np.ones((2, length)))
+  with fails(TypeError, f'{name} is bool', 'expected int'):
+    call(np.ones((2, length), bool))
+  for odd in ((2, 5), (3, length), (length,), (), (2, 1), (2, length, 1)):
+    with fails(ValueError, f'{name} has shape', rf'expected \(2, {length}\)'):
+      call(np.ones(odd, int))
 
-  def heads(self, x, y, z):
-    h = super().heads(x, y, z)
-    turn = lambda x: x * np.arange(x.shape[1])[None, :, None, None]
-    return h._replace(q=turn(h.q), k=turn(h.k))
 
-
-def test_a_subclass_that_adds_positions_does_not_decode():
-  assert Rotary(num_heads=3).init_with_output(KEY, X)[0].shape == X.shape
-  with fails(ValueError, 'Rotary', 'cannot decode', 'positions'):
-    Rotary(num_heads=3, decode=True).init(KEY, X)
+def test_key_positions_need_inputs_k():
+  with fails(ValueError, 'key_positions needs inputs_k'):
+    init('mha', apply=dict(key_positions=np.ones((2, 11), int)))
 
 
 @pytest.mark.parametrize('name', sorted({*VARIANTS} - {'mha', 'gqa', 'sha'}))
@@ -184,6 +188,8 @@ def test_decoding_arguments():
     call(cross, X)
   with fails(ValueError, 'inputs_q only', 'prefill_memory'):
     call(filled, X, Y)
+  with fails(ValueError, 'cache has 2 rows', '3'):
+    call(filled, np.ones((3, 1, 12), 'float32'))
   with fails(ValueError, 'inputs_q only', 'lengths', 'prefill_memory'):
     call(filled, X, lengths=lengths)
   long = np.ones((2, 8, 12), 'float32')

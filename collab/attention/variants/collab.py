@@ -53,7 +53,7 @@ class Collab(Attention, kw_only=True):
   bias: str = 'content'
   mixing_init: str = 'normal'
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, K, V = self.num_heads, self.shared_dim, self.head_dim(x.shape[-1])
     for field, legal in (('bias', BIASES), ('mixing_init', MIXING)):
       got = getattr(self, field)

@@ -15,7 +15,7 @@ class EL(Attention, kw_only=True):
 
   separate_values: ClassVar[bool] = False
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
     if y.shape[-1] != H * K:
       raise ValueError(

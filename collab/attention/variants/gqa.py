@@ -20,7 +20,7 @@ class GQA(Attention, kw_only=True):
 
   plain_projections: ClassVar[bool] = True
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])
     if G < 1 or H % G:
       raise ValueError(f'kv_heads={G} does not divide num_heads={H}.')

@@ -23,7 +23,7 @@ class MHA(Attention, kw_only=True):
 
   plain_projections: ClassVar[bool] = True
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, V = self.num_heads, self.head_dim(x.shape[-1])
     K = self.key_dim(x.shape[-1])
     return Heads(

@@ -24,7 +24,7 @@ class MHEAdd(Attention, kw_only=True):
 
   embedding_std: float = 0.02
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
     q = self.project('query', x, (K,))
     k = self.project('key', y, (K,))

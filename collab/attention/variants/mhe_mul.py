@@ -22,7 +22,7 @@ class MHEMul(Attention, kw_only=True):
   offset: float = 1.0
   embedding_std: float = 0.02
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
     q = self.project('query', x, (K,))[:, :, None]
     return Heads(

@@ -27,7 +27,7 @@ class MLA(Attention, kw_only=True):
 
   separate_values: ClassVar[bool] = False
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     H, K, R = self.num_heads, self.head_dim(x.shape[-1]), self.latent_dim
     if R < 1:
       raise ValueError(f'latent_dim={R} must be at least 1.')

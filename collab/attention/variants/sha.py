@@ -15,7 +15,7 @@ class SHA(Attention, kw_only=True):
 
   plain_projections: ClassVar[bool] = True
 
-  def heads(self, x, y, z):
+  def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
     return Heads(
       q=self.project('query', x, (K,))[:, :, None],

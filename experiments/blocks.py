@@ -5,9 +5,6 @@ from typing import NamedTuple
 
 from experiments import metric, table
 
-COLUMNS = ['task', 'score', 'model', 'in attention', 'seeds', 'mean']
-COLUMNS += table.STATISTICS
-
 
 class Block(NamedTuple):
   """The arms of one task.
@@ -28,16 +25,15 @@ class Block(NamedTuple):
 def compare(title, text, blocks):
   """The Table of some Blocks; how to read it comes after the text."""
   measured = [
-    table.measure(x.studies, x.metric, x.labels, next(iter(x.labels)))
+    table.measure(x.studies, x.metric, x.labels, next(iter(x.labels.values())))
     for x in blocks
   ]
-  rows = []
-  for block, found in zip(blocks, measured, strict=True):
-    for arm, label in block.labels.items():
-      one = found.get(arm)
-      size = f'{one.attention:,}' if one else ''
-      got = table.cells(one, block.metric)
-      rows.append([block.title, block.metric.title, label, size, *got])
+  rows = [
+    {'task': block.title, 'score': block.metric.title, 'model': label}
+    | table.cells(found.get(label), block.metric)
+    for block, found in zip(blocks, measured, strict=True)
+    for label in block.labels.values()
+  ]
 
   def draw(figure):
     columns = min(2, len(blocks))
@@ -47,19 +43,18 @@ def compare(title, text, blocks):
       axis = figure.add_subplot(rows, columns, place + 1)
       _differences(axis, block, measured[place])
 
-  every = {(i, arm): x for i, y in enumerate(measured) for arm, x in y.items()}
-  notes = table.notes(every, 'the first line of a task')
-  return table.Table(title, f'{text}\n\n{notes}', COLUMNS, rows, draw)
+  notes = table.notes(measured, 'the first line of a task')
+  return table.Table(title, f'{text}\n{notes}', rows, draw)
 
 
 def _differences(axis, block, found):
   """To the first, with their intervals, which are narrower than the scores'."""
-  first, *others = block.labels
-  for place, arm in enumerate(others, 1):
-    if arm in found and first in found:
-      x = found[arm].interval
+  first, *others = labels = list(block.labels.values())
+  for place, label in enumerate(others, 1):
+    if label in found and first in found:
+      x = found[label].interval
       table.point(axis, x.difference, x.span, place)
   axis.axvline(0, color='#888888', lw=1)
-  table.names(axis, block.labels)
-  what = f'difference to {block.labels[first]}'
+  table.names(axis, labels)
+  what = f'difference to {first}'
   axis.set(title=block.title, xlabel=f'{block.metric.title}, {what}')

@@ -36,47 +36,41 @@ ARMS = {  # their names in the studies, '' where it has none
 
 def trained():
   """The table of models that are trained from nothing."""
-  found = [
-    table.measure([name], of, [x[i] for x in ARMS.values()])
-    for i, (name, (_, of)) in enumerate(TASKS.items())
+  names = [
+    {x[i]: label for label, x in ARMS.items()} for i in range(len(TASKS))
   ]
-  full = found[0].get('mha')
+  found = [
+    table.measure([name], of, arms, 'MHA')
+    for (name, (_, of)), arms in zip(TASKS.items(), names, strict=True)
+  ]
+  full = found[0].get('MHA')
   rows = []
   for label, arms in ARMS.items():
-    one = found[0].get(arms[0])
-    share = ''
+    one, share = found[0].get(label), ''
     if one and full:
       share = f'{table.ratio(one.attention, full.attention):.2f}'
-    cells = [
-      _cell(measured.get(arm), of) if arm else ''
-      for measured, arm, (_, of) in zip(
-        found, arms, TASKS.values(), strict=True
-      )
-    ]
-    rows.append([label, share, *cells])
-  titles = [
-    f'{title} ({_seeds(measured)})'
-    for measured, (title, _) in zip(found, TASKS.values(), strict=True)
-  ]
-  return _markdown(['attention', "of MHA's parameters", *titles], rows)
+    row = {'attention': label, "of MHA's parameters": share}
+    for measured, arm, (title, of) in zip(
+      found, arms, TASKS.values(), strict=True
+    ):
+      cell = _cell(measured.get(label), of) if arm else ''
+      row[f'{title} ({_seeds(measured)})'] = cell
+    rows.append(row)
+  return table.markdown(rows)
 
 
 def converted():
   """The table of MiniLM, converted and fine-tuned."""
-  found = {
-    task: table.measure(
-      ['glue'], of, [f'{task}-{arm}' for arm in glue.ARMS], f'{task}-original'
-    )
-    for task, of in glue.METRICS.items()
-  }
+  found = {task: glue.measure(task) for task in glue.METRICS}
   rows = []
-  for arm, label in glue.ARMS.items():
-    ones = [found[task].get(f'{task}-{arm}') for task in glue.METRICS]
+  for label in glue.ARMS.values():
+    ones = [measured.get(label) for measured in found.values()]
     size = next((f'{x.attention:,}' for x in ones if x), '')
+    titles = [f'{task} ({_seeds(x)})' for task, x in found.items()]
     cells = map(_cell, ones, glue.METRICS.values())
-    rows.append([label, size, *cells])
-  titles = [f'{task} ({_seeds(x)})' for task, x in found.items()]
-  return _markdown(['model', 'in attention', *titles], rows)
+    row = {'model': label, 'in attention': size}
+    rows.append(row | dict(zip(titles, cells, strict=True)))
+  return table.markdown(rows)
 
 
 def dates():
@@ -116,11 +110,6 @@ def _seeds(measured):
   """How many runs an arm has."""
   numbers = sorted({x.interval.seeds for x in measured.values()})
   return f'seeds: {" or ".join(map(str, numbers)) or "none"}'
-
-
-def _markdown(columns, rows):
-  lines = [columns, ['---'] * len(columns), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 if __name__ == '__main__':

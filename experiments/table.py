@@ -32,15 +32,14 @@ class Table(NamedTuple):
 
   Attributes:
     title: of the Markdown.
-    text: what is to be said before the table, paragraphs.
-    columns: names.
-    rows: lists of texts, as long.
+    text: the docstring of its module: a line on what it is, and the paragraphs
+      that are to stand before the table.
+    rows: dicts {column: text}.
     draw: function of a Figure.
   """
 
   title: str
   text: str
-  columns: list
   rows: list
   draw: Callable
 
@@ -50,38 +49,36 @@ class Measured(NamedTuple):
 
   Attributes:
     interval: intervals.Interval.
-    parameters: of the model.
     attention: parameters of its attention.
     steps: of training.
     examples: whether the interval is over examples too.
   """
 
   interval: intervals.Interval
-  parameters: int
   attention: int
   steps: int
   examples: bool
 
 
 def measure(studies, metric, arms, baseline='mha'):
-  """{arm: Measured} of the arms that have rows.
+  """{name: Measured} of the arms that have rows.
 
   If one run's examples are missing, all intervals are over seeds alone.
 
   Args:
     studies: names of those that the arms are of.
     metric: metric.Metric.
-    arms: names.
-    baseline: the one that the others are tested against.
+    arms: {arm in the rows: its name here}.
+    baseline: name of the one that the others are tested against.
   """
   rows, folder = defaultdict(list), study.RESULTS
   for name in studies:
     for row in results.rows(folder / f'{name}.jsonl', **MEASURED):
       if row.get('arm') in arms:
-        rows[row['arm']].append(row)
+        rows[arms[row['arm']]].append(row)
   sums = {
-    arm: [_sums(row, metric, folder) for row in found]
-    for arm, found in rows.items()
+    name: [_sums(row, metric, folder) for row in found]
+    for name, found in rows.items()
   }
   every = [x for found in sums.values() for x in found]
   examples = not any(x is None for x in every)
@@ -89,14 +86,14 @@ def measure(studies, metric, arms, baseline='mha'):
   if not examples:  # a run is its own one example
     score = lambda x: x[..., 0]
     sums = {
-      arm: [[[metric.value(row['metrics'])]] for row in found]
-      for arm, found in rows.items()
+      name: [[[metric.value(row['metrics'])]] for row in found]
+      for name, found in rows.items()
     }
   elif len({len(x) for x in every}) > 1:
     told = {
       row['examples']: len(x)
-      for arm, found in rows.items()
-      for row, x in zip(found, sums[arm], strict=True)
+      for name, found in rows.items()
+      for row, x in zip(found, sums[name], strict=True)
     }
     low, high = min(told, key=told.get), max(told, key=told.get)
     raise ValueError(
@@ -104,16 +101,11 @@ def measure(studies, metric, arms, baseline='mha'):
       f'{told[high]}: expected as many, of the same test set.'
     )
   found = intervals.compare(sums, score, baseline, metric.test)
+  fields = 'attention_parameters', 'steps'
   return {
-    arm: Measured(
-      found[arm],
-      rows[arm][0]['parameters'],
-      rows[arm][0]['attention_parameters'],
-      rows[arm][0]['steps'],
-      examples,
-    )
-    for arm in arms
-    if arm in found
+    name: Measured(found[name], *map(rows[name][0].get, fields), examples)
+    for name in arms.values()
+    if name in found
   }
 
 
@@ -137,33 +129,42 @@ def ratio(x, y):
   return x / y if y else math.nan
 
 
-def cells(found, metric):
-  """Seeds, score and STATISTICS of a Measured, or None, as texts."""
+def cells(found, metric, mean='mean'):
+  """What a row says of a Measured, or of None.
+
+  Args:
+    found: Measured, or None of what was not run.
+    metric: metric.Metric.
+    mean: name of the column with the score.
+  """
   if found is None:
-    return ['', NOT_RUN, *([''] * len(STATISTICS))]
+    columns = 'in attention', 'seeds', mean, *STATISTICS
+    return dict.fromkeys(columns, '') | {mean: NOT_RUN}
   x, digits = found.interval, metric.digits
   number = lambda value, sign='': (
     '' if value is None else f'{value:{sign}.{digits}f}'
   )
-  return [
-    str(x.seeds),
-    number(x.mean),
-    number(x.std),
-    number(x.low),
-    number(x.high),
-    number(x.difference, '+'),
-    ' to '.join(number(end, '+') for end in x.span or ()),
-    '' if x.p is None else f'{x.p:.3f}',
-  ]
+  return {
+    'in attention': f'{found.attention:,}',
+    'seeds': str(x.seeds),
+    mean: number(x.mean),
+    'std': number(x.std),
+    '95 % from': number(x.low),
+    'to': number(x.high),
+    'difference': number(x.difference, '+'),
+    '95 % of it': ' to '.join(number(end, '+') for end in x.span or ()),
+    'p': '' if x.p is None else f'{x.p:.3f}',
+  }
 
 
-def notes(found, baseline='mha'):
-  """What has to be known to read a table of Measured."""
-  if not found:
+def notes(measured, baseline='mha'):
+  """What has to be known to read a table of some results of `measure`."""
+  every = [x for found in measured for x in found.values()]
+  if not every:
     return 'No run has finished yet.'
-  steps = sorted({x.steps for x in found.values()})
+  steps = sorted({x.steps for x in every})
   over = 'seeds and examples'
-  if not all(x.examples for x in found.values()):
+  if not all(x.examples for x in every):
     over = 'seeds alone, for some runs have no examples kept'
   return (
     f'{" or ".join(f"{n:,}" for n in steps)} steps. Intervals and p are of '
@@ -174,23 +175,30 @@ def notes(found, baseline='mha'):
   )
 
 
+def markdown(rows):
+  """A table of dicts {column: text}."""
+  columns = list(rows[0])
+  lines = columns, ['---'] * len(columns), *(row.values() for row in rows)
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
 def write(name, table, folder):
   """Writes folder/name.md, .csv and .png; returns their paths."""
-  folder = pathlib.Path(folder)
-  text = io.StringIO()
-  csv.writer(text, lineterminator='\n').writerows([table.columns, *table.rows])
-  rows = [table.columns, ['---'] * len(table.columns), *table.rows]
-  lines = [f'| {" | ".join(row)} |' for row in rows]
-  paragraphs = [' '.join(x.split()) for x in table.text.split('\n\n')]
+  folder, file = pathlib.Path(folder), io.StringIO()
+  writer = csv.DictWriter(file, list(table.rows[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(table.rows)
+  text = file.getvalue()
+  _, *paragraphs = (' '.join(x.split()) for x in table.text.split('\n\n'))
   head = [f'# {table.title}', *paragraphs, f'![{table.title}]({name}.png)']
   head += [f'`./launch.sh python -m experiments.tables {name}`']
   paths = [folder / f'{name}.{kind}' for kind in ('md', 'csv', 'png')]
-  atomic.write_text(paths[0], '\n\n'.join([*head, '\n'.join(lines)]) + '\n')
-  atomic.write_text(paths[1], text.getvalue())
+  atomic.write_text(paths[0], '\n\n'.join([*head, markdown(table.rows)]) + '\n')
+  atomic.write_text(paths[1], text)
   figure = Figure(figsize=(9, 4), layout='constrained')
   table.draw(figure)
   # Which numbers it shows: bytes of a PNG depend on the library that drew it.
-  source = hashlib.sha256(text.getvalue().encode()).hexdigest()
+  source = hashlib.sha256(text.encode()).hexdigest()
   figure.savefig(paths[2], dpi=110, metadata={'Source': source})
   return paths
 
@@ -200,15 +208,15 @@ def bars(axis, found, metric, labels):
 
   Args:
     axis: to draw on.
-    found: {arm: Measured} of some of them.
+    found: {name: Measured} of some arms.
     metric: metric.Metric.
-    labels: {arm: text} of all of them.
+    labels: {name: text} of all arms.
   """
-  for place, arm in enumerate(labels):
-    if arm in found:
-      x = found[arm].interval
+  for place, name in enumerate(labels):
+    if name in found:
+      x = found[name].interval
       point(axis, x.mean, (x.low, x.high), place)
-  names(axis, labels)
+  names(axis, labels.values())
   axis.set_xlabel(metric.title)
 
 
@@ -223,7 +231,7 @@ def point(axis, x, interval, place):
 
 def names(axis, labels):
   """Of the rows, from above."""
-  axis.set_yticks(range(len(labels)), labels.values())
+  axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)
   tidy(axis)
 
@@ -231,3 +239,8 @@ def names(axis, labels):
 def tidy(axis):
   axis.spines[['top', 'right']].set_visible(False)
   axis.grid(alpha=0.3)
+
+
+def legend(axis, **options):
+  """Beside the drawing."""
+  axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), **options)

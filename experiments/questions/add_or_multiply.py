@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(a) MHE-ADD or MHE-MUL, across tasks?"""
+"""(a) MHE-ADD or MHE-MUL, across tasks?
 
-from experiments import blocks, metric
-
-LABELS = {
-  'mhe_add': 'MHE-ADD',
-  'mhe_mul': 'MHE-MUL',
-  'sha': 'SHA',
-  'mha': 'MHA',
-}
-TEXT = """Which of the two, when ADD can only re-weight keys? In MHE-ADD all
+Which of the two, when ADD can only re-weight keys? In MHE-ADD all
 heads share one score matrix: they differ by a bias of each key that no query
 changes, and by a bias of their value (`collab.attention.variants.mhe_add`). In
 MHE-MUL each head has its own scores. Both cost the same parameters, about those
@@ -23,6 +15,15 @@ bought little here, where heads are 32 wide; [where they are
 16](number_of_heads.md) MUL is ahead, by 8 to 10 % of perplexity. Models are
 small, training short, two or three seeds.
 """
+
+from experiments import blocks, metric
+
+LABELS = {
+  'mhe_add': 'MHE-ADD',
+  'mhe_mul': 'MHE-MUL',
+  'sha': 'SHA',
+  'mha': 'MHA',
+}
 ENGLISH_GERMAN = blocks.Block(
   'English to German', ['translation'], metric.BLEU, LABELS
 )
@@ -43,4 +44,4 @@ FASHION = blocks.Block(
 
 def table():
   every = [ENGLISH_GERMAN, GERMAN_ENGLISH, WIKITEXT, FASHION]
-  return blocks.compare('MHE-ADD or MHE-MUL', TEXT, every)
+  return blocks.compare('MHE-ADD or MHE-MUL', __doc__, every)

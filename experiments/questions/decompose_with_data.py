@@ -1,19 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(f) Plain or data-aware re-parametrisation, one width or one a layer?"""
+"""(f) Plain or data-aware re-parametrisation, one width or one a layer?
 
-from collections import defaultdict
-import math
-
-from collab.io import json_text
-from experiments import results, study
-from experiments import table as tables
-
-WAYS = {
-  'plain': 'weights alone',
-  'data-aware': 'looks at data',
-  'per layer': 'looks at data, a width for each layer',
-}
-TEXT = """The paper decomposes the weights, with one key width for all layers.
+The paper decomposes the weights, with one key width for all layers.
 What if the decomposition fits the scores of real inputs, and if each layer has
 the width that it needs, at the same number of parameters? all-MiniLM-L6-v2 (6
 layers of width 384) as collaborative attention, nothing fine-tuned: cosine of
@@ -35,8 +23,19 @@ with a quarter, data cost 0.9 and 3.5, weights alone 5 and 54. SST-2, where
 little is lost in any way, and RTE, near chance, tell hardly anything apart. An
 epoch is short; the paper, whose factors see weights alone, trains longer.
 """
-COLUMNS = ['key width', 'decomposition', 'widths of the layers']
-COLUMNS += ['in attention', 'cosine', 'Spearman']
+
+from collections import defaultdict
+import math
+
+from collab.io import json_text
+from experiments import results, study
+from experiments import table as tables
+
+WAYS = {
+  'plain': 'weights alone',
+  'data-aware': 'looks at data',
+  'per layer': 'looks at data, a width for each layer',
+}
 
 
 def table():
@@ -54,15 +53,16 @@ def table():
     json_text.require(row, path, attention_parameters=int)
     found[row['way']].append(row)
     widths = row.get('widths')
+    widths = widths if isinstance(widths, list) else []
     rows.append(
-      [
-        str(row['key_width']),
-        WAYS[row['way']],
-        '/'.join(map(str, widths)) if isinstance(widths, list) else '',
-        f'{row["attention_parameters"]:,}',
-        f'{row["cosine"]:.4f}',
-        f'{row["spearman"]:.3f}',
-      ]
+      {
+        'key width': str(row['key_width']),
+        'decomposition': WAYS[row['way']],
+        'widths of the layers': '/'.join(map(str, widths)),
+        'in attention': f'{row["attention_parameters"]:,}',
+        'cosine': f'{row["cosine"]:.4f}',
+        'Spearman': f'{row["spearman"]:.3f}',
+      }
     )
 
   def draw(figure):
@@ -80,4 +80,4 @@ def table():
     axis.legend(loc='lower right')
 
   title = 'Plain or data-aware, one width or one a layer'
-  return tables.Table(title, TEXT, COLUMNS, rows, draw)
+  return tables.Table(title, __doc__, rows, draw)

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(c) Does it hold in another direction of translation?"""
+"""(c) Does it hold in another direction of translation?
+
+Both papers translate into German. Is the order of the attentions the
+same out of it?
+
+**It is.** Collaborative attention with a quarter of the key width is as good as
+MHA in both directions; MQA, SHA and both MHE lose 1.3 to 1.7 BLEU in both, and
+no direction tells these four apart. Out of German two seeds; captions of
+images, and models of 3 to 4 million parameters.
+"""
 
 from experiments import blocks, metric
 from experiments.studies import german_english
@@ -12,14 +21,6 @@ LABELS = {
   'mhe_add': 'MHE-ADD',
   'mhe_mul': 'MHE-MUL',
 }
-TEXT = """Both papers translate into German. Is the order of the attentions the
-same out of it?
-
-**It is.** Collaborative attention with a quarter of the key width is as good as
-MHA in both directions; MQA, SHA and both MHE lose 1.3 to 1.7 BLEU in both, and
-no direction tells these four apart. Out of German two seeds; captions of
-images, and models of 3 to 4 million parameters.
-"""
 
 
 def table():
@@ -28,4 +29,4 @@ def table():
     blocks.Block('English to German', ['translation'], metric.BLEU, LABELS),
     blocks.Block('German to English', ['german_english'], metric.BLEU, back),
   ]
-  return blocks.compare('Another direction', TEXT, every)
+  return blocks.compare('Another direction', __doc__, every)

@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(g) What is saved in time and memory, not only parameters?"""
+"""(g) What is saved in time and memory, not only parameters?
 
-from benchmarks import attention as layers
-from benchmarks import protocol
-from collab import attention
-from collab.io import json_text
-from experiments import table as tables
-
-TEXT = """The papers count parameters. These are shares of our own MHA, of one
+The papers count parameters. These are shares of our own MHA, of one
 layer (D = 768, 12 heads, float32): parameters; time of forward and backward at
 512 and 2,048 tokens; temporary memory of that at 2,048; time of decoding one
 token for 32 rows with 2,048 places, and the bytes of its cache. Two CPU cores;
@@ -25,6 +19,13 @@ third of the time); halving the cache (SKV, EL) or a third of it (GQA) gains
 nothing here, as each head's products with so few rows bind a CPU before its
 memory does. On a GPU or TPU, none of which we had, that balance is another.
 """
+
+from benchmarks import attention as layers
+from benchmarks import protocol
+from collab import attention
+from collab.io import json_text
+from experiments import table as tables
+
 COLUMNS = ['layer', 'parameters', 'time, T=512', 'time, T=2048', 'memory']
 COLUMNS += ['time to decode', 'cache']
 
@@ -58,7 +59,8 @@ def table():
     for label, values in found.items()
   }
   rows = [
-    [label, *(f'{x:.2f}' for x in values)] for label, values in shares.items()
+    dict(zip(COLUMNS, [label, *map('{:.2f}'.format, values)], strict=True))
+    for label, values in shares.items()
   ]
 
   def draw(figure):
@@ -68,13 +70,11 @@ def table():
       values = [x[i] for x in shares.values()]
       marker = 'osD^v*'[i]
       axis.plot(values, places, marker, color=f'C{i}', label=name)
-    axis.set_yticks(places, shares)
-    axis.set_ylim(len(shares) - 0.5, -0.5)
+    tables.names(axis, list(shares))
     axis.axvline(1, color='#888888', lw=1)
     axis.set(xlabel="share of MHA's", xscale='log')
     axis.xaxis.set_major_formatter('{x:g}')
-    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
-    tables.tidy(axis)
+    tables.legend(axis)
 
   title = 'What is saved in time and memory'
-  return tables.Table(title, TEXT, COLUMNS, rows, draw)
+  return tables.Table(title, __doc__, rows, draw)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(e) Do collaborative attention's mixing initialisers matter?"""
+"""(e) Do collaborative attention's mixing initialisers matter?
 
-from experiments import blocks, metric
-
-TEXT = """Collaborative attention's mixing rows m_h can start as blocks of ones
+Collaborative attention's mixing rows m_h can start as blocks of ones
 (each head has a part of the keys for itself, as in MHA with narrower keys), as
 normal numbers (0.2, the default) or by Xavier. The released code trained with
 two different ones.
@@ -16,6 +14,8 @@ the default and MHA with keys as narrow, which is what they begin as; at a half
 they are 0.2 behind, within the interval. Two seeds each, three of the default
 and MHA.
 """
+
+from experiments import blocks, metric
 
 
 def table():
@@ -33,4 +33,4 @@ def table():
     )
     for width in (96, 48)
   ]
-  return blocks.compare('What the mixing starts from', TEXT, every)
+  return blocks.compare('What the mixing starts from', __doc__, every)

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(b) How many heads, from 8 to 128?"""
+"""(b) How many heads, from 8 to 128?
 
-from experiments import blocks, metric
-from experiments.studies import many_heads
-
-TITLES = dict(mha='MHA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL')
-TEXT = """Do head embeddings keep up when heads are many? The papers stop at 16.
+Do head embeddings keep up when heads are many? The papers stop at 16.
 Every head is 16 wide, so that MHA's attention grows with their number while the
 model stays 192 wide; MHE's grows by the output projection alone.
 
@@ -16,6 +12,11 @@ whose heads have parameters of their own, gains 10 % from 8 to 32 heads and no
 more from 128; the other three lose 8 to 11 %. After 400 steps all are far from
 converged; two seeds.
 """
+
+from experiments import blocks, metric
+from experiments.studies import many_heads
+
+TITLES = dict(mha='MHA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL')
 
 
 def table():
@@ -28,4 +29,4 @@ def table():
     )
     for heads in many_heads.HEADS
   ]
-  return blocks.compare('From 8 to 128 heads', TEXT, every)
+  return blocks.compare('From 8 to 128 heads', __doc__, every)

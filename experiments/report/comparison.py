@@ -11,6 +11,7 @@ import statistics
 
 from experiments import results as numbers
 from experiments.report import charts, one, page, runs
+from experiments.report.page import parts
 
 # Of a conversion, what the config does not say.
 CONVERSION = 'source', 'calibration', 'rows', 'refine'
@@ -23,12 +24,7 @@ def write(found):
   for run in found:
     tasks.setdefault(run.task, []).append(run)
   done = sum(bool(run.result) for run in found)
-  kind = 'outcome done' if done == len(found) else 'outcome'
   dates = sorted(str(r.result['date']) for r in found if 'date' in r.result)
-  head = page.paragraph(f'{done} of {len(found)} runs are finished.', kind)
-  if dates:
-    span = dict.fromkeys((dates[0], dates[-1]))
-    head += page.paragraph(' to '.join(span), 'soft')
   sections = {}
   for task, some in tasks.items():
     arms, of = of_arms(some), f' of {task}' if len(tasks) > 1 else ''
@@ -36,9 +32,16 @@ def write(found):
       f'Results{of}': results(arms),
       f'Learning curves{of}': curves(arms),
       f'Cost{of}': cost(arms),
-      f'Runs{of}': each(arms),
+      f'Runs{of}': parts.runs(arms),
     }
-  return page.page(f'{len(found)} runs of {", ".join(tasks)}', head, sections)
+  return page.page(
+    title=f'{len(found)} runs of {", ".join(tasks)}',
+    outcome=f'{done} of {len(found)} runs are finished.',
+    done=done == len(found),
+    facts=' to '.join(dict.fromkeys((*dates[:1], *dates[-1:]))),
+    sections={name: body for name, body in sections.items() if body},
+    wide=False,
+  )
 
 
 def of_arms(some):
@@ -85,7 +88,7 @@ def results(arms):
   }
   every = [x for some in scores.values() for x in some]
   if not every:
-    return page.paragraph('None yet.')
+    return parts.paragraph('None yet.')
   names = dict.fromkeys(name for scores in every for name in scores)
   names = [name for name in names if _tells(name, every)]
   first = [name for name in runs.HEADLINES if name in names]
@@ -95,7 +98,7 @@ def results(arms):
     for label, some in scores.items()
   ]
   about = 'Test: mean ± standard deviation over seeds'
-  return page.table(('arm', 'seeds', *names), rows, about)
+  return parts.table(('arm', 'seeds', *names), rows, about)
 
 
 def _tells(name, every):
@@ -121,13 +124,13 @@ def curves(arms):
   """A chart for each metric, a line for each run, a colour for each arm."""
   every = [run for some in arms.values() for run in some]
   drawn = []
-  for metric, parts in runs.curves(arms).items():
-    for part, lines in parts.items():
+  for metric, by_part in runs.curves(arms).items():
+    for part, lines in by_part.items():
       if part == 'val' or (part, metric) in SHOWN:
         some = [charts.Curve(*line) for line in lines]
         last = one.last_step(every)
         drawn.append(charts.chart(f'{part} {metric}', some, last, [*arms]))
-  return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ''
+  return parts.charts(drawn) if any(drawn) else ''
 
 
 def cost(arms):
@@ -150,21 +153,8 @@ def cost(arms):
   about = f'a sequence of {" or ".join(sorted(lengths))} tokens. ' * any(
     lengths
   )
-  return page.table(
+  return parts.table(
     [head[i] for i in kept],
     [[row[i] for i in kept] for row in rows],
     f'All attention layers; {about}{one.ABOUT}',
   )
-
-
-def each(arms):
-  """Outcome and command of each run, closed."""
-  parts = []
-  for label, some in arms.items():
-    items = ''.join(
-      page.paragraph(f'{run.name}: {runs.outcome(run)} {one.facts(run)}')
-      + page.code(run.command)
-      for run in some
-    )
-    parts.append(page.details(f'{label} ({len(some)})', items))
-  return ''.join(parts)

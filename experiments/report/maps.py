@@ -74,7 +74,11 @@ def example(found, text='') -> Example:
   Raises:
     ValueError: the data is not there, or the model does not read text.
   """
-  return SHOWN[models.build(**found.model).READS](found, text)
+  return SHOWN[_reads(found)](found, text)
+
+
+def _reads(found):
+  return models.find(found.model['name']).READS
 
 
 def _image(found, text):
@@ -92,10 +96,9 @@ def _image(found, text):
 
 def _row(found, text):
   """One sequence, for an encoder or a decoder."""
-  model = models.build(**found.model)
   if not text:
     batch = _training(found)
-  elif model.READS == 'texts':
+  elif _reads(found) == 'texts':
     words = sources.words(found)
     rows = examples.encode([(text,)], words, found.model['max_length'])
     batch = examples.pad(rows, [0], int(rows.lengths[0]))
@@ -111,7 +114,7 @@ def _row(found, text):
     if name in batch
   }
   about = f'{_whence(text)}, {_length(kept, n)}'
-  (place,) = model.attentions()
+  (place,) = models.build(**found.model).attentions()
   tokens = {place.name: _spell(found, row['tokens'][0])}
   return Example(about, row | dict(lengths=np.int32([kept])), tokens)
 

@@ -8,6 +8,7 @@ from collab.convert import source
 from collab.runtime import workdir as workdirs
 from experiments import results
 from experiments.report import charts, gallery, maps, page, runs
+from experiments.report.page import parts
 
 # Of accounting.layer.Cost: what a cost is called, and its unit.
 COSTS = dict(
@@ -34,40 +35,20 @@ def write(run, text='', data=''):
     text: see maps.example.
     data: see source.Source.
   """
-  head = page.paragraph(
-    runs.outcome(run), 'outcome done' if run.result else 'outcome'
-  )
-  head += page.paragraph(facts(run), 'soft')
   return page.page(
-    f'{run.task} with {run.variant}, seed {run.config["seed"]}',
-    head,
-    {
+    title=f'{run.task} with {run.variant}, seed {run.config["seed"]}',
+    outcome=run.outcome,
+    done=bool(run.result),
+    facts=run.facts,
+    sections={
       'Results': scores(run),
       'Cost': cost(run),
       'Learning curves': curves(run),
       **attention(run, text, data),
       'Config': config(run),
     },
-    kind='two',
+    wide=True,
   )
-
-
-def facts(run):
-  """Date, sizes and time in a line."""
-  words, result = [run.name], run.result
-  if 'date' in result:
-    words.append(str(result['date']))
-  for name, told in (
-    ('parameters', 'parameters'),
-    ('attention_parameters', 'in attention'),
-    ('seconds', 's of training'),
-  ):
-    if name in result:
-      words.append(f'{runs.number(result[name])} {told}')
-  data = run.config['data']
-  if source := data.get('path') or data.get('corpus'):
-    words.append(f'data {source}')
-  return ' · '.join(words)
 
 
 def scores(run):
@@ -82,21 +63,21 @@ def scores(run):
     }
   rows = [(name, runs.number(value)) for name, value in found.items()]
   if not rows:
-    return page.paragraph('None yet.')
-  return page.table(('metric', 'value'), rows, when)
+    return parts.paragraph('None yet.')
+  return parts.table(('metric', 'value'), rows, when)
 
 
 def curves(run):
   """A chart for each metric, training and validation in one."""
   drawn = []
-  for metric, parts in runs.curves({'': [run]}).items():
-    part, *others = parts
+  for metric, by_part in runs.curves({'': [run]}).items():
+    part, *others = by_part
     title = metric if others else f'{part} {metric}'.strip()
-    lines = [charts.Curve(p, x) for p, some in parts.items() for _, x in some]
+    lines = [charts.Curve(p, x) for p, some in by_part.items() for _, x in some]
     drawn.append(charts.chart(title, lines, last_step([run]), PARTS))
   if not any(drawn):
-    return page.paragraph('None: metrics.jsonl has no two rows to draw.')
-  return f'<div class="charts">{"".join(drawn)}</div>'
+    return parts.paragraph('None: metrics.jsonl has no two rows to draw.')
+  return parts.charts(drawn)
 
 
 def last_step(some):
@@ -120,7 +101,7 @@ def attention(run, text, data):
     if text:
       raise ValueError(why) from e
     print(f'report: {why}', file=sys.stderr)
-    return {'Attention': page.paragraph(why)}
+    return {'Attention': parts.paragraph(why)}
   return {
     'Attention': gallery.show(seen, layers),
     'Heads alike': gallery.alike(layers),
@@ -156,7 +137,7 @@ def cost(run):
   try:
     tokens, own, mha = costs(run)
   except ValueError as e:
-    return page.paragraph(f'Not known: {" ".join(str(e).split())}')
+    return parts.paragraph(f'Not known: {" ".join(str(e).split())}')
   rows = []
   for name, (told, unit) in COSTS.items():
     value, of = getattr(own, name), getattr(mha, name)
@@ -167,7 +148,7 @@ def cost(run):
   head = '', run.variant, 'mha', 'share'
   if own == mha:
     head, rows = head[:2], [row[:2] for row in rows]
-  return page.table(head, rows, about)
+  return parts.table(head, rows, about)
 
 
 def amount(x, unit):
@@ -189,13 +170,4 @@ def length(run, model):
 def config(run):
   """Command, versions and all fields."""
   fields = runs.flat(run.config).items()
-  versions = [(name, str(x)) for name, x in run.versions.items()]
-  return ''.join(
-    (
-      page.code(run.command),
-      page.details('Versions', page.table((), versions)),
-      page.details(
-        'All fields', page.table((), [(k, repr(x)) for k, x in fields])
-      ),
-    )
-  )
+  return parts.config(run, [(key, repr(value)) for key, value in fields])

@@ -4,6 +4,8 @@
 import pathlib
 from typing import NamedTuple
 
+from flax import traverse_util
+
 from collab.io import json_text
 from collab.runtime import workdir as workdirs
 from collab.training import logs
@@ -11,6 +13,11 @@ from experiments import results
 
 # What a run is judged by: the first of these that its task has.
 HEADLINES = ('bleu', 'score', 'f1', 'top1', 'perplexity')
+FACTS = dict(
+  parameters='parameters',
+  attention_parameters='in attention',
+  seconds='s of training',
+)
 DRAWN = ('train/', 'val/')
 NOT_DRAWN = ('train/skipped', 'train/weight')
 SPEED = '_per_second'
@@ -53,6 +60,37 @@ class Run(NamedTuple):
   @property
   def variant(self):
     return str(self.config['model'].get('attention', {}).get('name', ''))
+
+  @property
+  def outcome(self):
+    """Whether it came to its end, and how well it did."""
+    total = self.config['total_steps']
+    if self.result:
+      words = f'Finished {number(self.result.get("steps", total))} steps'
+      scores = self.result.get('metrics', {})
+      for name in [x for x in HEADLINES if x in scores][:1]:
+        words += f': {name} {number(scores[name])} on the test set'
+      return f'{words}.'
+    if not total:
+      return 'Converted from a checkpoint, not trained.'
+    step = max((row['step'] for row in self.rows), default=0)
+    return f'Not finished: {step:,} of {total:,} steps so far.'
+
+  @property
+  def facts(self):
+    """Date, sizes and time in a line."""
+    words = [self.name]
+    if 'date' in self.result:
+      words.append(str(self.result['date']))
+    words += [
+      f'{number(self.result[name])} {told}'
+      for name, told in FACTS.items()
+      if name in self.result
+    ]
+    data = self.config['data']
+    if source := data.get('path') or data.get('corpus'):
+      words.append(f'data {source}')
+    return ' · '.join(words)
 
 
 def find(paths):
@@ -106,26 +144,6 @@ def read(folder) -> Run:
     result,
     json_text.read_object(converted) if converted.exists() else {},
   )
-
-
-def headline(run):
-  """(name, value) of the metric that a finished run is judged by, or None."""
-  scores = run.result.get('metrics', {})
-  return next(((k, scores[k]) for k in HEADLINES if k in scores), None)
-
-
-def outcome(run):
-  """Whether it came to its end, and how well it did."""
-  total = run.config['total_steps']
-  if run.result:
-    words = f'Finished {number(run.result.get("steps", total))} steps'
-    if found := headline(run):
-      words += f': {found[0]} {number(found[1])} on the test set'
-    return f'{words}.'
-  if not total:
-    return 'Converted from a checkpoint, not trained.'
-  step = max((row['step'] for row in run.rows), default=0)
-  return f'Not finished: {step:,} of {total:,} steps so far.'
 
 
 def curves(arms):
@@ -183,12 +201,6 @@ def number(x):
   return f'{x:,.0f}' if 1e4 <= abs(x) < 1e9 else f'{x:.4g}'
 
 
-def flat(config, prefix=''):
+def flat(config):
   """{'model.dim': 512, ...} of nested dicts."""
-  found = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      found |= flat(value, f'{prefix}{key}.')
-    else:
-      found[prefix + key] = value
-  return found
+  return traverse_util.flatten_dict(config, sep='.')

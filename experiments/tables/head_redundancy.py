@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What heads have in common: 2006.16362, figure 1."""
+"""What heads have in common: 2006.16362, figure 1.
+
+Components that hold 90, 95 and 99 % of the energy of one head's Wq_h
+Wk_hᵀ, the mean over heads, and of the projections stacked over heads, Wq Wkᵀ;
+dotted, and in brackets, of Gaussian weights of the same shape. The paper draws
+BERT-base; this is all-MiniLM-L6-v2, 6 layers, 12 heads of 32: another scale.
+"""
 
 from collab.analysis import spectrum
 from collab.io import json_text
@@ -10,23 +16,19 @@ SHARES = 0.9, 0.95, 0.99
 TITLES = dict(
   weights='the weights', inputs='the weights on inputs of 512 captions'
 )
-TEXT = """Components that hold 90, 95 and 99 % of the energy of one head's Wq_h
-Wk_hᵀ, the mean over heads, and of the projections stacked over heads, Wq Wkᵀ;
-dotted, and in brackets, of Gaussian weights of the same shape. The paper draws
-BERT-base; this is all-MiniLM-L6-v2, 6 layers, 12 heads of 32: another scale."""
 
 
 def table():
   kept = json_text.read_object(study.RESULTS / redundancy.RESULTS, energy=dict)
   rows = [
-    [
-      TITLES[kind],
-      layer,
-      _needed(curves['head'], curves['gaussian_head']),
-      str(len(curves['head'])),
-      _needed(curves['product'], curves['gaussian_product']),
-      str(len(curves['product'])),
-    ]
+    {
+      'energy of': TITLES[kind],
+      'layer': layer,
+      'one head': _needed(curves['head'], curves['gaussian_head']),
+      'of': str(len(curves['head'])),
+      'all heads': _needed(curves['product'], curves['gaussian_product']),
+      'of all': str(len(curves['product'])),
+    }
     for kind, layers in kept['energy'].items()
     for layer, curves in layers.items()
   ]
@@ -45,11 +47,9 @@ def table():
       axis.xaxis.set_major_formatter('{x:g}')
       axis.set(xlabel='components', ylim=(0, 1.02), title=TITLES[kind])
       tables.tidy(axis)
-    axis.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.legend(axis, fontsize=7)
 
-  columns = ['energy of', 'layer', 'one head', 'of', 'all heads', 'of all']
-  title = 'What heads have in common'
-  return tables.Table(title, TEXT, columns, rows, draw)
+  return tables.Table('What heads have in common', __doc__, rows, draw)
 
 
 def _needed(own, other):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters and memory against the number of heads: 2310.07911, the figure.
 
-Nothing is run: they are counted. All heads are 64 wide, so that more of them
-make a wider model.
+One layer without biases; each head is 64 wide, so more of them make a
+wider model: parameters, and scalars that decoding keeps a token. Collaborative
+attention has half the key width and a content bias, MLA a latent of a sixth.
+The paper draws parameters up to 16 heads; these are exact.
 """
 
 from collab import attention
@@ -21,10 +23,6 @@ ATTENTIONS = {
   'mhe_add': {},
   'mhe_mul': {},
 }
-TEXT = """One layer without biases; each head is 64 wide, so more of them make a
-wider model: parameters, and scalars that decoding keeps a token. Collaborative
-attention has half the key width and a content bias, MLA a latent of a sixth.
-The paper draws parameters up to 16 heads; these are exact."""
 
 
 def table():
@@ -38,14 +36,14 @@ def table():
       share = parameters[name, H] / parameters['mha', H]
       kept = cache[name, H] / cache['mha', H]
       rows.append(
-        [
-          name,
-          str(H),
-          f'{parameters[name, H]:,}',
-          f'{share:.3f}',
-          f'{cache[name, H]:,}',
-          f'{kept:.3f}',
-        ]
+        {
+          'attention': name,
+          'heads': str(H),
+          'parameters': f'{parameters[name, H]:,}',
+          "of MHA's": f'{share:.3f}',
+          'cache': f'{cache[name, H]:,}',
+          "of MHA's cache": f'{kept:.3f}',
+        }
       )
 
   def draw(figure):
@@ -62,9 +60,7 @@ def table():
       axis.yaxis.set_major_formatter('{x:.3g}')
       axis.xaxis.set_major_formatter('{x:g}')
       tables.tidy(axis)
-    axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.legend(axes[1])
 
-  columns = ['attention', 'heads', 'parameters', "of MHA's"]
-  columns += ['cache', "of MHA's cache"]
   title = 'Parameters and memory against heads'
-  return tables.Table(title, TEXT, columns, rows, draw)
+  return tables.Table(title, __doc__, rows, draw)

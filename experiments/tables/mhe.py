@@ -1,5 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MHE against its baselines: 2310.07911, the tables of scores, PRR and PEoP."""
+"""MHE against its baselines: 2310.07911, the tables of scores, PRR and PEoP.
+
+The paper's scores could not be recovered, so there is no column of
+them. Ours are small models of other data sets, on GLUE a MiniLM that is
+converted and not trained from nothing: another scale; the tables of the tasks
+say more. PRR is the score over MHA's, of a perplexity
+1 - (ppl - ppl_MHA) / ppl_MHA. PEoP is our reading of the paper: the gain over
+SHA's score, relative to it, over the same of attention's parameters: high where
+few parameters buy much. p is against MHA, of BLEU by sacreBLEU. What is not in
+the table was not run.
+"""
 
 from typing import NamedTuple
 
@@ -56,16 +66,6 @@ TASKS = [
   Task('SQuAD'),
   Task('PTB'),
 ]
-TEXT = """The paper's scores could not be recovered, so there is no column of
-them. Ours are small models of other data sets, on GLUE a MiniLM that is
-converted and not trained from nothing: another scale; the tables of the tasks
-say more. PRR is the score over MHA's, of a perplexity
-1 - (ppl - ppl_MHA) / ppl_MHA. PEoP is our reading of the paper: the gain over
-SHA's score, relative to it, over the same of attention's parameters: high where
-few parameters buy much. p is against MHA, of BLEU by sacreBLEU. What is not in
-the table was not run."""
-COLUMNS = ['paper', 'ours', 'score', 'attention', 'in attention', 'seeds']
-COLUMNS += ['mean', *tables.STATISTICS, 'PRR, %', 'PEoP']
 
 
 def prr(score, mha, lower=False):
@@ -84,16 +84,11 @@ def peop(one, sha, lower=False):
 def table():
   rows, measured = [], {}
   for task in TASKS:
-    if not task.study:
-      rows.append([task.title, '', '', *_line('', None, {}, task)])
-      continue
-    arms = {_arm(task, name): name for name in ATTENTIONS}
-    found = tables.measure([task.study], task.of, arms, _arm(task, 'mha'))
-    found = {arms[arm]: x for arm, x in found.items()}
-    measured[task] = found
-    head = [task.title, task.ours, task.of.title]
-    for name in found or ['']:
-      rows.append([*head, *_line(name, found.get(name), found, task)])
+    found = {}
+    if task.study:
+      arms = {_arm(task, name): name for name in ATTENTIONS}
+      measured[task] = found = tables.measure([task.study], task.of, arms)
+    rows += [_row(task, name, found) for name in found or ['']]
 
   def draw(figure):
     axis = figure.subplots()
@@ -106,42 +101,36 @@ def table():
     for name, marker in ATTENTIONS.items():
       axis.plot([], [], marker, color='#888888', label=name)
     axis.set(xlabel="parameters in attention, share of MHA's", ylabel='PRR, %')
-    axis.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.legend(axis, fontsize=7)
     tables.tidy(axis)
 
-  return tables.Table(
-    'Head embeddings against their baselines',
-    TEXT,
-    COLUMNS,
-    rows,
-    draw,
-  )
+  title = 'Head embeddings against their baselines'
+  return tables.Table(title, __doc__, rows, draw)
 
 
 def _arm(task, name):
   return task.prefix + (task.baseline if name == 'mha' else name)
 
 
-def _line(name, one, found, task):
-  """The cells from `attention` on."""
-  if one is None:
-    return [name, '', *tables.cells(None, None), '', '']
-  share, sha = _prr(one, found, task), found.get('sha')
-  gain = ''
-  if sha and one.attention != sha.attention:
+def _row(task, name, found):
+  one, sha = found.get(name), found.get('sha')
+  retained = gain = ''
+  if one and 'mha' in found:
+    retained = f'{100 * _prr(one, found, task):.1f}'
+  if one and sha and one.attention != sha.attention:
     pairs = [(x.interval.mean, x.attention) for x in (one, sha)]
     gain = f'{peop(*pairs, task.of.lower):.3f}'
-  return [
-    name,
-    f'{one.attention:,}',
-    *tables.cells(one, task.of),
-    '' if share is None else f'{100 * share:.1f}',
-    gain,
-  ]
+  return {
+    'paper': task.title,
+    'ours': task.ours,
+    'score': task.of.title if task.of else '',
+    'attention': name,
+    **tables.cells(one, task.of),
+    'PRR, %': retained,
+    'PEoP': gain,
+  }
 
 
 def _prr(one, found, task):
-  if 'mha' not in found:
-    return None
   base = found['mha'].interval.mean
   return prr(one.interval.mean, base, task.of.lower)

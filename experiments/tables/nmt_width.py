@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BLEU against key width: 2006.16362, the figure of WMT-14."""
+"""BLEU against key width: 2006.16362, the figure of WMT-14.
+
+The paper: WMT-14 English-German, 4.5 million pairs, Transformer base
+of width 512. Ours: Multi30k English-German, 29,000 captions, 1,000 to test, a
+model of width 192: another scale, so compare how BLEU falls with the width, a
+half and a quarter of the model's, and not its level. p is sacreBLEU's, about
+half of a two-sided one.
+"""
 
 import math
 
@@ -7,39 +14,31 @@ from experiments import metric
 from experiments import table as tables
 
 DIM = 192  # of the model, as wide as MHA's keys of all heads
-ARMS = {  # (attention, key width): arm
-  ('concatenate', 192): 'mha',
-  ('concatenate', 96): 'mha-96',
-  ('concatenate', 48): 'mha-48',
-  ('collaborative', 96): 'collab-96',
-  ('collaborative', 48): 'collab-48',
+ARMS = {  # arm: (attention, key width)
+  'mha': ('concatenate', 192),
+  'mha-96': ('concatenate', 96),
+  'mha-48': ('concatenate', 48),
+  'collab-96': ('collaborative', 96),
+  'collab-48': ('collaborative', 48),
 }
 PAPER = {  # of WMT-14, by width
   'concatenate': {512: 27.40, 256: 27.10, 128: 26.89, 64: 26.77},
   'collaborative': {512: 27.58, 256: 27.41, 128: 27.40, 64: 27.31},
 }
-TEXT = """The paper: WMT-14 English-German, 4.5 million pairs, Transformer base
-of width 512. Ours: Multi30k English-German, 29,000 captions, 1,000 to test, a
-model of width 192: another scale, so compare how BLEU falls with the width, a
-half and a quarter of the model's, and not its level. p is sacreBLEU's, about
-half of a two-sided one. """
 
 
 def table():
-  found = tables.measure(['translation'], metric.BLEU, ARMS.values())
-  rows = []
-  for (name, width), arm in ARMS.items():
-    attention = found[arm].attention if arm in found else None
-    rows.append(
-      [
-        name,
-        str(width),
-        f'{width / DIM:g}',
-        f'{attention:,}' if attention else '',
-        *tables.cells(found.get(arm), metric.BLEU),
-        f'{PAPER[name][512 * width // DIM]:.2f}',
-      ]
-    )
+  found = tables.measure(['translation'], metric.BLEU, ARMS, ARMS['mha'])
+  rows = [
+    {
+      'attention': name,
+      'key width': str(width),
+      'of the model': f'{width / DIM:g}',
+    }
+    | tables.cells(found.get((name, width)), metric.BLEU, 'BLEU')
+    | {'published, same share': f'{PAPER[name][512 * width // DIM]:.2f}'}
+    for name, width in ARMS.values()
+  ]
 
   def draw(figure):
     axis = figure.subplots()
@@ -54,26 +53,23 @@ def table():
     axis.set(ylabel='BLEU less that of full width')
     axis.set_xscale('log', base=2)
     axis.xaxis.set_major_formatter('{x:g}')
-    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
+    tables.legend(axis)
     tables.tidy(axis)
 
-  columns = ['attention', 'key width', 'of the model', 'in attention', 'seeds']
-  columns += ['BLEU', *tables.STATISTICS, 'published, same share']
-  text = TEXT + tables.notes(found)
-  return tables.Table('BLEU against key width', text, columns, rows, draw)
+  text = __doc__ + tables.notes([found])
+  return tables.Table('BLEU against key width', text, rows, draw)
 
 
 def _ours(axis, name, found, colour):
   """Differences to multi-head attention, with their intervals."""
-  arms = {
-    width / DIM: arm for (kind, width), arm in ARMS.items() if kind == name
-  }
-  points = {s: found[arm].interval for s, arm in arms.items() if arm in found}
   label = f'{name}, ours, Multi30k'
-  for share, x in points.items():
-    if x.difference is not None and math.isfinite(x.difference):
+  for (kind, width), one in found.items():
+    x = one.interval
+    if (
+      kind == name and x.difference is not None and math.isfinite(x.difference)
+    ):
       # Beside each other, not on each other.
-      place = share * (1.02 if name == 'concatenate' else 0.98)
+      place = width / DIM * (1.02 if name == 'concatenate' else 0.98)
       low, high = x.difference - x.span[0], x.span[1] - x.difference
       error = [[max(0, low)], [max(0, high)]]
       style = dict(fmt='o', color=colour, capsize=4, label=label)

@@ -12,7 +12,7 @@ from tests import tiny
 
 WRITER = """
 import sys, time
-from collab import atomic
+from collab.io import atomic
 with atomic.beside(sys.argv[1]) as new:
   new.mkdir()
   (new / 'tokens').write_bytes(b'x' * 1000)

@@ -230,7 +230,7 @@ import os, sys, time
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
-from collab.training import hosts
+from collab.runtime import processes as hosts
 
 hosts.join()
 me = jax.process_index()

@@ -14,7 +14,7 @@ from tests import tiny
 
 
 def test_locked_while_a_process_lives(tmp_path):
-  code = 'import sys; from collab.training import workdir; '
+  code = 'import sys; from collab.runtime import workdir; '
   code += 'workdir.lock(sys.argv[1]); print("got", flush=True); input()'
   with subprocess.Popen(
     [sys.executable, '-c', code, tmp_path],

@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
     writer.write(step, {'val/perplexity': 10 * loss, 'val/words': 9})
   writer.close()
   scores = dict(perplexity=25.0, bleu=12.345, bleu_signature='nrefs:1')
-  ending.end(config, folder, task, model, params, 2, scores)
+  ending.end(config, folder, model, params, 2, scores, {})
   return folder
 
 

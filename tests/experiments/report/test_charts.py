@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.report import charts
+from experiments.report.page import parts
 
 NAN = float('nan')
 
@@ -54,7 +55,7 @@ def test_what_is_not_finite_is_a_gap():
   assert len(first) == 2  # a dot, from itself to itself
   assert first[0] == first[1]
   assert last[0] != last[1]
-  assert html.count(charts.DOT) == 1
+  assert html.count('stroke-linecap:round') == 1
   assert chart([(1, NAN)]) == ''
 
 
@@ -110,7 +111,7 @@ def test_picture_comes_back():
 
 def test_labels_of_a_map():
   url = charts.heat(np.ones((1, 2)))
-  html = charts.labelled(url, ['a' * 20], ['<b>', 'c'], '"about"')
+  html = parts.labelled(url, ['a' * 20], ['<b>', 'c'], '"about"')
   words = re.findall('<text[^>]*>([^<]*)<', html)
   assert words == [f'{"a" * 9}…', '&lt;b&gt;', 'c']
-  assert 'aria-label="&quot;about&quot;"' in html
+  assert 'aria-label="&#34;about&#34;"' in html

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from collab import models, tasks
+from collab import model_json, models, tasks
 from collab.convert import source
 from configs import glue, lm, vit
 from experiments.report import maps
@@ -42,7 +42,9 @@ def of_data(config, folder):
   path, text = folder / 'tokenizer.json', ''
   if path.exists():
     text = path.read_text('utf-8')
-  return maps.example(source.Source(str(folder), config, model, {}, text, None))
+  return maps.example(
+    source.Source(str(folder), config, model, {}, task.meaning, text, None)
+  )
 
 
 def are_of_a_softmax(layers):
@@ -115,7 +117,9 @@ def test_variants_also_in_scanned_models_of_half_precision(name):
   shapes = jax.eval_shape(init, jax.random.key(0), TEXT)['params']
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape), shapes)
-  found = source.Source('', None, fields, params, '', None)
+  found = source.Source(
+    '', None, fields, params, model_json.Meaning(), '', None
+  )
   layers = maps.attend(found, maps.Example('', TEXT, dict(decoder=SPELT)))
   assert [layer.weights.shape for layer in layers] == [(2, 5, 5)] * 2
   are_of_a_softmax(layers)
@@ -166,11 +170,13 @@ def test_image_of_the_training_data(tmp_path):
   [
     ('vit', 'model of images'),
     ('decoder', 'no tokenizer.json'),
-    ('other', "model.json is damaged: name is 'other'"),
+    ('other', "No model 'other'; there are encoder, "),
   ],
 )
 def test_refuses_text_that_nobody_reads(model, message):
-  found = source.Source('FOLDER', None, dict(name=model), {}, '', None)
+  found = source.Source(
+    'FOLDER', None, dict(name=model), {}, model_json.Meaning(), '', None
+  )
   with pytest.raises(ValueError, match=message):
     maps.example(found, 'one')
 

@@ -97,10 +97,10 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
     ([], ['Give --config=', 'or --workdir=DIR']),
     ([SAMPLE, '--config.model.dimm=8'], ["field 'dimm'", 'Did you mean "dim"']),
     ([SAMPLE, '--config.model.dim=wide'], ['config.model.dim=wide', 'int()']),
-    (['--config=missing.py'], ['missing.py', 'No such file', 'lm_mha, lm_mla']),
+    (['--config=missing.py'], ['missing.py', 'No such file', 'lm, mlm, squad']),
     pytest.param(
       ['--config=missing.py', '--config.seed=1'],
-      ['missing.py', 'No such file', 'lm_mha, lm_mla'],
+      ['missing.py', 'No such file', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
     (

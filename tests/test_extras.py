@@ -144,7 +144,7 @@ def test_wheel_satisfies_its_own_imports(whole):
 
 
 def test_accounting_reads_a_config_anywhere(whole, tmp_path):
-  text = (tiny.ROOT / 'configs' / 'lm_mha.py').read_text()
+  text = (tiny.ROOT / 'configs' / 'lm.py').read_text()
   (tmp_path / 'of_project.py').write_text(text)
   (tmp_path / 'x_alone.py').write_text("""
 from ml_collections import ConfigDict

@@ -41,7 +41,7 @@ def test_curves_of_many_variants_are_told_apart(tmp_path, monkeypatch):
     figures.append(figure)
 
   monkeypatch.setattr('matplotlib.figure.Figure.savefig', savefig)
-  model = command.model(get('lm_mha', 'sample'))
+  model = command.model(get('lm', 'sample'))
   plots.draw({f'variant {i}': model for i in range(13)}, 'x', tmp_path / 'x')
   for axis in figures[0].axes:
     lines = axis.get_lines()

@@ -114,7 +114,7 @@ def test_a_converted_run_is_evaluated_and_goes_on(trained, tmp_path):
 def test_a_run_starts_with_a_converted_one(trained, tmp_path):
   folder, _ = trained
   run(folder, tmp_path / 'out', '--attention=mqa')
-  config = get('glue_mqa', 'rte,sample')
+  config = get('glue', 'rte,mqa,sample')
   config.init_from = str(tmp_path / 'out')
   new = tmp_path / 'new'
   train.run(workdirs.claim(shrink(config), new), str(new))
@@ -202,7 +202,7 @@ def test_an_imported_classifier_is_scored_by_the_names_of_its_classes(
 ):
   out, new = tmp_path / 'out', tmp_path / 'new'
   run(classifier, out)
-  config = get('glue_mha', 'mnli')
+  config = get('glue', 'mnli')
   path = str(write_mnli(tmp_path / 'glue'))
   config.data.update(path=path, batch_size=2, row_length=13)
   model = json.loads((out / 'model.json').read_text())

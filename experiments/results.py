@@ -5,7 +5,7 @@
                                        arm, examples; source, of converted ones
   results/<study>/<run>.json.gz        examples.json of the run's workdir
 
-Many processes may write: a lock on the folder orders them.
+Many processes may write: a lock in the folder orders them.
 """
 
 import contextlib
@@ -135,7 +135,8 @@ def _key(run):
 @contextlib.contextmanager
 def _lock(folder):
   folder.mkdir(parents=True, exist_ok=True)
-  descriptor = os.open(folder, os.O_RDONLY)
+  # Not the folder itself, which a writer of a file in it locks for a moment.
+  descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield

@@ -68,10 +68,14 @@ def append(cache, h, lengths=None):
       writes over the rest.
 
   Returns:
-    The new Cache. Tokens beyond L are dropped and show in `overflowed`.
+    The new Cache. Tokens beyond L are dropped and show in `overflowed`, as do
+    lengths that are not 0 to n: their rows are lost.
   """
   B, n = h.k.shape[:2]
-  added = jnp.full(B, n) if lengths is None else lengths
+  added = jnp.full(B, n)
+  if lengths is not None:
+    possible = (lengths >= 0) & (lengths <= n)
+    added = jnp.where(possible, lengths, cache.length + 1)
   rows = jnp.arange(B)[:, None]
   places = cache.index[:, None] + jnp.arange(n)[None]
 

@@ -172,7 +172,8 @@ def typed(name, x, kind):
     # A cast would turn an additive mask (0 and -1e9) into its opposite.
     expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
     raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
-  return x
+  # Integers of one type, for they are compared and subtracted.
+  return x.astype(int) if kind is jnp.integer else x
 
 
 def flat(name, x, batch, shape):

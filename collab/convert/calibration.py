@@ -39,9 +39,13 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
     seed: of the drawing.
 
   Raises:
-    ValueError: the text is empty, there is no tokenizer, or the model does not
-      read text.
+    ValueError: rows, length or seed is out of range, the text is empty, there
+      is no tokenizer, or the model does not read text.
   """
+  bounds = dict(rows=(rows, 1), length=(length, 1), seed=(seed, 0))
+  for name, (value, least) in bounds.items():
+    if value < least:
+      raise ValueError(f'{name}={value}; expected at least {least}.')
   fields = source.model | dict(scan=False, remat='none')
   model = models.build(**fields)
   if path == TRAIN:

@@ -56,7 +56,9 @@ def grams(mha, moments, bias='content'):
   return a[:, None] * gram * a, wk.T @ moments.y_within @ wk
 
 
-def collab(mha, moments, *, shared_dim, bias='content', sweeps=100):
+def collab(
+  mha, moments, *, shared_dim: int, bias: str = 'content', sweeps: int = 100
+):
   """Wq_h Wk_h^T ~ U diag(m_h) V^T: see `cp`. Values stay as they are.
 
   bias='content' also takes what the fit gets wrong for the mean input, so that
@@ -90,7 +92,7 @@ def collab(mha, moments, *, shared_dim, bias='content', sweeps=100):
   )
 
 
-def gqa(mha, moments, *, kv_heads, pooling='svd'):
+def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd'):
   """Keys and values of each group of heads in one head's width.
 
   pooling='svd' is the best that there is for scores and for values of heads
@@ -121,7 +123,7 @@ def gqa(mha, moments, *, kv_heads, pooling='svd'):
   )
 
 
-def mhe_mul(mha, moments, *, offset=1.0, sweeps=100):
+def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100):
   """Scores decomposed at one head's width, values in one head's width.
 
   The mixing row m_h is offset + eq_h, the other embeddings are ones; the query
@@ -144,7 +146,7 @@ def mhe_mul(mha, moments, *, offset=1.0, sweeps=100):
   )
 
 
-def mla(mha, moments, *, latent_dim):
+def mla(mha, moments, *, latent_dim: int):
   """The r directions of the input that keys and values need most.
 
   Keys count by the queries that look at them, values by the output projection,

@@ -157,16 +157,18 @@ def _known(fields, budget):
   if name not in layers.VARIANTS:
     legal = ', '.join(sorted([*layers.VARIANTS, 'mqa']))
     raise ValueError(f'attention={name}: mha can be converted to {legal}.')
-  legal = {
-    p.name: p.default
-    for p in inspect.signature(layers.VARIANTS[name]).parameters.values()
-    if p.kind == p.KEYWORD_ONLY
-  }
+  parameters = inspect.signature(layers.VARIANTS[name]).parameters.values()
+  legal = {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY}
   if unknown := sorted(fields.keys() - legal):
     raise ValueError(
       f'{name} has no field {", ".join(unknown)}; it has {", ".join(legal)}.'
     )
-  needed = {n for n, value in legal.items() if value is inspect.Parameter.empty}
+  for key, values in fields.items():
+    kind = legal[key].annotation
+    for x in values if isinstance(values, tuple) else (values,):
+      if not isinstance(x, (int, float) if kind is float else kind):
+        raise ValueError(f'{name}: {key}={x!r}; expected {kind.__name__}.')
+  needed = {n for n, p in legal.items() if p.default is p.empty}
   if budget:
     if name != 'collab' or 'shared_dim' in fields:
       raise ValueError(

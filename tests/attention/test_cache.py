@@ -231,3 +231,15 @@ def test_prefill_of_a_cache_under_vmap():
   dense = np.tril(np.ones((T, T), bool))
   for got, params in zip(run(stacked, cache), trees, strict=True):
     close(got, V.expected(case, params, x, mask=dense))
+
+
+@pytest.mark.parametrize('case', KINDS)
+@pytest.mark.parametrize('wrong', [-1, 4])
+def test_lengths_that_cannot_be_make_their_row_nan(case, wrong):
+  """More than there are tokens, or fewer than none; other rows are right."""
+  x = normal(np.random.default_rng(0), 2, 4, V.width(case))
+  cache = empty(case, x)
+  good, _ = step(case)(cache, x[:, :3], np.array([2, 3]))
+  o, _ = step(case)(cache, x[:, :3], np.array([2, wrong]))
+  np.testing.assert_array_equal(o[0], good[0])
+  assert np.isnan(o[1]).all()

@@ -235,3 +235,15 @@ def test_parts_that_mean_nothing_alone():
     masks.check(masks.Mask(kv_segments=np.ones((B, S))), (B,), H, T, S)
   with pytest.raises(ValueError, match=r'q_positions.*causal=True'):
     masks.check(masks.Mask(q_positions=np.ones((B, T))), (B,), H, T, S)
+
+
+def test_parts_of_several_int_types_compare_under_strict_promotion():
+  mask = masks.Mask(
+    causal=True,
+    q_segments=np.zeros((B, T), 'int8'),
+    kv_segments=np.zeros((B, S), 'uint16'),
+    q_positions=np.arange(T, dtype='int16')[None],
+  )
+  with jax.numpy_dtype_promotion('strict'):
+    got = masks.check(mask, (B,), H, T, S).block(0, T, S)
+  np.testing.assert_array_equal(got[0, 0], np.tril(np.ones((T, S), bool)))

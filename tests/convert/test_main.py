@@ -325,6 +325,9 @@ def test_a_marian_without_a_tokenizer_json(tmp_path):
     (['--attention=mqa', 'more'], 'Unexpected more; fields are given as'),
     (['--attention=collab', '--budget=size=3'], 'size=3; expected error=E'),
     (['--attention=collab', '--shared_dim=0'], 'width 0; expected 1 to 12'),
+    (['--attention=collab', '--shared_dim=4.5'], '4.5; expected int'),
+    (['--attention=gqa', '--kv_heads=2,two'], "kv_heads='two'; expected int"),
+    (['--attention=mhe_mul', '--offset=one'], "'one'; expected float"),
     (['--attention=mqa', '--calibration=train'], 'has no training data'),
     (['--attention=mqa', '--calibration=absent'], 'absent'),
     (['--attention=mqa', '--rows=x'], 'invalid int value'),
@@ -342,6 +345,14 @@ def test_empty_text(bert, tmp_path):
   (tmp_path / 'text').write_text('\n \n')
   with pytest.raises(ValueError, match='text has no text'):
     run(bert, tmp_path / 'out', f'--calibration={tmp_path}/text')
+
+
+@pytest.mark.parametrize('word', ['--rows=0', '--rows=-3', '--length=0'])
+def test_calibration_that_looks_at_nothing(bert, text, tmp_path, word):
+  words = ['--attention=mqa', f'--calibration={text}', word]
+  with pytest.raises(ValueError, match=f'^{word[2:]}; expected at least 1.$'):
+    run(bert, tmp_path / 'out', *words)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_no_model(tmp_path):

@@ -47,8 +47,11 @@ class NoAttention:
 '''
 MODEL = """
 from flax import linen as nn
+from collab.models.transformer import BlockConfig
 
 class Mine(nn.Module):
+  BLOCK = dict(activation='gelu')
+  block: BlockConfig
   width: int
 
   def __call__(self, x):
@@ -104,8 +107,10 @@ def test_an_attention():
 
 @pytest.mark.usefixtures('lab')
 def test_a_model_and_a_task():
-  model = models.build('their_lab.model:Mine', width=3)
+  own = dict(name='mha', num_heads=1)
+  model = models.build('their_lab.model:Mine', width=3, attention=own)
   assert model.apply({}, jnp.float32(2)) == 6
+  assert model.block.activation == 'gelu'
   fields = dict(words='a', data={}, workdir='', shard=(0, 1))
   task = tasks.build('their_lab.task:Mine', seed=5, **fields)
   assert task.said == ('a', 5)

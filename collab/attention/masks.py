@@ -160,10 +160,7 @@ def check(mask, batch, H, T, S):
     if (part := getattr(mask, name)) is not None:
       label = 'mask' if name == 'dense' else f'mask.{name}'
       shape = tuple(sizes[axis] for axis in axes)
-      part = typed(label, part, kind)
-      if kind is jnp.integer:  # one type, for they are compared
-        part = part.astype(int)
-      parts[name] = flat(label, part, batch, shape)
+      parts[name] = flat(label, typed(label, part, kind), batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
 
@@ -175,7 +172,8 @@ def typed(name, x, kind):
     # A cast would turn an additive mask (0 and -1e9) into its opposite.
     expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
     raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
-  return x
+  # Integers of one type, for they are compared and subtracted.
+  return x.astype(int) if kind is jnp.integer else x
 
 
 def flat(name, x, batch, shape):

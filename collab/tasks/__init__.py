@@ -6,7 +6,10 @@ import importlib
 import pkgutil
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from collab import imports, model_json
+from collab.data import epochs
 
 
 class Pass(NamedTuple):
@@ -23,23 +26,44 @@ class Pass(NamedTuple):
   batch: Callable
   batches: int
 
+  @classmethod
+  def over(cls, rows, order, size, make) -> 'Pass':
+    """The Pass that takes examples in some order, `size` of them at a time.
+
+    Args:
+      rows: see Pass.
+      order: int [n], the examples.
+      size: R.
+      make: int [R] of examples -> dict of numpy arrays [R, ...].
+    """
+    order = np.asarray(order)
+
+    def batch(i):
+      at, place = epochs.part(i, len(order), size)
+      found = order[at]
+      return make(found) | dict(place=np.where(place < 0, -1, found))
+
+    return cls(rows, batch, -(-len(order) // size))
+
 
 class Task(Protocol):
   """An experiment's data, loss and scores; all that train.py knows of them.
 
-  A task compiles nothing and knows neither devices nor names of parameters.
+  A task compiles nothing and knows neither devices nor names of parameters. A
+  subclass may leave out what is not needed: meaning, unit, check, baselines,
+  describe.
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
+    units_per_step: of the global batch.
     meaning: model_json.Meaning, what the model's ids and outputs stand for.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
-    units_per_step: of the global batch.
   """
 
   model_kwargs: dict
-  meaning: model_json.Meaning
-  unit: str
   units_per_step: int
+  meaning: model_json.Meaning = model_json.Meaning()
+  unit: str = 'examples'
 
   def check(self, model):
     """Refuses, before the first step, what would stop a later evaluation.
@@ -79,9 +103,11 @@ class Task(Protocol):
 
   def baselines(self, split: str) -> dict:
     """Scores that need no model."""
+    return {}
 
   def describe(self) -> dict[str, Any]:
     """What the summary at the start shows."""
+    return {}
 
 
 def names():

@@ -278,14 +278,12 @@ class Classification:
     lengths = encoded.lengths[self._indices(np.arange(n))]
     order = np.argsort(lengths.reshape(n, -1).max(-1), kind='stable')
 
-    def batch(i):
-      places, filled = epochs.part(i, n, size)
-      indices = self._indices(order[places])
+    def batch(rows):
+      indices = self._indices(rows)
       width = examples.width(encoded, indices, self._length)
-      place = np.where(filled < 0, -1, order[places])
-      return examples.pad(encoded, indices, width) | dict(place=place)
+      return examples.pad(encoded, indices, width)
 
-    return tasks.Pass(self.score, batch, -(-n // size))
+    return tasks.Pass.over(self.score, order, size, batch)
 
   def _majority(self, rows):
     """The score of one answer for all: training's majority or mean."""

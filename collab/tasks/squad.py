@@ -102,13 +102,11 @@ class Squad:
     cut, size = self._cut(split), self._size
     order = np.argsort(cut.rows.lengths, kind='stable')
 
-    def batch(i):
-      rows, place = epochs.part(i, len(order), size)
-      rows, place = order[rows], np.where(place < 0, -1, order[rows])
+    def batch(rows):
       length = examples.width(cut.rows, rows, self._length)
-      return examples.pad(cut.rows, rows, length) | dict(place=place)
+      return examples.pad(cut.rows, rows, length)
 
-    return dict(windows=tasks.Pass(self.score, batch, -(-len(order) // size)))
+    return dict(windows=tasks.Pass.over(self.score, order, size, batch))
 
   def metrics(self, split, found):
     """exact and f1 in percent; of v2.0 more, see spans.scores_or_none."""

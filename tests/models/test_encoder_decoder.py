@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Properties of the encoder-decoder, whatever attention is in its places."""
 
+import dataclasses
 import functools
 
 from flax import linen as nn
+from flax.core import freeze
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -385,6 +387,27 @@ def test_decoding_is_the_full_pass(places, norm, positions):
 
 def test_decoding_with_learned_positions_and_pre_norm():
   test_decoding_is_the_full_pass(PLACES[0], 'pre', 'learned')
+
+
+def test_rotated_heads_get_the_positions_of_pairs():
+  """Packed, and decoded with a memory, they are what they are alone."""
+  own = dict(name='tests.attention.test_positions:Rotary', num_heads=2)
+  places = dict.fromkeys(('attention', 'cross_attention'), own)
+  model = make(positions='none')
+  model = model.clone(
+    block=dataclasses.replace(model.block, **places),
+    decoder_attention=freeze(own),
+  )
+  pairs = some_pairs((5, 5), (2, 5), (7, 5))
+  with jax.numpy_rank_promotion('allow'):
+    params = parameters(model)
+    full = logits_of(model, params, pack([[pair] for pair in pairs], 7, 5))
+    packed = logits_of(model, params, pack([pairs], 14, 15))
+    decoded = jax.jit(step_by_step, static_argnums=(0, 3))(
+      model, params, pack([[pair] for pair in pairs], 7, 5), (2, 1, 1, 1)
+    )
+  np.testing.assert_allclose(packed.reshape(full.shape), full, atol=1e-4)
+  np.testing.assert_allclose(decoded, full, atol=1e-4)
 
 
 # Dropout ----------------------------------------------------------------------

@@ -7,16 +7,13 @@ The curves of `collab.convert.redundancy`, of the weights and as inputs of the
 text weigh them: the share of the energy that the r largest components hold.
 """
 
-import sys
-import time
-
 import numpy as np
 
 from collab import command
 from collab.convert import calibration, energy, graft, moments, source
 from collab.convert.redundancy import label
-from collab.training import files, logs
-from experiments import study
+from collab.training import files
+from experiments import results, study
 
 CURVES = 'head', 'product'
 RESULTS = 'redundancy.json'
@@ -44,26 +41,22 @@ def curves(folder, text, rows):
 
 
 def main():
+  module = 'experiments.redundancy'
   parser = command.Parser(
-    description=__doc__.split('\n')[0], prog='python -m experiments.redundancy'
+    description=__doc__.split('\n')[0], prog=f'python -m {module}'
   )
-  parser.add_argument('model_dir')
-  parser.add_argument('--calibration', required=True, help='text, one a line')
-  parser.add_argument('--rows', type=int, default=512, help='of it, to look at')
-  try:
+  add = parser.add_argument
+  add('model_dir')
+  add('--calibration', required=True, help='text, one a line')
+  add('--rows', type=int, default=512, help='of it, to look at')
+  with command.errors_in_a_line('redundancy'):
     args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
-    row = dict(
-      command='python -m experiments.redundancy MODEL_DIR --calibration=FILE '
-      f'--rows={args.rows}',
-      date=time.strftime('%Y-%m-%d'),
-      versions=logs.versions(),
-      energy=found,
+    row = results.about(
+      f'python -m {module} MODEL_DIR --calibration=FILE --rows={args.rows}'
     )
-    text = files.to_json(row).replace('], "', '],\n"') + '\n'
-    files.write_text(study.RESULTS / RESULTS, text)
-  except (ValueError, OSError) as e:
-    sys.exit(f'redundancy: {" ".join(str(e).split())}')
+    text = files.to_json(row | dict(energy=found)).replace('], "', '],\n"')
+    files.write_text(study.RESULTS / RESULTS, text + '\n')
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 """What the commands share: arguments, paths, the lines of standard input."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -27,6 +28,15 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message):
     raise ValueError(message)
+
+
+@contextlib.contextmanager
+def errors_in_a_line(prog):
+  """Ends the program in the line `prog: ...` where its input is at fault."""
+  try:
+    yield
+  except (ValueError, OSError) as e:
+    sys.exit(f'{prog}: {" ".join(str(e).split())}')
 
 
 def stdin_lines():

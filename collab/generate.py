@@ -145,7 +145,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('generate'):
     main(sys.argv[1:])
-  except (ValueError, OSError) as e:
-    sys.exit(f'generate: {" ".join(str(e).split())}')

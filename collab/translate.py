@@ -45,7 +45,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('translate'):
     main(sys.argv[1:])
-  except (ValueError, OSError) as e:
-    sys.exit(f'translate: {" ".join(str(e).split())}')

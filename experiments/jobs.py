@@ -29,8 +29,8 @@ class Jobs:
 
   def todo(self, run):
     """The commands that a run needs still, [] if all is recorded."""
-    row = results.find(run, self.planned[run.name], self.name, self.folder)
-    if row and row.get('arm') and row['examples']:
+    row, whole = self._row(run)
+    if whole:
       return []
     workdir = pathlib.Path(run.workdir)
     if study.finished(run):
@@ -83,19 +83,21 @@ class Jobs:
 
   def record(self, run):
     """Notes a run's result, unless it was stopped before it had one."""
-    row = results.find(run, self.planned[run.name], self.name, self.folder)
-    self.recorded.add(run.name)
-    if row and row.get('arm') and row['examples']:
-      return
-    result = study.finished(run) or row
+    row, whole = self._row(run)
+    result = whole or study.finished(run) or row
     if result:
-      planned = self.planned[run.name]
-      results.record(run, planned, result, self.name, self.folder)
-      return
-    self.recorded.remove(run.name)
-    if not self.stopping.is_set():
+      if not whole:
+        planned = self.planned[run.name]
+        results.record(run, planned, result, self.name, self.folder)
+      self.recorded.add(run.name)
+    elif not self.stopping.is_set():
       last = _last_line(pathlib.Path(f'{run.workdir}.log'))
       self.failed[run.name] = f'{last} (no result)'
+
+  def _row(self, run):
+    """The row of a run or None, and whether it is whole, with examples."""
+    row = results.find(run, self.planned[run.name], self.name, self.folder)
+    return row, bool(row and row.get('arm') and row['examples'])
 
   def stop(self):
     """Children save and end; runs that did not begin do not."""

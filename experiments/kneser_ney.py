@@ -9,7 +9,6 @@ is measured as the run is: by the perplexity of a word.
 """
 
 import json
-import pathlib
 import shlex
 import sys
 import tempfile
@@ -20,10 +19,10 @@ import numpy as np
 from collab import command, metrics
 from collab.data import tokenizer
 from collab.data.readers import text
-from collab.runtime import provenance
 from collab.training import logs
+from experiments import results, study
 
-RESULTS = pathlib.Path(__file__).parent / 'results' / 'kneser_ney.jsonl'
+RESULTS = study.RESULTS / 'kneser_ney.jsonl'
 
 
 class KneserNey:
@@ -130,28 +129,24 @@ def measure(path, kind, vocab_size, order):
 
 
 def main():
+  module = 'experiments.kneser_ney'
   parser = command.Parser(
-    description=__doc__.split('\n')[0], prog='python -m experiments.kneser_ney'
+    description=__doc__.split('\n')[0], prog=f'python -m {module}'
   )
-  parser.add_argument('--path', required=True, help='folder of the text')
-  parser.add_argument('--kind', default='bpe', choices=list(tokenizer.KINDS))
-  parser.add_argument('--vocab_size', type=int, default=8000)
-  parser.add_argument('--order', type=int, default=5)
-  parser.add_argument(
-    '--save', action='store_true', help=f'into {RESULTS.name}'
-  )
-  try:
+  add = parser.add_argument
+  add('--path', required=True, help='folder of the text')
+  add('--kind', default='bpe', choices=list(tokenizer.KINDS))
+  add('--vocab_size', type=int, default=8000)
+  add('--order', type=int, default=5)
+  add('--save', action='store_true', help=f'into {RESULTS.name}')
+  with command.errors_in_a_line('kneser_ney'):
     args = parser.parse_args()
     row = measure(args.path, args.kind, args.vocab_size, args.order)
-  except (ValueError, OSError) as e:
-    sys.exit(f'kneser_ney: {" ".join(str(e).split())}')
   logs.summary('Kneser-Ney', row)
   if args.save:
-    module = 'experiments.kneser_ney'
     words = shlex.join(['python', '-m', module, *sys.argv[1:]])
-    row = dict(command=words, date=time.strftime('%Y-%m-%d')) | row
     with RESULTS.open('a') as file:
-      file.write(json.dumps(row | dict(versions=provenance.versions())) + '\n')
+      file.write(json.dumps(results.about(words) | row) + '\n')
 
 
 if __name__ == '__main__':

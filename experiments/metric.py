@@ -115,11 +115,7 @@ TOP1 = Metric(
 )
 ACCURACY = Metric('accuracy, %', _right, _share, 'score', 100)
 F1_ACCURACY = Metric(
-  'mean of F1 and accuracy, %',
-  _classes,
-  _f1_accuracy,
-  'score',
-  100,
+  'mean of F1 and accuracy, %', _classes, _f1_accuracy, 'score', 100
 )
 CORRELATION = Metric(
   "mean of Pearson's and Spearman's correlation, %",

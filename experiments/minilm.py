@@ -12,8 +12,6 @@ An embedding is the mean over tokens, of length one.
 """
 
 import json
-import pathlib
-import sys
 import tempfile
 import time
 
@@ -26,10 +24,10 @@ from collab import command, models
 from collab.convert import calibration, reparametrize, source
 from collab.data import examples
 from collab.data.readers import glue
-from collab.runtime import provenance
+from experiments import results, study
 
 WIDTHS = 384, 192, 128, 96, 64, 32
-RESULTS = pathlib.Path(__file__).parent / 'results' / 'minilm.jsonl'
+RESULTS = study.RESULTS / 'minilm.jsonl'
 
 
 def run(folder, data, rows, pairs):
@@ -50,11 +48,8 @@ def run(folder, data, rows, pairs):
   yield dict(key_width=0, way='original', **scores(original, original, gold))
   for k in WIDTHS:
     size = 0
-    for way, inputs in (
-      ('plain', None),
-      ('data-aware', seen),
-      ('per layer', seen),
-    ):
+    for way in ('plain', 'data-aware', 'per layer'):
+      inputs = None if way == 'plain' else seen
       fields, budget = dict(name='collab', shared_dim=k), None
       if way == 'per layer':  # as many parameters as the others have
         fields, budget = dict(name='collab'), ('parameters', size)
@@ -109,27 +104,26 @@ def scores(got, original, gold):
 
 
 def main():
+  module = 'experiments.minilm'
   parser = command.Parser(
-    description=__doc__.split('\n')[0], prog='python -m experiments.minilm'
+    description=__doc__.split('\n')[0], prog=f'python -m {module}'
   )
-  parser.add_argument('--model', required=True, help='of the checkpoint')
-  parser.add_argument('--glue', required=True, help='folder of STS-B')
-  parser.add_argument('--rows', type=int, default=1000, help='to look at')
-  parser.add_argument('--pairs', type=int, default=1500, help='of the dev set')
-  parser.add_argument('--save', action='store_true', help=f'in {RESULTS.name}')
+  add = parser.add_argument
+  add('--model', required=True, help='of the checkpoint')
+  add('--glue', required=True, help='folder of STS-B')
+  add('--rows', type=int, default=1000, help='to look at')
+  add('--pairs', type=int, default=1500, help='of the dev set')
+  add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
-  about = dict(
-    command='python -m experiments.minilm --model=MODEL_DIR --glue=DIR '
-    f'--rows={args.rows} --pairs={args.pairs}',
-    date=time.strftime('%Y-%m-%d'),
-    seed=0,
-    versions=provenance.versions(),
+  about = results.about(
+    f'python -m {module} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
+    f'--pairs={args.pairs}'
   )
   print('| key width | way | cosine | Spearman | attention | seconds |')
   print('|---|---|---|---|---|---|')
   found = []
   for row in run(args.model, args.glue, args.rows, args.pairs):
-    found.append(about | row)
+    found.append(about | dict(seed=0) | row)
     print(
       f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
       f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
@@ -141,7 +135,5 @@ def main():
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('minilm'):
     main()
-  except (ValueError, OSError) as e:
-    sys.exit(f'minilm: {" ".join(str(e).split())}')

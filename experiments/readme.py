@@ -5,8 +5,8 @@ python -m experiments.readme
 """
 
 import os
-import sys
 
+from collab import command
 from collab.io import atomic
 from experiments import metric, results, study, table
 from experiments.tables import glue_reparametrised as glue
@@ -36,41 +36,50 @@ ARMS = {  # their names in the studies, '' where it has none
 
 def trained():
   """The table of models that are trained from nothing."""
-  names = [
-    {x[i]: label for label, x in ARMS.items()} for i in range(len(TASKS))
-  ]
-  found = [
-    table.measure([name], of, arms, 'MHA')
-    for (name, (_, of)), arms in zip(TASKS.items(), names, strict=True)
-  ]
-  full = found[0].get('MHA')
-  rows = []
-  for label, arms in ARMS.items():
-    one, share = found[0].get(label), ''
-    if one and full:
-      share = f'{table.ratio(one.attention, full.attention):.2f}'
-    row = {'attention': label, "of MHA's parameters": share}
-    for measured, arm, (title, of) in zip(
-      found, arms, TASKS.values(), strict=True
-    ):
-      cell = _cell(measured.get(label), of) if arm else ''
-      row[f'{title} ({_seeds(measured)})'] = cell
-    rows.append(row)
-  return table.markdown(rows)
+  columns = {}
+  for i, (name, (title, of)) in enumerate(TASKS.items()):
+    arms = {x[i]: label for label, x in ARMS.items() if x[i]}
+    columns[title] = of, table.measure([name], of, arms, 'MHA'), arms.values()
+  (_, first, _), *_ = columns.values()
+  full = first['MHA'].attention if 'MHA' in first else 0
+  shares = {
+    k: f'{table.ratio(x.attention, full):.2f}' for k, x in first.items()
+  }
+  sizes = "of MHA's parameters", shares if full else {}
+  return _markdown('attention', ARMS, sizes, columns)
 
 
 def converted():
   """The table of MiniLM, converted and fine-tuned."""
-  found = {task: glue.measure(task) for task in glue.METRICS}
-  rows = []
-  for label in glue.ARMS.values():
-    ones = [measured.get(label) for measured in found.values()]
-    size = next((f'{x.attention:,}' for x in ones if x), '')
-    titles = [f'{task} ({_seeds(x)})' for task, x in found.items()]
-    cells = map(_cell, ones, glue.METRICS.values())
-    row = {'model': label, 'in attention': size}
-    rows.append(row | dict(zip(titles, cells, strict=True)))
-  return table.markdown(rows)
+  labels, sizes, columns = glue.ARMS.values(), {}, {}
+  for task, of in glue.METRICS.items():
+    found = glue.measure(task)
+    columns[task] = of, found, labels
+    sizes |= {label: f'{x.attention:,}' for label, x in found.items()}
+  return _markdown('model', labels, ('in attention', sizes), columns)
+
+
+def _markdown(head, labels, sizes, columns):
+  """A row a label.
+
+  Args:
+    head: what labels are.
+    labels: of the rows.
+    sizes: title of the second column, and {label: its text}.
+    columns: {title: (metric, result of table.measure, labels it is for)}.
+  """
+  return table.markdown(
+    [
+      {head: label, sizes[0]: sizes[1].get(label, '')}
+      | {
+        f'{title} ({_seeds(found)})': _cell(found.get(label), of)
+        if label in meant
+        else ''
+        for title, (of, found, meant) in columns.items()
+      }
+      for label in labels
+    ]
+  )
 
 
 def dates():
@@ -113,8 +122,6 @@ def _seeds(measured):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('readme'):
     atomic.write_text(README, replaced(README.read_text('utf-8')))
     print(os.path.relpath(README))
-  except (ValueError, OSError) as e:
-    sys.exit(f'readme: {" ".join(str(e).split())}')

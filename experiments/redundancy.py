@@ -7,9 +7,6 @@ The curves of `collab.analysis.redundancy`, of the weights and as inputs of the
 text weigh them: the share of the energy that the r largest components hold.
 """
 
-import sys
-import time
-
 import numpy as np
 
 from collab import command
@@ -18,8 +15,7 @@ from collab.analysis.redundancy import label
 from collab.convert import calibration, intercept, source
 from collab.convert.decompose import input_statistics
 from collab.io import atomic, json_text
-from collab.runtime import provenance
-from experiments import study
+from experiments import results, study
 
 CURVES = 'head', 'product'
 RESULTS = 'redundancy.json'
@@ -47,26 +43,22 @@ def curves(folder, text, rows):
 
 
 def main():
+  module = 'experiments.redundancy'
   parser = command.Parser(
-    description=__doc__.split('\n')[0], prog='python -m experiments.redundancy'
+    description=__doc__.split('\n')[0], prog=f'python -m {module}'
   )
-  parser.add_argument('model_dir')
-  parser.add_argument('--calibration', required=True, help='text, one a line')
-  parser.add_argument('--rows', type=int, default=512, help='of it, to look at')
-  try:
+  add = parser.add_argument
+  add('model_dir')
+  add('--calibration', required=True, help='text, one a line')
+  add('--rows', type=int, default=512, help='of it, to look at')
+  with command.errors_in_a_line('redundancy'):
     args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
-    row = dict(
-      command='python -m experiments.redundancy MODEL_DIR --calibration=FILE '
-      f'--rows={args.rows}',
-      date=time.strftime('%Y-%m-%d'),
-      versions=provenance.versions(),
-      energy=found,
+    row = results.about(
+      f'python -m {module} MODEL_DIR --calibration=FILE --rows={args.rows}'
     )
-    text = json_text.to_json(row).replace('], "', '],\n"') + '\n'
-    atomic.write_text(study.RESULTS / RESULTS, text)
-  except (ValueError, OSError) as e:
-    sys.exit(f'redundancy: {" ".join(str(e).split())}')
+    text = json_text.to_json(row | dict(energy=found)).replace('], "', '],\n"')
+    atomic.write_text(study.RESULTS / RESULTS, text + '\n')
 
 
 if __name__ == '__main__':

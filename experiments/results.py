@@ -5,7 +5,8 @@
                                        arm, examples; source, of converted ones
   results/<study>/<run>.json.gz        examples.json of the run's workdir
 
-Many processes may write: a lock in the folder orders them.
+Many processes may write: a lock on the study's folder orders them; on that of
+all it would wait for itself, for atomic writes lock that.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ import json
 import math
 import os
 import pathlib
+import time
 import zlib
 
 from collab.io import atomic, json_text
+from collab.runtime import provenance
 from experiments import study
 
 
@@ -94,7 +97,7 @@ def record(run, planned, result, name, folder):
     new.write_bytes(text)
     new.replace(folder / row['examples'])
   path = folder / f'{name}.jsonl'
-  with _lock(folder):
+  with _lock(folder / name):
     kept = rows(path)
     own = {(x['arm'], x['seed']): x for x in kept if 'arm' in x}
     own[row['arm'], row['seed']] = row
@@ -104,6 +107,12 @@ def record(run, planned, result, name, folder):
       others = [x for x in others if tuple(map(x.get, key)) != trained]
     ordered = others + [own[key] for key in sorted(own)]
     atomic.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
+
+
+def about(words):
+  """What a row says of how it was made, by a command."""
+  date = time.strftime('%Y-%m-%d')
+  return dict(command=words, date=date, versions=provenance.versions())
 
 
 def examples(row, folder):
@@ -134,8 +143,7 @@ def _key(run):
 @contextlib.contextmanager
 def _lock(folder):
   folder.mkdir(parents=True, exist_ok=True)
-  # Not the folder itself, which a writer of a file in it locks for a moment.
-  descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
+  descriptor = os.open(folder, os.O_RDONLY)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield

@@ -191,7 +191,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('sweep'):
     main(sys.argv[1:])
-  except (ValueError, OSError) as e:
-    sys.exit(f'sweep: {" ".join(str(e).split())}')

@@ -224,9 +224,14 @@ def point(axis, x, interval, place):
   """A number with its interval, in a row; a table says which are not finite."""
   if not np.isfinite([x, *interval]).all():
     return
+  style = dict(fmt='o', capsize=3, color='#3b6fb6')
+  axis.errorbar(x, place, xerr=error(x, interval), **style)
+
+
+def error(x, interval):
+  """Of a number with its interval, for Matplotlib."""
   low, high = interval  # a percentile may pass the mean
-  error = [[max(0, x - low)], [max(0, high - x)]]
-  axis.errorbar(x, place, xerr=error, fmt='o', capsize=3, color='#3b6fb6')
+  return [[max(0, x - low)], [max(0, high - x)]]
 
 
 def names(axis, labels):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import attention, trained
+from collab import attention, load_run
 from configs import glue, lm
 from tests import tiny
 import train
@@ -194,7 +194,7 @@ def test_an_attention(lab, tmp_path, text, positions):
   config = language_model(tmp_path, positions=positions)
   scores = run(config, tmp_path / 'run')
   assert scores['perplexity'] < scores['unigram_perplexity']
-  model, params, _, _ = trained.load(str(tmp_path / 'run'), 'lm')
+  model, params, _, _ = load_run.load(str(tmp_path / 'run'), 'lm')
   tokens = np.random.default_rng(0).integers(5, 200, (2, 11))
   full = model.apply({'params': params}, dict(tokens=tokens))
   decoder = model.clone(decode=True)

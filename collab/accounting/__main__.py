@@ -159,7 +159,5 @@ def _parse(argv):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('accounting'):
     main(sys.argv[1:])
-  except (ValueError, OSError) as e:
-    sys.exit(f'accounting: {" ".join(str(e).split())}')

@@ -14,7 +14,6 @@ MODEL_DIR is a folder of Hugging Face's or the workdir of a run.
 
 import functools
 import pathlib
-import sys
 
 import matplotlib
 from matplotlib import colors
@@ -218,12 +217,10 @@ def main():
     help="text, one a line, or 'train', the training data of the run",
   )
   parser.add_argument('--out', default='redundancy', metavar='DIR')
-  try:
+  with command.errors_in_a_line('redundancy'):
     args = parser.parse_args()
     for file in analyse(args.model_dir, args.calibration, args.out):
       print(file)
-  except (ValueError, OSError) as e:
-    sys.exit(f'redundancy: {" ".join(str(e).split())}')
 
 
 if __name__ == '__main__':

@@ -97,7 +97,5 @@ def _value(text):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('convert'):
     main(sys.argv[1:])
-  except (ValueError, OSError) as e:
-    sys.exit(f'convert: {" ".join(str(e).split())}')

@@ -2,6 +2,7 @@
 """What may be another when a run goes on, and what has been."""
 
 from absl import logging
+from flax import traverse_util
 import jax
 import numpy as np
 
@@ -162,11 +163,5 @@ def _differing(old, new):
   ]
 
 
-def _flat(config, prefix=''):
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = value
-  return flat
+def _flat(config):
+  return traverse_util.flatten_dict(config, sep='.')

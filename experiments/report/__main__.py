@@ -15,7 +15,6 @@ learning curves.
 """
 
 import pathlib
-import sys
 
 from collab import command
 from collab.io import atomic
@@ -24,32 +23,21 @@ from experiments.report import comparison, one, runs
 
 def main():
   parser = command.Parser(
-    prog='python -m experiments.report',
-    description=__doc__,
+    prog='python -m experiments.report', description=__doc__
   )
-  parser.add_argument('runs', nargs='+', metavar='RUN_OR_SWEEP')
-  parser.add_argument(
-    '--text',
-    default='',
-    help='for the attention maps of one run; default: its training data',
-  )
-  parser.add_argument(
-    '--data',
-    default='',
-    metavar='DIR',
-    help='folder of the training data of one run, if it was local files',
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add('runs', nargs='+', metavar='RUN_OR_SWEEP')
+  add('--text', default='', help='for the maps of a run, not its own data')
+  add('--data', default='', metavar='DIR', help='local training data of a run')
+  add(
     '--out',
     default='',
     metavar='FILE',
     help='default: report.html in RUN_OR_SWEEP, of several in this folder',
   )
-  try:
+  with command.errors_in_a_line('report'):
     args = parser.parse_args()
     print(write(args.runs, args.text, args.out, args.data))
-  except (ValueError, OSError) as e:
-    sys.exit(f'report: {" ".join(str(e).split())}')
 
 
 def write(paths, text='', out='', data=''):

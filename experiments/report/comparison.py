@@ -149,12 +149,8 @@ def cost(arms):
     ]
     rows.append((label, *cells))
   head = 'arm', *(told for told, _ in one.COSTS.values())
-  kept = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]
-  about = f'a sequence of {" or ".join(sorted(lengths))} tokens. ' * any(
-    lengths
-  )
-  return parts.table(
-    [head[i] for i in kept],
-    [[row[i] for i in kept] for row in rows],
-    f'All attention layers; {about}{one.ABOUT}',
-  )
+  columns = [x for x in zip(head, *rows, strict=True) if any(x[1:])]
+  head, *rows = zip(*columns, strict=True)
+  told = ' or '.join(sorted(lengths))
+  about = f'a sequence of {told} tokens. ' if told else ''
+  return parts.table(head, rows, f'All attention layers; {about}{one.ABOUT}')

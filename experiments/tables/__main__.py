@@ -11,6 +11,7 @@ import pathlib
 import pkgutil
 import sys
 
+from collab import command
 from experiments import questions, table, tables
 
 MODULES = {
@@ -32,8 +33,6 @@ def make(name, folder=None):
 
 
 if __name__ == '__main__':
-  try:
+  with command.errors_in_a_line('tables'):
     for name in sys.argv[1:] or NAMES:
       print(*map(os.path.relpath, make(name)), sep='\n')
-  except (ValueError, OSError) as e:
-    sys.exit(f'tables: {" ".join(str(e).split())}')

@@ -70,8 +70,7 @@ def _ours(axis, name, found, colour):
     ):
       # Beside each other, not on each other.
       place = width / DIM * (1.02 if name == 'concatenate' else 0.98)
-      low, high = x.difference - x.span[0], x.span[1] - x.difference
-      error = [[max(0, low)], [max(0, high)]]
+      error = tables.error(x.difference, x.span)
       style = dict(fmt='o', color=colour, capsize=4, label=label)
       axis.errorbar(place, x.difference, error, **style)
       label = None

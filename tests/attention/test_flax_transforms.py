@@ -91,11 +91,8 @@ def test_transformed_layers_differentiate_and_drop(case, transform):
   want = run(V.build(case, **fields))
   # Of some biases the gradient is 0 but for rounding errors of the others.
   largest = max(np.abs(x).max() for x in jax.tree.leaves(want[1]))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest),
-    got,
-    want,
-  )
+  for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
 
 
 class Step(nn.Module):

@@ -2,12 +2,11 @@
 """What the commands share: home folders, standard input, one line a line."""
 
 import io
-import types
 
 from ml_collections import ConfigDict
 import pytest
 
-from collab import command, generate, translate
+from collab import command
 from configs import wmt14
 from tests import tiny
 
@@ -89,16 +88,3 @@ def test_standard_input(stdin):
   stdin(b'fine\nf\xfcr\n')
   with pytest.raises(ValueError, match='Standard input, line 2: invalid UTF-8'):
     list(command.stdin_lines())
-
-
-def test_a_newline_that_a_model_says_ends_no_line(stdin, monkeypatch, capsys):
-  said = ['one\ntwo', 'three\r\n', 'four']
-  config = types.SimpleNamespace(task=types.SimpleNamespace(beam=1, alpha=0.0))
-  run = None, None, None, config
-  monkeypatch.setattr('collab.load_run.load', lambda *args: run)
-  monkeypatch.setattr(translate, 'translate', lambda *args: said)
-  monkeypatch.setattr(generate, 'generate', lambda *args, **_: said)
-  for module in (translate, generate):
-    stdin(b'a\nb\nc\n')
-    module.main(['--workdir=x'])
-    assert capsys.readouterr().out == 'one two\nthree  \nfour\n'

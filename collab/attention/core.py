@@ -227,9 +227,9 @@ class Attention(nn.Module):
     *batch, T, D = inputs_q.shape
     x, y, z = self._inputs(inputs_q, inputs_k, inputs_v)
     past = self._past()
-    if past is not None and len(past.index) != len(x):
+    if past is not None and past.index.shape[0] != x.shape[0]:
       raise ValueError(
-        f'The cache has {len(past.index)} rows, the inputs {len(x)}.'
+        f'The cache has {past.index.shape[0]} rows, the inputs {x.shape[0]}.'
       )
     start = 0 if past is None or past.memory else past.index[:, None]
     places = start + jnp.arange(T)[None]

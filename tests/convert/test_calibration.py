@@ -4,6 +4,7 @@
 import pytest
 
 from collab.convert import calibration, source
+from collab.model_json import Meaning
 from collab.runtime import workdir
 from configs import lm
 from tests import tiny
@@ -23,7 +24,8 @@ def planted(tmp_path):
   folder = tmp_path / 'run'
   workdir.claim(config.lock(), folder)
   model = config.model.to_dict() | dict(vocab_size=300)
-  return source.Source(str(folder), config, model, {}, '', None)
+  meaning = Meaning()
+  return source.Source(str(folder), config, model, {}, meaning, '', None)
 
 
 def test_data_are_where_the_user_says(planted, tmp_path):

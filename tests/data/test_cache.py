@@ -107,7 +107,8 @@ def test_full_disk_leaves_no_cache(tok, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from collab.data import cache, sources, tokenizer
+from collab.data import cache, tokenizer
+from collab.data.readers import sources
 def rows():
   yield 'a', 'b', ''
   os.kill(os.getpid(), signal.SIGKILL)

@@ -53,7 +53,7 @@ def numbered(count, seed=0):
 def unpack(batch):
   """The pairs of a batch: (source, target) tuples; checks its structure."""
   found = []
-  assert batch.keys() - {'valid'} == set(FIELDS)
+  assert batch.keys() - {'place'} == set(FIELDS)
   for key in FIELDS:
     assert batch[key].dtype == (np.float32 if key == 'weights' else np.int32)
     assert batch[key].flags.c_contiguous

@@ -13,11 +13,12 @@ def nan_unless(finite, scores) -> dict:
 
   Args:
     finite: whether all outputs of the model are finite.
-    scores: dict name -> what was computed from them. Texts (a signature) stay.
+    scores: dict name -> what was computed from them. Texts (a signature) and
+      whole numbers (a count) stay.
   """
   if finite:
     return scores
   return {
-    name: value if isinstance(value, str) else math.nan
+    name: value if isinstance(value, str | int) else math.nan
     for name, value in scores.items()
   }

@@ -112,7 +112,7 @@ def test_plain_batches_are_the_images():
 
 def test_folder(folder):
   t = of_folder(folder, augment=PICTURES)
-  assert t.model_kwargs == dict(image_size=8, outputs=2)
+  assert t.model_kwargs == dict(image_size=8, channels=3, outputs=2)
   assert t.batch(0)['images'].shape == (12, 8, 8, 3)
   assert equal(t.batch(4), of_folder(folder, augment=PICTURES).batch(4))
   shown = t.describe()
@@ -217,9 +217,8 @@ def test_loss():
   logits = np.random.default_rng(0).normal(size=(12, 10)).astype(np.float32)
   targets = t.batch(0)['targets'] * 0.75
   targets[:, 3] += 0.25
-  total, weight, aux = t.loss(
-    lambda *_, **__: jnp.array(logits), {}, dict(targets=targets), {}
-  )
+  model = types.SimpleNamespace(apply=lambda *_, **__: jnp.array(logits))
+  total, weight, aux = t.loss(model, {}, dict(targets=targets), {})
   soft = 0.8 * targets + 0.02
   wanted = -(soft * np.asarray(jax.nn.log_softmax(logits))).sum()
   np.testing.assert_allclose(total, wanted, rtol=1e-5)

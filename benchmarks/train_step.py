@@ -27,7 +27,7 @@ import optax
 from benchmarks import protocol
 from collab import models, tasks
 from collab.runtime import workdir as workdirs
-from collab.training import gradients, optim
+from collab.training import evaluation, gradients, optim
 from configs import wmt14
 import train
 
@@ -79,7 +79,8 @@ def loop_rate(config, steps):
     params, opt, batch, key = arguments
     bare = []
     # The final evaluation translates: not what is measured here.
-    type(task).evaluate, kept = lambda *_: {}, type(task).evaluate
+    kept = evaluation.build
+    evaluation.build = lambda *_: lambda *_: ({}, {})
     try:
       workdirs.claim(config, workdir)
       for part in range(2):
@@ -92,7 +93,7 @@ def loop_rate(config, steps):
           with contextlib.redirect_stdout(io.StringIO()):
             train.run(config, workdir)
     finally:
-      type(task).evaluate = kept
+      evaluation.build = kept
     lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     seconds = [row['time/seconds'] for row in rows if 'time/seconds' in row][1:]

@@ -13,6 +13,7 @@ import pytest
 from collab.data import pipeline
 from collab.runtime import workdir
 from collab.tasks import wmt14
+from collab.training import evaluation
 from tests import tiny
 import train
 
@@ -22,15 +23,14 @@ def corpus(tmp_path_factory):
   return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
 
 
-def scores(*args):
-  """Instead of an evaluation, which takes time."""
-  return dict(nll=1.0)
+# Instead of an evaluation, which takes time.
+SCORES = tiny.evaluation_of(nll=1.0)
 
 
 @pytest.fixture
 def no_evaluation(monkeypatch):
   """Leaves out what takes time and is not looked at here."""
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  monkeypatch.setattr(evaluation, 'build', SCORES)
 
 
 @pytest.fixture(scope='module')
@@ -419,7 +419,7 @@ def stopped(corpus, tmp_path_factory):
   """The workdir of a run that failed after three of its checkpoints."""
   folder = tmp_path_factory.mktemp('stopped') / 'run'
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(wmt14.Translation, 'evaluate', scores)
+    patch.setattr(evaluation, 'build', SCORES)
     spoil(patch, 10)
     with pytest.raises(FloatingPointError):
       run(tiny.config(corpus), folder)
@@ -468,7 +468,7 @@ def test_checkpoints_out_of_reach(
     path.rmdir() if path.is_dir() else path.unlink()
   away.rename(path)
   monkeypatch.undo()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  monkeypatch.setattr(evaluation, 'build', SCORES)
   run(config, folder)
   assert tiny.rows(folder)[-1]['step'] == 12
 
@@ -505,14 +505,14 @@ def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
 
 def test_validation_that_is_nan(corpus, tmp_path, monkeypatch):
   """Ends the run at once, though steps may be skipped; it can go on."""
-  nan = dict(nll=float('nan'))
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', lambda *args: nan)
+  nan = tiny.evaluation_of(nll=float('nan'))
+  monkeypatch.setattr(evaluation, 'build', nan)
   config = tiny.config(corpus, skip_nonfinite=100)
   with pytest.raises(FloatingPointError, match=r'val/nll of the .* is nan'):
     run(config, tmp_path)
   assert tiny.rows(tmp_path)[-1] == {'step': 4, 'val/nll': 'nan'}
   assert (tmp_path / 'checkpoints' / '3').is_dir()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  monkeypatch.setattr(evaluation, 'build', SCORES)
   run(config, tmp_path)
 
 
@@ -595,7 +595,7 @@ def test_steps_that_are_skipped(
     run(config, tmp_path / 'parts')
   assert (tmp_path / 'parts' / 'checkpoints' / '9').is_dir()
   monkeypatch.undo()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  monkeypatch.setattr(evaluation, 'build', SCORES)
   spoil(monkeypatch, 4, 7)
   run(None, tmp_path / 'parts')
   assert tiny.rows(tmp_path / 'parts') == whole
@@ -618,7 +618,7 @@ def test_loss_that_is_not_finite(
   assert names == ['4']
   assert tiny.rows(tmp_path)[-1]['step'] == 5
   monkeypatch.undo()
-  monkeypatch.setattr(wmt14.Translation, 'evaluate', scores)
+  monkeypatch.setattr(evaluation, 'build', SCORES)
   capsys.readouterr()
   run(None, tmp_path)
   assert '4 of 12 done' in capsys.readouterr().out

@@ -10,8 +10,7 @@ import pytest
 
 from collab import metrics
 from collab.runtime import identity, workdir
-from collab.tasks import wmt14
-from collab.training import logs
+from collab.training import evaluation, logs
 from tests import tiny
 from tests.faults import lab as labs
 import train
@@ -187,9 +186,7 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
 
 def test_micro_batches(corpus, tmp_path, monkeypatch):
   """An update of two micro-batches is one of all rows (dropout aside)."""
-  monkeypatch.setattr(
-    wmt14.Translation, 'evaluate', lambda *args: dict(nll=1.0)
-  )
+  monkeypatch.setattr(evaluation, 'build', tiny.evaluation_of(nll=1.0))
   for n in (1, 2):
     config = tiny.config(
       corpus, accumulate=n, model__dropout=0.0, total_steps=4

@@ -158,3 +158,8 @@ def rows(workdir):
 def evaluate(task, model, params, split):
   """Scores and examples of a task, as train.py has them."""
   return evaluation.build(task, model, sharding.make_mesh())(params, split)
+
+
+def evaluation_of(**scores):
+  """Stands for evaluation.build where the scores do not matter."""
+  return lambda task, model, mesh: lambda params, split: (scores, {})

@@ -6,6 +6,7 @@ import json
 from ml_collections import ConfigDict
 import pytest
 
+from collab import model_json
 from collab.runtime import identity, workdir
 from configs import glue, lm, mlm, squad, superglue, vit, wmt14
 
@@ -79,4 +80,4 @@ def test_a_workdir_of_the_first_form_goes_on(tmp_path):
   (tmp_path / 'model.json').write_text(json.dumps(old['model']))
   assert workdir.claim(None, tmp_path) == now
   assert workdir.claim(now, tmp_path) == now
-  assert workdir.read_model(tmp_path) == now.model.to_dict()
+  assert model_json.read(tmp_path)[0] == now.model.to_dict()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from collab.data import pipeline
-from collab.runtime import workdir
+from collab.runtime import identity, workdir
 from collab.tasks import wmt14
 from collab.training import evaluation
 from tests import tiny
@@ -499,7 +499,7 @@ def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
   assert tiny.rows(tmp_path)[-1]['step'] == 12
   assert workdir.claim(None, tmp_path) == config
   result = json.loads((tmp_path / 'result.json').read_text())
-  assert result['config_hash'] == workdir.config_hash(config)
+  assert result['config_hash'] == identity.config_hash(config)
   assert 'changes' not in result
 
 

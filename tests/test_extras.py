@@ -156,7 +156,7 @@ get_config = lambda _: ConfigDict(dict(model=model, data=dict(row_length=9)))
   words = ['-W', 'ignore', '-m', 'collab.accounting', f'--out={tmp_path}']
   done = run(whole, *words, f'--config={tmp_path}/x_alone.py')
   assert done.returncode == 0, done.stderr
-  assert '|   alone |' in done.stdout
+  assert '|     mha |' in done.stdout
   done = run(whole, *words, f'--config={tmp_path}/of_project.py')
   assert (done.returncode, done.stdout) == (1, '')
   assert done.stderr == (

@@ -150,7 +150,7 @@ def run(tmp_path_factory):
   )
   fields = c.model.to_dict() | dict(vocab_size=words.vocab_size)
   model_json.write(folder, fields, model_json.Meaning(words.fingerprint))
-  shapes = models.shapes(fields, models.smallest(fields))
+  shapes = models.shapes(models.build(**fields))
   params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   checkpoints = checkpoint.Checkpoints(folder, 1)
   checkpoints.save(100, dict(params=params))

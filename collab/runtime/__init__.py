@@ -1,1 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What keeps a run alive: processes, signals, locks, checkpoints, its folder."""
+
+from collab import extras
+
+extras.need()

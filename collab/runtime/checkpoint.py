@@ -250,13 +250,17 @@ class Checkpoints:
 
   def _remove_rest(self):
     """Removes what the writer has made of a folder that was deleted."""
-    for _ in range(10):
+    quiet = 0
+    for _ in range(100):
       name = str(self._saved)
       for path in [self._path / name, *self._path.glob(f'{name}.*')]:
         shutil.rmtree(path, ignore_errors=True)
       for folder in (self._path, self._path.parent):
         with contextlib.suppress(OSError):  # it is not empty, or not there
           folder.rmdir()
+      quiet = 0 if self._path.exists() else quiet + 1
+      if quiet == 10:
+        return
       time.sleep(0.1)  # writes that Orbax has given up end a little later
 
   def _wait(self):

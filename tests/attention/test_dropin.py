@@ -365,7 +365,7 @@ def test_broadcast_dropout(layer, x, broadcast):
   assert equal == broadcast
 
 
-@pytest.mark.parametrize('case', attention.names())
+@V.few(attention.names())
 def test_dropout_of_every_variant(case):
   """Zero rate is no dropout; the mean over patterns is the plain output."""
   x, params = V.inputs(case)[0], V.params(case)

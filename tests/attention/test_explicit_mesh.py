@@ -21,7 +21,7 @@ LAYOUTS = {
   'length': PartitionSpec(None, 'model', None),
   'batch and length': PartitionSpec('data', 'model', None),
 }
-every_case = pytest.mark.parametrize('case', V.CASES)
+every_case = V.few(V.CASES)
 every_layout = pytest.mark.parametrize('layout', LAYOUTS)
 
 

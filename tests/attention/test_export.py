@@ -14,7 +14,7 @@ from tests.attention.test_kernels import problem
 from tests.attention.test_variants import check_gradients
 from tests.attention.variants import close
 
-every_case = pytest.mark.parametrize('case', V.CASES)
+every_case = V.few(V.CASES)
 every_kernel = pytest.mark.parametrize('case', ['mqa', 'mhe_add'])
 LONG = blocks.SYMBOLIC_BLOCK + 3  # more than one block
 

@@ -19,8 +19,8 @@ from collab import attention
 from tests.attention import variants as V
 from tests.attention.variants import close, normal
 
-every_case = pytest.mark.parametrize('case', V.CASES)
-every_name = pytest.mark.parametrize('case', attention.names())
+every_case = V.few(V.CASES)
+every_name = V.few(attention.names())
 B, T = 2, 3
 CAUSAL = attention.Mask(causal=True)
 

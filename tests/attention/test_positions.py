@@ -59,7 +59,7 @@ def any_rank():
     yield
 
 
-@pytest.mark.parametrize('case', V.CASES)
+@V.few(V.CASES)
 def test_a_variant_that_does_not_look_at_positions_compiles_to_the_same(case):
   layer, tree = V.build(case), {'params': V.params(case, memory=True)}
   inputs = V.inputs(case)

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 from collab import attention
 from tests.attention import reference
@@ -31,6 +32,16 @@ MORE = {
 }
 CASES = {name: (name, FIELDS.get(name, {})) for name in attention.names()}
 CASES |= MORE
+# Each takes another path through the core and the kernels.
+QUICK = ('mha', 'collab', 'mhe_add', 'mla')
+
+
+def few(cases):
+  """Parametrises a test that compiles much; cases beyond QUICK are slow."""
+  slow = lambda case: pytest.param(case, marks=pytest.mark.slow)
+  return pytest.mark.parametrize(
+    'case', [case if case in QUICK else slow(case) for case in cases]
+  )
 
 
 def build(case, /, **fields):

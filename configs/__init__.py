@@ -12,6 +12,8 @@ import pathlib
 import pkgutil
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from collab import attention
 from collab.attention import variants
 
@@ -42,6 +44,42 @@ def check(config):
     raise ValueError(
       f'--config={path}: No such file; configs/ has {", ".join(names)}.'
     )
+
+
+def base():
+  """The fields that all families share; each sets its own and those it changes.
+
+  Returns:
+    ConfigDict, without a task and data.
+  """
+  c = ConfigDict()
+  c.model = dict(
+    dim=768,
+    mlp_dim=3072,
+    activation='gelu',
+    norm='pre',
+    dropout=0.1,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    scan=False,
+    remat='none',
+    dtype='float32',
+    attention=dict(name='mha', num_heads=12),
+  )
+  c.optim = dict(
+    name='adamw', end_lr=0.0, b1=0.9, clip=1.0, ema=0.0, layer_decay=1.0
+  )
+  c.accumulate = 1  # micro-batches of an update
+  c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  # The last `keep` and the best by a metric (- if lower is better) stay. At the
+  # end final='best' evaluates the best of them; 'last' the parameters' moving
+  # average or, without optim.ema, the mean of the last `average`.
+  c.checkpoint = dict(keep=3, best='-val/nll', average=1, final='best')
+  c.seed = 0
+  c.init_from = ''  # workdir of a run whose parameters this one starts with
+  c.wandb = ''  # project at Weights & Biases
+  return c
 
 
 class Words(NamedTuple):
@@ -76,12 +114,8 @@ def parse(argument, subtasks=(), models=()):
   Raises:
     ValueError: an unknown word, or two of a kind; it lists the legal ones.
   """
-  kinds = {
-    **dict.fromkeys(subtasks, 'sub-task'),
-    **dict.fromkeys(models, 'model'),
-    **dict.fromkeys(SIZES, 'size'),
-    **dict.fromkeys(VARIANTS, 'variant'),
-  }
+  kinds = dict.fromkeys(subtasks, 'sub-task') | dict.fromkeys(models, 'model')
+  kinds |= dict.fromkeys(SIZES, 'size') | dict.fromkeys(VARIANTS, 'variant')
   fields, chosen = {}, {}
   for word in filter(None, argument.split(',')):
     key, equals, value = word.partition('=')

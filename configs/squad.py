@@ -22,16 +22,14 @@ On XQuAD's thousand questions a model that was not pre-trained learns next to
 nothing: `xquad,small` checks the path from file to score.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, glue, parse
+from configs import attend, base, glue, parse
 
 
 def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='squad', max_answer_length=30, null_threshold=0.0)
   c.data = dict(
     corpus='squad',  # in TFDS, unless path is given
@@ -45,30 +43,12 @@ def get_config(argument=''):
     question_length=64,
     batch_size=32,
   )
-  c.model = glue.bert_base()
-  c.optim = dict(
-    name='adamw',
-    lr=3e-5,
-    schedule='linear',
-    warmup_steps=550,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-6,
-    weight_decay=0.01,
-    clip=1.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  c.model.update(glue.BERT_BASE)
+  c.optim.update(lr=3e-5, schedule='linear', warmup_steps=550)
+  c.optim.update(b2=0.999, eps=1e-6, weight_decay=0.01)
   c.total_steps = 5500
   c.every = dict(log=100, eval=500, checkpoint=500)
-  c.checkpoint = dict(keep=1, best='val/f1', average=1, final='best')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.checkpoint.update(keep=1, best='val/f1')
   if subtask == 'v2':
     c.data.version = 'v2.0'
     c.optim.warmup_steps = 820

@@ -16,9 +16,7 @@ there is a passage, is our choice. No published number is known to us either.
 TFDS prepares SuperGLUE only with TensorFlow: pip install '.[prepare]'.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, glue, parse
+from configs import attend, base, glue, parse
 
 PASSAGES = ('boolq', 'multirc', 'record')
 
@@ -39,7 +37,7 @@ def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument, tuple(TRAINING))
   subtask = words.subtask
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='superglue', subtask=subtask)
   c.data = dict(
     corpus='super_glue',  # in TFDS, unless path is given
@@ -50,10 +48,7 @@ def get_config(argument=''):
     row_length=256 if subtask in PASSAGES else 128,
     batch_size=32,
   )
-  c.model = glue.bert_base()
+  c.model.update(glue.BERT_BASE)
   glue.fine_tuning(c, *TRAINING[subtask])
-  c.seed = 0
-  c.init_from = ''  # workdir of a pre-training run whose encoder this one takes
-  c.wandb = ''  # project at Weights & Biases
   glue.resize(c, words.size, *TRAINING[subtask])
   return attend(c, words)

@@ -32,9 +32,7 @@ recovered), at collaborative key widths 768 / 512 / 384 / 256 / 128 / 64:
     shared_dim   384 / 192 / 96   21,044,200 / 20,152,552 / 19,706,728
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, parse
 
 # Mean and standard deviation of the channels of the training images.
 SUBTASKS = dict(
@@ -58,7 +56,7 @@ def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='image', label_smoothing=0.1)
   c.data = dict(
     corpus='imagenet2012' if subtask == 'imagenet' else subtask,
@@ -80,50 +78,19 @@ def get_config(argument=''):
       cutmix=1.0,
     ),
   )
-  c.model = dict(
+  c.model.update(
     name='vit',
     patch=16,
     distillation='none',
-    dim=768,
     num_layers=12,
-    mlp_dim=3072,
-    activation='gelu',
-    norm='pre',
     epsilon=1e-6,
     dropout=0.0,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
     drop_path=0.1,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
   )
-  c.optim = dict(
-    name='adamw',
-    lr=1e-3,
-    schedule='cosine',
-    warmup_steps=0,
-    end_lr=1e-5,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=0.05,
-    clip=0.0,
-    ema=0.99996,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  c.total_steps = 0
+  c.optim.update(lr=1e-3, schedule='cosine', end_lr=1e-5, b2=0.999, eps=1e-8)
+  c.optim.update(weight_decay=0.05, clip=0.0, ema=0.99996)
   c.every = dict(log=100, eval=5000, checkpoint=5000)
-  # The last `keep` and the best by a metric stay. At the end the average of the
-  # parameters is evaluated or, without optim.ema, the mean of `average`.
-  c.checkpoint = dict(keep=2, best='val/top1', average=1, final='last')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.checkpoint.update(keep=2, best='val/top1', final='last')
   train_for(c, SUBTASKS[subtask]['images'], epochs=300, warmup=5)
   if subtask != 'imagenet':
     few_pixels(c, subtask)

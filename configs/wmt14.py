@@ -19,15 +19,13 @@ Published BLEU (arXiv 2006.16362), key width 512 / 256 / 128 / 64:
   collaborative  27.58 / 27.41 / 27.40 / 27.31   wmt14_collab.py:shared_dim=
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, parse
 
 
 def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument)
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
   c.data = dict(
     corpus='wmt14_translate/de-en',  # in TFDS, unless path is given
@@ -42,7 +40,7 @@ def get_config(argument=''):
     batch_size=112,  # rows: 28,672 tokens an update
     too_long='drop',  # or 'truncate'
   )
-  c.model = dict(
+  c.model.update(
     name='encoder_decoder',
     dim=512,
     encoder_layers=6,
@@ -54,41 +52,16 @@ def get_config(argument=''):
     positions='sinusoidal',
     max_length=1024,
     output_bias=False,
-    dropout=0.1,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=8),
+    attention=dict(num_heads=8),
     decoder_attention=dict(),  # default: attention
     cross_attention=dict(),
   )
-  c.optim = dict(
-    name='adam',
-    lr=7e-4,
-    schedule='inverse_sqrt',
-    warmup_steps=4000,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-9,
-    weight_decay=0.0,
-    clip=0.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt')
+  c.optim.update(warmup_steps=4000, b2=0.98, eps=1e-9, weight_decay=0.0)
+  c.optim.clip = 0.0
   c.total_steps = 100_000
   c.every = dict(log=100, eval=2000, checkpoint=2000)
-  # The last `keep` and the best by a metric (- if lower is better) stay. At the
-  # end the mean of the last `average` is evaluated, or (final='best') the best.
-  c.checkpoint = dict(keep=10, best='-val/nll', average=10, final='last')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.checkpoint.update(keep=10, average=10, final='last')
   resize(c, words.size)
   # The paper's translation model has biases on the shared projections.
   return attend(c, words, collab=dict(bias='shared'))

@@ -49,12 +49,8 @@ def compare(title, text, blocks):
 
 def _differences(axis, block, found):
   """To the first, with their intervals, which are narrower than the scores'."""
-  first, *others = labels = list(block.labels.values())
-  for place, label in enumerate(others, 1):
-    if label in found and first in found:
-      x = found[label].interval
-      table.point(axis, x.difference, x.span, place)
+  first, *_ = labels = list(block.labels.values())
+  table.bars(axis, labels, table.differences(found))
   axis.axvline(0, color='#888888', lw=1)
-  table.names(axis, labels)
   what = f'difference to {first}'
   axis.set(title=block.title, xlabel=f'{block.metric.title}, {what}')

@@ -6,8 +6,7 @@ comes from the rows and examples in experiments/results, so that it is the same
 whenever it is made.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import hashlib
 import io
@@ -15,6 +14,7 @@ import math
 import pathlib
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -71,42 +71,36 @@ def measure(studies, metric, arms, baseline='mha'):
     arms: {arm in the rows: its name here}.
     baseline: name of the one that the others are tested against.
   """
-  rows, folder = defaultdict(list), study.RESULTS
-  for name in studies:
-    for row in results.rows(folder / f'{name}.jsonl', **MEASURED):
-      if row.get('arm') in arms:
-        rows[arms[row['arm']]].append(row)
-  sums = {
-    name: [_sums(row, metric, folder) for row in found]
-    for name, found in rows.items()
-  }
-  every = [x for found in sums.values() for x in found]
-  examples = not any(x is None for x in every)
-  score = metric.score
+  folder = study.RESULTS
+  rows = [
+    row
+    for name in studies
+    for row in results.rows(folder / f'{name}.jsonl', **MEASURED)
+    if row.get('arm') in arms
+  ]
+  sums, score = [_sums(row, metric, folder) for row in rows], metric.score
+  examples = not any(x is None for x in sums)
   if not examples:  # a run is its own one example
+    sums = [[[metric.value(row['metrics'])]] for row in rows]
     score = lambda x: x[..., 0]
-    sums = {
-      name: [[[metric.value(row['metrics'])]] for row in found]
-      for name, found in rows.items()
-    }
-  elif len({len(x) for x in every}) > 1:
-    told = {
-      row['examples']: len(x)
-      for name, found in rows.items()
-      for row, x in zip(found, sums[name], strict=True)
-    }
-    low, high = min(told, key=told.get), max(told, key=told.get)
+  told = {row['examples']: len(x) for row, x in zip(rows, sums, strict=True)}
+  low, high = (of(told, key=told.get, default='') for of in (min, max))
+  if low != high:
     raise ValueError(
       f'{folder / low} has {told[low]} examples, {folder / high} '
       f'{told[high]}: expected as many, of the same test set.'
     )
-  found = intervals.compare(sums, score, baseline, metric.test)
-  fields = 'attention_parameters', 'steps'
-  return {
-    name: Measured(found[name], *map(rows[name][0].get, fields), examples)
-    for name in arms.values()
-    if name in found
+  seeds = {
+    name: [x for row, x in zip(rows, sums, strict=True) if row['arm'] == arm]
+    for arm, name in arms.items()
   }
+  seeds = {name: some for name, some in seeds.items() if some}
+  found = intervals.compare(seeds, score, baseline, metric.test)
+  sizes = {
+    arms[row['arm']]: (row['attention_parameters'], row['steps'])
+    for row in rows
+  }
+  return {name: Measured(x, *sizes[name], examples) for name, x in found.items()}
 
 
 def _sums(row, metric, folder):
@@ -203,39 +197,51 @@ def write(name, table, folder):
   return paths
 
 
-def bars(axis, found, metric, labels):
-  """Scores with intervals, an arm a row.
+def scores(found: Mapping[str, Measured]) -> dict:
+  """{name: (mean, low, high)}."""
+  every = {name: one.interval for name, one in found.items()}
+  return {k: (x.mean, x.low, x.high) for k, x in every.items()}
+
+
+def differences(found: Mapping[str, Measured]) -> dict:
+  """{name: (difference to the baseline, low, high)} of those that have one."""
+  every = {name: one.interval for name, one in found.items()}
+  return {k: (x.difference, *x.span) for k, x in every.items() if x.span}
+
+
+def bars(axis: Axes, labels: Sequence, numbers: Mapping):
+  """Draws numbers with their intervals, one row for each label.
 
   Args:
     axis: to draw on.
-    found: {name: Measured} of some arms.
-    metric: metric.Metric.
-    labels: {name: text} of all arms.
+    labels: of the rows, from above.
+    numbers: {label: (value, low, high)} of some of them.
   """
-  for place, name in enumerate(labels):
-    if name in found:
-      x = found[name].interval
-      point(axis, x.mean, (x.low, x.high), place)
-  names(axis, labels.values())
-  axis.set_xlabel(metric.title)
+  places = {i: numbers[x] for i, x in enumerate(labels) if x in numbers}
+  points(axis, places, 'x', color='#3b6fb6', capsize=3)
+  rows(axis, labels)
 
 
-def point(axis, x, interval, place):
-  """A number with its interval, in a row; a table says which are not finite."""
-  if not np.isfinite([x, *interval]).all():
+def points(axis: Axes, numbers: Mapping, along: str, **style):
+  """Draws numbers with their intervals; those that are not finite are left out.
+
+  Args:
+    axis: to draw on.
+    numbers: {place on the other axis: (value, low, high)}.
+    along: 'x' or 'y', the axis of the numbers.
+    **style: of Matplotlib's errorbar.
+  """
+  finite = [(at, *x) for at, x in numbers.items() if np.isfinite(x).all()]
+  if not finite:
     return
-  style = dict(fmt='o', capsize=3, color='#3b6fb6')
-  axis.errorbar(x, place, xerr=error(x, interval), **style)
+  at, value, low, high = np.transpose(finite)
+  error = np.maximum(0, [value - low, high - value])  # a percentile may pass it
+  x, y = (value, at) if along == 'x' else (at, value)
+  axis.errorbar(x, y, fmt='o', **{f'{along}err': error}, **style)
 
 
-def error(x, interval):
-  """Of a number with its interval, for Matplotlib."""
-  low, high = interval  # a percentile may pass the mean
-  return [[max(0, x - low)], [max(0, high - x)]]
-
-
-def names(axis, labels):
-  """Of the rows, from above."""
+def rows(axis: Axes, labels: Sequence):
+  """Names the rows, from above."""
   axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)
   tidy(axis)

@@ -70,7 +70,7 @@ def table():
       values = [x[i] for x in shares.values()]
       marker = 'osD^v*'[i]
       axis.plot(values, places, marker, color=f'C{i}', label=name)
-    tables.names(axis, list(shares))
+    tables.rows(axis, shares)
     axis.axvline(1, color='#888888', lw=1)
     axis.set(xlabel="share of MHA's", xscale='log')
     axis.xaxis.set_major_formatter('{x:g}')

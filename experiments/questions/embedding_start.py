@@ -25,10 +25,6 @@ LABELS = {
 
 
 def table():
-  block = blocks.Block(
-    'MHE-MUL, English to German',
-    ['translation', 'starts'],
-    metric.BLEU,
-    LABELS,
-  )
+  title, studies = 'MHE-MUL, English to German', ['translation', 'starts']
+  block = blocks.Block(title, studies, metric.BLEU, LABELS)
   return blocks.compare('What MHE-MUL starts from', __doc__, [block])

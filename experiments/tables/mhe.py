@@ -16,17 +16,8 @@ from typing import NamedTuple
 from experiments import metric
 from experiments import table as tables
 
-# With what each is drawn.
-ATTENTIONS = dict(
-  mha='o',
-  skv='s',
-  mqa='D',
-  el='P',
-  sha='^',
-  mhe_add='v',
-  mhe_mul='X',
-  collab='*',
-)
+ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul', 'collab'
+MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
 
 
 class Task(NamedTuple):
@@ -97,8 +88,8 @@ def table():
       for name, one in found.items() if 'mha' in found else ():
         share = tables.ratio(one.attention, found['mha'].attention)
         value = 100 * _prr(one, found, task)
-        axis.plot(share, value, ATTENTIONS[name], color=f'C{i}')
-    for name, marker in ATTENTIONS.items():
+        axis.plot(share, value, MARKERS[name], color=f'C{i}')
+    for name, marker in MARKERS.items():
       axis.plot([], [], marker, color='#888888', label=name)
     axis.set(xlabel="parameters in attention, share of MHA's", ylabel='PRR, %')
     tables.legend(axis, fontsize=7)

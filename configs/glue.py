@@ -80,23 +80,37 @@ MODELS = dict(
 def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument, tuple(TRAINING), tuple(MODELS))
-  subtask = words.subtask
+  # Everybody skips the few damaged rows that QQP is published with.
+  malformed = 'skip' if words.subtask == 'qqp' else 'fatal'
+  data, model = dict(corpus='glue', malformed=malformed), MODELS[words.model]
+  return sentences('glue', words, data, BERT_BASE | model, TRAINING)
+
+
+def sentences(task, words, data, model, training):
+  """The config of a task that classifies sentences, by BERT's recipe.
+
+  Args:
+    task: its name.
+    words: configs.Words.
+    data: fields of `data` that are the task's own.
+    model: fields of an encoder.
+    training: {sub-task: (examples, epochs)}.
+  """
   c = base()
-  c.task = dict(name='glue', subtask=subtask)
+  c.task = dict(name=task, subtask=words.subtask)
   c.data = dict(
-    corpus='glue',  # in TFDS, unless path is given
-    path='',  # folder of CoLA, SST-2, MRPC, ... as published; plain or .gz
-    # Rows with a wrong number of columns: 'fatal', or 'skip' (and count) as
-    # everybody does with QQP, which is published with a few.
-    malformed='skip' if subtask == 'qqp' else 'fatal',
+    corpus='',  # in TFDS, unless path is given
+    path='',  # folder of CoLA, SST-2, BoolQ, ... as published; plain or .gz
+    malformed='fatal',  # rows with other columns; 'skip' counts them
     vocab_size=30_522,
     vocabulary='',  # a tokenizer.json instead of one trained here
     row_length=128,
     batch_size=32,
   )
-  c.model.update(BERT_BASE, **MODELS[words.model])
-  fine_tuning(c, *TRAINING[subtask])
-  resize(c, words.size, *TRAINING[subtask])
+  c.data.update(data)
+  c.model.update(model)
+  fine_tuning(c, *training[words.subtask])
+  resize(c, words.size, *training[words.subtask])
   return attend(c, words)
 
 
@@ -113,15 +127,10 @@ def fine_tuning(c, examples, epochs):
 def resize(c, size, examples, epochs):
   """A model and a training of another size, from nothing."""
   if size == 'sample':
-    c.data.update(
-      corpus='sample',
-      malformed='fatal',
-      vocab_size=1000,
-      row_length=32,
-      batch_size=64,
-    )
+    c.data.update(corpus='sample', malformed='fatal', vocab_size=1000)
+    c.data.update(row_length=32, batch_size=64)
     c.model.update(dim=64, num_layers=2, mlp_dim=256, max_length=64)
-    c.model.update(dropout=0.0)
+    c.model.dropout = 0.0
     fine_tuning(c, 64 * 300, 3)
     c.optim.update(lr=2e-3, warmup_steps=100)
   elif size == 'small':
@@ -131,5 +140,5 @@ def resize(c, size, examples, epochs):
     fine_tuning(c, examples, 2 if examples > 50_000 else epochs)
     c.optim.lr = 5e-4
   if size:
-    c.model.update(norm='pre', attention_dropout=0.0)
-    c.model.attention.num_heads = 4
+    heads = dict(num_heads=4)
+    c.model.update(norm='pre', attention_dropout=0.0, attention=heads)

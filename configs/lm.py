@@ -57,7 +57,7 @@ def get_config(argument=''):
   c.total_steps = 60_000
   c.every = dict(log=100, eval=2000, checkpoint=1000)
   if subtask != 'wikitext103':
-    c.data.update(vocab_size=10_000, row_length=256, batch_size=64)
+    c.data.update(vocab_size=10_000, row_length=256)
     c.model.update(dim=512, num_layers=6, mlp_dim=2048, dropout=0.3)
     c.model.attention.num_heads = 8
     c.total_steps = 10_000 if subtask == 'wikitext2' else 6_000
@@ -73,8 +73,7 @@ def resize(c, size):
     c.data.update(corpus='sample', vocab_size=2000, row_length=64)
     c.data.update(batch_size=32, eval_stride=32)
     c.model.update(dim=128, num_layers=2, mlp_dim=512, max_length=128)
-    c.model.attention.num_heads = 4
-    c.model.dropout = 0.2
+    c.model.update(dropout=0.2, attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, warmup_steps=50)
     c.total_steps = 600
     c.every.update(log=50, eval=200, checkpoint=100)
@@ -82,8 +81,7 @@ def resize(c, size):
     c.data.update(vocab_size=8000, row_length=128)
     c.data.update(batch_size=16, eval_stride=64)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
-    c.model.attention.num_heads = 6
-    c.model.dropout = 0.0
+    c.model.update(dropout=0.0, attention=dict(num_heads=6))
     c.optim.update(name='muon', lr=3e-3, warmup_steps=200)
     c.total_steps = 3000
     c.every.update(log=50, eval=500, checkpoint=250)

@@ -77,8 +77,7 @@ def resize(c, size):
     c.data.update(vocab_size=4000, row_length=256, batch_size=16)
     c.data.update(stride=96, question_length=48)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
-    c.model.update(norm='pre')
-    c.model.attention.num_heads = 6
+    c.model.update(norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=5e-4, schedule='cosine', warmup_steps=50)
     c.total_steps = 300
     c.every.update(log=20, eval=100, checkpoint=50)

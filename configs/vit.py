@@ -34,21 +34,13 @@ recovered), at collaborative key widths 768 / 512 / 384 / 256 / 128 / 64:
 
 from configs import attend, base, parse
 
-# Mean and standard deviation of the channels of the training images.
+# Sub-task -> images to train with, mean and deviation of their channels.
 SUBTASKS = dict(
-  imagenet=dict(
-    images=1_271_167,  # to train with
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-  ),
-  cifar10=dict(
-    images=45_000, mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262)
-  ),
-  cifar100=dict(
-    images=45_000, mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276)
-  ),
-  mnist=dict(images=55_000, mean=(0.131,), std=(0.308,)),
-  fashion_mnist=dict(images=55_000, mean=(0.286,), std=(0.353,)),
+  imagenet=(1_271_167, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  cifar10=(45_000, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+  cifar100=(45_000, (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+  mnist=(55_000, (0.131,), (0.308,)),
+  fashion_mnist=(55_000, (0.286,), (0.353,)),
 )
 
 
@@ -56,6 +48,7 @@ def get_config(argument=''):
   """The experiment, as the words of the argument have it."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
+  images, mean, std = SUBTASKS[subtask]
   c = base()
   c.task = dict(name='image', label_smoothing=0.1)
   c.data = dict(
@@ -65,8 +58,8 @@ def get_config(argument=''):
     damaged='error',  # or 'skip': an image that does not decode
     image_size=224,
     batch_size=1024,
-    mean=SUBTASKS[subtask]['mean'],
-    std=SUBTASKS[subtask]['std'],
+    mean=mean,
+    std=std,
     augment=dict(
       crop='resized',  # 'padded', 'none'
       padding=0,
@@ -91,10 +84,10 @@ def get_config(argument=''):
   c.optim.update(weight_decay=0.05, clip=0.0, ema=0.99996)
   c.every = dict(log=100, eval=5000, checkpoint=5000)
   c.checkpoint.update(keep=2, best='val/top1', final='last')
-  train_for(c, SUBTASKS[subtask]['images'], epochs=300, warmup=5)
+  train_for(c, images, epochs=300, warmup=5)
   if subtask != 'imagenet':
     few_pixels(c, subtask)
-  resize(c, subtask, words.size)
+  resize(c, subtask, words.size, images)
   return attend(c, words)
 
 
@@ -109,13 +102,12 @@ def few_pixels(c, subtask):
   digits = subtask == 'mnist'  # a mirrored digit is none
   c.data.image_size = 28 if 'mnist' in subtask else 32
   c.data.augment.update(crop='padded', padding=4, flip=not digits)
-  c.model.update(patch=4, dim=384, mlp_dim=1536)
-  c.model.attention.num_heads = 6
+  c.model.update(patch=4, dim=384, mlp_dim=1536, attention=dict(num_heads=6))
   c.optim.ema = 0.999
   c.every.update(eval=1000, checkpoint=1000)
 
 
-def resize(c, subtask, size):
+def resize(c, subtask, size, images):
   """A model and a training of another size."""
   plain = dict(ops=0, erasing=0.0, mixup=0.0, cutmix=0.0)
   if size == 'sample':
@@ -132,15 +124,14 @@ def resize(c, subtask, size):
     c.data.batch_size = 128
     c.data.augment.update(plain)
     c.model.update(dim=128, num_layers=4, mlp_dim=384, drop_path=0.0)
-    c.model.activation = 'gelu_tanh'
+    c.model.update(activation='gelu_tanh', attention=dict(num_heads=4))
     if subtask == 'imagenet':
       c.data.image_size, c.model.patch = 64, 8
     elif 'mnist' in subtask:  # centred, and 16 patches are enough
       c.data.augment.padding, c.model.patch = 1, 7
     else:
       c.data.augment.padding = 2
-    c.model.attention.num_heads = 4
     c.optim.update(name='muon', lr=3e-3, ema=0.0)
-    train_for(c, SUBTASKS[subtask]['images'], epochs=15, warmup=1)
+    train_for(c, images, epochs=15, warmup=1)
     c.every.update(log=100, eval=1000, checkpoint=500)
     c.checkpoint.update(keep=3, average=2)

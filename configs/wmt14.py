@@ -56,9 +56,8 @@ def get_config(argument=''):
     decoder_attention=dict(),  # default: attention
     cross_attention=dict(),
   )
-  c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt')
+  c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt', clip=0.0)
   c.optim.update(warmup_steps=4000, b2=0.98, eps=1e-9, weight_decay=0.0)
-  c.optim.clip = 0.0
   c.total_steps = 100_000
   c.every = dict(log=100, eval=2000, checkpoint=2000)
   c.checkpoint.update(keep=10, average=10, final='last')
@@ -70,25 +69,18 @@ def get_config(argument=''):
 def resize(c, size):
   """A model and a training of another size."""
   if size == 'sample':
-    c.data.update(
-      corpus='sample', vocab_size=2000, row_length=64, batch_size=64
-    )
-    c.model.update(
-      dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512, max_length=256
-    )
-    c.model.update(norm='pre')
-    c.model.attention.num_heads = 4
+    c.data.update(corpus='sample', vocab_size=2000)
+    c.data.update(row_length=64, batch_size=64)
+    c.model.update(dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512)
+    c.model.update(max_length=256, norm='pre', attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, schedule='cosine', warmup_steps=100)
     c.total_steps = 600
     c.every.update(log=50, eval=200, checkpoint=100)
     c.checkpoint.update(keep=3, average=2)
   elif size == 'small':
     c.data.update(vocab_size=4000, row_length=64, batch_size=48)
-    c.model.update(
-      dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768, max_length=512
-    )
-    c.model.update(norm='pre', dropout=0.1)
-    c.model.attention.num_heads = 6
+    c.model.update(dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768)
+    c.model.update(max_length=512, norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=400)
     c.total_steps = 2400
     c.every.update(log=50, eval=400, checkpoint=100)

@@ -39,18 +39,14 @@ def compare(title, text, blocks):
     columns = min(2, len(blocks))
     rows = -(-len(blocks) // columns)
     figure.set_figheight(1 + 2.5 * rows)
-    for place, block in enumerate(blocks):
+    for place, (block, found) in enumerate(zip(blocks, measured, strict=True)):
+      # Their intervals are narrower than those of the scores.
       axis = figure.add_subplot(rows, columns, place + 1)
-      _differences(axis, block, measured[place])
+      first, *_ = labels = [*block.labels.values()]
+      table.bars(axis, labels, table.differences(found))
+      axis.axvline(0, color='#888888', lw=1)
+      words = f'{block.metric.title}, difference to {first}'
+      axis.set(title=block.title, xlabel=words)
 
   notes = table.notes(measured, 'the first line of a task')
   return table.Table(title, f'{text}\n{notes}', rows, draw)
-
-
-def _differences(axis, block, found):
-  """To the first, with their intervals, which are narrower than the scores'."""
-  first, *_ = labels = list(block.labels.values())
-  table.bars(axis, labels, table.differences(found))
-  axis.axvline(0, color='#888888', lw=1)
-  what = f'difference to {first}'
-  axis.set(title=block.title, xlabel=f'{block.metric.title}, {what}')

@@ -100,9 +100,7 @@ def discounts(counts):
   if not all(n[1:]):  # too small a text to tell
     return np.array([0.0, 0.5, 0.5, 0.5])
   y = n[1] / (n[1] + 2 * n[2])
-  return np.array(
-    [0.0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)]
-  )
+  return np.array([0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)])
 
 
 def measure(path, kind, vocab_size, order):
@@ -129,10 +127,8 @@ def measure(path, kind, vocab_size, order):
 
 
 def main():
-  module = 'experiments.kneser_ney'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.kneser_ney'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('--path', required=True, help='folder of the text')
   add('--kind', default='bpe', choices=list(tokenizer.KINDS))
@@ -144,7 +140,7 @@ def main():
     row = measure(args.path, args.kind, args.vocab_size, args.order)
   logs.summary('Kneser-Ney', row)
   if args.save:
-    words = shlex.join(['python', '-m', module, *sys.argv[1:]])
+    words = f'{prog} {shlex.join(sys.argv[1:])}'
     with RESULTS.open('a') as file:
       file.write(json.dumps(results.about(words) | row) + '\n')
 

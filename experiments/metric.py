@@ -49,11 +49,6 @@ def _text(examples, found):
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
-def _right(examples, found):
-  right = np.equal(examples['gold'], examples['predicted'])
-  return np.stack([right, np.ones(len(right))], 1)
-
-
 def _classes(examples, found):
   """Right answers, positives that are predicted, true, and both; all."""
   gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
@@ -79,15 +74,16 @@ def _moments(examples, found):
 
 def _correlations(sums):
   *columns, n = np.moveaxis(sums, -1, 0)
-  found = []
+  total = 0
   for x, y, xx, yy, xy in (columns[:5], columns[5:]):
     spread = (xx - x * x / n) * (yy - y * y / n)
-    found.append((xy - x * y / n) / np.sqrt(spread))
-  return 50 * sum(found)
+    total += (xy - x * y / n) / np.sqrt(spread)
+  return 50 * total
 
 
 def _share(sums):
-  return 100 * sums[..., 0] / sums[..., 1]
+  """Of the first sum in the last."""
+  return 100 * sums[..., 0] / sums[..., -1]
 
 
 BLEU = Metric(
@@ -113,14 +109,12 @@ TOP1 = Metric(
   100,
   digits=2,
 )
-ACCURACY = Metric('accuracy, %', _right, _share, 'score', 100)
-F1_ACCURACY = Metric(
-  'mean of F1 and accuracy, %', _classes, _f1_accuracy, 'score', 100
+ACCURACY = Metric('accuracy, %', _classes, _share, 'score', 100)
+F1_ACCURACY = ACCURACY._replace(
+  title='mean of F1 and accuracy, %', score=_f1_accuracy
 )
-CORRELATION = Metric(
-  "mean of Pearson's and Spearman's correlation, %",
-  _moments,
-  _correlations,
-  'score',
-  100,
+CORRELATION = ACCURACY._replace(
+  title="mean of Pearson's and Spearman's correlation, %",
+  sums=_moments,
+  score=_correlations,
 )

@@ -104,10 +104,8 @@ def scores(got, original, gold):
 
 
 def main():
-  module = 'experiments.minilm'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.minilm'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('--model', required=True, help='of the checkpoint')
   add('--glue', required=True, help='folder of STS-B')
@@ -116,22 +114,15 @@ def main():
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(
-    f'python -m {module} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
+    f'{prog} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
     f'--pairs={args.pairs}'
   )
-  print('| key width | way | cosine | Spearman | attention | seconds |')
-  print('|---|---|---|---|---|---|')
-  found = []
+  lines = []
   for row in run(args.model, args.glue, args.rows, args.pairs):
-    found.append(about | dict(seed=0) | row)
-    print(
-      f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
-      f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
-      f'| {row.get("seconds", "")} |',
-      flush=True,
-    )
+    print(json.dumps(row), flush=True)
+    lines.append(json.dumps(about | dict(seed=0) | row) + '\n')
   if args.save:
-    RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in found))
+    RESULTS.write_text(''.join(lines))
 
 
 if __name__ == '__main__':

@@ -43,10 +43,8 @@ def curves(folder, text, rows):
 
 
 def main():
-  module = 'experiments.redundancy'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.redundancy'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('model_dir')
   add('--calibration', required=True, help='text, one a line')
@@ -55,7 +53,7 @@ def main():
     args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
     row = results.about(
-      f'python -m {module} MODEL_DIR --calibration=FILE --rows={args.rows}'
+      f'{prog} MODEL_DIR --calibration=FILE --rows={args.rows}'
     )
     text = json_text.to_json(row | dict(energy=found)).replace('], "', '],\n"')
     atomic.write_text(study.RESULTS / RESULTS, text + '\n')

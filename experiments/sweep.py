@@ -174,10 +174,9 @@ def main(argv):
       words = shlex.join(x for x in argv if x != '--slurm')
       listed = ','.join(map(str, sorted(numbers)))
       print(SLURM.format(name=name, parts=listed, words=words), end='')
-    for commands in left.values() if args.print else ():
-      lines = [shlex.join(['./launch.sh', 'python', *x]) for x in commands]
-      if lines:
-        print(' && '.join(lines))
+    for commands in filter(None, left.values()) if args.print else ():
+      lines = [f'./launch.sh {study.command_line(x)}' for x in commands]
+      print(' && '.join(lines))
     return
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:

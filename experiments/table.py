@@ -100,7 +100,9 @@ def measure(studies, metric, arms, baseline='mha'):
     arms[row['arm']]: (row['attention_parameters'], row['steps'])
     for row in rows
   }
-  return {name: Measured(x, *sizes[name], examples) for name, x in found.items()}
+  return {
+    name: Measured(x, *sizes[name], examples) for name, x in found.items()
+  }
 
 
 def _sums(row, metric, folder):

@@ -14,13 +14,14 @@ converged; two seeds.
 """
 
 from experiments import blocks, metric
+from experiments.studies import many_heads
 
 LABELS = dict(mha='MHA', mhe_mul='MHE-MUL', sha='SHA', mhe_add='MHE-ADD')
 
 
 def table():
   found = []
-  for H in (8, 32, 128):
+  for H in many_heads.HEADS:
     arms = {f'{name}-{H}': label for name, label in LABELS.items()}
     found.append(
       blocks.Block(f'{H} heads', ['many_heads'], metric.PERPLEXITY, arms)

@@ -89,10 +89,8 @@ def results(arms):
   every = [x for some in scores.values() for x in some]
   if not every:
     return parts.paragraph('None yet.')
-  names = dict.fromkeys(name for scores in every for name in scores)
+  names = dict.fromkeys([*runs.HEADLINES, *(name for x in every for name in x)])
   names = [name for name in names if _tells(name, every)]
-  first = [name for name in runs.HEADLINES if name in names]
-  names = list(dict.fromkeys([*first, *names]))
   rows = [
     (label, str(len(some)), *(_spread(name, some) for name in names))
     for label, some in scores.items()
@@ -104,7 +102,8 @@ def results(arms):
 def _tells(name, every):
   """Whether it is a number that tells the runs apart, or judges them."""
   values = [numbers.as_float(scores.get(name)) for scores in every]
-  judges = name in runs.HEADLINES  # shown though it may be nan in all of them
+  # Shown though it may be nan in all of them.
+  judges = name in runs.HEADLINES and any(name in scores for scores in every)
   number = judges or any(not math.isnan(x) for x in values)
   shown = judges or len(every) == 1 or len({*values}) > 1
   return number and shown and '/' not in name
@@ -127,9 +126,8 @@ def curves(arms):
   for metric, by_part in runs.curves(arms).items():
     for part, lines in by_part.items():
       if part == 'val' or (part, metric) in SHOWN:
-        some = [charts.Curve(*line) for line in lines]
         last = one.last_step(every)
-        drawn.append(charts.chart(f'{part} {metric}', some, last, [*arms]))
+        drawn.append(charts.chart(f'{part} {metric}', lines, last, [*arms]))
   return parts.charts(drawn) if any(drawn) else ''
 
 

@@ -73,7 +73,7 @@ def curves(run):
   for metric, by_part in runs.curves({'': [run]}).items():
     part, *others = by_part
     title = metric if others else f'{part} {metric}'.strip()
-    lines = [charts.Curve(p, x) for p, some in by_part.items() for _, x in some]
+    lines = [(x, points) for x, some in by_part.items() for _, points in some]
     drawn.append(charts.chart(title, lines, last_step([run]), PARTS))
   if not any(drawn):
     return parts.paragraph('None: metrics.jsonl has no two rows to draw.')

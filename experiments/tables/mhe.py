@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from experiments import metric
 from experiments import table as tables
+from experiments.tables import glue_reparametrised
 
 ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul', 'collab'
 MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
@@ -40,22 +41,17 @@ class Task(NamedTuple):
   baseline: str = 'mha'
 
 
-def _glue(task, of):
-  ours = f'{task}, MiniLM that is converted'
-  return Task('GLUE', ours, 'glue', of, f'{task.lower()}-', 'original')
+def _glue(name, of):
+  ours = f'{name.upper()}, MiniLM that is converted'
+  return Task('GLUE', ours, 'glue', of, f'{name}-', 'original')
 
 
 TASKS = [
   Task('WMT-14', 'Multi30k', 'translation', metric.BLEU),
   Task('WikiText-103', 'WikiText-2', 'lm', metric.PERPLEXITY),
-  _glue('SST2', metric.ACCURACY),
-  _glue('MRPC', metric.F1_ACCURACY),
-  _glue('RTE', metric.ACCURACY),
-  _glue('STSB', metric.CORRELATION),
+  *(_glue(name, of) for name, of in glue_reparametrised.METRICS.items()),
   Task('(not in the paper)', 'Fashion-MNIST', 'vision', metric.TOP1),
-  Task('SuperGLUE'),
-  Task('SQuAD'),
-  Task('PTB'),
+  *map(Task, ('SuperGLUE', 'SQuAD', 'PTB')),
 ]
 
 
@@ -77,7 +73,8 @@ def table():
   for task in TASKS:
     found = {}
     if task.study:
-      arms = {_arm(task, name): name for name in ATTENTIONS}
+      arms = {task.prefix + name: name for name in ATTENTIONS[1:]}
+      arms = {task.prefix + task.baseline: 'mha'} | arms
       measured[task] = found = tables.measure([task.study], task.of, arms)
     rows += [_row(task, name, found) for name in found or ['']]
 
@@ -97,10 +94,6 @@ def table():
 
   title = 'Head embeddings against their baselines'
   return tables.Table(title, __doc__, rows, draw)
-
-
-def _arm(task, name):
-  return task.prefix + (task.baseline if name == 'mha' else name)
 
 
 def _row(task, name, found):

@@ -64,5 +64,3 @@ def table():
 
   text = __doc__ + tables.notes([found])
   return tables.Table('BLEU against key width', text, rows, draw)
-
-

@@ -75,13 +75,11 @@ def resize(c, size):
     c.model.update(dim=128, num_layers=2, mlp_dim=512, max_length=128)
     c.model.update(dropout=0.2, attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, warmup_steps=50)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
   elif size == 'small':
     c.data.update(vocab_size=8000, row_length=128)
     c.data.update(batch_size=16, eval_stride=64)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
     c.model.update(dropout=0.0, attention=dict(num_heads=6))
     c.optim.update(name='muon', lr=3e-3, warmup_steps=200)
-    c.total_steps = 3000
-    c.every.update(log=50, eval=500, checkpoint=250)
+    c.update(total_steps=3000, every=dict(log=50, eval=500, checkpoint=250))

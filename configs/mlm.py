@@ -56,11 +56,9 @@ def resize(c, size):
     c.data.batch_size = 64
     c.model.update(dim=64, num_layers=2, mlp_dim=256, max_length=64)
     c.optim.update(lr=4e-3, warmup_steps=100)
-    c.total_steps = 1500
-    c.every.update(log=50, eval=500, checkpoint=250)
+    c.update(total_steps=1500, every=dict(log=50, eval=500, checkpoint=250))
   elif size == 'small':
     c.data.update(vocab_size=8000, row_length=64, batch_size=32)
     c.model.update(dim=128, num_layers=3, mlp_dim=512, max_length=64)
     c.optim.update(lr=2e-3, warmup_steps=500)
-    c.total_steps = 15_000
-    c.every.update(log=100, eval=1500, checkpoint=500)
+    c.update(total_steps=15_000, every=dict(log=100, eval=1500, checkpoint=500))

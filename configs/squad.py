@@ -56,8 +56,7 @@ def get_config(argument=''):
   elif subtask == 'xquad':
     c.data.corpus = ''  # only from path
     c.optim.warmup_steps = 20
-    c.total_steps = 200
-    c.every.update(log=20, eval=50, checkpoint=50)
+    c.update(total_steps=200, every=dict(log=20, eval=50, checkpoint=50))
   resize(c, words.size)
   return attend(c, words)
 
@@ -71,13 +70,11 @@ def resize(c, size):
     c.model.update(norm='pre', dropout=0.0, attention_dropout=0.0)
     c.model.attention.num_heads = 4
     c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=100)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
   elif size == 'small':
     c.data.update(vocab_size=4000, row_length=256, batch_size=16)
     c.data.update(stride=96, question_length=48)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
     c.model.update(norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=5e-4, schedule='cosine', warmup_steps=50)
-    c.total_steps = 300
-    c.every.update(log=20, eval=100, checkpoint=50)
+    c.update(total_steps=300, every=dict(log=20, eval=100, checkpoint=50))

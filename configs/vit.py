@@ -117,8 +117,7 @@ def resize(c, subtask, size, images):
     c.model.update(patch=2, dim=64, num_layers=3, mlp_dim=192, drop_path=0.0)
     c.model.attention.num_heads = 4
     c.optim.update(lr=3e-3, warmup_steps=50, ema=0.0)
-    c.total_steps = 800
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=800, every=dict(log=50, eval=200, checkpoint=100))
     c.checkpoint.update(keep=3, average=2)
   elif size == 'small':
     c.data.batch_size = 128

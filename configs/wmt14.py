@@ -74,14 +74,12 @@ def resize(c, size):
     c.model.update(dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512)
     c.model.update(max_length=256, norm='pre', attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, schedule='cosine', warmup_steps=100)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
     c.checkpoint.update(keep=3, average=2)
   elif size == 'small':
     c.data.update(vocab_size=4000, row_length=64, batch_size=48)
     c.model.update(dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768)
     c.model.update(max_length=512, norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=400)
-    c.total_steps = 2400
-    c.every.update(log=50, eval=400, checkpoint=100)
+    c.update(total_steps=2400, every=dict(log=50, eval=400, checkpoint=100))
     c.checkpoint.update(keep=5, average=5)

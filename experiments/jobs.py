@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of a study as a job: its commands, its lock, its row."""
 
-import contextlib
 import fcntl
 import pathlib
 import shutil
@@ -130,7 +129,8 @@ def _with_parent():
 
 
 def _last_line(log):
-  with log.open('rb') as file, contextlib.suppress(OSError):
+  """Of a file, without blank ones, as text."""
+  with log.open('rb') as file:
     file.seek(max(0, log.stat().st_size - 4096))
     lines = file.read().decode(errors='replace').split('\n')
   return next((x.strip() for x in reversed(lines) if x.strip()), '')

@@ -68,18 +68,15 @@ def _markdown(head, labels, sizes, columns):
     sizes: title of the second column, and {label: its text}.
     columns: {title: (metric, result of table.measure, labels it is for)}.
   """
-  return table.markdown(
-    [
-      {head: label, sizes[0]: sizes[1].get(label, '')}
-      | {
-        f'{title} ({_seeds(found)})': _cell(found.get(label), of)
-        if label in meant
-        else ''
-        for title, (of, found, meant) in columns.items()
-      }
-      for label in labels
-    ]
-  )
+  second, texts = sizes
+  rows = {
+    label: {head: label, second: texts.get(label, '')} for label in labels
+  }
+  for title, (of, found, meant) in columns.items():
+    for label, row in rows.items():
+      cell = _cell(found.get(label), of) if label in meant else ''
+      row[f'{title} ({_seeds(found)})'] = cell
+  return table.markdown(list(rows.values()))
 
 
 def dates():

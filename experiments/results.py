@@ -65,10 +65,8 @@ def find(run, planned, name, folder):
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
       # One that changed on its way is of no config.
-      trained = not {'arm', 'changes'} & row.keys()
-      if not trained or row.get('seed') != run.seed:
-        continue
-      if row.get('config_hash') in hashes:
+      same = row.get('seed') == run.seed and row.get('config_hash') in hashes
+      if same and not {'arm', 'changes'} & row.keys():
         return row
   return None
 

@@ -22,8 +22,6 @@ STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
 HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
 # A converted model has its own; all else is the recipe of its source.
 OF_THE_MODEL = ('model', 'init_from')
-
-
 _EXPECTED = 'expected a name of letters, digits, ".", "-" and "_"'
 
 

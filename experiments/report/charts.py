@@ -33,9 +33,8 @@ def chart(title, curves, last, labels):
     return ''
   up = _ticks(min(ys), max(ys))
   right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-  across = lambda x: LEFT + x / last * (right - LEFT)
-  height = lambda y: (y - up[0]) / (up[-1] - up[0])
-  down = lambda y: bottom - height(y) * (bottom - TOP)
+  across = lambda x: np.interp(x, (0, last), (LEFT, right))
+  down = lambda y: np.interp(y, (up[0], up[-1]), (bottom, TOP))
   styles = {  # colour and dash
     label: (i % COLOURS, i // COLOURS * 4)
     for i, label in enumerate(labels)

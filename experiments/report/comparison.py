@@ -10,8 +10,8 @@ import re
 import statistics
 
 from experiments import results as numbers
-from experiments.report import charts, one, page, runs
-from experiments.report.page import parts
+from experiments.report import charts, one, runs
+from experiments.report.page import parts, whole
 
 # Of a conversion, what the config does not say.
 CONVERSION = 'source', 'calibration', 'rows', 'refine'
@@ -34,7 +34,7 @@ def write(found):
       f'Cost{of}': cost(arms),
       f'Runs{of}': parts.runs(arms),
     }
-  return page.page(
+  return whole.render(
     title=f'{len(found)} runs of {", ".join(tasks)}',
     outcome=f'{done} of {len(found)} runs are finished.',
     done=done == len(found),
@@ -133,7 +133,7 @@ def curves(arms):
 
 def cost(arms):
   """The attention layers' cost, an arm a row."""
-  rows, lengths = [], set()
+  rows, lengths = [('arm', *(told for told, _ in one.COSTS.values()))], set()
   for label, (run, *_) in arms.items():
     try:
       tokens, found, _ = one.costs(run)
@@ -146,8 +146,7 @@ def cost(arms):
       for name, (_, unit) in one.COSTS.items()
     ]
     rows.append((label, *cells))
-  head = 'arm', *(told for told, _ in one.COSTS.values())
-  columns = [x for x in zip(head, *rows, strict=True) if any(x[1:])]
+  columns = [x for x in zip(*rows, strict=True) if any(x[1:])]
   head, *rows = zip(*columns, strict=True)
   told = ' or '.join(sorted(lengths))
   about = f'a sequence of {told} tokens. ' if told else ''

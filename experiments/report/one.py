@@ -7,8 +7,8 @@ from collab import accounting, model_json, models
 from collab.convert import source
 from collab.runtime import workdir as workdirs
 from experiments import results
-from experiments.report import charts, gallery, maps, page, runs
-from experiments.report.page import parts
+from experiments.report import charts, gallery, maps, runs
+from experiments.report.page import parts, whole
 
 # Of accounting.layer.Cost: what a cost is called, and its unit.
 COSTS = dict(
@@ -35,7 +35,7 @@ def write(run, text='', data=''):
     text: see maps.example.
     data: see source.Source.
   """
-  return page.page(
+  return whole.render(
     title=f'{run.task} with {run.variant}, seed {run.config["seed"]}',
     outcome=run.outcome,
     done=bool(run.result),

@@ -36,8 +36,8 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
 
 
-def check(config):
-  """Refuses a --config=FILE:ARGUMENT of no file; the message lists ours."""
+def check(config: str):
+  """Raises a ValueError that lists our configs if the file does not exist."""
   path = config.partition(':')[0]
   if not pathlib.Path(path).is_file():
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -46,11 +46,10 @@ def check(config):
     )
 
 
-def base():
-  """The fields that all families share; each sets its own and those it changes.
+def base() -> ConfigDict:
+  """A config with the fields that all families share, without task and data.
 
-  Returns:
-    ConfigDict, without a task and data.
+  A family adds its own fields and changes those in which it differs.
   """
   c = ConfigDict()
   c.model = dict(
@@ -83,7 +82,7 @@ def base():
 
 
 class Words(NamedTuple):
-  """What an argument says.
+  """The words of a config's argument.
 
   Attributes:
     subtask: '' of a family without sub-tasks.
@@ -100,8 +99,8 @@ class Words(NamedTuple):
   fields: dict
 
 
-def parse(argument, subtasks=(), models=()):
-  """The words of a config's argument, in any order, separated by commas.
+def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
+  """Reads a config's argument: words in any order, separated by commas.
 
   Args:
     argument: e.g. 'mnli,mhe_mul,small,num_heads=8'.
@@ -140,7 +139,7 @@ def parse(argument, subtasks=(), models=()):
   )
 
 
-def attend(c, words, **own):
+def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
   """Sets the attention of a config that has its task and size.
 
   Args:

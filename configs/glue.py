@@ -77,8 +77,8 @@ MODELS = dict(
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(TRAINING), tuple(MODELS))
   # Everybody skips the few damaged rows that QQP is published with.
   malformed = 'skip' if words.subtask == 'qqp' else 'fatal'
@@ -115,7 +115,7 @@ def sentences(task, words, data, model, training):
 
 
 def fine_tuning(c, examples, epochs):
-  """BERT's recipe: AdamW, linear after 10 % warm-up, the best epoch counts."""
+  """Sets BERT's recipe: AdamW, linear after 10 % warm-up, the best epoch."""
   epoch = -(-examples // c.data.batch_size)
   c.optim.update(lr=2e-5, schedule='linear', b2=0.999, eps=1e-8)
   c.optim.update(warmup_steps=epochs * epoch // 10, weight_decay=0.01)
@@ -125,7 +125,7 @@ def fine_tuning(c, examples, epochs):
 
 
 def resize(c, size, examples, epochs):
-  """A model and a training of another size, from nothing."""
+  """Changes model and training to a smaller size, trained from scratch."""
   if size == 'sample':
     c.data.update(corpus='sample', malformed='fatal', vocab_size=1000)
     c.data.update(row_length=32, batch_size=64)

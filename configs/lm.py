@@ -27,8 +27,8 @@ from configs import attend, base, parse
 SUBTASKS = ('wikitext103', 'wikitext2', 'ptb')
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, SUBTASKS)
   subtask = words.subtask
   c = base()
@@ -54,8 +54,7 @@ def get_config(argument=''):
   )
   c.optim.update(lr=6e-4, schedule='cosine', warmup_steps=2000)
   c.optim.update(b2=0.98, eps=1e-8, weight_decay=0.1)
-  c.total_steps = 60_000
-  c.every = dict(log=100, eval=2000, checkpoint=1000)
+  c.update(total_steps=60_000, every=dict(log=100, eval=2000, checkpoint=1000))
   if subtask != 'wikitext103':
     c.data.update(vocab_size=10_000, row_length=256)
     c.model.update(dim=512, num_layers=6, mlp_dim=2048, dropout=0.3)
@@ -68,7 +67,7 @@ def get_config(argument=''):
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=2000, row_length=64)
     c.data.update(batch_size=32, eval_stride=32)

@@ -22,8 +22,8 @@ from configs import attend, base, glue, parse
 SUBTASKS = dict(text='', lm1b='lm1b', wiki40b='wiki40b/en')
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(SUBTASKS))
   c = base()
   c.task = dict(name='mlm', rate=0.15)
@@ -47,7 +47,7 @@ def get_config(argument=''):
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size:
     c.model.update(norm='pre', attention_dropout=0.0, dropout=0.0)
     c.model.attention.num_heads = 4

@@ -25,8 +25,8 @@ nothing: `xquad,small` checks the path from file to score.
 from configs import attend, base, glue, parse
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
   c = base()
@@ -46,13 +46,11 @@ def get_config(argument=''):
   c.model.update(glue.BERT_BASE)
   c.optim.update(lr=3e-5, schedule='linear', warmup_steps=550)
   c.optim.update(b2=0.999, eps=1e-6, weight_decay=0.01)
-  c.total_steps = 5500
-  c.every = dict(log=100, eval=500, checkpoint=500)
+  c.update(total_steps=5500, every=dict(log=100, eval=500, checkpoint=500))
   c.checkpoint.update(keep=1, best='val/f1')
   if subtask == 'v2':
     c.data.version = 'v2.0'
-    c.optim.warmup_steps = 820
-    c.total_steps = 8200
+    c.update(total_steps=8200, optim=dict(warmup_steps=820))
   elif subtask == 'xquad':
     c.data.corpus = ''  # only from path
     c.optim.warmup_steps = 20
@@ -62,7 +60,7 @@ def get_config(argument=''):
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=1500, batch_size=64)
     c.data.update(row_length=48, stride=24, question_length=16)

@@ -33,8 +33,8 @@ TRAINING = dict(
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(TRAINING))
   length = 256 if words.subtask in PASSAGES else 128
   data = dict(corpus='super_glue', row_length=length)

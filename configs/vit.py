@@ -44,8 +44,8 @@ SUBTASKS = dict(
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
   images, mean, std = SUBTASKS[subtask]
@@ -92,13 +92,13 @@ def get_config(argument=''):
 
 
 def train_for(c, images, epochs, warmup):
-  """Sets the steps to epochs."""
+  """Sets the steps of training and of warm-up, given in epochs."""
   c.total_steps = epochs * images // c.data.batch_size
   c.optim.warmup_steps = warmup * images // c.data.batch_size
 
 
 def few_pixels(c, subtask):
-  """The sets of 28 x 28 or 32 x 32 pixels."""
+  """Changes the recipe to images of 28 x 28 or 32 x 32 pixels."""
   digits = subtask == 'mnist'  # a mirrored digit is none
   c.data.image_size = 28 if 'mnist' in subtask else 32
   c.data.augment.update(crop='padded', padding=4, flip=not digits)
@@ -108,7 +108,7 @@ def few_pixels(c, subtask):
 
 
 def resize(c, subtask, size, images):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   plain = dict(ops=0, erasing=0.0, mixup=0.0, cutmix=0.0)
   if size == 'sample':
     c.data.update(corpus='sample', image_size=8, batch_size=64)

@@ -22,8 +22,8 @@ Published BLEU (arXiv 2006.16362), key width 512 / 256 / 128 / 64:
 from configs import attend, base, parse
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument)
   c = base()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
@@ -58,8 +58,7 @@ def get_config(argument=''):
   )
   c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt', clip=0.0)
   c.optim.update(warmup_steps=4000, b2=0.98, eps=1e-9, weight_decay=0.0)
-  c.total_steps = 100_000
-  c.every = dict(log=100, eval=2000, checkpoint=2000)
+  c.update(total_steps=100_000, every=dict(log=100, eval=2000, checkpoint=2000))
   c.checkpoint.update(keep=10, average=10, final='last')
   resize(c, words.size)
   # The paper's translation model has biases on the shared projections.
@@ -67,7 +66,7 @@ def get_config(argument=''):
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=2000)
     c.data.update(row_length=64, batch_size=64)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of blocks: arms of one task each, tested against the first."""
+"""Tables with a block of rows for each task, tested against its first."""
 
 from typing import NamedTuple
 
 from experiments import metric, table
+from experiments.table import Table
 
 
 class Block(NamedTuple):
@@ -22,8 +23,8 @@ class Block(NamedTuple):
   labels: dict
 
 
-def compare(title, text, blocks):
-  """The Table of some Blocks; how to read it comes after the text."""
+def compare(title: str, text: str, blocks: list[Block]) -> Table:
+  """Makes a Table of some Blocks; notes on how to read it follow its text."""
   measured = [
     table.measure(x.studies, x.metric, x.labels, next(iter(x.labels.values())))
     for x in blocks
@@ -49,4 +50,4 @@ def compare(title, text, blocks):
       axis.set(title=block.title, xlabel=words)
 
   notes = table.notes(measured, 'the first line of a task')
-  return table.Table(title, f'{text}\n{notes}', rows, draw)
+  return Table(title, f'{text}\n{notes}', rows, draw)

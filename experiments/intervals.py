@@ -24,7 +24,7 @@ SEED = 12345  # sacreBLEU's
 
 
 class Interval(NamedTuple):
-  """What is known of an arm.
+  """An arm's mean score with its interval, and its test against the baseline.
 
   Attributes:
     seeds: runs.
@@ -46,12 +46,12 @@ class Interval(NamedTuple):
   p: float | None = None
 
 
-def two_sided(replicates, d):
-  """|d_r - mean d| >= |d|."""
+def two_sided(replicates: np.ndarray, d: float) -> np.ndarray:
+  """Whether each replicate is as far off as d: |d_r - mean d| >= |d|."""
   return np.abs(replicates - replicates.mean()) >= abs(d)
 
 
-def sacrebleu(replicates, d):
+def sacrebleu(replicates: np.ndarray, d: float) -> np.ndarray:
   """|d_r| - mean |d| > |d|: to the last digit sacreBLEU's paired bootstrap.
 
   Koehn, 2004. Where d is clear it looks at one side only, so that p is about
@@ -62,7 +62,7 @@ def sacrebleu(replicates, d):
 
 @np.errstate(all='ignore')  # a seed that diverged has nan or inf
 def compare(arms, score, baseline='', test=two_sided):
-  """{arm: Interval}.
+  """Computes intervals of all arms, and tests against a baseline.
 
   Args:
     arms: {arm: [S, N, K]}, what each of N examples adds to K sums, for each of
@@ -72,7 +72,7 @@ def compare(arms, score, baseline='', test=two_sided):
     test: two_sided or sacrebleu.
 
   Raises:
-    ValueError: arms of different examples.
+    ValueError: arms have different numbers of examples.
   """
   sizes = {name: np.shape(x)[1] for name, x in arms.items()}
   if len(set(sizes.values())) > 1:
@@ -106,5 +106,5 @@ def compare(arms, score, baseline='', test=two_sided):
 
 
 def _middle(replicates):
-  """The 95 % in the middle, two numbers."""
+  """The 2.5th and the 97.5th percentile."""
   return tuple(np.percentile(replicates, [2.5, 97.5]).tolist())

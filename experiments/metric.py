@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as functions of sums over examples, for `intervals`."""
+"""The metrics of the tables, as functions of sums over examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Metric(NamedTuple):
   lower: bool = False
   test: Callable = intervals.two_sided
 
-  def value(self, found):
+  def value(self, found: dict) -> float:
     """The score in the metrics of a run, nan where there is none."""
     return self.scale * results.as_float(found.get(self.name))
 
@@ -44,13 +44,13 @@ def _bleu(sums):
 
 
 def _text(examples, found):
-  """Words are taken to be spread evenly over tokens."""
+  """Loss and words of each piece; words are spread evenly over tokens."""
   nll, tokens = (np.float64(examples[key]) for key in ('nll', 'tokens'))
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
 def _classes(examples, found):
-  """Right answers, positives that are predicted, true, and both; all."""
+  """Counts of right answers, predicted, true and found positives, examples."""
   gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
   right = np.equal(examples['gold'], examples['predicted'])
   return np.stack([right, ours, gold, gold & ours, np.ones(len(gold))], 1)
@@ -63,7 +63,7 @@ def _f1_accuracy(sums):
 
 
 def _moments(examples, found):
-  """Of values and of their ranks, which are those in the whole test set."""
+  """First and second moments of values, and of ranks in the whole test set."""
   columns = []
   for rank in (np.asarray, stats.rankdata):
     x, y = (rank(np.float64(examples[key])) for key in ('gold', 'predicted'))
@@ -82,7 +82,7 @@ def _correlations(sums):
 
 
 def _share(sums):
-  """Of the first sum in the last."""
+  """The first sum in % of the last."""
   return 100 * sums[..., 0] / sums[..., -1]
 
 

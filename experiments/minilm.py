@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What is left of a sentence encoder that is re-parametrised, not fine-tuned.
+r"""Measures what re-parametrisation without fine-tuning does to embeddings.
 
   python -m experiments.minilm --model=MODEL_DIR --glue=DIR
 
@@ -11,6 +11,7 @@ scores; and of layers whose own key widths cost as many parameters, "per layer".
 An embedding is the mean over tokens, of length one.
 """
 
+from collections.abc import Iterator
 import json
 import tempfile
 import time
@@ -30,8 +31,8 @@ WIDTHS = 384, 192, 128, 96, 64, 32
 RESULTS = study.RESULTS / 'minilm.jsonl'
 
 
-def run(folder, data, rows, pairs):
-  """Yields a dict for the original and each width and way."""
+def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
+  """Yields a row for the original, and one for each key width and way."""
   found = source.read(folder)
   parts = glue.local('stsb', data, 'fatal').readers
   train = [text for x in parts['train']() for text in x.texts]
@@ -72,7 +73,7 @@ def run(folder, data, rows, pairs):
 
 
 def embed(model, params, rows, size=64):
-  """Embeddings [N, D] of length one, of Rows."""
+  """Embeddings of length one, [N, D], of examples.Rows."""
   model = models.build(**model)
   params = jax.tree.map(jnp.asarray, params)
 
@@ -93,7 +94,8 @@ def embed(model, params, rows, size=64):
   return found
 
 
-def scores(got, original, gold):
+def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
+  """What is left: cosines to the original, and Spearman's correlation."""
   pairs = got.reshape(-1, 2, got.shape[-1])
   cosines = (pairs[:, 0] * pairs[:, 1]).sum(-1)
   return dict(

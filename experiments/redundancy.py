@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What the heads of a model have in common, kept for its table and figure.
+r"""Measures how much the heads of a model have in common, for a table.
 
   python -m experiments.redundancy MODEL_DIR --calibration=DIR/multi30k/train.en
 
@@ -21,8 +21,8 @@ CURVES = 'head', 'product'
 RESULTS = 'redundancy.json'
 
 
-def curves(folder, text, rows):
-  """{what of: {layer: {curve, and the same of Gaussian weights}}}."""
+def curves(folder: str, text: str, rows: int) -> dict:
+  """{kind: {layer: {name: curve}}}, also of Gaussian weights."""
   found = source.read(folder)
   model, batches = calibration.read(found, text, rows)
   inputs = input_statistics.collect(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table: what runs got, with intervals, as Markdown, CSV, PNG.
+"""Makes tables of scores with intervals: Markdown, CSV and a figure.
 
 The modules in experiments/tables and experiments/questions say which; all of it
 comes from the rows and examples in experiments/results, so that it is the same
 whenever it is made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import hashlib
 import io
@@ -28,7 +28,7 @@ STATISTICS = 'std', '95 % from', 'to', 'difference', '95 % of it', 'p'
 
 
 class Table(NamedTuple):
-  """What is written.
+  """A table with its figure and text.
 
   Attributes:
     title: of the Markdown.
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 class Measured(NamedTuple):
-  """What an arm got.
+  """The results of an arm.
 
   Attributes:
     interval: intervals.Interval.
@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
 
 def measure(studies, metric, arms, baseline='mha'):
-  """{name: Measured} of the arms that have rows.
+  """Measures the arms that have rows: {name: Measured}.
 
   If one run's examples are missing, all intervals are over seeds alone.
 
@@ -120,13 +120,13 @@ def _sums(row, metric, folder):
   return sums
 
 
-def ratio(x, y):
-  """x / y, nan where y is 0, as a score may be of a run that diverged."""
+def ratio(x: float, y: float) -> float:
+  """x / y; nan where y is 0, as the score of a run that diverged may be."""
   return x / y if y else math.nan
 
 
 def cells(found, metric, mean='mean'):
-  """What a row says of a Measured, or of None.
+  """The cells of a table's row on an arm, {column: text}.
 
   Args:
     found: Measured, or None of what was not run.
@@ -153,8 +153,8 @@ def cells(found, metric, mean='mean'):
   }
 
 
-def notes(measured, baseline='mha'):
-  """What has to be known to read a table of some results of `measure`."""
+def notes(measured: Iterable[Mapping], baseline: str = 'mha') -> str:
+  """How to read a table of some results of `measure`, as text."""
   every = [x for found in measured for x in found.values()]
   if not every:
     return 'No run has finished yet.'
@@ -171,14 +171,14 @@ def notes(measured, baseline='mha'):
   )
 
 
-def markdown(rows):
-  """A table of dicts {column: text}."""
+def markdown(rows: Sequence[Mapping]) -> str:
+  """A Markdown table of dicts {column: text}."""
   columns = list(rows[0])
   lines = columns, ['---'] * len(columns), *(row.values() for row in rows)
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def write(name, table, folder):
+def write(name: str, table: Table, folder: pathlib.Path) -> list:
   """Writes folder/name.md, .csv and .png; returns their paths."""
   folder, file = pathlib.Path(folder), io.StringIO()
   writer = csv.DictWriter(file, list(table.rows[0]), lineterminator='\n')
@@ -200,13 +200,13 @@ def write(name, table, folder):
 
 
 def scores(found: Mapping[str, Measured]) -> dict:
-  """{name: (mean, low, high)}."""
+  """{name: (mean, low, high)} of all arms."""
   every = {name: one.interval for name, one in found.items()}
   return {k: (x.mean, x.low, x.high) for k, x in every.items()}
 
 
 def differences(found: Mapping[str, Measured]) -> dict:
-  """{name: (difference to the baseline, low, high)} of those that have one."""
+  """{name: (difference to the baseline, low, high)} of the other arms."""
   every = {name: one.interval for name, one in found.items()}
   return {k: (x.difference, *x.span) for k, x in every.items() if x.span}
 
@@ -243,17 +243,18 @@ def points(axis: Axes, numbers: Mapping, along: str, **style):
 
 
 def rows(axis: Axes, labels: Sequence):
-  """Names the rows, from above."""
+  """Labels the rows of a figure, from above."""
   axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)
   tidy(axis)
 
 
-def tidy(axis):
+def tidy(axis: Axes):
+  """Removes half of the frame and draws a grid."""
   axis.spines[['top', 'right']].set_visible(False)
   axis.grid(alpha=0.3)
 
 
-def legend(axis, **options):
-  """Beside the drawing."""
+def legend(axis: Axes, **options):
+  """Puts the legend beside the drawing."""
   axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), **options)

@@ -30,5 +30,5 @@ BLOCKS = (
 )
 
 
-def table():
+def table() -> blocks.Table:
   return blocks.compare('MHE-ADD or MHE-MUL', __doc__, BLOCKS)

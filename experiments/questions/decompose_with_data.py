@@ -38,7 +38,7 @@ WAYS = {
 }
 
 
-def table():
+def table() -> tables.Table:
   found, rows, original = defaultdict(list), [], math.nan
   path = study.RESULTS / 'minilm.jsonl'
   for row in results.rows(path, way=str, key_width=int):

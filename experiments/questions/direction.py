@@ -28,5 +28,5 @@ BLOCKS = (
 )
 
 
-def table():
+def table() -> blocks.Table:
   return blocks.compare('Another direction', __doc__, BLOCKS)

@@ -32,7 +32,7 @@ COLUMNS = ['layer', 'parameters', 'time, T=512', 'time, T=2048', 'memory']
 COLUMNS += ['time to decode', 'cache']
 
 
-def table():
+def table() -> tables.Table:
   figures = {
     name: json_text.read_object(
       protocol.RESULTS / f'{name}.json', figures=dict

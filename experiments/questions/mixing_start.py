@@ -25,7 +25,7 @@ LABELS = {
 }
 
 
-def table():
+def table() -> blocks.Table:
   found = []
   for width in (96, 48):
     arms = {f'{name}-{width}': label for name, label in LABELS.items()}

@@ -19,7 +19,7 @@ from experiments.studies import many_heads
 LABELS = dict(mha='MHA', mhe_mul='MHE-MUL', sha='SHA', mhe_add='MHE-ADD')
 
 
-def table():
+def table() -> blocks.Table:
   found = []
   for H in many_heads.HEADS:
     arms = {f'{name}-{H}': label for name, label in LABELS.items()}

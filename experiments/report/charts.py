@@ -2,6 +2,7 @@
 """Curves and maps as SVG and PNG inside an HTML page."""
 
 import base64
+from collections.abc import Sequence
 import io
 import itertools
 
@@ -18,7 +19,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 12, 12, 40
 SCALE = matplotlib.colormaps['viridis'](np.linspace(0, 1, 64))[:, :3]
 
 
-def chart(title, curves, last, labels):
+def chart(title: str, curves: list, last: int, labels: Sequence) -> str:
   """A <figure> of curves over steps, '' if they have no finite point.
 
   Args:
@@ -84,7 +85,7 @@ def _told(label, points):
   return f'{label} from {y0:.4g} at {x0} to {y1:.4g} at {x1}'
 
 
-def heat(grid):
+def heat(grid: np.ndarray) -> str:
   """A data URL of a PNG, a pixel for each number of [T, S] from 0 to 1.
 
   What is exactly 0, as where a mask is, is transparent.
@@ -96,7 +97,7 @@ def heat(grid):
   return _url(image, transparency=0)
 
 
-def picture(pixels):
+def picture(pixels: np.ndarray) -> str:
   """A data URL of uint8 [S, S, C]."""
   return _url(Image.fromarray(pixels.squeeze()))
 

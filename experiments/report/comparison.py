@@ -18,8 +18,8 @@ CONVERSION = 'source', 'calibration', 'rows', 'refine'
 SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
 
 
-def write(found):
-  """The page of a list of runs.Run, as HTML."""
+def write(found: list[runs.Run]) -> str:
+  """The page that compares several runs, as HTML."""
   tasks = {}
   for run in found:
     tasks.setdefault(run.task, []).append(run)
@@ -44,8 +44,8 @@ def write(found):
   )
 
 
-def of_arms(some):
-  """{label: runs} of runs of one task, as the runs are ordered.
+def of_arms(some: list[runs.Run]) -> dict[str, list]:
+  """Groups runs of one task by arm, {label: runs}, in their order.
 
   A label is the variant and, where one variant has several arms, the fields
   that these differ in.
@@ -69,7 +69,7 @@ def of_arms(some):
 
 
 def _but_seed(run):
-  """Fields that are not empty; one of seed 1 may well come of another's -s1."""
+  """The non-empty fields of a config, without its seed or that of a source."""
   fields = runs.flat(run.config)
   fields |= {x: run.conversion[x] for x in CONVERSION if run.conversion.get(x)}
   if changes := run.result.get('changes'):  # no others are like it
@@ -80,7 +80,7 @@ def _but_seed(run):
   return {key: value for key, value in fields.items() if value != ''}
 
 
-def results(arms):
+def results(arms: dict[str, list]) -> str:
   """Means and standard deviations over the seeds of each arm."""
   scores = {
     label: [run.result['metrics'] for run in some if run.result]
@@ -100,7 +100,7 @@ def results(arms):
 
 
 def _tells(name, every):
-  """Whether it is a number that tells the runs apart, or judges them."""
+  """Whether a metric is a number that tells the runs apart, or judges them."""
   values = [numbers.as_float(scores.get(name)) for scores in every]
   # Shown though it may be nan in all of them.
   judges = name in runs.HEADLINES and any(name in scores for scores in every)
@@ -119,7 +119,7 @@ def _spread(name, some):
   return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
 
 
-def curves(arms):
+def curves(arms: dict[str, list]) -> str:
   """A chart for each metric, a line for each run, a colour for each arm."""
   every = [run for some in arms.values() for run in some]
   drawn = []
@@ -131,7 +131,7 @@ def curves(arms):
   return parts.charts(drawn) if any(drawn) else ''
 
 
-def cost(arms):
+def cost(arms: dict[str, list]) -> str:
   """The attention layers' cost, an arm a row."""
   rows, lengths = [('arm', *(told for told, _ in one.COSTS.values()))], set()
   for label, (run, *_) in arms.items():

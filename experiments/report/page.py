@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates of a page, which escape all text that is put into them."""
+"""The HTML templates of a page; they escape all text that is put into them."""
 
 import pathlib
 

@@ -37,13 +37,13 @@ PAPER = {
 }
 
 
-def measure(task):
+def measure(task: str) -> dict:
   """{label: tables.Measured} of the arms of a task."""
   arms = {f'{task}-{arm}': label for arm, label in ARMS.items()}
   return tables.measure(['glue'], METRICS[task], arms, ARMS['original'])
 
 
-def table():
+def table() -> tables.Table:
   measured = {task: measure(task) for task in METRICS}
   rows = [
     {'task': task, 'model': label}

@@ -29,7 +29,7 @@ def sizes(name: str, H: int) -> np.ndarray:
   return np.array([layer.count(D), layer.cache_size(D)])
 
 
-def table():
+def table() -> tables.Table:
   found = {name: np.stack([sizes(name, H) for H in HEADS]) for name in NAMES}
   shares = {name: x / found['mha'] for name, x in found.items()}
   rows = [

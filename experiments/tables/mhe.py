@@ -55,20 +55,20 @@ TASKS = [
 ]
 
 
-def prr(score, mha, lower=False):
+def prr(score: float, mha: float, lower: bool = False) -> float:
   """Performance retention ratio."""
   share = tables.ratio(score, mha)
   return 2 - share if lower else share
 
 
-def peop(one, sha, lower=False):
+def peop(one: tuple, sha: tuple, lower: bool = False) -> float:
   """Performance elasticity of parameters, of two (score, parameters)."""
   gain = tables.ratio(one[0], sha[0]) - 1
   more = tables.ratio(one[1], sha[1]) - 1
   return tables.ratio(-gain if lower else gain, more)
 
 
-def table():
+def table() -> tables.Table:
   rows, measured = [], {}
   for task in TASKS:
     found = {}

@@ -25,7 +25,7 @@ PAPER = {  # of WMT-14, by width
 }
 
 
-def table():
+def table() -> tables.Table:
   found = tables.measure(['translation'], metric.BLEU, ARMS, ARMS['mha'])
   rows = [
     {

@@ -18,7 +18,7 @@ ARMS = {  # arm: (attention, key width)
 }
 
 
-def table():
+def table() -> tables.Table:
   found = tables.measure(['vision'], metric.TOP1, ARMS, ARMS['mha'])
   rows = [
     dict(zip(('attention', 'key width'), arm, strict=True))

@@ -6,6 +6,7 @@ comes from the rows and examples in experiments/results, so that it is the same
 whenever it is made.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import hashlib
@@ -83,25 +84,23 @@ def measure(studies, metric, arms, baseline='mha'):
   if not examples:  # a run is its own one example
     sums = [[[metric.value(row['metrics'])]] for row in rows]
     score = lambda x: x[..., 0]
-  told = {row['examples']: len(x) for row, x in zip(rows, sums, strict=True)}
-  low, high = (of(told, key=told.get, default='') for of in (min, max))
+  counts, seeds, sizes = {}, defaultdict(list), {}
+  for row, x in zip(rows, sums, strict=True):
+    name = arms[row['arm']]
+    counts[row['examples']] = len(x)
+    seeds[name].append(x)
+    sizes[name] = row['attention_parameters'], row['steps']
+  low, high = (x(counts, key=counts.get, default='') for x in (min, max))
   if low != high:
     raise ValueError(
-      f'{folder / low} has {told[low]} examples, {folder / high} '
-      f'{told[high]}: expected as many, of the same test set.'
+      f'{folder / low} has {counts[low]} examples, {folder / high} '
+      f'{counts[high]}: expected as many, of the same test set.'
     )
-  seeds = {
-    name: [x for row, x in zip(rows, sums, strict=True) if row['arm'] == arm]
-    for arm, name in arms.items()
-  }
-  seeds = {name: some for name, some in seeds.items() if some}
   found = intervals.compare(seeds, score, baseline, metric.test)
-  sizes = {
-    arms[row['arm']]: (row['attention_parameters'], row['steps'])
-    for row in rows
-  }
   return {
-    name: Measured(x, *sizes[name], examples) for name, x in found.items()
+    name: Measured(found[name], *sizes[name], examples)
+    for name in arms.values()
+    if name in found
   }
 
 
@@ -221,7 +220,7 @@ def bars(axis: Axes, labels: Sequence, numbers: Mapping):
   """
   places = {i: numbers[x] for i, x in enumerate(labels) if x in numbers}
   points(axis, places, 'x', color='#3b6fb6', capsize=3)
-  rows(axis, labels)
+  label_rows(axis, labels)
 
 
 def points(axis: Axes, numbers: Mapping, along: str, **style):
@@ -242,7 +241,7 @@ def points(axis: Axes, numbers: Mapping, along: str, **style):
   axis.errorbar(x, y, fmt='o', **{f'{along}err': error}, **style)
 
 
-def rows(axis: Axes, labels: Sequence):
+def label_rows(axis: Axes, labels: Sequence):
   """Labels the rows of a figure, from above."""
   axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)

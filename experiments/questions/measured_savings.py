@@ -68,7 +68,7 @@ def table() -> tables.Table:
     for i, values in enumerate(columns):
       style = dict(color=f'C{i}', label=COLUMNS[i + 1])
       axis.plot(values, places, 'osD^v*'[i], **style)
-    tables.rows(axis, shares)
+    tables.label_rows(axis, shares)
     axis.axvline(1, color='#888888', lw=1)
     axis.set(xlabel="share of MHA's", xscale='log')
     axis.xaxis.set_major_formatter('{x:g}')

@@ -12,6 +12,8 @@ import pathlib
 import pkgutil
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from collab import attention
 from collab.attention import variants
 
@@ -34,8 +36,8 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
 
 
-def check(config):
-  """Refuses a --config=FILE:ARGUMENT of no file; the message lists ours."""
+def check(config: str):
+  """Raises a ValueError that lists our configs if the file does not exist."""
   path = config.partition(':')[0]
   if not pathlib.Path(path).is_file():
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -44,8 +46,43 @@ def check(config):
     )
 
 
+def base() -> ConfigDict:
+  """A config with the fields that all families share, without task and data.
+
+  A family adds its own fields and changes those in which it differs.
+  """
+  c = ConfigDict()
+  c.model = dict(
+    dim=768,
+    mlp_dim=3072,
+    activation='gelu',
+    norm='pre',
+    dropout=0.1,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    scan=False,
+    remat='none',
+    dtype='float32',
+    attention=dict(name='mha', num_heads=12),
+  )
+  c.optim = dict(
+    name='adamw', end_lr=0.0, b1=0.9, clip=1.0, ema=0.0, layer_decay=1.0
+  )
+  c.accumulate = 1  # micro-batches of an update
+  c.fsdp = 1  # devices over which the state is split
+  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  # The last `keep` and the best by a metric (- if lower is better) stay. At the
+  # end final='best' evaluates the best of them; 'last' the parameters' moving
+  # average or, without optim.ema, the mean of the last `average`.
+  c.checkpoint = dict(keep=3, best='-val/nll', average=1, final='best')
+  c.seed = 0
+  c.init_from = ''  # workdir of a run whose parameters this one starts with
+  c.wandb = ''  # project at Weights & Biases
+  return c
+
+
 class Words(NamedTuple):
-  """What an argument says.
+  """The words of a config's argument.
 
   Attributes:
     subtask: '' of a family without sub-tasks.
@@ -62,8 +99,8 @@ class Words(NamedTuple):
   fields: dict
 
 
-def parse(argument, subtasks=(), models=()):
-  """The words of a config's argument, in any order, separated by commas.
+def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
+  """Reads a config's argument: words in any order, separated by commas.
 
   Args:
     argument: e.g. 'mnli,mhe_mul,small,num_heads=8'.
@@ -76,12 +113,8 @@ def parse(argument, subtasks=(), models=()):
   Raises:
     ValueError: an unknown word, or two of a kind; it lists the legal ones.
   """
-  kinds = {
-    **dict.fromkeys(subtasks, 'sub-task'),
-    **dict.fromkeys(models, 'model'),
-    **dict.fromkeys(SIZES, 'size'),
-    **dict.fromkeys(VARIANTS, 'variant'),
-  }
+  kinds = dict.fromkeys(subtasks, 'sub-task') | dict.fromkeys(models, 'model')
+  kinds |= dict.fromkeys(SIZES, 'size') | dict.fromkeys(VARIANTS, 'variant')
   fields, chosen = {}, {}
   for word in filter(None, argument.split(',')):
     key, equals, value = word.partition('=')
@@ -106,7 +139,7 @@ def parse(argument, subtasks=(), models=()):
   )
 
 
-def attend(c, words, **own):
+def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
   """Sets the attention of a config that has its task and size.
 
   Args:

@@ -32,9 +32,7 @@ which the paper gets by decomposing a fine-tuned model and fine-tuning it again;
     384        40.7  89.6   82.3/71.1  86.0/85.6  87.2/90.5  84.4  90.0  49.5  77.9
 """  # noqa: E501, a table
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, parse
 
 # Sub-task -> examples of the published training set, epochs.
 TRAINING = dict(
@@ -47,6 +45,21 @@ TRAINING = dict(
   qnli=(104_743, 3),
   rte=(2_490, 10),
   wnli=(635, 3),
+)
+# What BERT-base adds to `configs.base` or changes in it.
+BERT_BASE = dict(
+  name='encoder',
+  num_layers=12,
+  norm='post',
+  epsilon=1e-12,
+  positions='learned',
+  max_length=512,
+  first_position=0,  # row of the first token's position; 2 in RoBERTa
+  types=2,
+  embed_dim=0,  # of factorised embeddings, 0: dim
+  shared=False,  # one layer's parameters for all layers
+  pooler=True,
+  attention_dropout=0.1,
 )
 # Pre-trained models, by where they differ from BERT-base.
 MODELS = dict(
@@ -64,98 +77,60 @@ MODELS = dict(
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(TRAINING), tuple(MODELS))
-  subtask = words.subtask
-  c = ConfigDict()
-  c.task = dict(name='glue', subtask=subtask)
+  # Everybody skips the few damaged rows that QQP is published with.
+  malformed = 'skip' if words.subtask == 'qqp' else 'fatal'
+  data, model = dict(corpus='glue', malformed=malformed), MODELS[words.model]
+  return sentences('glue', words, data, BERT_BASE | model, TRAINING)
+
+
+def sentences(task, words, data, model, training):
+  """The config of a task that classifies sentences, by BERT's recipe.
+
+  Args:
+    task: its name.
+    words: configs.Words.
+    data: fields of `data` that are the task's own.
+    model: fields of an encoder.
+    training: {sub-task: (examples, epochs)}.
+  """
+  c = base()
+  c.task = dict(name=task, subtask=words.subtask)
   c.data = dict(
-    corpus='glue',  # in TFDS, unless path is given
-    path='',  # folder of CoLA, SST-2, MRPC, ... as published; plain or .gz
-    # Rows with a wrong number of columns: 'fatal', or 'skip' (and count) as
-    # everybody does with QQP, which is published with a few.
-    malformed='skip' if subtask == 'qqp' else 'fatal',
+    corpus='',  # in TFDS, unless path is given
+    path='',  # folder of CoLA, SST-2, BoolQ, ... as published; plain or .gz
+    malformed='fatal',  # rows with other columns; 'skip' counts them
     vocab_size=30_522,
     vocabulary='',  # a tokenizer.json instead of one trained here
     row_length=128,
     batch_size=32,
   )
-  c.model = bert_base() | MODELS[words.model]
-  fine_tuning(c, *TRAINING[subtask])
-  c.seed = 0
-  c.init_from = ''  # workdir of a pre-training run whose encoder this one takes
-  c.wandb = ''  # project at Weights & Biases
-  resize(c, words.size, *TRAINING[subtask])
+  c.data.update(data)
+  c.model.update(model)
+  fine_tuning(c, *training[words.subtask])
+  resize(c, words.size, *training[words.subtask])
   return attend(c, words)
 
 
-def bert_base():
-  """Fields of the model but attention's, which are the config's last."""
-  return dict(
-    name='encoder',
-    dim=768,
-    num_layers=12,
-    mlp_dim=3072,
-    activation='gelu',
-    norm='post',
-    epsilon=1e-12,
-    positions='learned',
-    max_length=512,
-    first_position=0,  # row of the first token's position; 2 in RoBERTa
-    types=2,
-    embed_dim=0,  # of factorised embeddings, 0: dim
-    shared=False,  # one layer's parameters for all layers
-    pooler=True,
-    dropout=0.1,
-    attention_dropout=0.1,
-    activation_dropout=0.0,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
-  )
-
-
 def fine_tuning(c, examples, epochs):
-  """BERT's recipe: AdamW, linear after 10 % warm-up, the best epoch counts."""
+  """Sets BERT's recipe: AdamW, linear after 10 % warm-up, the best epoch."""
   epoch = -(-examples // c.data.batch_size)
-  c.optim = dict(
-    name='adamw',
-    lr=2e-5,
-    schedule='linear',
-    warmup_steps=epochs * epoch // 10,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=0.01,
-    clip=1.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  c.optim.update(lr=2e-5, schedule='linear', b2=0.999, eps=1e-8)
+  c.optim.update(warmup_steps=epochs * epoch // 10, weight_decay=0.01)
   c.total_steps = epochs * epoch
   c.every = dict(log=50, eval=epoch, checkpoint=epoch)
-  # The last `keep` and the best by a metric stay; the best is evaluated at the
-  # end (final='last': the mean of the last `average`).
-  c.checkpoint = dict(keep=1, best='val/score', average=1, final='best')
+  c.checkpoint.update(keep=1, best='val/score')
 
 
 def resize(c, size, examples, epochs):
-  """A model and a training of another size, from nothing."""
+  """Changes model and training to a smaller size, trained from scratch."""
   if size == 'sample':
-    c.data.update(
-      corpus='sample',
-      malformed='fatal',
-      vocab_size=1000,
-      row_length=32,
-      batch_size=64,
-    )
+    c.data.update(corpus='sample', malformed='fatal', vocab_size=1000)
+    c.data.update(row_length=32, batch_size=64)
     c.model.update(dim=64, num_layers=2, mlp_dim=256, max_length=64)
-    c.model.update(dropout=0.0)
+    c.model.dropout = 0.0
     fine_tuning(c, 64 * 300, 3)
     c.optim.update(lr=2e-3, warmup_steps=100)
   elif size == 'small':
@@ -165,5 +140,5 @@ def resize(c, size, examples, epochs):
     fine_tuning(c, examples, 2 if examples > 50_000 else epochs)
     c.optim.lr = 5e-4
   if size:
-    c.model.update(norm='pre', attention_dropout=0.0)
-    c.model.attention.num_heads = 4
+    heads = dict(num_heads=4)
+    c.model.update(norm='pre', attention_dropout=0.0, attention=heads)

@@ -27,5 +27,5 @@ configs/glue.py.
 from configs import glue
 
 
-def get_config(argument=''):
+def get_config(argument: str = ''):
   return glue.get_config(f'collab,{argument}')

@@ -22,18 +22,16 @@ The perplexity is that of a word, the end of a line being one: comparable
 whatever the tokens are, but not with a closed vocabulary's, whose <unk> is one.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, parse
 
 SUBTASKS = ('wikitext103', 'wikitext2', 'ptb')
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, SUBTASKS)
   subtask = words.subtask
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='lm')
   c.data = dict(
     corpus='',  # a data set of TFDS, unless path is given
@@ -46,51 +44,19 @@ def get_config(argument=''):
     batch_size=64,  # rows: 32,768 tokens an update
     eval_stride=128,  # tokens of a row that count, after the first
   )
-  c.model = dict(
+  c.model.update(
     name='decoder',
-    dim=768,
     num_layers=12,
-    mlp_dim=3072,
     activation='gelu_tanh',
-    norm='pre',
     epsilon=1e-5,
     positions='learned',
     max_length=1024,
-    dropout=0.1,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
   )
-  c.optim = dict(
-    name='adamw',
-    lr=6e-4,
-    schedule='cosine',
-    warmup_steps=2000,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-8,
-    weight_decay=0.1,
-    clip=1.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  c.total_steps = 60_000
-  c.every = dict(log=100, eval=2000, checkpoint=1000)
-  # The last `keep` and the best by a metric (- if lower is better) stay; the
-  # best is evaluated at the end (final='last': the mean of the last `average`).
-  c.checkpoint = dict(keep=3, best='-val/nll', average=1, final='best')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.optim.update(lr=6e-4, schedule='cosine', warmup_steps=2000)
+  c.optim.update(b2=0.98, eps=1e-8, weight_decay=0.1)
+  c.update(total_steps=60_000, every=dict(log=100, eval=2000, checkpoint=1000))
   if subtask != 'wikitext103':
-    c.data.update(vocab_size=10_000, row_length=256, batch_size=64)
+    c.data.update(vocab_size=10_000, row_length=256)
     c.model.update(dim=512, num_layers=6, mlp_dim=2048, dropout=0.3)
     c.model.attention.num_heads = 8
     c.total_steps = 10_000 if subtask == 'wikitext2' else 6_000
@@ -101,22 +67,18 @@ def get_config(argument=''):
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=2000, row_length=64)
     c.data.update(batch_size=32, eval_stride=32)
     c.model.update(dim=128, num_layers=2, mlp_dim=512, max_length=128)
-    c.model.attention.num_heads = 4
-    c.model.dropout = 0.2
+    c.model.update(dropout=0.2, attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, warmup_steps=50)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
   elif size == 'small':
     c.data.update(vocab_size=8000, row_length=128)
     c.data.update(batch_size=16, eval_stride=64)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
-    c.model.attention.num_heads = 6
-    c.model.dropout = 0.0
+    c.model.update(dropout=0.0, attention=dict(num_heads=6))
     c.optim.update(name='muon', lr=3e-3, warmup_steps=200)
-    c.total_steps = 3000
-    c.every.update(log=50, eval=500, checkpoint=250)
+    c.update(total_steps=3000, every=dict(log=50, eval=500, checkpoint=250))

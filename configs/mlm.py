@@ -17,17 +17,15 @@ Adam 0.9/0.98, weight decay 0.01, linear decay (arXiv 1907.11692, appendix). Its
 batch is 8,192 rows at lr 6e-4; ours, 256 at 2e-4, is our choice.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, glue, parse
 
 SUBTASKS = dict(text='', lm1b='lm1b', wiki40b='wiki40b/en')
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(SUBTASKS))
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='mlm', rate=0.15)
   c.data = dict(
     corpus=SUBTASKS[words.subtask],  # in TFDS, unless path is given
@@ -38,74 +36,29 @@ def get_config(argument=''):
     row_length=512,
     batch_size=256,
   )
-  c.model = dict(
-    name='encoder',
-    dim=768,
-    num_layers=12,
-    mlp_dim=3072,
-    activation='gelu',
-    norm='post',
-    epsilon=1e-12,
-    positions='learned',
-    max_length=512,
-    first_position=0,  # row of the first token's position; 2 in RoBERTa
-    types=2,
-    embed_dim=0,  # of factorised embeddings, 0: dim
-    shared=False,  # one layer's parameters for all layers
-    pooler=True,
-    dropout=0.1,
-    attention_dropout=0.1,
-    activation_dropout=0.0,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
-  )
-  c.optim = dict(
-    name='adamw',
-    lr=2e-4,
-    schedule='linear',
-    warmup_steps=10_000,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-6,
-    weight_decay=0.01,
-    clip=1.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
+  c.model.update(glue.BERT_BASE)
+  c.optim.update(lr=2e-4, schedule='linear', warmup_steps=10_000)
+  c.optim.update(b2=0.98, eps=1e-6, weight_decay=0.01)
   c.total_steps = 500_000
   c.every = dict(log=100, eval=10_000, checkpoint=5000)
-  # The last `keep` and the best by a metric (- if lower is better) stay; the
-  # best is evaluated at the end (final='last': the mean of the last `average`).
-  c.checkpoint = dict(keep=3, best='-val/nll', average=1, final='last')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.checkpoint.final = 'last'
   resize(c, words.size)
   return attend(c, words)
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
+  if size:
+    c.model.update(norm='pre', attention_dropout=0.0, dropout=0.0)
+    c.model.attention.num_heads = 4
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=1000, row_length=64)
     c.data.batch_size = 64
     c.model.update(dim=64, num_layers=2, mlp_dim=256, max_length=64)
-    c.model.update(norm='pre', attention_dropout=0.0, dropout=0.0)
-    c.model.attention.num_heads = 4
     c.optim.update(lr=4e-3, warmup_steps=100)
-    c.total_steps = 1500
-    c.every.update(log=50, eval=500, checkpoint=250)
+    c.update(total_steps=1500, every=dict(log=50, eval=500, checkpoint=250))
   elif size == 'small':
     c.data.update(vocab_size=8000, row_length=64, batch_size=32)
     c.model.update(dim=128, num_layers=3, mlp_dim=512, max_length=64)
-    c.model.update(norm='pre', attention_dropout=0.0, dropout=0.0)
-    c.model.attention.num_heads = 4
     c.optim.update(lr=2e-3, warmup_steps=500)
-    c.total_steps = 15_000
-    c.every.update(log=100, eval=1500, checkpoint=500)
+    c.update(total_steps=15_000, every=dict(log=100, eval=1500, checkpoint=500))

@@ -22,16 +22,14 @@ On XQuAD's thousand questions a model that was not pre-trained learns next to
 nothing: `xquad,small` checks the path from file to score.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, glue, parse
+from configs import attend, base, glue, parse
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='squad', max_answer_length=30, null_threshold=0.0)
   c.data = dict(
     corpus='squad',  # in TFDS, unless path is given
@@ -45,45 +43,24 @@ def get_config(argument=''):
     question_length=64,
     batch_size=32,
   )
-  c.model = glue.bert_base()
-  c.optim = dict(
-    name='adamw',
-    lr=3e-5,
-    schedule='linear',
-    warmup_steps=550,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-6,
-    weight_decay=0.01,
-    clip=1.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  c.total_steps = 5500
-  c.every = dict(log=100, eval=500, checkpoint=500)
-  c.checkpoint = dict(keep=1, best='val/f1', average=1, final='best')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.model.update(glue.BERT_BASE)
+  c.optim.update(lr=3e-5, schedule='linear', warmup_steps=550)
+  c.optim.update(b2=0.999, eps=1e-6, weight_decay=0.01)
+  c.update(total_steps=5500, every=dict(log=100, eval=500, checkpoint=500))
+  c.checkpoint.update(keep=1, best='val/f1')
   if subtask == 'v2':
     c.data.version = 'v2.0'
-    c.optim.warmup_steps = 820
-    c.total_steps = 8200
+    c.update(total_steps=8200, optim=dict(warmup_steps=820))
   elif subtask == 'xquad':
     c.data.corpus = ''  # only from path
     c.optim.warmup_steps = 20
-    c.total_steps = 200
-    c.every.update(log=20, eval=50, checkpoint=50)
+    c.update(total_steps=200, every=dict(log=20, eval=50, checkpoint=50))
   resize(c, words.size)
   return attend(c, words)
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=1500, batch_size=64)
     c.data.update(row_length=48, stride=24, question_length=16)
@@ -91,14 +68,11 @@ def resize(c, size):
     c.model.update(norm='pre', dropout=0.0, attention_dropout=0.0)
     c.model.attention.num_heads = 4
     c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=100)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
   elif size == 'small':
     c.data.update(vocab_size=4000, row_length=256, batch_size=16)
     c.data.update(stride=96, question_length=48)
     c.model.update(dim=192, num_layers=3, mlp_dim=768, max_length=256)
-    c.model.update(norm='pre')
-    c.model.attention.num_heads = 6
+    c.model.update(norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=5e-4, schedule='cosine', warmup_steps=50)
-    c.total_steps = 300
-    c.every.update(log=20, eval=100, checkpoint=50)
+    c.update(total_steps=300, every=dict(log=20, eval=100, checkpoint=50))

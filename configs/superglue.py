@@ -16,9 +16,7 @@ there is a passage, is our choice. No published number is known to us either.
 TFDS prepares SuperGLUE only with TensorFlow: pip install '.[prepare]'.
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, glue, parse
+from configs import glue, parse
 
 PASSAGES = ('boolq', 'multirc', 'record')
 
@@ -35,25 +33,9 @@ TRAINING = dict(
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(TRAINING))
-  subtask = words.subtask
-  c = ConfigDict()
-  c.task = dict(name='superglue', subtask=subtask)
-  c.data = dict(
-    corpus='super_glue',  # in TFDS, unless path is given
-    path='',  # folder of BoolQ, CB, COPA, ... as published; plain or .gz
-    malformed='fatal',
-    vocab_size=30_522,
-    vocabulary='',  # a tokenizer.json instead of one trained here
-    row_length=256 if subtask in PASSAGES else 128,
-    batch_size=32,
-  )
-  c.model = glue.bert_base()
-  glue.fine_tuning(c, *TRAINING[subtask])
-  c.seed = 0
-  c.init_from = ''  # workdir of a pre-training run whose encoder this one takes
-  c.wandb = ''  # project at Weights & Biases
-  glue.resize(c, words.size, *TRAINING[subtask])
-  return attend(c, words)
+  length = 256 if words.subtask in PASSAGES else 128
+  data = dict(corpus='super_glue', row_length=length)
+  return glue.sentences('superglue', words, data, glue.BERT_BASE, TRAINING)

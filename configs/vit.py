@@ -32,33 +32,24 @@ recovered), at collaborative key widths 768 / 512 / 384 / 256 / 128 / 64:
     shared_dim   384 / 192 / 96   21,044,200 / 20,152,552 / 19,706,728
 """
 
-from ml_collections import ConfigDict
+from configs import attend, base, parse
 
-from configs import attend, parse
-
-# Mean and standard deviation of the channels of the training images.
+# Sub-task -> images to train with, mean and deviation of their channels.
 SUBTASKS = dict(
-  imagenet=dict(
-    images=1_271_167,  # to train with
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-  ),
-  cifar10=dict(
-    images=45_000, mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262)
-  ),
-  cifar100=dict(
-    images=45_000, mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276)
-  ),
-  mnist=dict(images=55_000, mean=(0.131,), std=(0.308,)),
-  fashion_mnist=dict(images=55_000, mean=(0.286,), std=(0.353,)),
+  imagenet=(1_271_167, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  cifar10=(45_000, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+  cifar100=(45_000, (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+  mnist=(55_000, (0.131,), (0.308,)),
+  fashion_mnist=(55_000, (0.286,), (0.353,)),
 )
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
-  c = ConfigDict()
+  images, mean, std = SUBTASKS[subtask]
+  c = base()
   c.task = dict(name='image', label_smoothing=0.1)
   c.data = dict(
     corpus='imagenet2012' if subtask == 'imagenet' else subtask,
@@ -67,8 +58,8 @@ def get_config(argument=''):
     damaged='error',  # or 'skip': an image that does not decode
     image_size=224,
     batch_size=1024,
-    mean=SUBTASKS[subtask]['mean'],
-    std=SUBTASKS[subtask]['std'],
+    mean=mean,
+    std=std,
     augment=dict(
       crop='resized',  # 'padded', 'none'
       padding=0,
@@ -80,76 +71,44 @@ def get_config(argument=''):
       cutmix=1.0,
     ),
   )
-  c.model = dict(
+  c.model.update(
     name='vit',
     patch=16,
     distillation='none',
-    dim=768,
     num_layers=12,
-    mlp_dim=3072,
-    activation='gelu',
-    norm='pre',
     epsilon=1e-6,
     dropout=0.0,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
     drop_path=0.1,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=12),
   )
-  c.optim = dict(
-    name='adamw',
-    lr=1e-3,
-    schedule='cosine',
-    warmup_steps=0,
-    end_lr=1e-5,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=0.05,
-    clip=0.0,
-    ema=0.99996,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  c.total_steps = 0
+  c.optim.update(lr=1e-3, schedule='cosine', end_lr=1e-5, b2=0.999, eps=1e-8)
+  c.optim.update(weight_decay=0.05, clip=0.0, ema=0.99996)
   c.every = dict(log=100, eval=5000, checkpoint=5000)
-  # The last `keep` and the best by a metric stay. At the end the average of the
-  # parameters is evaluated or, without optim.ema, the mean of `average`.
-  c.checkpoint = dict(keep=2, best='val/top1', average=1, final='last')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
-  train_for(c, SUBTASKS[subtask]['images'], epochs=300, warmup=5)
+  c.checkpoint.update(keep=2, best='val/top1', final='last')
+  train_for(c, images, epochs=300, warmup=5)
   if subtask != 'imagenet':
     few_pixels(c, subtask)
-  resize(c, subtask, words.size)
+  resize(c, subtask, words.size, images)
   return attend(c, words)
 
 
 def train_for(c, images, epochs, warmup):
-  """Sets the steps to epochs."""
+  """Sets the steps of training and of warm-up, given in epochs."""
   c.total_steps = epochs * images // c.data.batch_size
   c.optim.warmup_steps = warmup * images // c.data.batch_size
 
 
 def few_pixels(c, subtask):
-  """The sets of 28 x 28 or 32 x 32 pixels."""
+  """Changes the recipe to images of 28 x 28 or 32 x 32 pixels."""
   digits = subtask == 'mnist'  # a mirrored digit is none
   c.data.image_size = 28 if 'mnist' in subtask else 32
   c.data.augment.update(crop='padded', padding=4, flip=not digits)
-  c.model.update(patch=4, dim=384, mlp_dim=1536)
-  c.model.attention.num_heads = 6
+  c.model.update(patch=4, dim=384, mlp_dim=1536, attention=dict(num_heads=6))
   c.optim.ema = 0.999
   c.every.update(eval=1000, checkpoint=1000)
 
 
-def resize(c, subtask, size):
-  """A model and a training of another size."""
+def resize(c, subtask, size, images):
+  """Changes model and training to a smaller size, if one is given."""
   plain = dict(ops=0, erasing=0.0, mixup=0.0, cutmix=0.0)
   if size == 'sample':
     c.data.update(corpus='sample', image_size=8, batch_size=64)
@@ -158,22 +117,20 @@ def resize(c, subtask, size):
     c.model.update(patch=2, dim=64, num_layers=3, mlp_dim=192, drop_path=0.0)
     c.model.attention.num_heads = 4
     c.optim.update(lr=3e-3, warmup_steps=50, ema=0.0)
-    c.total_steps = 800
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=800, every=dict(log=50, eval=200, checkpoint=100))
     c.checkpoint.update(keep=3, average=2)
   elif size == 'small':
     c.data.batch_size = 128
     c.data.augment.update(plain)
     c.model.update(dim=128, num_layers=4, mlp_dim=384, drop_path=0.0)
-    c.model.activation = 'gelu_tanh'
+    c.model.update(activation='gelu_tanh', attention=dict(num_heads=4))
     if subtask == 'imagenet':
       c.data.image_size, c.model.patch = 64, 8
     elif 'mnist' in subtask:  # centred, and 16 patches are enough
       c.data.augment.padding, c.model.patch = 1, 7
     else:
       c.data.augment.padding = 2
-    c.model.attention.num_heads = 4
     c.optim.update(name='muon', lr=3e-3, ema=0.0)
-    train_for(c, SUBTASKS[subtask]['images'], epochs=15, warmup=1)
+    train_for(c, images, epochs=15, warmup=1)
     c.every.update(log=100, eval=1000, checkpoint=500)
     c.checkpoint.update(keep=3, average=2)

@@ -7,5 +7,5 @@ The paper's key widths: configs/vit_mha.py:key_features=384.
 from configs import vit
 
 
-def get_config(argument=''):
+def get_config(argument: str = ''):
   return vit.get_config(f'mha,{argument}')

@@ -19,15 +19,13 @@ Published BLEU (arXiv 2006.16362), key width 512 / 256 / 128 / 64:
   collaborative  27.58 / 27.41 / 27.40 / 27.31   wmt14_collab.py:shared_dim=
 """
 
-from ml_collections import ConfigDict
-
-from configs import attend, parse
+from configs import attend, base, parse
 
 
-def get_config(argument=''):
-  """The experiment, as the words of the argument have it."""
+def get_config(argument: str = ''):
+  """The config that the words of the argument ask for."""
   words = parse(argument)
-  c = ConfigDict()
+  c = base()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
   c.data = dict(
     corpus='wmt14_translate/de-en',  # in TFDS, unless path is given
@@ -42,7 +40,7 @@ def get_config(argument=''):
     batch_size=112,  # rows: 28,672 tokens an update
     too_long='drop',  # or 'truncate'
   )
-  c.model = dict(
+  c.model.update(
     name='encoder_decoder',
     dim=512,
     encoder_layers=6,
@@ -54,69 +52,33 @@ def get_config(argument=''):
     positions='sinusoidal',
     max_length=1024,
     output_bias=False,
-    dropout=0.1,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
-    scan=False,
-    remat='none',
-    dtype='float32',
-    attention=dict(name='mha', num_heads=8),
+    attention=dict(num_heads=8),
     decoder_attention=dict(),  # default: attention
     cross_attention=dict(),
   )
-  c.optim = dict(
-    name='adam',
-    lr=7e-4,
-    schedule='inverse_sqrt',
-    warmup_steps=4000,
-    end_lr=0.0,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-9,
-    weight_decay=0.0,
-    clip=0.0,
-    ema=0.0,
-    layer_decay=1.0,
-  )
-  c.accumulate = 1  # micro-batches of an update
-  c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  c.total_steps = 100_000
-  c.every = dict(log=100, eval=2000, checkpoint=2000)
-  # The last `keep` and the best by a metric (- if lower is better) stay. At the
-  # end the mean of the last `average` is evaluated, or (final='best') the best.
-  c.checkpoint = dict(keep=10, best='-val/nll', average=10, final='last')
-  c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
-  c.wandb = ''  # project at Weights & Biases
+  c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt', clip=0.0)
+  c.optim.update(warmup_steps=4000, b2=0.98, eps=1e-9, weight_decay=0.0)
+  c.update(total_steps=100_000, every=dict(log=100, eval=2000, checkpoint=2000))
+  c.checkpoint.update(keep=10, average=10, final='last')
   resize(c, words.size)
   # The paper's translation model has biases on the shared projections.
   return attend(c, words, collab=dict(bias='shared'))
 
 
 def resize(c, size):
-  """A model and a training of another size."""
+  """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
-    c.data.update(
-      corpus='sample', vocab_size=2000, row_length=64, batch_size=64
-    )
-    c.model.update(
-      dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512, max_length=256
-    )
-    c.model.update(norm='pre')
-    c.model.attention.num_heads = 4
+    c.data.update(corpus='sample', vocab_size=2000)
+    c.data.update(row_length=64, batch_size=64)
+    c.model.update(dim=128, encoder_layers=2, decoder_layers=2, mlp_dim=512)
+    c.model.update(max_length=256, norm='pre', attention=dict(num_heads=4))
     c.optim.update(lr=3e-3, schedule='cosine', warmup_steps=100)
-    c.total_steps = 600
-    c.every.update(log=50, eval=200, checkpoint=100)
+    c.update(total_steps=600, every=dict(log=50, eval=200, checkpoint=100))
     c.checkpoint.update(keep=3, average=2)
   elif size == 'small':
     c.data.update(vocab_size=4000, row_length=64, batch_size=48)
-    c.model.update(
-      dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768, max_length=512
-    )
-    c.model.update(norm='pre', dropout=0.1)
-    c.model.attention.num_heads = 6
+    c.model.update(dim=192, encoder_layers=3, decoder_layers=3, mlp_dim=768)
+    c.model.update(max_length=512, norm='pre', attention=dict(num_heads=6))
     c.optim.update(lr=2e-3, schedule='cosine', warmup_steps=400)
-    c.total_steps = 2400
-    c.every.update(log=50, eval=400, checkpoint=100)
+    c.update(total_steps=2400, every=dict(log=50, eval=400, checkpoint=100))
     c.checkpoint.update(keep=5, average=5)

@@ -7,5 +7,5 @@ The paper's rows by key width: configs/wmt14_collab.py:shared_dim=256.
 from configs import wmt14
 
 
-def get_config(argument=''):
+def get_config(argument: str = ''):
   return wmt14.get_config(f'collab,{argument}')

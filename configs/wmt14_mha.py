@@ -7,5 +7,5 @@ The paper's "concatenate" rows: configs/wmt14_mha.py:key_features=256.
 from configs import wmt14
 
 
-def get_config(argument=''):
+def get_config(argument: str = ''):
   return wmt14.get_config(f'mha,{argument}')

@@ -4,5 +4,5 @@
 from configs import wmt14
 
 
-def get_config(argument=''):
+def get_config(argument: str = ''):
   return wmt14.get_config(f'mhe_mul,{argument}')

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the papers' tables and figures are made from."""
+"""Studies, their results, and the tables and figures made from them."""

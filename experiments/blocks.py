@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of blocks: arms of one task each, tested against the first."""
+"""Tables with a block of rows for each task, tested against its first."""
 
 from typing import NamedTuple
 
 from experiments import metric, table
+from experiments.table import Table
 
 
 class Block(NamedTuple):
@@ -22,8 +23,8 @@ class Block(NamedTuple):
   labels: dict
 
 
-def compare(title, text, blocks):
-  """The Table of some Blocks; how to read it comes after the text."""
+def compare(title: str, text: str, blocks: list[Block]) -> Table:
+  """Makes a Table of some Blocks; notes on how to read it follow its text."""
   measured = [
     table.measure(x.studies, x.metric, x.labels, next(iter(x.labels.values())))
     for x in blocks
@@ -39,22 +40,14 @@ def compare(title, text, blocks):
     columns = min(2, len(blocks))
     rows = -(-len(blocks) // columns)
     figure.set_figheight(1 + 2.5 * rows)
-    for place, block in enumerate(blocks):
+    for place, (block, found) in enumerate(zip(blocks, measured, strict=True)):
+      # Their intervals are narrower than those of the scores.
       axis = figure.add_subplot(rows, columns, place + 1)
-      _differences(axis, block, measured[place])
+      first, *_ = labels = [*block.labels.values()]
+      table.bars(axis, labels, table.differences(found))
+      axis.axvline(0, color='#888888', lw=1)
+      words = f'{block.metric.title}, difference to {first}'
+      axis.set(title=block.title, xlabel=words)
 
   notes = table.notes(measured, 'the first line of a task')
-  return table.Table(title, f'{text}\n{notes}', rows, draw)
-
-
-def _differences(axis, block, found):
-  """To the first, with their intervals, which are narrower than the scores'."""
-  first, *others = labels = list(block.labels.values())
-  for place, label in enumerate(others, 1):
-    if label in found and first in found:
-      x = found[label].interval
-      table.point(axis, x.difference, x.span, place)
-  axis.axvline(0, color='#888888', lw=1)
-  table.names(axis, labels)
-  what = f'difference to {first}'
-  axis.set(title=block.title, xlabel=f'{block.metric.title}, {what}')
+  return Table(title, f'{text}\n{notes}', rows, draw)

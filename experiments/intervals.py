@@ -24,7 +24,7 @@ SEED = 12345  # sacreBLEU's
 
 
 class Interval(NamedTuple):
-  """What is known of an arm.
+  """An arm's mean score with its interval, and its test against the baseline.
 
   Attributes:
     seeds: runs.
@@ -46,12 +46,12 @@ class Interval(NamedTuple):
   p: float | None = None
 
 
-def two_sided(replicates, d):
-  """|d_r - mean d| >= |d|."""
+def two_sided(replicates: np.ndarray, d: float) -> np.ndarray:
+  """Whether each replicate is as far off as d: |d_r - mean d| >= |d|."""
   return np.abs(replicates - replicates.mean()) >= abs(d)
 
 
-def sacrebleu(replicates, d):
+def sacrebleu(replicates: np.ndarray, d: float) -> np.ndarray:
   """|d_r| - mean |d| > |d|: to the last digit sacreBLEU's paired bootstrap.
 
   Koehn, 2004. Where d is clear it looks at one side only, so that p is about
@@ -62,7 +62,7 @@ def sacrebleu(replicates, d):
 
 @np.errstate(all='ignore')  # a seed that diverged has nan or inf
 def compare(arms, score, baseline='', test=two_sided):
-  """{arm: Interval}.
+  """Computes intervals of all arms, and tests against a baseline.
 
   Args:
     arms: {arm: [S, N, K]}, what each of N examples adds to K sums, for each of
@@ -72,14 +72,17 @@ def compare(arms, score, baseline='', test=two_sided):
     test: two_sided or sacrebleu.
 
   Raises:
-    ValueError: arms of different examples.
+    ValueError: arms have different numbers of examples.
   """
   sizes = {name: np.shape(x)[1] for name, x in arms.items()}
   if len(set(sizes.values())) > 1:
     raise ValueError(f'Arms differ in their number of examples: {sizes}.')
   n = max(sizes.values(), default=0)
   rng = np.random.default_rng(SEED)
-  counts = _counts(rng.choice(n, size=(REPLICATES, n)), n) if n else None
+  if n:  # how often each replicate has each example
+    picks = rng.choice(n, size=(REPLICATES, n))
+    counts = np.apply_along_axis(np.bincount, 1, picks, minlength=n)
+    counts = counts.astype(np.float64)
   means, replicates = {}, {}
   for name, sums in arms.items():
     sums = np.asarray(sums, np.float64)
@@ -87,37 +90,21 @@ def compare(arms, score, baseline='', test=two_sided):
     found = np.stack([score(counts @ x) for x in sums], 1)
     seeds = np.random.default_rng(SEED).choice(len(sums), found.shape)
     replicates[name] = np.take_along_axis(found, seeds, 1).mean(1)
-  found = {k: _interval(means[k], replicates[k]) for k in arms}
-  for name in arms if baseline in arms else ():
-    if name != baseline:
-      d = float(means[name].mean() - means[baseline].mean())
-      against = replicates[name] - replicates[baseline]
-      p = float((test(against, d).sum() + 1) / (REPLICATES + 1))
-      if not np.isfinite(against).all():  # no comparison with nan is true
-        p = math.nan
-      new = dict(difference=d, span=_middle(against), p=p)
-      found[name] = found[name]._replace(**new)
+  found = {}
+  for name, scores in means.items():
+    std = float(scores.std(ddof=1)) if len(scores) > 1 else None
+    ends = _middle(replicates[name])
+    found[name] = Interval(len(scores), float(scores.mean()), std, *ends)
+  for name in arms.keys() - {baseline} if baseline in arms else ():
+    d = float(means[name].mean() - means[baseline].mean())
+    against = replicates[name] - replicates[baseline]
+    p = float((test(against, d).sum() + 1) / (REPLICATES + 1))
+    if not np.isfinite(against).all():  # no comparison with nan is true
+      p = math.nan
+    found[name] = found[name]._replace(difference=d, span=_middle(against), p=p)
   return found
 
 
-def _counts(picks, n):
-  """How often each replicate [R, n] has each example: [R, n]."""
-  rows = np.arange(len(picks))[:, None] * n
-  found = np.bincount((picks + rows).ravel(), minlength=picks.size)
-  return found.reshape(picks.shape).astype(np.float64)
-
-
-def _interval(scores, replicates):
-  low, high = _middle(replicates)
-  return Interval(
-    seeds=len(scores),
-    mean=float(scores.mean()),
-    std=float(scores.std(ddof=1)) if len(scores) > 1 else None,
-    low=low,
-    high=high,
-  )
-
-
 def _middle(replicates):
-  low, high = np.percentile(replicates, [2.5, 97.5])
-  return float(low), float(high)
+  """The 2.5th and the 97.5th percentile."""
+  return tuple(np.percentile(replicates, [2.5, 97.5]).tolist())

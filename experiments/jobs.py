@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of a study as a job: its commands, its lock, its row."""
+"""Runs of a study as jobs: which commands are left, their locks, their rows."""
 
-import contextlib
 import fcntl
 import pathlib
 import shutil
@@ -13,7 +12,7 @@ from experiments import results, study
 
 
 class Jobs:
-  """What the threads of a sweep share, and what each of them does.
+  """The jobs of a sweep; its threads share one object of this class.
 
   Args:
     name: of the study.
@@ -27,8 +26,8 @@ class Jobs:
     self.collect, self.stopping = collect, threading.Event()
     self.children, self.failed, self.recorded = {}, {}, set()
 
-  def todo(self, run):
-    """The commands that a run needs still, [] if all is recorded."""
+  def todo(self, run: study.Run) -> list[list[str]]:
+    """The commands that are left to run, [] if all is recorded."""
     row, whole = self._row(run)
     if whole:
       return []
@@ -42,8 +41,8 @@ class Jobs:
     commands = study.commands(run)
     return commands[1:] if run.source and workdir.exists() else commands
 
-  def make(self, run):
-    """Makes a run, once no one else does; notes why it failed."""
+  def make(self, run: study.Run):
+    """Makes a run once no other process does; keeps the reason if it fails."""
     try:
       log = pathlib.Path(f'{run.workdir}.log')
       log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +80,8 @@ class Jobs:
         return
     self.record(run)
 
-  def record(self, run):
-    """Notes a run's result, unless it was stopped before it had one."""
+  def record(self, run: study.Run):
+    """Records a run's result, unless it was stopped before it had one."""
     row, whole = self._row(run)
     result = whole or study.finished(run) or row
     if result:
@@ -95,18 +94,18 @@ class Jobs:
       self.failed[run.name] = f'{last} (no result)'
 
   def _row(self, run):
-    """The row of a run or None, and whether it is whole, with examples."""
+    """The row of a run or None, and whether it is complete, with examples."""
     row = results.find(run, self.planned[run.name], self.name, self.folder)
     return row, bool(row and row.get('arm') and row['examples'])
 
   def stop(self):
-    """Children save and end; runs that did not begin do not."""
+    """Tells running children to save and end; no other run begins."""
     self.stopping.set()
     for child, _ in list(self.children.values()):
       child.terminate()
 
-  def status(self):
-    """What the runs that are being made say of their steps."""
+  def status(self) -> str:
+    """The running jobs and the steps that they have done, in a line."""
     shown = []
     for name, (_, log) in sorted(self.children.copy().items()):
       words = _last_line(log).split(',')[0]
@@ -115,7 +114,7 @@ class Jobs:
 
 
 def _locked(file):
-  """Whether the lock of a file is ours now."""
+  """Tries to lock a file; whether it is ours now."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
@@ -124,13 +123,14 @@ def _locked(file):
 
 
 def _with_parent():
-  """Ends a command as its parent ends, where the system can do that."""
+  """Words before a command that end it when its parent ends, if possible."""
   found = shutil.which('setpriv')
   return [found, '--pdeathsig', 'TERM'] if found else []
 
 
 def _last_line(log):
-  with log.open('rb') as file, contextlib.suppress(OSError):
+  """The last line of a log that is not blank."""
+  with log.open('rb') as file:
     file.seek(max(0, log.stat().st_size - 4096))
     lines = file.read().decode(errors='replace').split('\n')
   return next((x.strip() for x in reversed(lines) if x.strip()), '')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The level that a language model has to beat: a Kneser-Ney n-gram model.
+r"""A Kneser-Ney n-gram model: the baseline that a language model has to beat.
 
   python -m experiments.kneser_ney --path=DIR --vocab_size=8000
   python -m experiments.kneser_ney --path=DIR --vocab_size=33283 --kind=words
@@ -41,7 +41,7 @@ class KneserNey:
     order: the longest n-gram.
   """
 
-  def __init__(self, tokens, vocab_size, order=5):
+  def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
     self._V = vocab_size
     tokens = np.asarray(tokens, np.int64)
     # ids[n][i]: which n-gram ends at place i; -1 if it would begin before 0.
@@ -63,7 +63,7 @@ class KneserNey:
       for key, count, size in zip(keys, counts, sizes, strict=False)
     ]
 
-  def log_probs(self, tokens):
+  def log_probs(self, tokens: np.ndarray) -> np.ndarray:
     """log p(token | the order - 1 tokens before), float [n]."""
     tokens = np.asarray(tokens, np.int64)
     p = np.full(len(tokens), 1 / self._V)
@@ -94,19 +94,17 @@ class KneserNey:
     return seen, np.where(total > 0, taken / safe, 1.0)
 
 
-def discounts(counts):
+def discounts(counts: np.ndarray) -> np.ndarray:
   """D of a count of 0, 1, 2 and more; Chen and Goodman, equation 17."""
   n = [np.count_nonzero(counts == i) for i in range(5)]
   if not all(n[1:]):  # too small a text to tell
     return np.array([0.0, 0.5, 0.5, 0.5])
   y = n[1] / (n[1] + 2 * n[2])
-  return np.array(
-    [0.0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)]
-  )
+  return np.array([0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)])
 
 
-def measure(path, kind, vocab_size, order):
-  """dict: what was measured, and the perplexity of a word of the test."""
+def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
+  """Trains and tests a model; its settings and the perplexity of a word."""
   start, source = time.monotonic(), text.read('', path)
   with tempfile.TemporaryDirectory() as folder:
     words = tokenizer.prepare(
@@ -129,10 +127,8 @@ def measure(path, kind, vocab_size, order):
 
 
 def main():
-  module = 'experiments.kneser_ney'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.kneser_ney'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('--path', required=True, help='folder of the text')
   add('--kind', default='bpe', choices=list(tokenizer.KINDS))
@@ -144,7 +140,7 @@ def main():
     row = measure(args.path, args.kind, args.vocab_size, args.order)
   logs.summary('Kneser-Ney', row)
   if args.save:
-    words = shlex.join(['python', '-m', module, *sys.argv[1:]])
+    words = f'{prog} {shlex.join(sys.argv[1:])}'
     with RESULTS.open('a') as file:
       file.write(json.dumps(results.about(words) | row) + '\n')
 

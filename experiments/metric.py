@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as functions of sums over examples, for `intervals`."""
+"""The metrics of the tables, as functions of sums over examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Metric(NamedTuple):
   lower: bool = False
   test: Callable = intervals.two_sided
 
-  def value(self, found):
+  def value(self, found: dict) -> float:
     """The score in the metrics of a run, nan where there is none."""
     return self.scale * results.as_float(found.get(self.name))
 
@@ -44,18 +44,13 @@ def _bleu(sums):
 
 
 def _text(examples, found):
-  """Words are taken to be spread evenly over tokens."""
+  """Loss and words of each piece; words are spread evenly over tokens."""
   nll, tokens = (np.float64(examples[key]) for key in ('nll', 'tokens'))
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
-def _right(examples, found):
-  right = np.equal(examples['gold'], examples['predicted'])
-  return np.stack([right, np.ones(len(right))], 1)
-
-
 def _classes(examples, found):
-  """Right answers, positives that are predicted, true, and both; all."""
+  """Counts of right answers, predicted, true and found positives, examples."""
   gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
   right = np.equal(examples['gold'], examples['predicted'])
   return np.stack([right, ours, gold, gold & ours, np.ones(len(gold))], 1)
@@ -68,7 +63,7 @@ def _f1_accuracy(sums):
 
 
 def _moments(examples, found):
-  """Of values and of their ranks, which are those in the whole test set."""
+  """First and second moments of values, and of ranks in the whole test set."""
   columns = []
   for rank in (np.asarray, stats.rankdata):
     x, y = (rank(np.float64(examples[key])) for key in ('gold', 'predicted'))
@@ -79,15 +74,16 @@ def _moments(examples, found):
 
 def _correlations(sums):
   *columns, n = np.moveaxis(sums, -1, 0)
-  found = []
+  total = 0
   for x, y, xx, yy, xy in (columns[:5], columns[5:]):
     spread = (xx - x * x / n) * (yy - y * y / n)
-    found.append((xy - x * y / n) / np.sqrt(spread))
-  return 50 * sum(found)
+    total += (xy - x * y / n) / np.sqrt(spread)
+  return 50 * total
 
 
 def _share(sums):
-  return 100 * sums[..., 0] / sums[..., 1]
+  """The first sum in % of the last."""
+  return 100 * sums[..., 0] / sums[..., -1]
 
 
 BLEU = Metric(
@@ -113,14 +109,12 @@ TOP1 = Metric(
   100,
   digits=2,
 )
-ACCURACY = Metric('accuracy, %', _right, _share, 'score', 100)
-F1_ACCURACY = Metric(
-  'mean of F1 and accuracy, %', _classes, _f1_accuracy, 'score', 100
+ACCURACY = Metric('accuracy, %', _classes, _share, 'score', 100)
+F1_ACCURACY = ACCURACY._replace(
+  title='mean of F1 and accuracy, %', score=_f1_accuracy
 )
-CORRELATION = Metric(
-  "mean of Pearson's and Spearman's correlation, %",
-  _moments,
-  _correlations,
-  'score',
-  100,
+CORRELATION = ACCURACY._replace(
+  title="mean of Pearson's and Spearman's correlation, %",
+  sums=_moments,
+  score=_correlations,
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What is left of a sentence encoder that is re-parametrised, not fine-tuned.
+r"""Measures what re-parametrisation without fine-tuning does to embeddings.
 
   python -m experiments.minilm --model=MODEL_DIR --glue=DIR
 
@@ -11,6 +11,7 @@ scores; and of layers whose own key widths cost as many parameters, "per layer".
 An embedding is the mean over tokens, of length one.
 """
 
+from collections.abc import Iterator
 import json
 import tempfile
 import time
@@ -30,8 +31,8 @@ WIDTHS = 384, 192, 128, 96, 64, 32
 RESULTS = study.RESULTS / 'minilm.jsonl'
 
 
-def run(folder, data, rows, pairs):
-  """Yields a dict for the original and each width and way."""
+def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
+  """Yields a row for the original, and one for each key width and way."""
   found = source.read(folder)
   parts = glue.local('stsb', data, 'fatal').readers
   train = [text for x in parts['train']() for text in x.texts]
@@ -72,7 +73,7 @@ def run(folder, data, rows, pairs):
 
 
 def embed(model, params, rows, size=64):
-  """Embeddings [N, D] of length one, of Rows."""
+  """Embeddings of length one, [N, D], of examples.Rows."""
   model = models.build(**model)
   params = jax.tree.map(jnp.asarray, params)
 
@@ -93,7 +94,8 @@ def embed(model, params, rows, size=64):
   return found
 
 
-def scores(got, original, gold):
+def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
+  """What is left: cosines to the original, and Spearman's correlation."""
   pairs = got.reshape(-1, 2, got.shape[-1])
   cosines = (pairs[:, 0] * pairs[:, 1]).sum(-1)
   return dict(
@@ -104,10 +106,8 @@ def scores(got, original, gold):
 
 
 def main():
-  module = 'experiments.minilm'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.minilm'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('--model', required=True, help='of the checkpoint')
   add('--glue', required=True, help='folder of STS-B')
@@ -116,22 +116,15 @@ def main():
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(
-    f'python -m {module} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
+    f'{prog} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
     f'--pairs={args.pairs}'
   )
-  print('| key width | way | cosine | Spearman | attention | seconds |')
-  print('|---|---|---|---|---|---|')
-  found = []
+  lines = []
   for row in run(args.model, args.glue, args.rows, args.pairs):
-    found.append(about | dict(seed=0) | row)
-    print(
-      f'| {row["key_width"] or ""} | {row["way"]} | {row["cosine"]:.4f} '
-      f'| {row["spearman"]:.4f} | {row.get("attention_parameters", "")} '
-      f'| {row.get("seconds", "")} |',
-      flush=True,
-    )
+    print(json.dumps(row), flush=True)
+    lines.append(json.dumps(about | dict(seed=0) | row) + '\n')
   if args.save:
-    RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in found))
+    RESULTS.write_text(''.join(lines))
 
 
 if __name__ == '__main__':

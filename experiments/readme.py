@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables of the studies, from experiments/results.
+"""Writes the README's tables of the studies, from experiments/results.
 
 python -m experiments.readme
 """
@@ -34,8 +34,8 @@ ARMS = {  # their names in the studies, '' where it has none
 }
 
 
-def trained():
-  """The table of models that are trained from nothing."""
+def trained() -> str:
+  """The table of models that were trained from scratch."""
   columns = {}
   for i, (name, (title, of)) in enumerate(TASKS.items()):
     arms = {x[i]: label for label, x in ARMS.items() if x[i]}
@@ -49,8 +49,8 @@ def trained():
   return _markdown('attention', ARMS, sizes, columns)
 
 
-def converted():
-  """The table of MiniLM, converted and fine-tuned."""
+def converted() -> str:
+  """The table of a MiniLM that was converted and fine-tuned."""
   labels, sizes, columns = glue.ARMS.values(), {}, {}
   for task, of in glue.METRICS.items():
     found = glue.measure(task)
@@ -60,7 +60,7 @@ def converted():
 
 
 def _markdown(head, labels, sizes, columns):
-  """A row a label.
+  """A Markdown table with a row for each label.
 
   Args:
     head: what labels are.
@@ -68,22 +68,19 @@ def _markdown(head, labels, sizes, columns):
     sizes: title of the second column, and {label: its text}.
     columns: {title: (metric, result of table.measure, labels it is for)}.
   """
-  return table.markdown(
-    [
-      {head: label, sizes[0]: sizes[1].get(label, '')}
-      | {
-        f'{title} ({_seeds(found)})': _cell(found.get(label), of)
-        if label in meant
-        else ''
-        for title, (of, found, meant) in columns.items()
-      }
-      for label in labels
-    ]
-  )
+  second, texts = sizes
+  rows = {
+    label: {head: label, second: texts.get(label, '')} for label in labels
+  }
+  for title, (of, found, meant) in columns.items():
+    for label, row in rows.items():
+      cell = _cell(found.get(label), of) if label in meant else ''
+      row[f'{title} ({_seeds(found)})'] = cell
+  return table.markdown(list(rows.values()))
 
 
-def dates():
-  """From when to when the runs of the studies were made."""
+def dates() -> str:
+  """The dates of the first and of the last run of the studies."""
   found = [
     row['date']
     for name in (*TASKS, 'glue')
@@ -93,11 +90,12 @@ def dates():
   return ' to '.join(dict.fromkeys([min(found), max(found)]))
 
 
-def section():
+def section() -> str:
+  """All that the README has between its two comments, and these."""
   return f'{BEGIN}\n\n{trained()}\n\n{converted()}\n\n{dates()}.\n\n{END}'
 
 
-def replaced(text):
+def replaced(text: str) -> str:
   """The README's text with the tables as they are now."""
   before, begin, rest = text.partition(BEGIN)
   _, end, after = rest.partition(END)
@@ -116,7 +114,7 @@ def _cell(one, of):
 
 
 def _seeds(measured):
-  """How many runs an arm has."""
+  """How many seeds the arms have, for a heading."""
   numbers = sorted({x.interval.seeds for x in measured.values()})
   return f'seeds: {" or ".join(map(str, numbers)) or "none"}'
 

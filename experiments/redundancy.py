@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What the heads of a model have in common, kept for its table and figure.
+r"""Measures how much the heads of a model have in common, for a table.
 
   python -m experiments.redundancy MODEL_DIR --calibration=DIR/multi30k/train.en
 
@@ -21,8 +21,8 @@ CURVES = 'head', 'product'
 RESULTS = 'redundancy.json'
 
 
-def curves(folder, text, rows):
-  """{what of: {layer: {curve, and the same of Gaussian weights}}}."""
+def curves(folder: str, text: str, rows: int) -> dict:
+  """{kind: {layer: {name: curve}}}, also of Gaussian weights."""
   found = source.read(folder)
   model, batches = calibration.read(found, text, rows)
   inputs = input_statistics.collect(
@@ -43,10 +43,8 @@ def curves(folder, text, rows):
 
 
 def main():
-  module = 'experiments.redundancy'
-  parser = command.Parser(
-    description=__doc__.split('\n')[0], prog=f'python -m {module}'
-  )
+  prog = 'python -m experiments.redundancy'
+  parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('model_dir')
   add('--calibration', required=True, help='text, one a line')
@@ -55,7 +53,7 @@ def main():
     args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
     row = results.about(
-      f'python -m {module} MODEL_DIR --calibration=FILE --rows={args.rows}'
+      f'{prog} MODEL_DIR --calibration=FILE --rows={args.rows}'
     )
     text = json_text.to_json(row | dict(energy=found)).replace('], "', '],\n"')
     atomic.write_text(study.RESULTS / RESULTS, text + '\n')

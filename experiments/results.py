@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of finished runs, one file a study, and what they got of each example.
+"""Reads and writes the committed results: rows of runs, and their examples.
 
   results/<study>.jsonl                the row that train.py writes, and study,
                                        arm, examples; source, of converted ones
@@ -24,15 +24,15 @@ from collab.runtime import provenance
 from experiments import study
 
 
-def rows(path, **fields):
-  """The rows of a .jsonl file, [] if there is none.
+def rows(path: pathlib.Path, **fields: type) -> list[dict]:
+  """Reads the rows of a .jsonl file, [] if there is no file.
 
   Args:
     path: pathlib.Path.
     **fields: {name: type} that each row must have.
 
   Raises:
-    ValueError: one of another kind; it names file and line.
+    ValueError: a row is damaged; it names file and line.
   """
   text, found = path.read_bytes() if path.exists() else b'', []
   for number, line in enumerate(text.splitlines(), 1):
@@ -45,7 +45,7 @@ def rows(path, **fields):
 
 
 def find(run, planned, name, folder):
-  """The row of a run, or None: its study's own, else one of train.py's.
+  """Finds the row of a run: its study's own, else one that train.py wrote.
 
   Args:
     run: study.Run.
@@ -65,10 +65,8 @@ def find(run, planned, name, folder):
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
       # One that changed on its way is of no config.
-      trained = not {'arm', 'changes'} & row.keys()
-      if not trained or row.get('seed') != run.seed:
-        continue
-      if row.get('config_hash') in hashes:
+      same = row.get('seed') == run.seed and row.get('config_hash') in hashes
+      if same and not {'arm', 'changes'} & row.keys():
         return row
   return None
 
@@ -109,14 +107,14 @@ def record(run, planned, result, name, folder):
     atomic.write_text(path, ''.join(json.dumps(x) + '\n' for x in ordered))
 
 
-def about(words):
-  """What a row says of how it was made, by a command."""
+def about(words: str) -> dict:
+  """Fields that say how a row was made: command, date, versions."""
   date = time.strftime('%Y-%m-%d')
   return dict(command=words, date=date, versions=provenance.versions())
 
 
-def examples(row, folder):
-  """{name: list} of a row's examples, None if it has none."""
+def examples(row: dict, folder: str | pathlib.Path) -> dict | None:
+  """Reads what a row keeps of each example, {name: list} or None."""
   if not row.get('examples'):
     return None
   path = pathlib.Path(folder) / row['examples']
@@ -127,8 +125,8 @@ def examples(row, folder):
   return json_text.parse_object(text, path)
 
 
-def as_float(value):
-  """A metric as a float; nan for one that is missing or no number."""
+def as_float(value: object) -> float:
+  """A metric as a float, nan if it is missing or not a number."""
   try:
     return float(value)
   except (TypeError, ValueError, OverflowError):
@@ -136,7 +134,7 @@ def as_float(value):
 
 
 def _key(run):
-  """Where a row has the hash that makes it a run's."""
+  """The field of a row with the hash that identifies its run."""
   return 'source' if run.source else 'config_hash'
 
 

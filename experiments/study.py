@@ -11,6 +11,8 @@ import runpy
 import shlex
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from collab.io import json_text
 from collab.runtime import identity
 from collab.runtime import workdir as workdirs
@@ -22,13 +24,11 @@ STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
 HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
 # A converted model has its own; all else is the recipe of its source.
 OF_THE_MODEL = ('model', 'init_from')
-
-
 _EXPECTED = 'expected a name of letters, digits, ".", "-" and "_"'
 
 
 class Arm(NamedTuple):
-  """One line of a study.
+  """One of the alternatives that a study compares.
 
   Attributes:
     name: of the arm.
@@ -49,7 +49,7 @@ class Arm(NamedTuple):
 
 
 class Run(NamedTuple):
-  """An arm with a seed.
+  """An arm with a seed: one training.
 
   Attributes:
     name: <arm>-s<seed>, its place in folders.
@@ -66,7 +66,7 @@ class Run(NamedTuple):
   source: 'Run | None'
 
 
-def path_of(study):
+def path_of(study: str) -> pathlib.Path:
   """The file of a study, by its path or its name in experiments/studies."""
   path = pathlib.Path(study)
   path = path if path.suffix == '.py' else STUDIES / f'{study}.py'
@@ -78,8 +78,8 @@ def path_of(study):
   return path
 
 
-def plan(study, data='DIR', folder='runs'):
-  """The Runs of a study, sources first.
+def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
+  """Lists the Runs of a study, sources first.
 
   Args:
     study: name or path.
@@ -120,8 +120,8 @@ def plan(study, data='DIR', folder='runs'):
   return list(found.values())
 
 
-def commands(run):
-  """Arguments of Python, one list a command, that make all of a run."""
+def commands(run: Run) -> list[list[str]]:
+  """The commands that make a run, each a list of arguments of Python."""
   workdir = f'--workdir={run.workdir}'
   if run.source:
     convert = ['-m', 'collab.convert', run.source.workdir, run.workdir]
@@ -132,19 +132,19 @@ def commands(run):
   return [['train.py', *_of_config(run), workdir]]
 
 
-def text(run):
-  """The commands of a run and of what it comes from, to be shown."""
+def text(run: Run) -> str:
+  """The commands of a run and of its sources, as one line for people."""
   before = [text(run.source)] if run.source else []
   return ' && '.join(before + [command_line(x) for x in commands(run)])
 
 
-def command_line(words):
+def command_line(words: list[str]) -> str:
   """Arguments of Python as a line for a shell."""
   return shlex.join(['python', *words])
 
 
-def config(run):
-  """The config of a run, of one that is converted that of its source."""
+def config(run: Run) -> ConfigDict:
+  """The config of a run; a converted run has that of its source."""
   if run.source:
     return config(run.source)
   path, _, argument = run.arm.config.partition(':')
@@ -156,17 +156,18 @@ def config(run):
   return found
 
 
-def config_hash(run):
+def config_hash(run: Run) -> str:
+  """The config hash that a new result of the run gets."""
   return identity.config_hash(config(run))
 
 
-def hashes(run):
-  """Those that a result of the run may have."""
+def hashes(run: Run) -> list[str]:
+  """The config hashes that a result of the run may have."""
   return identity.hashes(config(run))
 
 
-def finished(run):
-  """The result.json of a run that has ended, else None.
+def finished(run: Run) -> dict | None:
+  """Reads the result.json of a finished run; None if it is not finished.
 
   Raises:
     ValueError: the workdir is that of another run.
@@ -189,8 +190,8 @@ def finished(run):
   return result if result['steps'] == wanted.total_steps else None
 
 
-def elsewhere(folder):
-  """{config hash: workdir} of finished runs that others began, by hand too."""
+def elsewhere(folder: str) -> dict[str, str]:
+  """{config hash: workdir} of all finished runs in a folder."""
   found = {}
   for path in sorted(pathlib.Path(folder).rglob('result.json')):
     try:
@@ -208,6 +209,6 @@ def _of_config(run):
 
 
 def _recipe(config, run):
-  """What has to agree between the plan and a workdir."""
+  """The fields of a config that plan and workdir must agree on."""
   left_out = HOW + (OF_THE_MODEL if run.source else ())
   return {k: x for k, x in config.items() if k not in left_out}

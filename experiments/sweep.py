@@ -40,8 +40,8 @@ exec ./launch.sh python -m experiments.sweep {words} \
 """
 
 
-def sweep(shared, runs, number):
-  """Makes runs, sources first, and shows how far they are."""
+def sweep(shared: jobs.Jobs, runs: list[study.Run], number: int):
+  """Makes runs, `number` at a time, sources first, and shows progress."""
   slots = queue.SimpleQueue()
   cores = sorted(_cores())
   for i in range(number):
@@ -86,7 +86,7 @@ def _cores():
 
 
 def _pin(cores):
-  """Of this thread, and so of what it starts.
+  """Binds this thread, and so what it starts, to some cores.
 
   Two unpinned XLA processes on two cores slow each other down several times.
   """
@@ -100,7 +100,7 @@ def _fitting():
 
 
 def _part(run):
-  """Runs of one part come from one another, so one job makes them."""
+  """The part of the job array that makes a run: that of its source."""
   return run.source.name if run.source else run.name
 
 
@@ -127,7 +127,7 @@ def _parse(argv):
 
 
 def _found(runs, folder):
-  """The runs, each with the workdir in `folder` that has finished it."""
+  """The runs, each with a workdir in `folder` that has finished it, if any."""
   others, found = study.elsewhere(folder), {}
   for run in runs:
     if run.source:
@@ -140,16 +140,17 @@ def _found(runs, folder):
 
 
 def _check_place():
-  """Runs are started where one is, by names that a study has from there.
+  """Raises a ValueError outside the project's folder.
 
-  Elsewhere they would be of another project, or of a folder of data.
+  A study names configs and train.py relative to it; elsewhere these would be
+  files of another project, or of a folder of data.
   """
   project = study.ROOT.parent
   if not os.path.samefile(project, '.'):
     raise ValueError(f'Start it in {project}, not in {os.getcwd()}.')
 
 
-def main(argv):
+def main(argv: list[str]):
   args = _parse(argv)
   _check_place()
   runs = study.plan(args.study, args.data or 'data', args.runs)
@@ -174,10 +175,9 @@ def main(argv):
       words = shlex.join(x for x in argv if x != '--slurm')
       listed = ','.join(map(str, sorted(numbers)))
       print(SLURM.format(name=name, parts=listed, words=words), end='')
-    for commands in left.values() if args.print else ():
-      lines = [shlex.join(['./launch.sh', 'python', *x]) for x in commands]
-      if lines:
-        print(' && '.join(lines))
+    for commands in filter(None, left.values()) if args.print else ():
+      lines = [f'./launch.sh {study.command_line(x)}' for x in commands]
+      print(' && '.join(lines))
     return
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table: what runs got, with intervals, as Markdown, CSV, PNG.
+"""Makes tables of scores with intervals: Markdown, CSV and a figure.
 
 The modules in experiments/tables and experiments/questions say which; all of it
 comes from the rows and examples in experiments/results, so that it is the same
@@ -7,7 +7,7 @@ whenever it is made.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import hashlib
 import io
@@ -15,6 +15,7 @@ import math
 import pathlib
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -28,7 +29,7 @@ STATISTICS = 'std', '95 % from', 'to', 'difference', '95 % of it', 'p'
 
 
 class Table(NamedTuple):
-  """What is written.
+  """A table with its figure and text.
 
   Attributes:
     title: of the Markdown.
@@ -45,7 +46,7 @@ class Table(NamedTuple):
 
 
 class Measured(NamedTuple):
-  """What an arm got.
+  """The results of an arm.
 
   Attributes:
     interval: intervals.Interval.
@@ -61,7 +62,7 @@ class Measured(NamedTuple):
 
 
 def measure(studies, metric, arms, baseline='mha'):
-  """{name: Measured} of the arms that have rows.
+  """Measures the arms that have rows: {name: Measured}.
 
   If one run's examples are missing, all intervals are over seeds alone.
 
@@ -71,39 +72,33 @@ def measure(studies, metric, arms, baseline='mha'):
     arms: {arm in the rows: its name here}.
     baseline: name of the one that the others are tested against.
   """
-  rows, folder = defaultdict(list), study.RESULTS
-  for name in studies:
-    for row in results.rows(folder / f'{name}.jsonl', **MEASURED):
-      if row.get('arm') in arms:
-        rows[arms[row['arm']]].append(row)
-  sums = {
-    name: [_sums(row, metric, folder) for row in found]
-    for name, found in rows.items()
-  }
-  every = [x for found in sums.values() for x in found]
-  examples = not any(x is None for x in every)
-  score = metric.score
+  folder = study.RESULTS
+  rows = [
+    row
+    for name in studies
+    for row in results.rows(folder / f'{name}.jsonl', **MEASURED)
+    if row.get('arm') in arms
+  ]
+  sums, score = [_sums(row, metric, folder) for row in rows], metric.score
+  examples = not any(x is None for x in sums)
   if not examples:  # a run is its own one example
+    sums = [[[metric.value(row['metrics'])]] for row in rows]
     score = lambda x: x[..., 0]
-    sums = {
-      name: [[[metric.value(row['metrics'])]] for row in found]
-      for name, found in rows.items()
-    }
-  elif len({len(x) for x in every}) > 1:
-    told = {
-      row['examples']: len(x)
-      for name, found in rows.items()
-      for row, x in zip(found, sums[name], strict=True)
-    }
-    low, high = min(told, key=told.get), max(told, key=told.get)
+  counts, seeds, sizes = {}, defaultdict(list), {}
+  for row, x in zip(rows, sums, strict=True):
+    name = arms[row['arm']]
+    counts[row['examples']] = len(x)
+    seeds[name].append(x)
+    sizes[name] = row['attention_parameters'], row['steps']
+  low, high = (x(counts, key=counts.get, default='') for x in (min, max))
+  if low != high:
     raise ValueError(
-      f'{folder / low} has {told[low]} examples, {folder / high} '
-      f'{told[high]}: expected as many, of the same test set.'
+      f'{folder / low} has {counts[low]} examples, {folder / high} '
+      f'{counts[high]}: expected as many, of the same test set.'
     )
-  found = intervals.compare(sums, score, baseline, metric.test)
-  fields = 'attention_parameters', 'steps'
+  found = intervals.compare(seeds, score, baseline, metric.test)
   return {
-    name: Measured(found[name], *map(rows[name][0].get, fields), examples)
+    name: Measured(found[name], *sizes[name], examples)
     for name in arms.values()
     if name in found
   }
@@ -124,13 +119,13 @@ def _sums(row, metric, folder):
   return sums
 
 
-def ratio(x, y):
-  """x / y, nan where y is 0, as a score may be of a run that diverged."""
+def ratio(x: float, y: float) -> float:
+  """x / y; nan where y is 0, as the score of a run that diverged may be."""
   return x / y if y else math.nan
 
 
 def cells(found, metric, mean='mean'):
-  """What a row says of a Measured, or of None.
+  """The cells of a table's row on an arm, {column: text}.
 
   Args:
     found: Measured, or None of what was not run.
@@ -157,8 +152,8 @@ def cells(found, metric, mean='mean'):
   }
 
 
-def notes(measured, baseline='mha'):
-  """What has to be known to read a table of some results of `measure`."""
+def notes(measured: Iterable[Mapping], baseline: str = 'mha') -> str:
+  """How to read a table of some results of `measure`, as text."""
   every = [x for found in measured for x in found.values()]
   if not every:
     return 'No run has finished yet.'
@@ -175,14 +170,14 @@ def notes(measured, baseline='mha'):
   )
 
 
-def markdown(rows):
-  """A table of dicts {column: text}."""
+def markdown(rows: Sequence[Mapping]) -> str:
+  """A Markdown table of dicts {column: text}."""
   columns = list(rows[0])
   lines = columns, ['---'] * len(columns), *(row.values() for row in rows)
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def write(name, table, folder):
+def write(name: str, table: Table, folder: pathlib.Path) -> list:
   """Writes folder/name.md, .csv and .png; returns their paths."""
   folder, file = pathlib.Path(folder), io.StringIO()
   writer = csv.DictWriter(file, list(table.rows[0]), lineterminator='\n')
@@ -203,49 +198,62 @@ def write(name, table, folder):
   return paths
 
 
-def bars(axis, found, metric, labels):
-  """Scores with intervals, an arm a row.
+def scores(found: Mapping[str, Measured]) -> dict:
+  """{name: (mean, low, high)} of all arms."""
+  every = {name: one.interval for name, one in found.items()}
+  return {k: (x.mean, x.low, x.high) for k, x in every.items()}
+
+
+def differences(found: Mapping[str, Measured]) -> dict:
+  """{name: (difference to the baseline, low, high)} of the other arms."""
+  every = {name: one.interval for name, one in found.items()}
+  return {k: (x.difference, *x.span) for k, x in every.items() if x.span}
+
+
+def bars(axis: Axes, labels: Sequence, numbers: Mapping):
+  """Draws numbers with their intervals, one row for each label.
 
   Args:
     axis: to draw on.
-    found: {name: Measured} of some arms.
-    metric: metric.Metric.
-    labels: {name: text} of all arms.
+    labels: of the rows, from above.
+    numbers: {label: (value, low, high)} of some of them.
   """
-  for place, name in enumerate(labels):
-    if name in found:
-      x = found[name].interval
-      point(axis, x.mean, (x.low, x.high), place)
-  names(axis, labels.values())
-  axis.set_xlabel(metric.title)
+  places = {i: numbers[x] for i, x in enumerate(labels) if x in numbers}
+  points(axis, places, 'x', color='#3b6fb6', capsize=3)
+  label_rows(axis, labels)
 
 
-def point(axis, x, interval, place):
-  """A number with its interval, in a row; a table says which are not finite."""
-  if not np.isfinite([x, *interval]).all():
+def points(axis: Axes, numbers: Mapping, along: str, **style):
+  """Draws numbers with their intervals; those that are not finite are left out.
+
+  Args:
+    axis: to draw on.
+    numbers: {place on the other axis: (value, low, high)}.
+    along: 'x' or 'y', the axis of the numbers.
+    **style: of Matplotlib's errorbar.
+  """
+  finite = [(at, *x) for at, x in numbers.items() if np.isfinite(x).all()]
+  if not finite:
     return
-  style = dict(fmt='o', capsize=3, color='#3b6fb6')
-  axis.errorbar(x, place, xerr=error(x, interval), **style)
+  at, value, low, high = np.transpose(finite)
+  error = np.maximum(0, [value - low, high - value])  # a percentile may pass it
+  x, y = (value, at) if along == 'x' else (at, value)
+  axis.errorbar(x, y, fmt='o', **{f'{along}err': error}, **style)
 
 
-def error(x, interval):
-  """Of a number with its interval, for Matplotlib."""
-  low, high = interval  # a percentile may pass the mean
-  return [[max(0, x - low)], [max(0, high - x)]]
-
-
-def names(axis, labels):
-  """Of the rows, from above."""
+def label_rows(axis: Axes, labels: Sequence):
+  """Labels the rows of a figure, from above."""
   axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)
   tidy(axis)
 
 
-def tidy(axis):
+def tidy(axis: Axes):
+  """Removes half of the frame and draws a grid."""
   axis.spines[['top', 'right']].set_visible(False)
   axis.grid(alpha=0.3)
 
 
-def legend(axis, **options):
-  """Beside the drawing."""
+def legend(axis: Axes, **options):
+  """Puts the legend beside the drawing."""
   axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), **options)

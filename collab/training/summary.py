@@ -111,14 +111,24 @@ def end(config, workdir, model, params, step, scores, examples):
 
 
 def append(workdir, path):
-  """Appends workdir/result.json to a .jsonl file as one line."""
+  """Appends the result.json of a finished run to a .jsonl file as one line.
+
+  Raises:
+    ValueError: the run has steps to go.
+  """
   if jax.process_index() > 0:
     return
-  result = (pathlib.Path(workdir) / 'result.json').read_text()
-  path = pathlib.Path(path)
+  path, folder = pathlib.Path(path), pathlib.Path(workdir)
+  result = json_text.read_object(folder / 'result.json', steps=int)
+  total = workdirs.read(workdir)['config']['total_steps']
+  if result['steps'] < total:
+    raise ValueError(
+      f'--results={path}: {workdir} is at step {result["steps"]:,} of '
+      f'{total:,}, expected a finished run; nothing is appended.'
+    )
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
-    file.write(json.dumps(json.loads(result)) + '\n')
+    file.write(json.dumps(result) + '\n')
 
 
 def _short(value):

@@ -17,31 +17,18 @@ small, training short, two or three seeds.
 """
 
 from experiments import blocks, metric
+from experiments.blocks import Block
 
-LABELS = {
-  'mhe_add': 'MHE-ADD',
-  'mhe_mul': 'MHE-MUL',
-  'sha': 'SHA',
-  'mha': 'MHA',
-}
-ENGLISH_GERMAN = blocks.Block(
-  'English to German', ['translation'], metric.BLEU, LABELS
-)
-GERMAN_ENGLISH = blocks.Block(
-  'German to English',
-  ['german_english'],
-  metric.BLEU,
-  {f'de-en-{arm}': label for arm, label in LABELS.items()},
-)
-WIKITEXT = blocks.Block('WikiText-2', ['lm'], metric.PERPLEXITY, LABELS)
-FASHION = blocks.Block(
-  'Fashion-MNIST',
-  ['vision'],
-  metric.TOP1,
-  {arm: label for arm, label in LABELS.items() if arm != 'sha'},
+LABELS = dict(mhe_add='MHE-ADD', mhe_mul='MHE-MUL', sha='SHA', mha='MHA')
+BACK = {f'de-en-{arm}': label for arm, label in LABELS.items()}
+IMAGES = {arm: label for arm, label in LABELS.items() if arm != 'sha'}
+BLOCKS = (
+  Block('English to German', ['translation'], metric.BLEU, LABELS),
+  Block('German to English', ['german_english'], metric.BLEU, BACK),
+  Block('WikiText-2', ['lm'], metric.PERPLEXITY, LABELS),
+  Block('Fashion-MNIST', ['vision'], metric.TOP1, IMAGES),
 )
 
 
-def table():
-  every = [ENGLISH_GERMAN, GERMAN_ENGLISH, WIKITEXT, FASHION]
-  return blocks.compare('MHE-ADD or MHE-MUL', __doc__, every)
+def table() -> blocks.Table:
+  return blocks.compare('MHE-ADD or MHE-MUL', __doc__, BLOCKS)

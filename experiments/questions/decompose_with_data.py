@@ -38,7 +38,7 @@ WAYS = {
 }
 
 
-def table():
+def table() -> tables.Table:
   found, rows, original = defaultdict(list), [], math.nan
   path = study.RESULTS / 'minilm.jsonl'
   for row in results.rows(path, way=str, key_width=int):
@@ -50,10 +50,9 @@ def table():
       raise ValueError(
         f'{path}: way is {row["way"]!r}, expected {", ".join(WAYS)}.'
       )
-    json_text.require(row, path, attention_parameters=int)
+    json_text.require(row, path, attention_parameters=int, widths=object)
     found[row['way']].append(row)
-    widths = row.get('widths')
-    widths = widths if isinstance(widths, list) else []
+    widths = row['widths'] if isinstance(row['widths'], list) else []
     rows.append(
       {
         'key width': str(row['key_width']),

@@ -11,7 +11,7 @@ images, and models of 3 to 4 million parameters.
 """
 
 from experiments import blocks, metric
-from experiments.studies import german_english
+from experiments.blocks import Block
 
 LABELS = {
   'mha': 'MHA',
@@ -21,12 +21,12 @@ LABELS = {
   'mhe_add': 'MHE-ADD',
   'mhe_mul': 'MHE-MUL',
 }
+BACK = {f'de-en-{arm}': label for arm, label in LABELS.items()}
+BLOCKS = (
+  Block('English to German', ['translation'], metric.BLEU, LABELS),
+  Block('German to English', ['german_english'], metric.BLEU, BACK),
+)
 
 
-def table():
-  back = {f'de-en-{name}': LABELS[name] for name in german_english.NAMES}
-  every = [
-    blocks.Block('English to German', ['translation'], metric.BLEU, LABELS),
-    blocks.Block('German to English', ['german_english'], metric.BLEU, back),
-  ]
-  return blocks.compare('Another direction', __doc__, every)
+def table() -> blocks.Table:
+  return blocks.compare('Another direction', __doc__, BLOCKS)

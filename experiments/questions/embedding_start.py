@@ -24,11 +24,7 @@ LABELS = {
 }
 
 
-def table():
-  block = blocks.Block(
-    'MHE-MUL, English to German',
-    ['translation', 'starts'],
-    metric.BLEU,
-    LABELS,
-  )
+def table() -> blocks.Table:
+  title, studies = 'MHE-MUL, English to German', ['translation', 'starts']
+  block = blocks.Block(title, studies, metric.BLEU, LABELS)
   return blocks.compare('What MHE-MUL starts from', __doc__, [block])

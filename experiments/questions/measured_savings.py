@@ -20,6 +20,8 @@ nothing here, as each head's products with so few rows bind a CPU before its
 memory does. On a GPU or TPU, none of which we had, that balance is another.
 """
 
+import numpy as np
+
 from benchmarks import attention as layers
 from benchmarks import protocol
 from collab import attention
@@ -30,7 +32,7 @@ COLUMNS = ['layer', 'parameters', 'time, T=512', 'time, T=2048', 'memory']
 COLUMNS += ['time to decode', 'cache']
 
 
-def table():
+def table() -> tables.Table:
   figures = {
     name: json_text.read_object(
       protocol.RESULTS / f'{name}.json', figures=dict
@@ -53,11 +55,7 @@ def table():
       decode[label]['ms'],
       decode[label]['cache'],
     ]
-  full = found['mha']
-  shares = {
-    label: [x / y for x, y in zip(values, full, strict=True)]
-    for label, values in found.items()
-  }
+  shares = {k: np.divide(x, found['mha']) for k, x in found.items()}
   rows = [
     dict(zip(COLUMNS, [label, *map('{:.2f}'.format, values)], strict=True))
     for label, values in shares.items()
@@ -66,11 +64,11 @@ def table():
   def draw(figure):
     axis = figure.subplots()
     places = range(len(shares))
-    for i, name in enumerate(COLUMNS[1:]):
-      values = [x[i] for x in shares.values()]
-      marker = 'osD^v*'[i]
-      axis.plot(values, places, marker, color=f'C{i}', label=name)
-    tables.names(axis, list(shares))
+    columns = np.transpose([*shares.values()])
+    for i, values in enumerate(columns):
+      style = dict(color=f'C{i}', label=COLUMNS[i + 1])
+      axis.plot(values, places, 'osD^v*'[i], **style)
+    tables.label_rows(axis, shares)
     axis.axvline(1, color='#888888', lw=1)
     axis.set(xlabel="share of MHA's", xscale='log')
     axis.xaxis.set_major_formatter('{x:g}')

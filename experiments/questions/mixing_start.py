@@ -17,20 +17,18 @@ and MHA.
 
 from experiments import blocks, metric
 
+LABELS = {
+  'collab': 'normal, 0.2',
+  'concatenate': 'blocks of ones',
+  'xavier': 'Xavier',
+  'mha': 'MHA, as narrow',
+}
 
-def table():
-  every = [
-    blocks.Block(
-      f'key width {width}',
-      ['translation', 'starts'],
-      metric.BLEU,
-      {
-        f'collab-{width}': 'normal, 0.2',
-        f'concatenate-{width}': 'blocks of ones',
-        f'xavier-{width}': 'Xavier',
-        f'mha-{width}': 'MHA, as narrow',
-      },
-    )
-    for width in (96, 48)
-  ]
-  return blocks.compare('What the mixing starts from', __doc__, every)
+
+def table() -> blocks.Table:
+  found = []
+  for width in (96, 48):
+    arms = {f'{name}-{width}': label for name, label in LABELS.items()}
+    title, studies = f'key width {width}', ['translation', 'starts']
+    found.append(blocks.Block(title, studies, metric.BLEU, arms))
+  return blocks.compare('What the mixing starts from', __doc__, found)

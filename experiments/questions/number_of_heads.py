@@ -16,17 +16,14 @@ converged; two seeds.
 from experiments import blocks, metric
 from experiments.studies import many_heads
 
-TITLES = dict(mha='MHA', sha='SHA', mhe_add='MHE-ADD', mhe_mul='MHE-MUL')
+LABELS = dict(mha='MHA', mhe_mul='MHE-MUL', sha='SHA', mhe_add='MHE-ADD')
 
 
-def table():
-  every = [
-    blocks.Block(
-      f'{heads} heads',
-      ['many_heads'],
-      metric.PERPLEXITY,
-      {f'{name}-{heads}': TITLES[name] for name in many_heads.NAMES},
+def table() -> blocks.Table:
+  found = []
+  for H in many_heads.HEADS:
+    arms = {f'{name}-{H}': label for name, label in LABELS.items()}
+    found.append(
+      blocks.Block(f'{H} heads', ['many_heads'], metric.PERPLEXITY, arms)
     )
-    for heads in many_heads.HEADS
-  ]
-  return blocks.compare('From 8 to 128 heads', __doc__, every)
+  return blocks.compare('From 8 to 128 heads', __doc__, found)

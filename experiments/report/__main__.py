@@ -40,7 +40,7 @@ def main():
     print(write(args.runs, args.text, args.out, args.data))
 
 
-def write(paths, text='', out='', data=''):
+def write(paths: list, text: str = '', out: str = '', data: str = ''):
   """Writes the page; returns its path.
 
   Raises:

@@ -2,9 +2,9 @@
 """Curves and maps as SVG and PNG inside an HTML page."""
 
 import base64
+from collections.abc import Sequence
 import io
 import itertools
-from typing import NamedTuple
 
 import matplotlib
 from matplotlib import ticker
@@ -19,55 +19,39 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 12, 12, 40
 SCALE = matplotlib.colormaps['viridis'](np.linspace(0, 1, 64))[:, :3]
 
 
-class Curve(NamedTuple):
-  """A line of a chart; curves of one label have one colour.
-
-  Attributes:
-    label: for the legend.
-    points: (x, y) with x rising; a y that is not finite is a gap.
-  """
-
-  label: str
-  points: list
-
-
-def chart(title, curves, last, labels):
+def chart(title: str, curves: list, last: int, labels: Sequence) -> str:
   """A <figure> of curves over steps, '' if they have no finite point.
 
   Args:
     title: of the chart.
-    curves: list of Curve.
+    curves: pairs (label, points); curves of one label have one colour. A point
+      is (x, y) with x rising; a y that is not finite is a gap.
     last: step that the horizontal axis ends at, at least 1.
     labels: of all charts of the page, so that each keeps its colour.
   """
-  ys = [y for curve in curves for _, y in curve.points if np.isfinite(y)]
+  ys = [y for _, points in curves for _, y in points if np.isfinite(y)]
   if not ys:
     return ''
   up = _ticks(min(ys), max(ys))
   right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-  across = lambda x: LEFT + x / last * (right - LEFT)
-  height = lambda y: (y - up[0]) / (up[-1] - up[0])
-  down = lambda y: bottom - height(y) * (bottom - TOP)
-  present = {curve.label for curve in curves}
+  across = lambda x: np.interp(x, (0, last), (LEFT, right))
+  down = lambda y: np.interp(y, (up[0], up[-1]), (bottom, TOP))
   styles = {  # colour and dash
     label: (i % COLOURS, i // COLOURS * 4)
     for i, label in enumerate(labels)
-    if label in present
+    if label in dict(curves)
   }
   steps = _ticks(0, last, integer=True)
   return parts.chart(
     title,
-    f'{title}: {"; ".join(map(_told, curves[:COLOURS]))}',
+    f'{title}: {"; ".join(_told(*curve) for curve in curves[:COLOURS])}',
     styles,
     [(down(y), f'{y:,.6g}') for y in up],
     [(across(x), f'{x:,.6g}') for x in steps if x <= last],
     [
-      (
-        styles[curve.label],
-        [f'{across(x):.1f} {down(y):.1f}' for x, y in piece],
-      )
-      for curve in curves
-      for piece in _pieces(curve.points)
+      (styles[label], [f'{across(x):.1f} {down(y):.1f}' for x, y in piece])
+      for label, points in curves
+      for piece in _pieces(points)
     ],
     (WIDTH, HEIGHT, LEFT, right, bottom),
   )
@@ -92,16 +76,16 @@ def _pieces(points):
   return [list(piece) for is_finite, piece in finite if is_finite]
 
 
-def _told(curve):
+def _told(label, points):
   """A curve in words, for who cannot see it."""
-  finite = [p for p in curve.points if np.isfinite(p[1])]
+  finite = [p for p in points if np.isfinite(p[1])]
   if not finite:
-    return f'{curve.label} has no number'
+    return f'{label} has no number'
   (x0, y0), (x1, y1) = finite[0], finite[-1]
-  return f'{curve.label} from {y0:.4g} at {x0} to {y1:.4g} at {x1}'
+  return f'{label} from {y0:.4g} at {x0} to {y1:.4g} at {x1}'
 
 
-def heat(grid):
+def heat(grid: np.ndarray) -> str:
   """A data URL of a PNG, a pixel for each number of [T, S] from 0 to 1.
 
   What is exactly 0, as where a mask is, is transparent.
@@ -113,7 +97,7 @@ def heat(grid):
   return _url(image, transparency=0)
 
 
-def picture(pixels):
+def picture(pixels: np.ndarray) -> str:
   """A data URL of uint8 [S, S, C]."""
   return _url(Image.fromarray(pixels.squeeze()))
 

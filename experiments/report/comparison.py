@@ -10,16 +10,16 @@ import re
 import statistics
 
 from experiments import results as numbers
-from experiments.report import charts, one, page, runs
-from experiments.report.page import parts
+from experiments.report import charts, one, runs
+from experiments.report.page import parts, whole
 
 # Of a conversion, what the config does not say.
 CONVERSION = 'source', 'calibration', 'rows', 'refine'
 SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
 
 
-def write(found):
-  """The page of a list of runs.Run, as HTML."""
+def write(found: list[runs.Run]) -> str:
+  """The page that compares several runs, as HTML."""
   tasks = {}
   for run in found:
     tasks.setdefault(run.task, []).append(run)
@@ -34,7 +34,7 @@ def write(found):
       f'Cost{of}': cost(arms),
       f'Runs{of}': parts.runs(arms),
     }
-  return page.page(
+  return whole.render(
     title=f'{len(found)} runs of {", ".join(tasks)}',
     outcome=f'{done} of {len(found)} runs are finished.',
     done=done == len(found),
@@ -44,8 +44,8 @@ def write(found):
   )
 
 
-def of_arms(some):
-  """{label: runs} of runs of one task, as the runs are ordered.
+def of_arms(some: list[runs.Run]) -> dict[str, list]:
+  """Groups runs of one task by arm, {label: runs}, in their order.
 
   A label is the variant and, where one variant has several arms, the fields
   that these differ in.
@@ -69,7 +69,7 @@ def of_arms(some):
 
 
 def _but_seed(run):
-  """Fields that are not empty; one of seed 1 may well come of another's -s1."""
+  """The non-empty fields of a config, without its seed or that of a source."""
   fields = runs.flat(run.config)
   fields |= {x: run.conversion[x] for x in CONVERSION if run.conversion.get(x)}
   if changes := run.result.get('changes'):  # no others are like it
@@ -80,7 +80,7 @@ def _but_seed(run):
   return {key: value for key, value in fields.items() if value != ''}
 
 
-def results(arms):
+def results(arms: dict[str, list]) -> str:
   """Means and standard deviations over the seeds of each arm."""
   scores = {
     label: [run.result['metrics'] for run in some if run.result]
@@ -89,10 +89,8 @@ def results(arms):
   every = [x for some in scores.values() for x in some]
   if not every:
     return parts.paragraph('None yet.')
-  names = dict.fromkeys(name for scores in every for name in scores)
+  names = dict.fromkeys([*runs.HEADLINES, *(name for x in every for name in x)])
   names = [name for name in names if _tells(name, every)]
-  first = [name for name in runs.HEADLINES if name in names]
-  names = list(dict.fromkeys([*first, *names]))
   rows = [
     (label, str(len(some)), *(_spread(name, some) for name in names))
     for label, some in scores.items()
@@ -102,9 +100,10 @@ def results(arms):
 
 
 def _tells(name, every):
-  """Whether it is a number that tells the runs apart, or judges them."""
+  """Whether a metric is a number that tells the runs apart, or judges them."""
   values = [numbers.as_float(scores.get(name)) for scores in every]
-  judges = name in runs.HEADLINES  # shown though it may be nan in all of them
+  # Shown though it may be nan in all of them.
+  judges = name in runs.HEADLINES and any(name in scores for scores in every)
   number = judges or any(not math.isnan(x) for x in values)
   shown = judges or len(every) == 1 or len({*values}) > 1
   return number and shown and '/' not in name
@@ -120,22 +119,21 @@ def _spread(name, some):
   return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
 
 
-def curves(arms):
+def curves(arms: dict[str, list]) -> str:
   """A chart for each metric, a line for each run, a colour for each arm."""
   every = [run for some in arms.values() for run in some]
   drawn = []
   for metric, by_part in runs.curves(arms).items():
     for part, lines in by_part.items():
       if part == 'val' or (part, metric) in SHOWN:
-        some = [charts.Curve(*line) for line in lines]
         last = one.last_step(every)
-        drawn.append(charts.chart(f'{part} {metric}', some, last, [*arms]))
+        drawn.append(charts.chart(f'{part} {metric}', lines, last, [*arms]))
   return parts.charts(drawn) if any(drawn) else ''
 
 
-def cost(arms):
+def cost(arms: dict[str, list]) -> str:
   """The attention layers' cost, an arm a row."""
-  rows, lengths = [], set()
+  rows, lengths = [('arm', *(told for told, _ in one.COSTS.values()))], set()
   for label, (run, *_) in arms.items():
     try:
       tokens, found, _ = one.costs(run)
@@ -148,8 +146,7 @@ def cost(arms):
       for name, (_, unit) in one.COSTS.items()
     ]
     rows.append((label, *cells))
-  head = 'arm', *(told for told, _ in one.COSTS.values())
-  columns = [x for x in zip(head, *rows, strict=True) if any(x[1:])]
+  columns = [x for x in zip(*rows, strict=True) if any(x[1:])]
   head, *rows = zip(*columns, strict=True)
   told = ' or '.join(sorted(lengths))
   about = f'a sequence of {told} tokens. ' if told else ''

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention maps and the likeness of heads, drawn.
+"""Draws attention maps, and how alike the heads are.
 
 Axes: H heads of a layer, T queries, S keys, N heads of some layers.
 """
@@ -12,8 +12,8 @@ from experiments.report import charts, maps
 from experiments.report.page import parts
 
 
-def show(seen, layers):
-  """All heads of all layers: small maps, and one in large with its labels.
+def show(seen: maps.Example, layers: list[maps.Layer]) -> str:
+  """HTML with the maps of all heads, small, and one of each layer in large.
 
   Args:
     seen: maps.Example.
@@ -38,8 +38,8 @@ def _patches(weights):
   return grids / grids.max()
 
 
-def alike(layers):
-  """Likeness of all heads that see the same tokens."""
+def alike(layers: list[maps.Layer]) -> str:
+  """HTML on how alike those heads are that see the same tokens."""
   places = {}
   for layer in layers:
     places.setdefault(layer.place, []).append(layer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the heads of a trained model look in an example, and how alike.
+"""Computes attention maps of a trained model on an example.
 
 Axes: H heads of a layer, T queries, S keys, N heads of some layers.
 """
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 class Example(NamedTuple):
-  """What a model looks at.
+  """An example that a model reads.
 
   Attributes:
     about: what it is, for people.
@@ -64,8 +64,8 @@ class Example(NamedTuple):
 # The example ------------------------------------------------------------------
 
 
-def example(found, text='') -> Example:
-  """A row of the run's training data, or a text.
+def example(found: sources.Source, text: str = '') -> Example:
+  """Makes an Example of a row of the run's training data, or of a text.
 
   Args:
     found: convert.source.Source.
@@ -173,8 +173,8 @@ def _length(kept, n):
 # Its maps ---------------------------------------------------------------------
 
 
-def attend(found, seen) -> list[Layer]:
-  """What each layer makes of an Example, in the order of their calls."""
+def attend(found: sources.Source, seen: Example) -> list[Layer]:
+  """The attention of each layer on an Example, in the order of their calls."""
   fields = found.model | dict(scan=False, remat='none', dtype='float32')
   if 'head' in fields:  # whatever it is, the model stops before that
     fields |= dict(head='none', outputs=0, pooler=False)
@@ -205,7 +205,7 @@ def attend(found, seen) -> list[Layer]:
   return layers
 
 
-def width(weights):
+def width(weights: np.ndarray) -> np.ndarray:
   """Keys that a head looks at, 2^entropy, the mean over queries: [H].
 
   Args:
@@ -214,7 +214,7 @@ def width(weights):
   return np.exp(entr(weights).sum(-1)).mean(-1)
 
 
-def likeness(weights):
+def likeness(weights: np.ndarray) -> np.ndarray:
   """1 - the Jensen-Shannon divergence of heads' maps in bits: [N, N].
 
     1 - mean_t (h((p + q) / 2) - (h(p) + h(q)) / 2),  h the entropy

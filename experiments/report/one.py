@@ -3,12 +3,14 @@
 
 import sys
 
+from flax import linen as nn
+
 from collab import accounting, model_json, models
 from collab.convert import source
 from collab.runtime import workdir as workdirs
 from experiments import results
-from experiments.report import charts, gallery, maps, page, runs
-from experiments.report.page import parts
+from experiments.report import charts, gallery, maps, runs
+from experiments.report.page import parts, whole
 
 # Of accounting.layer.Cost: what a cost is called, and its unit.
 COSTS = dict(
@@ -27,7 +29,7 @@ MOST_LAYERS = 10_000  # each is counted, and more are a damaged file
 CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
 
 
-def write(run, text='', data=''):
+def write(run: runs.Run, text: str = '', data: str = '') -> str:
   """The page of a runs.Run, as HTML.
 
   Args:
@@ -35,7 +37,7 @@ def write(run, text='', data=''):
     text: see maps.example.
     data: see source.Source.
   """
-  return page.page(
+  return whole.render(
     title=f'{run.task} with {run.variant}, seed {run.config["seed"]}',
     outcome=run.outcome,
     done=bool(run.result),
@@ -51,7 +53,8 @@ def write(run, text='', data=''):
   )
 
 
-def scores(run):
+def scores(run: runs.Run) -> str:
+  """The metrics of the test, else those of validation so far."""
   found, when = run.result.get('metrics'), 'Test, at the end'
   if found is None:
     when = 'Validation, the last so far'
@@ -67,25 +70,25 @@ def scores(run):
   return parts.table(('metric', 'value'), rows, when)
 
 
-def curves(run):
+def curves(run: runs.Run) -> str:
   """A chart for each metric, training and validation in one."""
   drawn = []
   for metric, by_part in runs.curves({'': [run]}).items():
     part, *others = by_part
     title = metric if others else f'{part} {metric}'.strip()
-    lines = [charts.Curve(p, x) for p, some in by_part.items() for _, x in some]
+    lines = [(x, points) for x, some in by_part.items() for _, points in some]
     drawn.append(charts.chart(title, lines, last_step([run]), PARTS))
   if not any(drawn):
     return parts.paragraph('None: metrics.jsonl has no two rows to draw.')
   return parts.charts(drawn)
 
 
-def last_step(some):
-  """Of any row of some runs, at least 1."""
+def last_step(some: list[runs.Run]) -> int:
+  """The last step of any row of some runs, at least 1."""
   return max([1, *(row['step'] for run in some for row in run.rows)])
 
 
-def attention(run, text, data):
+def attention(run: runs.Run, text: str, data: str) -> dict[str, str]:
   """The sections with maps, or one that says why there are none.
 
   Raises:
@@ -108,8 +111,8 @@ def attention(run, text, data):
   }
 
 
-def costs(run):
-  """Tokens of a sequence, accounting.layer.Cost of a run, the same with MHA.
+def costs(run: runs.Run) -> tuple:
+  """Tokens of a sequence, the accounting.Cost of a run, and that with MHA.
 
   Raises:
     ValueError: what its files say is no model.
@@ -132,7 +135,7 @@ def costs(run):
   return tokens, *both
 
 
-def cost(run):
+def cost(run: runs.Run) -> str:
   """The attention layers' cost beside that of multi-head attention."""
   try:
     tokens, own, mha = costs(run)
@@ -151,8 +154,8 @@ def cost(run):
   return parts.table(head, rows, about)
 
 
-def amount(x, unit):
-  """'12.3 MB', '' for none."""
+def amount(x: int, unit: str) -> str:
+  """A cost as text, '12.3 MB', '' for none."""
   if not x:
     return ''
   found = accounting.si(x)
@@ -160,14 +163,14 @@ def amount(x, unit):
   return text.replace(' ', '\N{NO-BREAK SPACE}')
 
 
-def length(run, model):
+def length(run: runs.Run, model: nn.Module) -> int:
   """Tokens of a sequence, for accounting."""
   if not run.config['total_steps']:
     return CONVERTED_TOKENS
   return accounting.tokens(model, workdirs.claim(None, run.folder).data)
 
 
-def config(run):
-  """Command, versions and all fields."""
+def config(run: runs.Run) -> str:
+  """HTML with command, versions and all fields."""
   fields = runs.flat(run.config).items()
   return parts.config(run, [(key, repr(value)) for key, value in fields])

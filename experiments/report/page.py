@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates of a page, which escape all text that is put into them."""
+"""The HTML templates of a page; they escape all text that is put into them."""
 
 import pathlib
 
@@ -13,13 +13,6 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 parts = _ENVIRONMENT.get_template('parts.html').module
-
-
-def page(**fields):
-  """The whole page.
-
-  Args:
-    **fields: title, outcome, done (whether that is good), facts; sections,
-      {heading: HTML}; wide, whether results and cost may stand side by side.
-  """
-  return _ENVIRONMENT.get_template('page.html').render(fields)
+# Rendered with title, outcome, done (whether that is good) and facts; sections,
+# {heading: HTML}; wide, whether results and cost may stand side by side.
+whole = _ENVIRONMENT.get_template('page.html')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What workdirs say of their runs."""
+"""Reads the runs of workdirs for a page."""
 
 import pathlib
 from typing import NamedTuple
@@ -93,8 +93,8 @@ class Run(NamedTuple):
     return ' · '.join(words)
 
 
-def find(paths):
-  """The workdirs that are meant by paths of workdirs or of folders of them.
+def find(paths: list) -> list[pathlib.Path]:
+  """Finds the workdirs that paths mean: workdirs, or folders of workdirs.
 
   Raises:
     ValueError: a path is neither.
@@ -115,8 +115,8 @@ def find(paths):
   return list(dict.fromkeys(found))
 
 
-def read(folder) -> Run:
-  """A run by its workdir.
+def read(folder: pathlib.Path) -> Run:
+  """Reads a run from its workdir.
 
   Raises:
     ValueError: run.json, metrics.jsonl, result.json or conversion.json is
@@ -146,8 +146,8 @@ def read(folder) -> Run:
   )
 
 
-def curves(arms):
-  """What there is to draw, in the order of charts.
+def curves(arms: dict[str, list[Run]]) -> dict:
+  """The curves to draw, in the order of charts.
 
   Without what never changes, as the number of words. Speed begins after the
   first row, which has the compilation in it.
@@ -190,7 +190,7 @@ def _changes(points):
   return len({y for _, y in points}) > 1
 
 
-def number(x):
+def number(x: object) -> str:
   """A value of any kind, as text."""
   if isinstance(x, list):
     return ', '.join(map(number, x))
@@ -201,6 +201,6 @@ def number(x):
   return f'{x:,.0f}' if 1e4 <= abs(x) < 1e9 else f'{x:.4g}'
 
 
-def flat(config):
+def flat(config: dict) -> dict:
   """{'model.dim': 512, ...} of nested dicts."""
   return traverse_util.flatten_dict(config, sep='.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other direction: German to English, as `translation` has it otherwise.
+"""Translation from German to English, otherwise as `translation`.
 
 Needs DIR/multi30k: train.en, train.de, val.*, test*.*.
 """

@@ -35,7 +35,7 @@ SEEDS = 0, 1, 2
 
 
 def arms(task, length, steps):
-  """Of a task: the model that is fine-tuned once, and what comes of it."""
+  """The arms of a task: a model fine-tuned once, and its conversions."""
   overrides = {
     'data.path': '{data}/glue',
     'data.row_length': length,

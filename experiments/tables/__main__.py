@@ -23,7 +23,7 @@ MODULES = {
 NAMES = sorted(MODULES)
 
 
-def make(name, folder=None):
+def make(name: str, folder: pathlib.Path | None = None) -> list:
   """Writes one, beside its module or to a folder; returns its files."""
   if name not in NAMES:
     raise ValueError(f'No table {name}; there are {", ".join(NAMES)}.')

@@ -37,13 +37,13 @@ PAPER = {
 }
 
 
-def measure(task):
+def measure(task: str) -> dict:
   """{label: tables.Measured} of the arms of a task."""
   arms = {f'{task}-{arm}': label for arm, label in ARMS.items()}
   return tables.measure(['glue'], METRICS[task], arms, ARMS['original'])
 
 
-def table():
+def table() -> tables.Table:
   measured = {task: measure(task) for task in METRICS}
   rows = [
     {'task': task, 'model': label}
@@ -57,9 +57,9 @@ def table():
 
   def draw(figure):
     axes = figure.subplots(1, len(METRICS), sharey=True)
-    for axis, (task, of) in zip(axes, METRICS.items(), strict=True):
-      tables.bars(axis, measured[task], of, {x: x for x in ARMS.values()})
-      axis.set(title=task, xlabel='')
+    for axis, task in zip(axes, METRICS, strict=True):
+      tables.bars(axis, ARMS.values(), tables.scores(measured[task]))
+      axis.set(title=task)
 
   text = __doc__ + tables.notes(measured.values(), 'original')
   return tables.Table('GLUE by re-parametrisation', text, rows, draw)

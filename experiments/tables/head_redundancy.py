@@ -18,7 +18,7 @@ TITLES = dict(
 )
 
 
-def table():
+def table() -> tables.Table:
   kept = json_text.read_object(study.RESULTS / redundancy.RESULTS, energy=dict)
   rows = [
     {

@@ -7,53 +7,51 @@ attention has half the key width and a content bias, MLA a latent of a sixth.
 The paper draws parameters up to 16 heads; these are exact.
 """
 
+import numpy as np
+
 from collab import attention
 from experiments import table as tables
 
 WIDTH = 64
 HEADS = 1, 2, 4, 8, 12, 16, 32, 64, 128  # the paper stops at 16
-ATTENTIONS = {
-  'mha': {},
-  'collab': dict(shared_dim=lambda D: D // 2),
-  'skv': {},
-  'mqa': {},
-  'el': {},
-  'mla': dict(latent_dim=lambda D: max(1, D // 6)),
-  'sha': {},
-  'mhe_add': {},
-  'mhe_mul': {},
+NAMES = 'mha', 'collab', 'skv', 'mqa', 'el', 'mla', 'sha', 'mhe_add', 'mhe_mul'
+FIELDS = {
+  'collab': lambda D: dict(shared_dim=D // 2),
+  'mla': lambda D: dict(latent_dim=max(1, D // 6)),
 }
 
 
-def table():
-  rows, parameters, cache = [], {}, {}
-  for name, fields in ATTENTIONS.items():
-    for H in HEADS:
-      D = WIDTH * H
-      given = {key: x(D) for key, x in fields.items()}
-      layer = attention.build(name, num_heads=H, use_bias=False, **given)
-      parameters[name, H], cache[name, H] = layer.count(D), layer.cache_size(D)
-      share = parameters[name, H] / parameters['mha', H]
-      kept = cache[name, H] / cache['mha', H]
-      rows.append(
-        {
-          'attention': name,
-          'heads': str(H),
-          'parameters': f'{parameters[name, H]:,}',
-          "of MHA's": f'{share:.3f}',
-          'cache': f'{cache[name, H]:,}',
-          "of MHA's cache": f'{kept:.3f}',
-        }
-      )
+def sizes(name: str, H: int) -> np.ndarray:
+  """Parameters of a layer, and scalars in its cache for each token."""
+  D = WIDTH * H
+  fields = FIELDS[name](D) if name in FIELDS else {}
+  layer = attention.build(name, num_heads=H, use_bias=False, **fields)
+  return np.array([layer.count(D), layer.cache_size(D)])
+
+
+def table() -> tables.Table:
+  found = {name: np.stack([sizes(name, H) for H in HEADS]) for name in NAMES}
+  shares = {name: x / found['mha'] for name, x in found.items()}
+  rows = [
+    {
+      'attention': name,
+      'heads': str(H),
+      'parameters': f'{found[name][i, 0]:,}',
+      "of MHA's": f'{shares[name][i, 0]:.3f}',
+      'cache': f'{found[name][i, 1]:,}',
+      "of MHA's cache": f'{shares[name][i, 1]:.3f}',
+    }
+    for name in NAMES
+    for i, H in enumerate(HEADS)
+  ]
 
   def draw(figure):
-    shown = {'parameters': parameters, 'cache, scalars a token': cache}
     axes = figure.subplots(1, 2)
-    for axis, (title, found) in zip(axes, shown.items(), strict=True):
-      for i, name in enumerate(ATTENTIONS):
-        values = [found[name, H] / found['mha', H] for H in HEADS]
-        dashes = (5, 2) if i % 2 else (1, 0)
-        axis.plot(HEADS, values, label=name, color=f'C{i}', dashes=dashes)
+    for column, title in enumerate(('parameters', 'cache, scalars a token')):
+      axis = axes[column]
+      for i, (name, values) in enumerate(shares.items()):
+        style = dict(color=f'C{i}', dashes=(5, 2) if i % 2 else (1, 0))
+        axis.plot(HEADS, values[:, column], label=name, **style)
       axis.set(xlabel='heads of 64', title=f"{title}: share of MHA's")
       axis.set_xscale('log', base=2)
       axis.set_yscale('log', base=2)

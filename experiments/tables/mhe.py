@@ -15,18 +15,10 @@ from typing import NamedTuple
 
 from experiments import metric
 from experiments import table as tables
+from experiments.tables import glue_reparametrised
 
-# With what each is drawn.
-ATTENTIONS = dict(
-  mha='o',
-  skv='s',
-  mqa='D',
-  el='P',
-  sha='^',
-  mhe_add='v',
-  mhe_mul='X',
-  collab='*',
-)
+ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul', 'collab'
+MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
 
 
 class Task(NamedTuple):
@@ -49,44 +41,40 @@ class Task(NamedTuple):
   baseline: str = 'mha'
 
 
-def _glue(task, of):
-  ours = f'{task}, MiniLM that is converted'
-  return Task('GLUE', ours, 'glue', of, f'{task.lower()}-', 'original')
+def _glue(name, of):
+  ours = f'{name.upper()}, MiniLM that is converted'
+  return Task('GLUE', ours, 'glue', of, f'{name}-', 'original')
 
 
 TASKS = [
   Task('WMT-14', 'Multi30k', 'translation', metric.BLEU),
   Task('WikiText-103', 'WikiText-2', 'lm', metric.PERPLEXITY),
-  _glue('SST2', metric.ACCURACY),
-  _glue('MRPC', metric.F1_ACCURACY),
-  _glue('RTE', metric.ACCURACY),
-  _glue('STSB', metric.CORRELATION),
+  *(_glue(name, of) for name, of in glue_reparametrised.METRICS.items()),
   Task('(not in the paper)', 'Fashion-MNIST', 'vision', metric.TOP1),
-  Task('SuperGLUE'),
-  Task('SQuAD'),
-  Task('PTB'),
+  *map(Task, ('SuperGLUE', 'SQuAD', 'PTB')),
 ]
 
 
-def prr(score, mha, lower=False):
+def prr(score: float, mha: float, lower: bool = False) -> float:
   """Performance retention ratio."""
   share = tables.ratio(score, mha)
   return 2 - share if lower else share
 
 
-def peop(one, sha, lower=False):
+def peop(one: tuple, sha: tuple, lower: bool = False) -> float:
   """Performance elasticity of parameters, of two (score, parameters)."""
   gain = tables.ratio(one[0], sha[0]) - 1
   more = tables.ratio(one[1], sha[1]) - 1
   return tables.ratio(-gain if lower else gain, more)
 
 
-def table():
+def table() -> tables.Table:
   rows, measured = [], {}
   for task in TASKS:
     found = {}
     if task.study:
-      arms = {_arm(task, name): name for name in ATTENTIONS}
+      arms = {task.prefix + name: name for name in ATTENTIONS[1:]}
+      arms = {task.prefix + task.baseline: 'mha'} | arms
       measured[task] = found = tables.measure([task.study], task.of, arms)
     rows += [_row(task, name, found) for name in found or ['']]
 
@@ -97,8 +85,8 @@ def table():
       for name, one in found.items() if 'mha' in found else ():
         share = tables.ratio(one.attention, found['mha'].attention)
         value = 100 * _prr(one, found, task)
-        axis.plot(share, value, ATTENTIONS[name], color=f'C{i}')
-    for name, marker in ATTENTIONS.items():
+        axis.plot(share, value, MARKERS[name], color=f'C{i}')
+    for name, marker in MARKERS.items():
       axis.plot([], [], marker, color='#888888', label=name)
     axis.set(xlabel="parameters in attention, share of MHA's", ylabel='PRR, %')
     tables.legend(axis, fontsize=7)
@@ -106,10 +94,6 @@ def table():
 
   title = 'Head embeddings against their baselines'
   return tables.Table(title, __doc__, rows, draw)
-
-
-def _arm(task, name):
-  return task.prefix + (task.baseline if name == 'mha' else name)
 
 
 def _row(task, name, found):

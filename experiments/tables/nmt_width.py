@@ -8,8 +8,6 @@ half and a quarter of the model's, and not its level. p is sacreBLEU's, about
 half of a two-sided one.
 """
 
-import math
-
 from experiments import metric
 from experiments import table as tables
 
@@ -27,7 +25,7 @@ PAPER = {  # of WMT-14, by width
 }
 
 
-def table():
+def table() -> tables.Table:
   found = tables.measure(['translation'], metric.BLEU, ARMS, ARMS['mha'])
   rows = [
     {
@@ -43,7 +41,15 @@ def table():
   def draw(figure):
     axis = figure.subplots()
     for i, name in enumerate(PAPER):
-      _ours(axis, name, found, f'C{i}')
+      # Beside each other, not on each other.
+      aside = 1.02 if name == 'concatenate' else 0.98
+      ours = {
+        width / DIM * aside: x
+        for (kind, width), x in tables.differences(found).items()
+        if kind == name
+      }
+      style = dict(color=f'C{i}', capsize=4, label=f'{name}, ours, Multi30k')
+      tables.points(axis, ours, 'y', **style)
       share = [width / 512 for width in PAPER[name]]
       less = [x - PAPER['concatenate'][512] for x in PAPER[name].values()]
       label = f'{name}, published, WMT-14'
@@ -58,19 +64,3 @@ def table():
 
   text = __doc__ + tables.notes([found])
   return tables.Table('BLEU against key width', text, rows, draw)
-
-
-def _ours(axis, name, found, colour):
-  """Differences to multi-head attention, with their intervals."""
-  label = f'{name}, ours, Multi30k'
-  for (kind, width), one in found.items():
-    x = one.interval
-    if (
-      kind == name and x.difference is not None and math.isfinite(x.difference)
-    ):
-      # Beside each other, not on each other.
-      place = width / DIM * (1.02 if name == 'concatenate' else 0.98)
-      error = tables.error(x.difference, x.span)
-      style = dict(fmt='o', color=colour, capsize=4, label=label)
-      axis.errorbar(place, x.difference, error, **style)
-      label = None

@@ -10,25 +10,27 @@ from experiments import metric
 from experiments import table as tables
 
 ARMS = {  # arm: (attention, key width)
-  'mha': ('concatenate', 128),
-  'collab-64': ('collaborative', 64),
-  'collab-32': ('collaborative', 32),
-  'mhe_add': ('MHE-ADD', 32),
-  'mhe_mul': ('MHE-MUL', 32),
+  'mha': ('concatenate', '128'),
+  'collab-64': ('collaborative', '64'),
+  'collab-32': ('collaborative', '32'),
+  'mhe_add': ('MHE-ADD', '32'),
+  'mhe_mul': ('MHE-MUL', '32'),
 }
 
 
-def table():
+def table() -> tables.Table:
   found = tables.measure(['vision'], metric.TOP1, ARMS, ARMS['mha'])
   rows = [
-    {'attention': arm[0], 'key width': str(arm[1])}
+    dict(zip(('attention', 'key width'), arm, strict=True))
     | tables.cells(found.get(arm), metric.TOP1, metric.TOP1.title)
     for arm in ARMS.values()
   ]
-  labels = {(name, width): f'{name}, {width}' for name, width in ARMS.values()}
 
   def draw(figure):
-    tables.bars(figure.subplots(), found, metric.TOP1, labels)
+    axis = figure.subplots()
+    scores = {', '.join(arm): x for arm, x in tables.scores(found).items()}
+    tables.bars(axis, [*map(', '.join, ARMS.values())], scores)
+    axis.set_xlabel(metric.TOP1.title)
 
   text = __doc__ + tables.notes([found])
   title = 'Vision transformers against key width'

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end of a run leaves for tables."""
+
+import json
+
+import pytest
+
+from collab.runtime import workdir
+from collab.training import summary
+from tests import tiny
+
+
+def test_only_finished_runs_are_appended(tmp_path):
+  """--eval_only writes the result of any step; tables hold finished runs."""
+  folder, path = tmp_path / 'run', tmp_path / 'new' / 'rows.jsonl'
+  workdir.claim(tiny.config('corpus', total_steps=12), folder)
+  result = dict(steps=3, metrics=dict(bleu=1.5))
+  (folder / 'result.json').write_text(json.dumps(result))
+  with pytest.raises(ValueError, match='is at step 3 of 12, expected a finish'):
+    summary.append(folder, path)
+  assert not path.exists()
+  result['steps'] = 12
+  (folder / 'result.json').write_text(json.dumps(result))
+  summary.append(folder, path)
+  assert path.read_text() == json.dumps(result) + '\n'

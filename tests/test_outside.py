@@ -24,8 +24,9 @@ from functools import partial
 
 import numpy as np
 
-from collab import metrics, tasks
+from collab import tasks
 from collab.data import epochs, examples, tokenizer
+from collab.metrics import tokens
 
 CLASSES = 'animal', 'plant', 'stone'
 
@@ -57,7 +58,7 @@ class Mine(tasks.Task):
   def loss(self, model, params, batch, rngs):
     logits = model.apply({'params': params}, batch, rngs=rngs)
     ones = np.ones(batch['labels'].shape)
-    return *metrics.cross_entropy(logits, batch['labels'], ones), {}
+    return *tokens.cross_entropy(logits, batch['labels'], ones), {}
 
   def right(self, model, params, batch):
     return model.apply({'params': params}, batch).argmax(-1) == batch['labels']

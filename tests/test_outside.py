@@ -44,9 +44,8 @@ class Mine(tasks.Task):
       self.labels[split] = np.array([CLASSES.index(name) for name in classes])
     n = len(self.labels['train'])
     self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
-    self.model_kwargs = dict(
-      vocab_size=ours.vocab_size, head='classify', outputs=len(CLASSES)
-    )
+    self.model_kwargs = dict(vocab_size=ours.vocab_size, head='classify')
+    self.model_kwargs |= dict(outputs=len(CLASSES))
 
   def examples(self, split, rows):
     texts = examples.pad(self.texts[split], rows, self.length)

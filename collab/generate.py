@@ -12,10 +12,10 @@ import functools
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from collab import command, decoding, load_run
+from collab.data import examples
 
 
 def generate(
@@ -62,60 +62,36 @@ def generate(
       decoding.sample, temperature=temperature, **within
     )
   run = jax.jit(functools.partial(_decode, model, tokenizer, decode, length))
-  found = [_too_long(x, length, model.max_length) for x in ids]
+  found = [None] * len(ids)
+  for i, n in enumerate(map(len, ids)):
+    need = n + length - 1  # the last token is not fed back
+    if need > model.max_length:
+      found[i] = ValueError(
+        f'{n} tokens; with length={length} the model needs '
+        f'max_length={need}, it has {model.max_length}'
+      )
   fit = [i for i, error in enumerate(found) if not error]
-  P = max((len(ids[i]) for i in fit), default=0)
+  encoded = examples.collect((x, len(x)) for x in ids)
+  P = int(encoded.lengths[fit].max(initial=0))
   size = min(batch_size, len(fit))
   for start in range(0, len(fit), batch_size):
     places = fit[start : start + size]
-    rows = [ids[i] for i in places]
-    lengths = np.array([len(x) for x in rows] + [1] * (size - len(rows)))
-    tokens = np.full((size, P), tokenizer.eos_id, np.int32)
-    for row, x in enumerate(rows):
-      tokens[row, : len(x)] = x
+    rows = examples.pad(encoded, np.resize(places, size), P)
     keys = {}
     if temperature:
       keys = dict(key=jax.random.fold_in(jax.random.key(seed), start))
-    out = jax.device_get(run(params, tokens, lengths, keys))
+    out = jax.device_get(run(params, rows['tokens'], rows['lengths'], keys))
     for i, row, score in zip(places, *out, strict=False):
       found[i] = decoding.line(tokenizer, [*ids[i], *row], score)
   return found
 
 
-def _too_long(row, length, max_length):
-  """A ValueError if the model has no room for a prompt's ids, else None."""
-  need = len(row) + length - 1  # the last token is not fed back
-  if need <= max_length:
-    return None
-  return ValueError(
-    f'{len(row)} tokens; with length={length} the model needs '
-    f'max_length={need}, it has {max_length}'
-  )
-
-
 def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
   """Decoded of prompt [B, P]: [B, length], [B]."""
   B, P = prompt.shape
-  decoder = model.clone(decode=True)
-  shapes = jax.eval_shape(
-    functools.partial(decoder.init, method='next_logits'),
-    jax.random.key(0),
-    jnp.zeros((B, P + length - 1), jnp.int32),
-  )['cache']
-
-  def step(tokens, cache, lengths=None):
-    logits, new = decoder.apply(
-      {'params': params, 'cache': cache},
-      tokens,
-      lengths,
-      method='next_logits',
-      mutable=['cache'],
-    )
-    return logits, new['cache']
-
   return decode(
-    step,
-    jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    decoding.step_of(model, params),
+    decoding.empty_cache(model, B, P + length - 1),
     prompt,
     prompt_lengths=lengths,
     eos=tokenizer.eos_id,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished run, to be used."""
+"""Loads a finished run: its model, parameters, tokenizer and config."""
 
 import pathlib
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from collab import model_json, models
 from collab.data import tokenizer
@@ -11,7 +12,7 @@ from collab.runtime import checkpoint, tree_table
 from collab.runtime import workdir as workdirs
 
 
-def load(workdir, task):
+def load(workdir: str, task: str) -> tuple:
   """The model of a run of this task and the parameters of its evaluation.
 
   Returns:
@@ -37,7 +38,7 @@ def load(workdir, task):
   return models.build(**fields), params, words, config
 
 
-def tokenizer_of(folder, text, fields, meaning):
+def tokenizer_of(folder, text: str, fields: dict, meaning):
   """The tokenizer of a model, from the text of its tokenizer.json.
 
   Args:
@@ -63,7 +64,7 @@ def tokenizer_of(folder, text, fields, meaning):
   return words
 
 
-def read(workdir, config):
+def read(workdir: str, config: ConfigDict) -> tuple:
   """All fields of models.build, their Meaning, and the parameters of a run.
 
   The parameters are those of its evaluation.
@@ -92,9 +93,8 @@ def _check(workdir, fields, abstract):
   except Exception as e:  # Flax raises all kinds
     words = ' '.join(str(e).split())
     raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
-  if differences := tree_table.differences(
-    expected, tree_table.shapes(abstract)
-  ):
+  got = tree_table.shapes(abstract)
+  if differences := tree_table.differences(expected, got):
     raise ValueError(
       f'{workdir}/model.json is not of the model in its checkpoints: '
       f'{differences}.'

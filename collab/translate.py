@@ -12,20 +12,36 @@ import sys
 
 import jax
 
-from collab import command, load_run
+from collab import command, decoding, load_run
 from collab.tasks import wmt14
 from collab.training import evaluation, sharding
 
 
 def translate(model, params, tokenizer, sentences, beam=4, alpha=0.6):
-  """A list of translations of sentences, by wmt14.Translations."""
-  found = wmt14.Translations(model, tokenizer, sentences, beam, alpha)
-  if not found.computed.batches:
-    return found.texts(((), ()))
-  split = sharding.batch_sharding(sharding.make_mesh())
-  program = jax.jit(functools.partial(found.computed.rows, model))
-  rows = evaluation.rows(program, params, found.computed, split)
-  return found.texts(rows)
+  """For each sentence its translation as one line, '' for ''.
+
+  Or an exception in its place: it is longer than the model takes, or the
+  model's outputs for it are not finite. Arguments as of wmt14.translations.
+  """
+  ids, most = wmt14.encode(tokenizer, sentences), wmt14.longest(model)
+  found = [''] * len(ids)
+  for i, n in enumerate(map(len, ids)):
+    if n > most:
+      found[i] = ValueError(
+        f'{n} tokens; with max_length={model.max_length} the model translates '
+        f'at most {most}'
+      )
+  fit = [i for i, x in enumerate(sentences) if x and not found[i]]
+  computed = wmt14.translations(
+    model, tokenizer, [ids[i] for i in fit], beam, alpha
+  )
+  if fit:
+    split = sharding.batch_sharding(sharding.make_mesh())
+    program = jax.jit(functools.partial(computed.rows, model))
+    rows = evaluation.rows(program, params, computed, split)
+    for i, *best in zip(fit, *rows, strict=True):
+      found[i] = decoding.line(tokenizer, *best)
+  return found
 
 
 def main(argv):

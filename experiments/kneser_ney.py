@@ -16,9 +16,10 @@ import time
 
 import numpy as np
 
-from collab import command, metrics
+from collab import command
 from collab.data import tokenizer
 from collab.data.readers import text
+from collab.metrics.tokens import perplexity
 from collab.training import logs
 from experiments import results, study
 
@@ -121,7 +122,7 @@ def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
       order=order,
       tokens=len(test.tokens),
       words=test.words,
-      perplexity=metrics.perplexity(nll, test.words),
+      perplexity=perplexity(nll, test.words),
       seconds=round(time.monotonic() - start, 1),
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from collab import metrics
+from collab.metrics import bleu
 from experiments import intervals, results
 
 
@@ -40,7 +40,7 @@ class Metric(NamedTuple):
 
 
 def _bleu(sums):
-  return np.apply_along_axis(metrics.bleu_of_counts, -1, sums)
+  return np.apply_along_axis(bleu.of_counts, -1, sums)
 
 
 def _text(examples, found):

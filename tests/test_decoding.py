@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding against brute force, with caches that betray a wrong reordering."""
+"""Decoding and beam search against brute force.
+
+Their caches betray a wrong reordering.
+"""
 
 import itertools
 
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import attention, decoding
+from collab import attention, beam_search, decoding
 
 V, EOS, PAD = 4, 1, 0
 M = 127  # contexts that the toy model tells apart
@@ -118,7 +121,7 @@ def test_a_beam_wide_enough_equals_exhaustive_search(alpha, seed):
   N = len(list(every_sequence(V, L)))
   assert N == 1 + 3 + 9 + 27 * 4
   out = run(
-    decoding.beam, toy(logits), toy_cache(MEMORY), PROMPT,
+    beam_search.beam, toy(logits), toy_cache(MEMORY), PROMPT,
     max_length=L, size=N, alpha=alpha,
   )  # fmt: skip
   assert out.tokens.shape == (3, N, L)
@@ -156,7 +159,7 @@ def test_stopping_early_changes_nothing(N, alpha):
   prompt = np.full((20, 1), 2, np.int32)
   logits = table(V=V, seed=2, eos_bonus=1.0)
   out = run(
-    decoding.beam, toy(logits), toy_cache(memory), prompt,
+    beam_search.beam, toy(logits), toy_cache(memory), prompt,
     max_length=L, size=N, alpha=alpha,
   )  # fmt: skip
   for b in range(20):
@@ -180,7 +183,7 @@ def test_a_row_stops_when_nothing_live_can_win():
     return toy(logits)(tokens, cache, lengths)
 
   out = run(
-    decoding.beam, step, toy_cache(MEMORY), PROMPT, max_length=9, size=2
+    beam_search.beam, step, toy_cache(MEMORY), PROMPT, max_length=9, size=2
   )
   jax.effects_barrier()
   assert out.tokens[:, 0].tolist() == [padded([EOS], 9)] * 3
@@ -195,7 +198,7 @@ def test_beam_of_one_is_greedy(alpha, V):
   memory = np.arange(97)
   prompt = np.full((97, 1), PAD, np.int32)
   args = toy(logits), toy_cache(memory), prompt
-  one = run(decoding.beam, *args, max_length=8, size=1, alpha=alpha)
+  one = run(beam_search.beam, *args, max_length=8, size=1, alpha=alpha)
   want = run(decoding.greedy, *args, max_length=8)
   np.testing.assert_array_equal(one.tokens[:, 0], want.tokens)
   lengths = [y.index(EOS) + 1 if EOS in y else 8 for y in want.tokens.tolist()]
@@ -207,9 +210,9 @@ def test_beam_of_one_is_greedy(alpha, V):
 def test_equals_are_broken_by_the_lower_id():
   logits = np.zeros((M, V), np.float32)
   args = toy(logits), toy_cache([7]), np.array([[2]], np.int32)
-  out = run(decoding.beam, *args, max_length=2, size=3, alpha=0.0)
+  out = run(beam_search.beam, *args, max_length=2, size=3, alpha=0.0)
   assert out.tokens[0].tolist() == [[EOS, PAD], [0, 0], [0, EOS]]
-  again = run(decoding.beam, *args, max_length=2, size=3, alpha=0.0)
+  again = run(beam_search.beam, *args, max_length=2, size=3, alpha=0.0)
   np.testing.assert_array_equal(out.tokens, again.tokens)
 
 
@@ -237,7 +240,7 @@ def test_without_eos_rows_go_on_to_the_end():
   args = toy(logits), toy_cache(MEMORY), PROMPT
   out = run(decoding.greedy, *args, max_length=5, eos=-1)
   assert (out.tokens == EOS).all()
-  out = run(decoding.beam, *args, max_length=5, eos=-1)
+  out = run(beam_search.beam, *args, max_length=5, eos=-1)
   assert (out.tokens[:, 0] == EOS).all()
 
 
@@ -249,7 +252,7 @@ def sample_with_a_key(step, cache, prompt, **kwargs):
 
 
 ALL = pytest.mark.parametrize(
-  'f', [decoding.greedy, decoding.beam, sample_with_a_key]
+  'f', [decoding.greedy, beam_search.beam, sample_with_a_key]
 )
 
 
@@ -326,10 +329,10 @@ def test_a_prompt_in_parts_is_the_prompt(f, chunk, lengths, monkeypatch):
 def test_the_last_place_of_the_cache_is_used(f):
   logits = table(seed=8, eos_bonus=-30.0)
   args = toy(logits, C=6), toy_cache(MEMORY), PROMPT
-  out = run(f, *args, max_length=5, capacity=6)
+  out = run(f, *args, max_length=5)
   assert np.isfinite(out.scores).all()
-  with pytest.raises(ValueError, match=r'need 7 places.*got capacity=6'):
-    run(f, *args, max_length=6, capacity=6)
+  out = run(f, *args, max_length=6)  # one more than it has
+  assert np.isnan(out.scores.reshape(3, -1)[:, 0]).all()
 
 
 @ALL
@@ -418,8 +421,8 @@ def test_limits_that_the_program_knows_are_checked_under_jit():
 @pytest.mark.parametrize(
   'f, change, message',
   [
-    (decoding.beam, dict(size=0), 'size must be 1 or more, got 0'),
-    (decoding.beam, dict(alpha=-0.1), 'alpha must be 0 or more, got -0.1'),
+    (beam_search.beam, dict(size=0), 'size must be 1 or more, got 0'),
+    (beam_search.beam, dict(alpha=-0.1), 'alpha must be 0 or more, got -0.1'),
     (sample_with_a_key, dict(temperature=0), 'temperature must be above 0'),
     (sample_with_a_key, dict(temperature=np.nan), 'temperature .* got nan'),
     (sample_with_a_key, dict(top_k=-1), 'top_k must be 0 .* got -1'),
@@ -566,7 +569,7 @@ def test_hypotheses_score_as_the_full_pass_scores_them():
     return logits, new['cache']
 
   out = run(
-    decoding.beam, step, filled['cache'], prompt,
+    beam_search.beam, step, filled['cache'], prompt,
     max_length=L, size=N, prompt_lengths=n,
   )  # fmt: skip
   # The memory is not reordered at each step, the keys of the past are.

@@ -24,8 +24,9 @@ from functools import partial
 
 import numpy as np
 
-from collab import metrics, tasks
+from collab import tasks
 from collab.data import epochs, examples, tokenizer
+from collab.metrics import tokens
 
 CLASSES = 'animal', 'plant', 'stone'
 
@@ -43,9 +44,8 @@ class Mine(tasks.Task):
       self.labels[split] = np.array([CLASSES.index(name) for name in classes])
     n = len(self.labels['train'])
     self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
-    self.model_kwargs = dict(
-      vocab_size=ours.vocab_size, head='classify', outputs=len(CLASSES)
-    )
+    self.model_kwargs = dict(vocab_size=ours.vocab_size, head='classify')
+    self.model_kwargs |= dict(outputs=len(CLASSES))
 
   def examples(self, split, rows):
     texts = examples.pad(self.texts[split], rows, self.length)
@@ -57,7 +57,7 @@ class Mine(tasks.Task):
   def loss(self, model, params, batch, rngs):
     logits = model.apply({'params': params}, batch, rngs=rngs)
     ones = np.ones(batch['labels'].shape)
-    return *metrics.cross_entropy(logits, batch['labels'], ones), {}
+    return *tokens.cross_entropy(logits, batch['labels'], ones), {}
 
   def right(self, model, params, batch):
     return model.apply({'params': params}, batch).argmax(-1) == batch['labels']

@@ -10,10 +10,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = (
   'collab.io', 'collab.imports', 'collab.extras', 'collab', 'collab.command',
   'collab.attention', 'collab.models', 'collab.metrics', 'collab.data',
-  'collab.decoding', 'collab.runtime', 'collab.model_json', 'collab.tasks',
-  'collab.accounting', 'collab.training', 'collab.load_run', 'collab.convert',
-  'collab.analysis', 'collab.translate', 'collab.generate', 'configs',
-  'experiments',
+  'collab.decoding', 'collab.beam_search', 'collab.runtime',
+  'collab.model_json', 'collab.tasks', 'collab.accounting', 'collab.training',
+  'collab.load_run', 'collab.convert', 'collab.analysis', 'collab.translate',
+  'collab.generate', 'configs', 'experiments',
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from collab import metrics
+from collab.metrics import bleu
 from collab.runtime import identity, workdir
 from collab.training import evaluation, logs
 from tests import tiny
@@ -74,8 +74,8 @@ def test_examples(whole):
   """What the score is the sum of, for intervals over examples."""
   folder, *_ = whole
   counts = json.loads((folder / 'examples.json').read_text())['bleu']
-  bleu = metrics.bleu_of_counts(np.sum(counts, 0))
-  assert bleu == labs.result(folder)['metrics']['bleu']
+  score = bleu.of_counts(np.sum(counts, 0))
+  assert score == labs.result(folder)['metrics']['bleu']
 
 
 def test_it_learns_and_says_so(whole):

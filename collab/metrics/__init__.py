@@ -1,38 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as plain functions; what is a library's is left to the library."""
+"""Metrics as plain functions, by libraries where they have them.
 
-from collab.metrics.finite import nan_unless
-from collab.metrics.text import (
-  bleu,
-  bleu_by,
-  bleu_counts,
-  bleu_metric,
-  bleu_of_counts,
-  chrf,
-)
-from collab.metrics.tokens import (
-  accuracy,
-  cross_entropy,
-  in_pieces,
-  logits_held,
-  perplexity,
-  projected_cross_entropy,
-  projected_rows,
-)
-
-__all__ = [
-  'accuracy',
-  'bleu',
-  'bleu_by',
-  'bleu_counts',
-  'bleu_metric',
-  'bleu_of_counts',
-  'chrf',
-  'cross_entropy',
-  'in_pieces',
-  'logits_held',
-  'nan_unless',
-  'perplexity',
-  'projected_cross_entropy',
-  'projected_rows',
-]
+`tokens` are for language models and losses, `labels` for GLUE and SuperGLUE,
+`spans` for SQuAD, `bleu` for BLEU and chrF.
+"""

@@ -4,12 +4,12 @@
 import math
 
 
-def nan_unless(finite, scores) -> dict:
+def nan_unless(finite: bool, scores: dict) -> dict:
   """The scores of an evaluation if the model's outputs are finite, else NaN.
 
   argmax and comparisons turn a NaN into an answer like any other (the first
-  class, the first span), which may well be right. So every score that such a
-  step has a part in goes through here.
+  class, the first span), which may be right by chance. So scores of a model
+  pass through here.
 
   Args:
     finite: whether all outputs of the model are finite.

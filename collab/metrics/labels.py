@@ -1,102 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of GLUE and SuperGLUE: plain functions of gold and predicted labels.
 
-All are fractions (0 to 1, correlations -1 to 1), by scikit-learn and SciPy.
-Where a formula is 0/0 (constant predictions, nothing predicted as positive)
-they are 0, without a warning.
+All are fractions (0 to 1, correlations -1 to 1), by scikit-learn and SciPy. A
+formula that is 0/0 (constant predictions, nothing predicted as positive) gives
+0, without a warning.
 
 The functions that end in `_scores` give a dict; 'score' in it is the one
 number by which the benchmark ranks: the mean where it names two metrics.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
+from flax.traverse_util import flatten_dict
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn import metrics
 
 from collab.metrics import spans
 
-# What of each task the papers average: 11 numbers; MNLI's is of the matched
-# part, and WNLI is left out.
-AVERAGED = dict(
-  cola=('matthews',),
-  sst2=('accuracy',),
-  mrpc=('f1', 'accuracy'),
-  stsb=('pearson', 'spearman'),
-  qqp=('f1', 'accuracy'),
-  mnli=('accuracy_m',),
-  qnli=('accuracy',),
-  rte=('accuracy',),
+# The 11 numbers that the papers average: MNLI's is of the matched part, and
+# WNLI is left out.
+AVERAGED = str.split(
+  'cola/matthews sst2/accuracy mrpc/f1 mrpc/accuracy stsb/pearson '
+  'stsb/spearman qqp/f1 qqp/accuracy mnli/accuracy_m qnli/accuracy rte/accuracy'
 )
 
 
-def matthews(gold, predicted) -> float:
+def matthews(gold: ArrayLike, predicted: ArrayLike) -> float:
   """(TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))."""
   if any(len(set(x)) < 2 for x in (gold, predicted)):
     return 0.0  # scikit-learn's answer as well, but for its warning
   return float(metrics.matthews_corrcoef(gold, predicted))
 
 
-def accuracy(gold, predicted) -> float:
+def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
   """The share of equal labels."""
   return float(metrics.accuracy_score(gold, predicted))
 
 
-def f1(gold, predicted) -> float:
-  """2 TP / (2 TP + FP + FN) of class 1, of the classes 0 and 1."""
-  return float(metrics.f1_score(gold, predicted, zero_division=0))
+def f1(gold: ArrayLike, predicted: ArrayLike, average='binary') -> float:
+  """2 TP / (2 TP + FP + FN) of class 1, of the classes 0 and 1.
 
-
-def macro_f1(gold, predicted) -> float:
-  """Mean of F1 over the classes that are in gold or predicted."""
+  With average='macro' the mean over all classes that are in gold or predicted.
+  """
   return float(
-    metrics.f1_score(gold, predicted, average='macro', zero_division=0)
+    metrics.f1_score(gold, predicted, average=average, zero_division=0)
   )
 
 
-def pearson(gold, predicted) -> float:
-  """Correlation of two lists of numbers; 0 if one of them is constant."""
-  return _correlation(stats.pearsonr, gold, predicted)
-
-
-def spearman(gold, predicted) -> float:
-  """Correlation of ranks, the mean rank for ties; 0 if one is constant."""
-  return _correlation(stats.spearmanr, gold, predicted)
-
-
-def _correlation(function, gold, predicted):
-  x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
-  # Like a constant to rounding: SciPy would warn of a result without meaning.
-  flat = any(np.ptp(z) <= 1e-13 * np.abs(z).max() for z in (x, y))
-  return 0.0 if flat else float(function(x, y).statistic)
-
-
-def accuracy_scores(gold, predicted) -> dict:
+def accuracy_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
   value = accuracy(gold, predicted)
   return dict(accuracy=value, score=value)
 
 
-def matthews_scores(gold, predicted) -> dict:
+def matthews_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
   value = matthews(gold, predicted)
   return dict(matthews=value, accuracy=accuracy(gold, predicted), score=value)
 
 
-def f1_scores(gold, predicted) -> dict:
-  return _mean(f1=f1(gold, predicted), accuracy=accuracy(gold, predicted))
-
-
-def macro_f1_scores(gold, predicted) -> dict:
-  return _mean(f1=macro_f1(gold, predicted), accuracy=accuracy(gold, predicted))
-
-
-def correlation_scores(gold, predicted) -> dict:
+def f1_scores(gold, predicted, average='binary') -> dict:
   return _mean(
-    pearson=pearson(gold, predicted), spearman=spearman(gold, predicted)
+    f1=f1(gold, predicted, average), accuracy=accuracy(gold, predicted)
   )
 
 
-def answer_scores(gold, predicted, groups) -> dict:
+def correlation_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
+  """Correlation of numbers (pearson) and of their ranks (spearman).
+
+  Ties have their mean rank. Both are 0 if one of the lists is constant.
+  """
+  x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+  # Like a constant to rounding: SciPy would warn of a result without meaning.
+  if any(np.ptp(z) <= 1e-13 * np.abs(z).max() for z in (x, y)):
+    return _mean(pearson=0.0, spearman=0.0)
+  return _mean(
+    pearson=float(stats.pearsonr(x, y).statistic),
+    spearman=float(stats.spearmanr(x, y).statistic),
+  )
+
+
+def answer_scores(gold: ArrayLike, predicted: ArrayLike, groups) -> dict:
   """MultiRC: F1 over all answers (f1a); questions all right (exact_match).
 
   Args:
@@ -111,12 +96,12 @@ def answer_scores(gold, predicted, groups) -> dict:
   )
 
 
-def entity_scores(answers) -> dict:
+def entity_scores(answers: Iterable[tuple]) -> dict:
   """ReCoRD: exact match and word F1 as of SQuAD, the best of the gold answers.
 
   Args:
-    answers: of each question the predicted entity and its gold ones. '' is that
-      of a passage without entities, and scores 0 whatever the gold ones are.
+    answers: for each question the predicted entity and the gold ones. The
+      prediction is '' where the passage has no entities; it scores 0.
   """
   exact = [spans.exact(*x) if x[0] else 0.0 for x in answers]
   return _mean(
@@ -129,7 +114,7 @@ def _mean(**values):
   return values | dict(score=float(np.mean(list(values.values()))))
 
 
-def glue_average(scores) -> float:
+def glue_average(scores: Mapping[str, Mapping[str, float]]) -> float:
   """The mean of the 11 numbers of AVERAGED, as the papers' tables have it.
 
   Args:
@@ -138,12 +123,7 @@ def glue_average(scores) -> float:
   Raises:
     ValueError: one is missing.
   """
-  wanted = [(task, name) for task in AVERAGED for name in AVERAGED[task]]
-  missing = [
-    f'{task}/{name}'
-    for task, name in wanted
-    if name not in scores.get(task, {})
-  ]
-  if missing:
+  known = flatten_dict(scores, sep='/')
+  if missing := [name for name in AVERAGED if name not in known]:
     raise ValueError(f'The average lacks {", ".join(missing)}.')
-  return float(np.mean([scores[task][name] for task, name in wanted]))
+  return float(np.mean([known[name] for name in AVERAGED]))

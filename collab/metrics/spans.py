@@ -7,6 +7,7 @@ ASCII, articles and superfluous blanks; the best of the gold answers counts.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 import re
 import string
 
@@ -15,7 +16,7 @@ import numpy as np
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
 
 
-def normalise(text) -> str:
+def normalise(text: str) -> str:
   """Lower case, no ASCII punctuation, no a, an, the; one blank between words.
 
   In this order: "A-team" is the word ateam, and "the." is an article.
@@ -24,7 +25,7 @@ def normalise(text) -> str:
   return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
 
 
-def exact(prediction, answers) -> float:
+def exact(prediction: str, answers: Sequence[str]) -> float:
   """1 if the prediction, normalised, is one of the answers.
 
   Args:
@@ -34,12 +35,12 @@ def exact(prediction, answers) -> float:
   return float(any(normalise(prediction) == normalise(a) for a in answers))
 
 
-def f1(prediction, answers, nothing=1.0) -> float:
+def f1(prediction: str, answers: Sequence[str], nothing=1.0) -> float:
   """max_a 2 p r / (p + r) = 2 |P & A| / (|P| + |A|), of bags of words.
 
   Args:
     prediction, answers: see `exact`.
-    nothing: what two empty bags have: 1 in v2.0, 0 in v1.1.
+    nothing: F1 of two empty bags: 1 in v2.0, 0 in v1.1.
   """
   P = Counter(normalise(prediction).split())
 
@@ -51,31 +52,45 @@ def f1(prediction, answers, nothing=1.0) -> float:
   return max(map(one, answers))
 
 
-def scores(predictions, answers) -> dict:
-  """exact and f1 of v1.1: means over the questions.
+def of_questions(predictions, answers, optional) -> dict[str, list[float]]:
+  """exact and f1 of each question, 0 to 1.
 
   Args:
     predictions: a text for each question.
-    answers: for each question its gold answers, one or more.
+    answers: for each question its gold answers.
+    optional: whether a question may have none (v2.0). Then an answer of which
+      nothing is left, once it is normalised, counts as none.
 
   Raises:
     ValueError: no questions, or not as many of the one as of the other.
   """
-  _check(predictions, answers)
-  pairs = list(zip(predictions, answers, strict=True))
+  if not len(answers) or len(predictions) != len(answers):
+    raise ValueError(
+      f'{len(predictions)} predictions for {len(answers)} questions; expected '
+      'as many, and one at least.'
+    )
+  if optional:
+    answers = [[a for a in x if normalise(a)] or [''] for x in answers]
+  pairs, nothing = list(zip(predictions, answers, strict=True)), float(optional)
   return dict(
-    exact=_percent([exact(*pair) for pair in pairs]),
-    f1=_percent([f1(*pair, nothing=0.0) for pair in pairs]),
+    exact=[exact(*pair) for pair in pairs],
+    f1=[f1(*pair, nothing) for pair in pairs],
   )
+
+
+def scores(predictions: Sequence[str], answers: Sequence) -> dict:
+  """exact and f1 of v1.1, in percent: means of `of_questions`."""
+  found = of_questions(predictions, answers, optional=False)
+  return {name: _percent(values) for name, values in found.items()}
 
 
 def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
   """The scores of v2.0, whose questions may have no answer.
 
   A question is answered if its null score is at most the threshold; else the
-  prediction is "no answer". best_exact and best_f1 are what the best threshold
-  would have given, on these very questions (so they are no honest result, but
-  customary): a value of `nulls`, or, to answer nothing, one below them all.
+  prediction is "no answer". best_exact and best_f1 are the scores by the best
+  threshold for these questions. They are customary, but optimistic. The best
+  threshold is a value of `nulls`, or one below them all, to answer nothing.
   Questions of equal null score go together; the published script takes them one
   after the other, in the order of its file.
 
@@ -91,21 +106,20 @@ def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
     best_f1_threshold.
 
   Raises:
-    ValueError: as `scores`, or a null score that is not a number.
+    ValueError: as `of_questions`, or a null score that is not a number.
   """
-  _check(predictions, answers)
+  questions = of_questions(predictions, answers, optional=True)
   nulls = np.asarray(nulls, np.float64)
   if nulls.shape != (len(answers),) or np.isnan(nulls).any():
     raise ValueError(
       f'Expected {len(answers)} null scores, got {nulls.shape} of them, '
       f'{np.isnan(nulls).sum()} not a number.'
     )
-  # An answer of which nothing is left counts as none, except for the split.
-  gold = [[a for a in every if normalise(a)] or [''] for every in answers]
+  # Here an answer of which nothing is left is still one.
   has = np.array([bool(every) for every in answers])
   given, found = nulls <= threshold, {}
-  for name, metric in dict(exact=exact, f1=f1).items():
-    said = np.array([metric(*x) for x in zip(predictions, gold, strict=True)])
+  for name, said in questions.items():
+    said = np.array(said)
     silent = np.where(has, 0.0, 1.0)
     final = np.where(given, said, silent)
     found[name] = _percent(final)
@@ -140,11 +154,3 @@ def best_threshold(said, silent, nulls):
 
 def _percent(values):
   return 100 * float(np.mean(values))
-
-
-def _check(predictions, answers):
-  if not len(answers) or len(predictions) != len(answers):
-    raise ValueError(
-      f'{len(predictions)} predictions for {len(answers)} questions; expected '
-      'as many, and one at least.'
-    )

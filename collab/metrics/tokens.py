@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of tokens: (sum, weight) of arrays, which can be jitted.
+"""Losses and metrics of tokens as (sum, weight), which can be jitted.
 
 Sums over batches, devices and accumulation steps are exact whatever the
 padding: mean = sum / weight, in float32. Axes: B batch, T tokens, V vocabulary.
 """
 
+from collections.abc import Mapping
 import functools
 import math
 
@@ -54,9 +55,8 @@ def _losses(logits, labels, weights, label_smoothing=0.0):
   return jnp.where(valid, loss, jnp.nan) * weights, weights
 
 
-def projected_cross_entropy(
-  x, table, labels, weights, label_smoothing=0.0, bias=None
-):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def projected_cross_entropy(x, output, labels, weights, label_smoothing=0.0):
   """`cross_entropy` and `accuracy` of the logits x E^T + b, part by part of T.
 
   The logits [B, T, V] never exist in full, and each part is made once: where
@@ -66,19 +66,14 @@ def projected_cross_entropy(
 
   Args:
     x: [B, T, D].
-    table: E, [V, D].
+    output: E, [V, D]; and b, [V], or None for 0.
     labels, weights, label_smoothing: as in `cross_entropy`.
-    bias: b, [V], or None for 0.
 
   Returns:
     dict of float32 []: loss, nll (the loss without smoothing), right, weight:
     sums over the labels that count.
   """
-  return _projected(label_smoothing, x, (table, bias), labels, weights)
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _projected(label_smoothing, x, output, labels, weights):
   def part(parts):
     x, labels, weights = parts
     return _part(x, output, labels, weights, label_smoothing)[1]
@@ -87,7 +82,7 @@ def _projected(label_smoothing, x, output, labels, weights):
   return jax.tree.map(lambda x: x.sum(0), sums)
 
 
-def _projected_forward(label_smoothing, x, output, labels, weights):
+def _projected_forward(x, output, labels, weights, label_smoothing):
   value_and_grad = jax.value_and_grad(_part, (0, 1), has_aux=True)
 
   def part(total, parts):
@@ -111,36 +106,56 @@ def _projected_backward(label_smoothing, grads, g):
   return dx, doutput, None, None
 
 
-_projected.defvjp(_projected_forward, _projected_backward)
+projected_cross_entropy.defvjp(_projected_forward, _projected_backward)
 
 
-def projected_rows(x, table, labels, weights, bias=None):
-  """What each row adds to `projected_cross_entropy`, for evaluations.
+def of_batch(model, params, batch: dict, rngs, label_smoothing=0.0) -> dict:
+  """`projected_cross_entropy` of a model on a batch with labels and weights."""
+  x = model.apply({'params': params}, batch, rngs=rngs, method='features')
+  output, labels = model.output_table(params), batch['labels']
+  return projected_cross_entropy(
+    x, output, labels, batch['weights'], label_smoothing
+  )
 
-  Args:
-    x, table, labels, weights, bias: as in `projected_cross_entropy`.
+
+def of_rows(model, params, batch: dict) -> dict[str, jax.Array]:
+  """What each row of a batch adds to `of_batch`, for evaluations.
 
   Returns:
-    dict of float32 [B]: nll, right, weight.
+    dict of float32 [B]: nll, right, and tokens, the sum of the weights.
   """
+  x = model.apply({'params': params}, batch, method='features')
+  output = model.output_table(params)
 
   def part(parts):
     x, labels, weights = parts
-    logits = _logits(x, (table, bias))
+    logits = _logits(x, output)
     nll, weight = _losses(logits, labels, weights)
     right, _ = _hits(logits, labels, weights)
-    found = dict(nll=nll, right=right, weight=weight)
+    found = dict(nll=nll, right=right, tokens=weight)
     return jax.tree.map(lambda x: x.sum(1), found)
 
-  sums = jax.lax.map(part, _cut((x, labels, weights), len(table)))
-  return jax.tree.map(lambda x: x.sum(0), sums)
+  parts = _cut((x, batch['labels'], batch['weights']), len(output[0]))
+  return jax.tree.map(lambda x: x.sum(0), jax.lax.map(part, parts))
 
 
-def in_pieces(sums, size):
-  """Sums of rows as lists of the sums of `size` rows in a row.
+def scores(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """nll, perplexity and accuracy of a token, from `of_rows` of all rows."""
+  nll, right, tokens = (
+    float(rows[name].sum(dtype=float)) for name in ('nll', 'right', 'tokens')
+  )
+  return dict(
+    nll=nll / tokens,
+    perplexity=perplexity(nll, tokens),
+    accuracy=right / tokens,
+  )
 
-  Rows of a running text depend on their neighbours: an interval is made from
-  pieces of the text.
+
+def in_pieces(sums: Mapping[str, np.ndarray], size: int) -> dict[str, list]:
+  """Adds up each `size` consecutive rows; gives lists.
+
+  Rows of a running text depend on their neighbours, so intervals are made by
+  resampling such pieces of the text.
   """
   return {
     name: np.add.reduceat(x, np.arange(0, len(x), size)).tolist()
@@ -164,7 +179,7 @@ def _part(x, output, labels, weights, label_smoothing):
   return loss, dict(loss=loss, nll=nll, right=right, weight=weight)
 
 
-def logits_held(labels, V):
+def logits_held(labels: np.ndarray, V: int) -> str:
   """'16.8 of 98.3 MB': what of a batch's logits exists at a time, in float32.
 
   Args:
@@ -209,7 +224,7 @@ def _hits(logits, labels, weights):
   return right * weights, weights
 
 
-def perplexity(nll_sum, count):
+def perplexity(nll_sum: float, count: float) -> float:
   """exp(nll_sum / count), of natural logarithms; inf where that is too large.
 
   Args:

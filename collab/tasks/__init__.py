@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: data, loss and metrics of an experiment, one file a family."""
+"""Tasks: the data, loss and scores of an experiment, one file a family."""
 
 from collections.abc import Callable
 import importlib
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from collab import imports, model_json
-from collab.data import epochs
+from collab.data import epochs, examples
 
 
 class Pass(NamedTuple):
@@ -27,7 +27,7 @@ class Pass(NamedTuple):
   batches: int
 
   @classmethod
-  def over(cls, rows, order, size, make) -> 'Pass':
+  def over(cls, rows: Callable, order, size: int, make: Callable) -> 'Pass':
     """The Pass that takes examples in some order, `size` of them at a time.
 
     Args:
@@ -45,6 +45,29 @@ class Pass(NamedTuple):
 
     return cls(rows, batch, -(-len(order) // size))
 
+  @classmethod
+  def by_length(cls, rows, encoded, indices, size, most) -> 'Pass':
+    """The Pass over padded rows of tokens, those of like length together.
+
+    They are padded to powers of two, so that few programs are compiled.
+
+    Args:
+      rows: see Pass.
+      encoded: examples.Rows.
+      indices: int [n], which of them each example is, or [n, C] of choices.
+      size: R.
+      most: tokens of the longest batch.
+    """
+    lengths = encoded.lengths[indices]
+    if lengths.ndim > 1:
+      lengths = lengths.max(-1)
+
+    def make(at):
+      width = examples.width(encoded, indices[at], most)
+      return examples.pad(encoded, indices[at], width)
+
+    return cls.over(rows, np.argsort(lengths, kind='stable'), size, make)
+
 
 class Task(Protocol):
   """An experiment's data, loss and scores; all that train.py knows of them.
@@ -55,7 +78,7 @@ class Task(Protocol):
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
-    units_per_step: of the global batch.
+    units_per_step: how many of `unit` a step takes, on all hosts.
     meaning: model_json.Meaning, what the model's ids and outputs stand for.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
   """
@@ -110,11 +133,28 @@ class Task(Protocol):
     return {}
 
 
-def names():
+def show(what: str, most: int, **columns):
+  """Prints the first examples of the test set.
+
+  Args:
+    what: what an example is, in the plural.
+    most: how many to show.
+    **columns: name -> a text for each example of the set.
+  """
+  rows = list(zip(*columns.values(), strict=True))
+  shown = min(most, len(rows))
+  print(f'\nThe first {shown} of {len(rows)} {what} of the test set:')
+  for row in rows[:most]:
+    for name, text in zip(columns, row, strict=True):
+      print(f'  {name:<10} {text}')
+    print()
+
+
+def names() -> list[str]:
   return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def build(name, **fields) -> Task:
+def build(name: str, **fields) -> Task:
   """A task by the name of its file or the import path of its class.
 
   ValueError or TypeError as for variants.

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classification and regression of one or two texts: GLUE and what is like it.
+"""Classification and regression of one or two texts: GLUE and similar data.
 
 Axes: B examples of a batch, C choices of an example, L tokens of a row.
 """
 
 from collections.abc import Callable
-import functools
 from itertools import chain
+from types import ModuleType
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from collab import metrics, tasks
+from collab import tasks
 from collab.data import epochs, examples, sentences, tokenizer
 from collab.data.readers import glue
-from collab.metrics import labels
+from collab.metrics import labels, tokens
 from collab.model_json import Meaning
 
 
 class Subtask(NamedTuple):
-  """What a sub-task is.
+  """One data set of a benchmark.
 
   Attributes:
     metric: function of the model's outputs (float [N, outputs]) and the N
       Examples -> dict of scores, 'score' among them.
     form: of the sample, a key of `sentences.FORMS`.
-    outputs: of the model: classes, choices, or 1 of a regression.
+    outputs: how many the model has: classes, choices, or 1 for a regression.
     head: of the encoder, 'classify' or 'choice'.
-    classes: names of the outputs, if they are classes, as TFDS has them.
+    classes: names of the outputs in TFDS, if they are classes.
   """
 
   metric: Callable
@@ -39,26 +39,24 @@ class Subtask(NamedTuple):
 
 
 class Family(NamedTuple):
-  """A benchmark: where its files are read, and its sub-tasks.
+  """A benchmark: its reader and its sub-tasks.
 
   Attributes:
-    local: (sub-task, path, malformed) -> examples.Parts.
-    tfds: (sub-task, corpus) -> examples.Parts.
+    reader: the module with `local` and `tfds`, which give examples.Parts.
     subtasks: by name.
   """
 
-  local: Callable
-  tfds: Callable
+  reader: ModuleType
   subtasks: dict[str, Subtask]
 
 
 def by_class(scores):
-  """The metric that takes the class of the largest output."""
+  """A Subtask's metric from one of labels: predicts the largest output."""
   return lambda outputs, rows: scores(gold(rows), outputs.argmax(-1))
 
 
 def by_value(scores):
-  """The metric that takes the one output."""
+  """A Subtask's metric from one of numbers: predicts the one output."""
   return lambda outputs, rows: scores(gold(rows), outputs[:, 0])
 
 
@@ -67,51 +65,28 @@ def gold(rows):
   return np.array([example.label for example in rows])
 
 
+ACCURACY, F1 = by_class(labels.accuracy_scores), by_class(labels.f1_scores)
 GLUE = Family(
-  glue.local,
-  glue.tfds,
+  glue,
   dict(
-    mnli=Subtask(
-      by_class(labels.accuracy_scores),
-      'relation',
-      3,
-      classes=glue.TABLES['mnli'].labels,
-    ),
+    mnli=Subtask(ACCURACY, 'relation', 3, classes=glue.TABLES['mnli'].labels),
     cola=Subtask(
       by_class(labels.matthews_scores),
       'family',
       classes=('unacceptable', 'acceptable'),
     ),
-    sst2=Subtask(
-      by_class(labels.accuracy_scores),
-      'family',
-      classes=('negative', 'positive'),
-    ),
-    mrpc=Subtask(
-      by_class(labels.f1_scores),
-      'same',
-      classes=('not_equivalent', 'equivalent'),
-    ),
-    qqp=Subtask(
-      by_class(labels.f1_scores),
-      'same',
-      classes=('not_duplicate', 'duplicate'),
-    ),
+    sst2=Subtask(ACCURACY, 'family', classes=('negative', 'positive')),
+    mrpc=Subtask(F1, 'same', classes=('not_equivalent', 'equivalent')),
+    qqp=Subtask(F1, 'same', classes=('not_duplicate', 'duplicate')),
     stsb=Subtask(by_value(labels.correlation_scores), 'share', 1),
-    qnli=Subtask(
-      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED
-    ),
-    rte=Subtask(
-      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED
-    ),
-    wnli=Subtask(
-      by_class(labels.accuracy_scores), 'same', classes=glue.ENTAILED[::-1]
-    ),
+    qnli=Subtask(ACCURACY, 'same', classes=glue.ENTAILED),
+    rte=Subtask(ACCURACY, 'same', classes=glue.ENTAILED),
+    wnli=Subtask(ACCURACY, 'same', classes=glue.ENTAILED[::-1]),
   ),
 )
 
 
-class Classification:
+class Classification(tasks.Task):
   """One sub-task of a family; see tasks.Task.
 
   Args:
@@ -126,8 +101,6 @@ class Classification:
   Raises:
     ValueError: no such sub-task; whatever is wrong with the data.
   """
-
-  unit = 'examples'
 
   def __init__(self, data, *, workdir, seed, shard, subtask, family=GLUE):
     if subtask not in family.subtasks:
@@ -147,9 +120,11 @@ class Classification:
     self._train = self._encoded(train)
     self._labels = gold(train)
     self.rows = epochs.Epochs(len(train), data.batch_size, seed, shard)
-    self._dev = functools.cache(self._part)
-    for part in self._evaluated():  # bad input shows early
-      self._dev(part)
+    self._dev = {}  # of each part to evaluate, its Examples and Rows
+    for part in (*self._parts.val.values(), *self._parts.test.values()):
+      if part not in self._dev:  # bad input shows early
+        rows = list(self._parts.readers[part]())
+        self._dev[part] = rows, self._encoded(rows)
     self.model_kwargs = dict(
       vocab_size=self._tokenizer.vocab_size,
       head=self._subtask.head,
@@ -161,20 +136,17 @@ class Classification:
     self.meaning = Meaning(self._tokenizer.fingerprint, classes)
 
   def check(self, model):
-    """See tasks.Task. Local files were checked when read, TFDS' labels not."""
-    C = self._subtask.outputs
-    legal = '0 to 5' if self._regression else f'0 to {C - 1}'
-    most = 5 if self._regression else C - 1
-    found = dict(train=self._labels)
-    found |= {part: gold(self._dev(part)[0]) for part in self._evaluated()}
-    for part, values in found.items():
+    """See tasks.Task. Labels of TFDS were not checked when they were read."""
+    most = 5 if self._regression else self._subtask.outputs - 1
+    found = {part: gold(rows) for part, (rows, _) in self._dev.items()}
+    for part, values in dict(train=self._labels, **found).items():
       if not len(values):
         raise ValueError(f"{self._source}: '{part}' has no examples.")
       wrong = np.flatnonzero(~((values >= 0) & (values <= most)))
       if len(wrong):
         raise ValueError(
           f"{self._source}: example {wrong[0] + 1} of '{part}' has the label "
-          f'{values[wrong[0]]}, expected {legal}.'
+          f'{values[wrong[0]]}, expected 0 to {most}.'
         )
 
   def batch(self, step):
@@ -189,8 +161,8 @@ class Classification:
     if self._regression:
       error = outputs[:, 0].astype(jnp.float32) - batch['labels']
       return jnp.square(error).sum(), weights.sum(), {}
-    total, weight = metrics.cross_entropy(outputs, batch['labels'], weights)
-    right, _ = metrics.accuracy(outputs, batch['labels'], weights)
+    total, weight = tokens.cross_entropy(outputs, batch['labels'], weights)
+    right, _ = tokens.accuracy(outputs, batch['labels'], weights)
     return total, weight, dict(accuracy=right)
 
   def score(self, model, params, batch):
@@ -198,10 +170,16 @@ class Classification:
     return model.apply({'params': params}, batch).astype(jnp.float32)
 
   def passes(self, model, split):
-    return {
-      name: self._pass(part)
-      for name, part in getattr(self._parts, split).items()
-    }
+    """The outputs of each part: examples of like length together."""
+    found = {}
+    for name, part in getattr(self._parts, split).items():
+      rows, encoded = self._dev[part]
+      size = min(len(rows), self.units_per_step)
+      indices = self._indices(np.arange(len(rows)))
+      found[name] = tasks.Pass.by_length(
+        self.score, encoded, indices, size, self._length
+      )
+    return found
 
   def metrics(self, split, found):
     """The sub-task's metrics; of several parts (MNLI) each with its name.
@@ -210,7 +188,7 @@ class Classification:
     """
     scores, kept = {}, {}
     for name, part in getattr(self._parts, split).items():
-      rows, _ = self._dev(part)
+      rows, _ = self._dev[part]
       outputs = found[name]
       scores[name] = self._subtask.metric(outputs, rows)
       ours = outputs[:, 0] if self._regression else outputs.argmax(-1)
@@ -227,10 +205,18 @@ class Classification:
     }, kept
 
   def baselines(self, split):
-    """'score' by guessing the majority of training."""
-    parts = getattr(self._parts, split).values()
-    found = [self._majority(self._dev(part)[0]) for part in parts]
-    return dict(majority_score=float(np.mean(found)))
+    """'score' of one answer for all: training's majority or mean."""
+    guess = np.zeros((1, self._subtask.outputs), np.float32)
+    if self._regression:
+      guess[:] = self._labels.mean()
+    else:
+      guess[:, np.bincount(self._labels).argmax()] = 1
+    scores = []
+    for part in getattr(self._parts, split).values():
+      rows, _ = self._dev[part]
+      found = self._subtask.metric(guess.repeat(len(rows), 0), rows)
+      scores.append(found['score'])
+    return dict(majority_score=float(np.mean(scores)))
 
   def describe(self):
     shown = dict(subtask=self._name, data=self._source)
@@ -238,8 +224,8 @@ class Classification:
     shown['examples'] = len(self._labels)
     shown['epoch'] = f'{self.rows.steps_per_epoch:.1f} steps'
     shown['rows cut'] = f'{self._train.truncated / len(self._train):.1%}'
-    for part in self._evaluated():
-      shown[f'examples in {part}'] = len(self._dev(part)[0])
+    for part, (rows, _) in self._dev.items():
+      shown[f'examples in {part}'] = len(rows)
     for path, count in self._parts.skipped.items():
       shown[f'rows left out of {path}'] = count
     return shown
@@ -248,21 +234,11 @@ class Classification:
   def _regression(self):
     return self._subtask.outputs == 1
 
-  def _evaluated(self):
-    """The parts that 'val' and 'test' have, each once."""
-    val, test = self._parts.val.values(), self._parts.test.values()
-    return list(dict.fromkeys([*val, *test]))
-
   def _encoded(self, rows):
     texts = (example.texts for example in rows)
     if self._subtask.head == 'choice':
       texts = ((a, b) for a, *choices in texts for b in choices)
     return examples.encode(texts, self._tokenizer, self._length)
-
-  def _part(self, part):
-    """(Examples, Rows) of a part to evaluate."""
-    rows = list(self._parts.readers[part]())
-    return rows, self._encoded(rows)
 
   def _indices(self, rows):
     """Places of examples in Rows: [B], or [B, C] of choices."""
@@ -271,29 +247,6 @@ class Classification:
     C = self._subtask.outputs
     return rows[:, None] * C + np.arange(C)
 
-  def _pass(self, part):
-    """The outputs of a part: examples of like length together."""
-    rows, encoded = self._dev(part)
-    n, size = len(rows), min(len(rows), self.units_per_step)
-    lengths = encoded.lengths[self._indices(np.arange(n))]
-    order = np.argsort(lengths.reshape(n, -1).max(-1), kind='stable')
-
-    def batch(rows):
-      indices = self._indices(rows)
-      width = examples.width(encoded, indices, self._length)
-      return examples.pad(encoded, indices, width)
-
-    return tasks.Pass.over(self.score, order, size, batch)
-
-  def _majority(self, rows):
-    """The score of one answer for all: training's majority or mean."""
-    guess = np.zeros((len(rows), self._subtask.outputs), np.float32)
-    if self._regression:
-      guess[:] = self._labels.mean()
-    else:
-      guess[:, np.bincount(self._labels).argmax()] = 1
-    return self._subtask.metric(guess, rows)['score']
-
 
 build = Classification
 
@@ -301,7 +254,7 @@ build = Classification
 def read(subtask, family, corpus, path, malformed):
   """The parts of a sub-task: local files, the sample, or TFDS."""
   if path:
-    return family.local(subtask, path, malformed)
+    return family.reader.local(subtask, path, malformed)
   if corpus == 'sample':
     return sentences.parts(family.subtasks[subtask].form)
-  return family.tfds(subtask, corpus)
+  return family.reader.tfds(subtask, corpus)

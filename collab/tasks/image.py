@@ -18,11 +18,11 @@ from collab.data import augment, epochs
 from collab.data.readers import images
 from collab.model_json import Meaning
 
-# What a generator is for. Every entry makes another one of (seed, step).
+# Purposes of random generators: each gets a generator of its own in a step.
 BATCH, PICTURE, ERASE = 1, 2, 3
 
 
-class ImageClassification:
+class ImageClassification(tasks.Task):
   """Images and their classes; see tasks.Task.
 
   A training batch is a dict of
@@ -65,11 +65,11 @@ class ImageClassification:
     self._train = self.source.splits['train']
     self.rows = epochs.Epochs(len(self._train), size, seed, shard)
     host, hosts = shard
-    if self._recipe.mixes and size // hosts % 2:
-      raise ValueError(
-        f'{size // hosts} images a host; mixup and cutmix need an even number.'
-      )
     R = size // hosts
+    if self._recipe.mixes and R % 2:
+      raise ValueError(
+        f'{R} images a host; mixup and cutmix need an even number.'
+      )
     self._mine = range(host * R, (host + 1) * R)  # rows of the global batch
     self._seed, self._label_smoothing = seed, label_smoothing
     self.units_per_step = size
@@ -102,9 +102,8 @@ class ImageClassification:
         raise ValueError(f"No image of '{name}' in {self.source.name} decodes.")
 
   def batch(self, step):
-    recipe, mine = self._recipe, slice(self._mine.start, self._mine.stop)
-    rng = self._rng(step, BATCH)
-    u = rng.random((self.units_per_step, 4))[mine]
+    recipe, rng = self._recipe, self._rng(step, BATCH)
+    u = rng.random((self.units_per_step, 4))[self._mine]
     x, labels = self._pictures(step)
     if recipe.crop == 'padded':
       x = augment.padded_crop(x, recipe.padding, u[:, :2])
@@ -144,7 +143,7 @@ class ImageClassification:
     return dict(images=tasks.Pass(self.score, batch, -(-n // size)))
 
   def metrics(self, split, found):
-    """Top-1, top-5 and loss; of 'test' also how many images there were."""
+    """Top-1, top-5 and loss; for 'test' also the number of images."""
     rows = found['images']
     n = len(rows['nll'])
     if not n:
@@ -155,30 +154,27 @@ class ImageClassification:
     return scores, dict(right=rows['top1'].astype(int).tolist())
 
   def baselines(self, split):
-    """Of the sample's test images: the commonest class, logistic regression."""
+    """For the sample's test images: majority and logistic regression."""
     if split == 'test' and self.source.name == 'sample':
       return baselines(**self.source.splits)
     return {}
 
   def describe(self):
-    splits = self.source.splits.items()
     shown = dict(images=self.source.name, classes=self._outputs)
-    shown |= {name: len(split) for name, split in splits}
+    shown |= {name: len(split) for name, split in self.source.splits.items()}
     shown['steps per epoch'] = self.rows.steps_per_epoch
     if self.source.damaged:
       shown['damaged so far, the next image instead'] = len(self.source.damaged)
     if self.source.ignored:
-      ignored = self.source.ignored.items()
-      shown['files that are no images'] = ', '.join(
-        f'{count} {ending}' for ending, count in ignored
-      )
+      counts = [f'{n} {ending}' for ending, n in self.source.ignored.items()]
+      shown['files that are no images'] = ', '.join(counts)
     return shown
 
   def _rng(self, step, *purpose):
     return np.random.default_rng((self._seed, step, *purpose))
 
   def _pictures(self, step):
-    """Images uint8 [B, S, S, C] and labels [B], before what NumPy does."""
+    """Images uint8 [B, S, S, C] and labels [B], augmented by Pillow alone."""
     rows, recipe = self.rows(step), self._recipe
     whole = not recipe.ops and recipe.crop != 'resized'
     if whole and self._ready(self._train):
@@ -195,7 +191,7 @@ class ImageClassification:
     return np.stack(pictures), np.array(labels)
 
   def _ready(self, split):
-    """Whether a split is in memory as the model takes it."""
+    """Whether a split is in memory, in the size that the model takes."""
     memory = isinstance(split, images.Memory)
     return memory and split.images.shape[1:] == self._shape
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as spans of a paragraph: SQuAD v1.1 and v2.0, and what is like them.
+"""Answers as spans of a paragraph: SQuAD v1.1 and v2.0, and similar data.
 
-The model says for each token how well an answer begins and ends there. Axes:
-B windows, L tokens of a row.
+The model gives each token two logits: that the answer begins there, and that it
+ends there. Axes: B windows, L tokens of a row.
 """
 
 import functools
@@ -11,22 +11,22 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from collab import metrics, tasks
+from collab import tasks
 from collab.data import epochs, examples, questions, tokenizer, windows
 from collab.data.readers import squad_files
-from collab.metrics import spans
+from collab.metrics import spans, tokens
 from collab.model_json import Meaning
 
 SHOWN = 5  # questions to look at
 FORBIDDEN = -1e9  # logit of a place where no answer begins or ends
 
 
-class Squad:
+class Squad(tasks.Task):
   """Span questions; see tasks.Task.
 
   Args:
-    data: fields of `read` and of windows.cut, and batch_size (windows of a
-      global batch).
+    data: fields of `read`; row_length, stride and question_length of
+      windows.cut; batch_size (windows of a global batch).
     workdir: keeps the tokenizer.
     seed: of the order of the data.
     shard: (index, count) of this host.
@@ -45,33 +45,34 @@ class Squad:
     max_answer_length=30,
     null_threshold=0.0,
   ):
-    data = dict(data)
-    cut = {k: data.pop(k) for k in ('row_length', 'stride', 'question_length')}
-    size, self._version = data.pop('batch_size'), data['version']
+    self._length, self._version = data.row_length, data.version
     if math.isnan(null_threshold):
       raise ValueError('null_threshold is nan, expected a number.')
     if max_answer_length < 1:
       raise ValueError(
         f'max_answer_length is {max_answer_length}, expected at least 1.'
       )
-    self.questions, self.tokenizer = read(workdir=workdir, **data)
-    self._cut = functools.cache(
-      lambda split: windows.cut(
-        self.questions.read(split), self.tokenizer, **cut
-      )
+    self.questions, self.tokenizer = read(data, workdir)
+    cut = functools.partial(
+      windows.cut,
+      tokenizer=self.tokenizer,
+      row_length=data.row_length,
+      stride=data.stride,
+      question_length=data.question_length,
     )
+    self._cut = functools.cache(lambda split: cut(self.questions.read(split)))
     self._train = self._cut('train')
     for split in ('val', 'test'):
       self.questions.read(split)  # bad input shows early
-    self.rows = epochs.Epochs(len(self._train.rows), size, seed, shard)
-    self._length, self._size = cut['row_length'], size
-    self._longest, self._threshold = max_answer_length, null_threshold
+    n, self.units_per_step = len(self._train.rows), data.batch_size
+    self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
+    self._longest = max_answer_length
+    self._threshold = null_threshold if self._version == 'v2.0' else math.inf
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.meaning = Meaning(self.tokenizer.fingerprint)
-    self.unit, self.units_per_step = 'examples', size
 
   def check(self, model):
-    """See tasks.Task. What is evaluated makes windows as training does."""
+    """See tasks.Task. Cuts the questions that are evaluated into windows."""
     for split in ('val', 'test'):
       self._cut(split)
 
@@ -86,7 +87,7 @@ class Squad:
     logits = _logits(model, params, batch, rngs)
     weights, sums = jnp.ones(len(logits)), []
     for side in (0, 1):
-      total, weight = metrics.cross_entropy(
+      total, weight = tokens.cross_entropy(
         logits[..., side], batch['spans'][:, side], weights
       )
       sums.append(total)
@@ -99,63 +100,62 @@ class Squad:
 
   def passes(self, model, split):
     """The windows, those of like length together."""
-    cut, size = self._cut(split), self._size
-    order = np.argsort(cut.rows.lengths, kind='stable')
-
-    def batch(rows):
-      length = examples.width(cut.rows, rows, self._length)
-      return examples.pad(cut.rows, rows, length)
-
-    return dict(windows=tasks.Pass.over(self.score, order, size, batch))
+    rows = self._cut(split).rows
+    every, size = np.arange(len(rows)), self.units_per_step
+    return dict(
+      windows=tasks.Pass.by_length(self.score, rows, every, size, self._length)
+    )
 
   def metrics(self, split, found):
     """exact and f1 in percent; of v2.0 more, see spans.scores_or_none."""
     asked = self.questions.read(split)
     texts, nulls = self.answers(split, found['windows'])
-    given = self._given(texts, nulls)
+    pairs = zip(texts, nulls, strict=True)
+    given = [text if null <= self._threshold else '' for text, null in pairs]
+    answers = [q.answers for q in asked]
     if split == 'test':
-      _show(asked, given)
-    return self._scores(texts, asked, nulls), self._examples(asked, given)
+      tasks.show(
+        'questions',
+        SHOWN,
+        question=[q.text for q in asked],
+        answer=[' | '.join(dict.fromkeys(x)) or '(none)' for x in answers],
+        ours=[text or '(none)' for text in given],
+      )
+    rows = spans.of_questions(given, answers, self._version == 'v2.0')
+    return self._scores(texts, answers, nulls), rows
 
   def baselines(self, split):
-    """Of 'test': exact and f1 of the answers that `_baselines` gives."""
-    return self._baselines() if split == 'test' else {}
-
-  def _scores(self, texts, asked, nulls):
+    """For 'test': exact and f1 of rules that need no model."""
+    if split != 'test':
+      return {}
+    asked, train = (self.questions.read(s) for s in ('test', 'train'))
     answers = [q.answers for q in asked]
+    ways = dict(
+      first_name=questions.first_name, frequent=questions.frequent(train)
+    )
+    if self._version == 'v2.0':
+      ways['no_answer'] = lambda question: ''
+    found, given = {}, np.full(len(asked), self._threshold)
+    for name, say in ways.items():
+      scores = self._scores(list(map(say, asked)), answers, given)
+      found |= {f'{m}_of_{name}': scores[m] for m in ('exact', 'f1')}
+    return found
+
+  def _scores(self, texts, answers, nulls):
     if self._version == 'v1.1':
       return spans.scores(texts, answers)
     return spans.scores_or_none(texts, answers, nulls, self._threshold)
 
-  def _examples(self, asked, given):
-    """exact and f1 of each question, 0 to 1."""
-    plain = self._version == 'v1.1'
-    nothing, gold = 0.0 if plain else 1.0, [q.answers for q in asked]
-    if not plain:
-      gold = [[a for a in g if spans.normalise(a)] or [''] for g in gold]
-    pairs = list(zip(given, gold, strict=True))
-    return dict(
-      exact=[spans.exact(*pair) for pair in pairs],
-      f1=[spans.f1(*pair, nothing=nothing) for pair in pairs],
-    )
-
-  def _given(self, texts, nulls):
-    """The texts, '' where the answer is that there is none."""
-    if self._version == 'v1.1':
-      return texts
-    given = nulls <= self._threshold
-    return [t if g else '' for t, g in zip(texts, given, strict=True)]
-
   def answers(self, split, best):
     """The best text of each question, and how much better "no answer" is.
 
-    The best span over all windows, of at most max_answer_length tokens; "no
-    answer" scores its least over the windows, for one may well lack the answer
-    that another has (Devlin et al., 2019, section 4.3).
+    The answer is the best span over all windows. "No answer" gets its lowest
+    score over the windows, since one may lack the answer that another has
+    (Devlin et al., 2019, section 4.3).
 
     Args:
       split: whose questions.
-      best: `best_spans` of all their windows.
+      best: `best_spans` of all windows of these questions.
 
     Returns:
       A list of texts, and float32 [questions].
@@ -172,51 +172,35 @@ class Squad:
 
   def describe(self):
     cut = self._train
-    Q = len(cut.characters)
-    found = np.zeros(Q, bool)
-    found[cut.question[cut.spans[:, 0] > 0]] = True
+    found = len(np.unique(cut.question[cut.spans[:, 0] > 0]))
     wanted = sum(bool(q.answers) for q in self.questions.read('train'))
-    return dict(
-      questions=f'{self.questions.name} {self._version}',
-      vocabulary=self.tokenizer.vocab_size,
-      **{'questions to train on': Q, 'their windows': len(cut.rows)},
-      **{'answers in no window': wanted - int(found.sum())},
-      **{'questions truncated': cut.truncated},
-      steps_per_epoch=self.rows.steps_per_epoch,
-    )
-
-  def _baselines(self):
-    """exact and f1 of the first name, of a frequent answer, of no answer."""
-    asked = self.questions.read('test')
-    train = self.questions.read('train')
-    ways = dict(
-      first_name=questions.first_name,
-      frequent=questions.frequent(train),
-    )
-    if self._version == 'v2.0':
-      ways['no_answer'] = lambda question: ''
-    found, given = {}, np.full(len(asked), self._threshold)
-    for name, say in ways.items():
-      scores = self._scores(list(map(say, asked)), asked, given)
-      found |= {f'{m}_of_{name}': scores[m] for m in ('exact', 'f1')}
-    return found
+    return {
+      'questions': f'{self.questions.name} {self._version}',
+      'vocabulary': self.tokenizer.vocab_size,
+      'questions to train on': len(cut.characters),
+      'their windows': len(cut.rows),
+      'answers in no window': wanted - found,
+      'questions truncated': cut.truncated,
+      'steps_per_epoch': self.rows.steps_per_epoch,
+    }
 
 
 build = Squad
 
 
-def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
+def read(data, workdir):
   """The questions and their tokenizer.
 
   Args:
+    data: of a config, with
+      corpus: 'sample', or a name in TFDS without the version, unless path is
+        given.
+      version: 'v1.1', or 'v2.0' that has questions without an answer.
+      path: folder of local files, see squad_files.local.
+      files: names in it, if they are not the usual ones.
+      vocab_size: of the BPE that is trained on the training split.
+      vocabulary: a tokenizer.json to use instead, '' for none.
     workdir: where the tokenizer is kept, and used again from.
-    corpus: 'sample', or a name in TFDS without the version, unless path is
-      given.
-    version: 'v1.1', or 'v2.0' that has questions without an answer.
-    path: folder of local files, see squad_files.local.
-    files: names in it, if they are not the usual ones.
-    vocab_size: of the BPE that is trained on the training split.
-    vocabulary: a tokenizer.json to use instead, '' for none.
 
   Returns:
     squad_files.Questions, tokenizer.Tokenizer.
@@ -224,14 +208,14 @@ def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
   Raises:
     ValueError: neither corpus nor path, or what their readers refuse.
   """
-  if path:
-    source = squad_files.local(path, version, tuple(files))
-  elif not corpus:
+  if data.path:
+    source = squad_files.local(data.path, data.version, tuple(data.files))
+  elif not data.corpus:
     raise ValueError('data.corpus is empty: give a folder as data.path.')
-  elif corpus == 'sample':
-    source = questions.sample(version)
+  elif data.corpus == 'sample':
+    source = questions.sample(data.version)
   else:
-    source = squad_files.tfds(corpus, version)
+    source = squad_files.tfds(data.corpus, data.version)
   kept = source._replace(
     readers={s: functools.cache(read) for s, read in source.readers.items()}
   )
@@ -241,7 +225,9 @@ def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
     yield from dict.fromkeys(q.context for q in train)
     yield from (q.text for q in train)
 
-  return kept, tokenizer.prepare(workdir, vocabulary, lines, vocab_size)
+  return kept, tokenizer.prepare(
+    workdir, data.vocabulary, lines, data.vocab_size
+  )
 
 
 def _logits(model, params, batch, rngs=None):
@@ -280,14 +266,3 @@ def best_spans(logits, longest):
   first, more = 1 + place // W, place % W
   best, null = scores.max(1), logits[:, 0].sum(1)
   return jnp.stack([best, null, first, first + more], 1)
-
-
-def _show(asked, said):
-  shown = min(SHOWN, len(asked))
-  print(f'\nThe first {shown} of {len(asked)} questions of the test set:')
-  for q, text in zip(asked[:shown], said, strict=False):
-    gold = ' | '.join(dict.fromkeys(q.answers)) or '(none)'
-    print(
-      f'  question   {q.text}\n  answer     {gold}\n'
-      f'  ours       {text or "(none)"}\n'
-    )

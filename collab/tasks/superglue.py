@@ -5,13 +5,7 @@ import functools
 
 from collab.data.readers import superglue
 from collab.metrics import labels
-from collab.tasks.glue import (
-  Classification,
-  Family,
-  Subtask,
-  by_class,
-  gold,
-)
+from collab.tasks.glue import ACCURACY, Classification, Family, Subtask, gold
 
 
 def by_question(outputs, rows):
@@ -32,15 +26,17 @@ def by_entity(outputs, rows):
   return labels.entity_scores([row[1:] for row in best.values()])
 
 
-ACCURACY, BOOLS = by_class(labels.accuracy_scores), ('False', 'True')
+def by_class_f1(outputs, rows):
+  """CommitmentBank: F1 is the mean over the classes."""
+  return labels.f1_scores(gold(rows), outputs.argmax(-1), 'macro')
+
+
+BOOLS = ('False', 'True')
 SUPERGLUE = Family(
-  superglue.local,
-  superglue.tfds,
+  superglue,
   dict(
     boolq=Subtask(ACCURACY, 'same', classes=BOOLS),
-    cb=Subtask(
-      by_class(labels.macro_f1_scores), 'relation', 3, classes=superglue.CB
-    ),
+    cb=Subtask(by_class_f1, 'relation', 3, classes=superglue.CB),
     copa=Subtask(ACCURACY, 'choice', head='choice'),
     multirc=Subtask(by_question, 'answers', classes=BOOLS),
     record=Subtask(by_entity, 'entities', classes=BOOLS),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translation: WMT-14 and any other parallel text.
+"""Translation: WMT-14 and other parallel text.
 
 Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 """
@@ -7,19 +7,19 @@ Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 import functools
 import os
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import decoding, metrics, tasks
-from collab.data import cache, pipeline, samples, tokenizer
+from collab import beam_search, decoding, tasks
+from collab.data import cache, examples, pipeline, samples, tokenizer
 from collab.data.readers import sources
+from collab.metrics import bleu, tokens
 from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at
 
 
-class Translation:
+class Translation(tasks.Task):
   """Sentence pairs, packed into rows for training; see tasks.Task.
 
   Args:
@@ -33,41 +33,35 @@ class Translation:
     alpha: its length penalty.
   """
 
+  unit = 'tokens'
+
   def __init__(
     self, data, *, workdir, seed, shard, label_smoothing=0.1, beam=4, alpha=0.6
   ):
-    data = dict(data)
-    length, size = data.pop('row_length'), data.pop('batch_size')
-    too_long = data.pop('too_long')
-    self._language = data['target']
-    self._bleu = metrics.bleu_metric(self._language)  # which may not be there
-    self.corpus, self.tokenizer, folder = read(workdir=workdir, **data)
-    self._tokenized = functools.partial(
-      cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
-    )
-    splits = [*map(self._tokenized, sources.SPLITS)]  # bad input shows early
-    self._sides = [side for x in splits for side in (x.source, x.target)]
+    length, size = data.row_length, data.batch_size
+    self._language = data.target
+    self._bleu = bleu.metric(self._language)  # may not be there
+    self.corpus, self.tokenizer, folder = read(data, workdir)
+    self._tokenized = {  # bad input shows early
+      split: cache.tokenized(self.corpus, split, self.tokenizer, folder)
+      for split in sources.SPLITS
+    }
     self._packed = pipeline.PackedPairs(
-      splits[0], length, size, seed, too_long, shard
+      self._tokenized['train'], length, size, seed, data.too_long, shard
     )
     self._length, self._size = length, size
-    self._label_smoothing, self._beam, self._alpha = (
-      label_smoothing,
-      beam,
-      alpha,
-    )
+    self._label_smoothing = label_smoothing
+    self._beam, self._alpha = beam, alpha
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
     self.meaning = Meaning(self.tokenizer.fingerprint)
-    self.unit = 'tokens'
-    self.units_per_step = round(
-      size * length * (1 - self._packed.statistics['target_padding'])
-    )
+    padding = self._packed.statistics['target_padding']
+    self.units_per_step = round(size * length * (1 - padding))
     self.batch, self.rows = self._packed.batch, self._packed.pairs
 
   def check(self, model):
-    """See tasks.Task. Perplexity cuts what is too long, translation cannot."""
+    """See tasks.Task. Refuses test sentences that are too long to translate."""
     _check_beam(self._beam, self._alpha, self.tokenizer)
-    lengths = self._tokenized('test').source.lengths + 1  # with <eos>
+    lengths = self._tokenized['test'].source.lengths + 1  # with <eos>
     most, place = longest(model), int(lengths.argmax())
     if lengths[place] > most:
       raise ValueError(
@@ -78,75 +72,58 @@ class Translation:
       )
 
   def loss(self, model, params, batch, rngs):
-    x = model.apply({'params': params}, batch, rngs=rngs, method='features')
-    table, bias = model.output_table(params)
-    sums = metrics.projected_cross_entropy(
-      x,
-      table,
-      batch['labels'],
-      batch['weights'],
-      self._label_smoothing,
-      bias=bias,
-    )
+    sums = tokens.of_batch(model, params, batch, rngs, self._label_smoothing)
     aux = dict(nll=sums['nll'], accuracy=sums['right'])
     return sums['loss'], sums['weight'], aux
 
   def score(self, model, params, batch):
     """nll, right ones and number of each pair's target tokens, float32 [R]."""
-    x = model.apply({'params': params}, batch, method='features')
-    table, bias = model.output_table(params)
-    return metrics.projected_rows(
-      x, table, batch['labels'], batch['weights'], bias
-    )
+    return tokens.of_rows(model, params, batch)
 
   def passes(self, model, split):
-    """Tokens of the targets; of 'test', translations as well."""
-    data = self._tokenized(split)
+    """Tokens of the targets; for 'test', translations as well."""
+    data = self._tokenized[split]
     size = max(1, min(self._size, len(data)))
     batch = functools.partial(pipeline.eval_batch, data, size, self._length)
     found = dict(tokens=tasks.Pass(self.score, batch, -(-len(data) // size)))
     if split == 'test':
-      found['translations'] = self._translations(model).computed
+      ids = encode(self.tokenizer, self._test[0])
+      found['translations'] = translations(
+        model, self.tokenizer, ids, self._beam, self._alpha
+      )
     return found
 
   def metrics(self, split, found):
-    """Perplexity and accuracy per token; of 'test', of translations as well."""
-    sums = found['tokens']
-    nll, right, weight = (
-      float(sums[name].sum(dtype=float)) for name in ('nll', 'right', 'weight')
-    )
-    scores = {
-      'nll': nll / weight,
-      'perplexity': metrics.perplexity(nll, weight),
-      'accuracy': right / weight,
-    }
+    """Perplexity and accuracy of a token; for 'test', BLEU and chrF as well."""
+    scores = tokens.scores(found['tokens'])
     if split != 'test':
       return scores, {}
     of_texts, examples = self._text_scores(found['translations'])
     return scores | of_texts, examples
 
   def baselines(self, split):
-    """Of 'test': BLEU of copying and, of the sample, of looking words up."""
+    """For 'test': BLEU of copying; for the sample, of looking words up."""
     if split != 'test':
       return {}
     ours, references, _ = self._test
     to = references, self._language
-    scores = dict(bleu_of_copying=metrics.bleu(ours, *to)['score'])
+    scores = dict(bleu_of_copying=bleu.scores(ours, *to)['score'])
     if self.corpus.name == 'sample':
       lookup = samples.lookup(self.corpus.pairs('train'))
       baseline = [lookup(s) for s in ours]
-      scores['bleu_of_lookup'] = metrics.bleu(baseline, *to)['score']
+      scores['bleu_of_lookup'] = bleu.scores(baseline, *to)['score']
     return scores
 
   def describe(self):
     shown = dict(corpus=self.corpus.name, vocabulary=self.tokenizer.vocab_size)
-    dropped = self._tokenized('train').info['empty_lines_dropped']
+    dropped = self._tokenized['train'].info['empty_lines_dropped']
     shown |= {f'empty lines in {k}': v for k, v in dropped.items() if v}
-    shown['logits at a time'] = metrics.logits_held(
+    shown['logits at a time'] = tokens.logits_held(
       self.batch(0)['labels'], self.tokenizer.vocab_size
     )
     shown['tokenizer of BLEU'] = self._bleu.tokenizer.signature()
-    shown['checksum'] = cache.checksum(*(x for y in self._sides for x in y))
+    sides = [y for x in self._tokenized.values() for y in (x.source, x.target)]
+    shown['checksum'] = cache.checksum(*(x for side in sides for x in side))
     return shown | self._packed.statistics
 
   @functools.cached_property
@@ -154,89 +131,70 @@ class Translation:
     """Sources, references and categories of 'test'."""
     return list(zip(*self.corpus.rows('test'), strict=True))
 
-  def _translations(self, model):
-    return Translations(
-      model, self.tokenizer, self._test[0], self._beam, self._alpha
-    )
-
   def _text_scores(self, decoded):
     ours, references, categories = self._test
     found = [
       decoding.line(self.tokenizer, *row) for row in zip(*decoded, strict=True)
     ]
-    shown = min(SHOWN, len(ours))
-    print(f'\nThe first {shown} of {len(ours)} translations of the test set:')
-    for triple in zip(ours[:SHOWN], references, found, strict=False):
-      print(
-        '  source     {}\n  reference  {}\n  ours       {}\n'.format(*triple)
-      )
+    columns = dict(source=ours, reference=references, ours=found)
+    tasks.show('translations', SHOWN, **columns)
     to = references, self._language
-    bleu = metrics.bleu(found, *to)
+    total = bleu.scores(found, *to)
+    right = [a == b for a, b in zip(found, references, strict=True)]
     scores = dict(
-      bleu=bleu['score'],
-      bleu_signature=bleu['signature'],
-      bleu_precisions=bleu['precisions'],
-      bleu_brevity_penalty=bleu['brevity_penalty'],
-      chrf=metrics.chrf(found, references)['score'],
-      exact=float(
-        np.mean([a == b for a, b in zip(found, references, strict=True)])
-      ),
+      bleu=total['score'],
+      bleu_signature=total['signature'],
+      bleu_precisions=total['precisions'],
+      bleu_brevity_penalty=total['brevity_penalty'],
+      chrf=bleu.chrf(found, references),
+      exact=float(np.mean(right)),
     )
     if any(categories):
-      by = metrics.bleu_by(categories, found, *to)
+      by = bleu.by_category(categories, found, *to)
       scores |= {f'bleu/{name}': x['score'] for name, x in by.items()}
-    return scores, dict(bleu=metrics.bleu_counts(found, *to))
+    return scores, dict(bleu=bleu.counts(found, *to))
 
 
 build = Translation
 
 
-def read(
-  *,
-  workdir,
-  corpus,
-  path,
-  files,
-  source,
-  target,
-  vocab_size,
-  vocabulary,
-  folder,
-):
+def read(data, workdir):
   """The parallel text and its tokenizer.
 
   Args:
+    data: of a config, with
+      corpus: 'sample', or a name in TFDS, unless path is given.
+      path: folder of local files, see `sources.parallel`.
+      files: names in it, if they are not the usual ones.
+      source: language, e.g. 'en'.
+      target: language, e.g. 'de'.
+      vocab_size: of the joint BPE that is trained on the training split.
+      vocabulary: a tokenizer.json to use instead, '' for none.
+      folder: of the tokenised text, '' for workdir/data.
     workdir: where the tokenizer is kept, and used again from.
-    corpus: 'sample', or a name in TFDS, unless path is given.
-    path: folder of local files, see `sources.parallel`.
-    files: names in it, if they are not the usual ones.
-    source: language, e.g. 'en'.
-    target: language, e.g. 'de'.
-    vocab_size: of the joint BPE that is trained on the training split.
-    vocabulary: a tokenizer.json to use instead, '' for none.
-    folder: of the tokenised text, '' for workdir/data.
 
   Returns:
     sources.Corpus, tokenizer.Tokenizer, folder.
   """
-  if path:
-    text = sources.parallel(path, source, target, tuple(files))
-  elif corpus == 'sample':
+  source, target = data.source, data.target
+  if data.path:
+    text = sources.parallel(data.path, source, target, tuple(data.files))
+  elif data.corpus == 'sample':
     text = sources.sample()
   else:
-    text = sources.tfds(corpus, source, target)
+    text = sources.tfds(data.corpus, source, target)
   rules = tokenizer.prepare(
     workdir,
-    vocabulary,
+    data.vocabulary,
     lambda: (line for pair in text.pairs('train') for line in pair),
-    vocab_size,
+    data.vocab_size,
   )
   if not rules.ours:
     raise ValueError(
       'Translation takes tokenizers of this project only, from which any text '
       'comes back.'
     )
-  return text, rules, folder or os.path.join(workdir, 'data')
+  return text, rules, data.folder or os.path.join(workdir, 'data')
 
 
 def longest(model):
@@ -244,131 +202,73 @@ def longest(model):
   return 2 * (model.max_length - 10) // 3
 
 
-class Translations:
-  """Beam search for a list of sentences, as a Pass and the texts that it gives.
+def encode(tokenizer, sentences):
+  """Token ids of each sentence, <eos> at the end: a list of lists."""
+  return [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
 
-  Sentences of like length are decoded together, padded to a power of two, so
-  that few programs are compiled. A translation has at most 1.5 S + 10 tokens.
 
-  Attributes:
-    computed: tasks.Pass; of each sentence that can be translated, Decoded.
+def translations(model, tokenizer, ids, beam, alpha, size=64) -> tasks.Pass:
+  """Beam search for sentences, as a Pass that gives decoding.Decoded of each.
+
+  A translation has at most 1.5 S + 10 tokens, S those of the padded sentence.
 
   Args:
     model: EncoderDecoder.
     tokenizer: data.tokenizer.Tokenizer.
-    sentences: list of str.
-    beam, alpha: see `decoding.beam`; beam=1 is greedy.
-    batch_size: sentences at a time.
+    ids: of the sentences, see `encode`, each at most `longest`.
+    beam, alpha: see `beam_search.beam`; beam=1 is greedy.
+    size: sentences at a time.
 
   Raises:
     ValueError: the beam is wider than the vocabulary or cannot be.
   """
+  _check_beam(beam, alpha, tokenizer)
+  encoded = examples.collect((x, len(x)) for x in ids)
 
-  def __init__(self, model, tokenizer, sentences, beam, alpha, batch_size=64):
-    _check_beam(beam, alpha, tokenizer)
-    self._tokenizer, most = tokenizer, longest(model)
-    ids = [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
-    self._texts = [''] * len(ids)
-    for i, row in enumerate(ids):
-      if len(row) > most:
-        self._texts[i] = ValueError(
-          f'{len(row)} tokens; with max_length={model.max_length} the model '
-          f'translates at most {most}'
-        )
-    order = [i for i, x in enumerate(sentences) if x and not self._texts[i]]
-    self._done = list(order)
-    order.sort(key=lambda i: len(ids[i]))
+  def rows(model, params, batch):
+    source, lengths = batch['tokens'], batch['lengths']
+    return _decode(model, tokenizer, beam, alpha, params, source, lengths)
 
-    def batch(i):
-      rows = order[i * batch_size : (i + 1) * batch_size]
-      place = np.full(batch_size, -1)
-      place[: len(rows)] = rows
-      lengths = np.ones(batch_size, np.int32)
-      lengths[: len(rows)] = [len(ids[i]) for i in rows]
-      S = min(1 << int(max(lengths) - 1).bit_length(), model.max_length)
-      source = np.zeros((batch_size, S), np.int32)
-      for row, i in enumerate(rows):
-        source[row, : len(ids[i])] = ids[i]
-      return dict(source=source, lengths=lengths, place=place)
-
-    def rows(model, params, batch):
-      return _decode(model, tokenizer, beam, alpha, params, **batch)
-
-    self.computed = tasks.Pass(rows, batch, -(-len(order) // batch_size))
-
-  def texts(self, decoded):
-    """For each sentence its translation as one line, '' for ''.
-
-    Or an exception in its place: it is longer than `longest`, or the model's
-    outputs for it are not finite.
-
-    Args:
-      decoded: what `computed` gives of all sentences.
-    """
-    found = list(self._texts)
-    for i, *best in zip(self._done, *decoded, strict=True):
-      found[i] = decoding.line(self._tokenizer, *best)
-    return found
+  every = np.arange(len(ids))
+  return tasks.Pass.by_length(rows, encoded, every, size, model.max_length)
 
 
 def _check_beam(beam, alpha, tokenizer):
   if beam > tokenizer.vocab_size:
     raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
-  decoding.check_beam(beam, alpha)
+  beam_search.check(beam, alpha)
 
 
 def _decode(model, tokenizer, beam, alpha, params, source, lengths):
   """Decoded of the best translations of source [B, S], all as long."""
-  limit = min(3 * source.shape[1] // 2 + 10, model.max_length)
-  valid = (jnp.arange(source.shape[1])[None] < lengths[:, None]).astype(
-    jnp.int32
-  )
-  variables = {'params': params}
-  memory = model.apply(variables, source, valid, method='encode')
-  decoder = model.clone(decode=True)
-  shapes = jax.eval_shape(
-    lambda: decoder.init(
-      jax.random.key(0),
-      jnp.zeros((source.shape[0], limit), jnp.int32),
-      memory,
-      method='next_logits',
-    )['cache']
-  )
-  state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  _, state = decoder.apply(
-    variables | {'cache': state},
-    memory,
-    lengths,
-    method='prefill_memory',
-    mutable=['cache'],
-  )
+  B, S = source.shape
+  limit = min(3 * S // 2 + 10, model.max_length)
+  valid = (jnp.arange(S)[None] < lengths[:, None]).astype(jnp.int32)
+  memory = model.apply({'params': params}, source, valid, method='encode')
+  cache = decoding.empty_cache(model, B, limit, memory)
+  fill = decoding.step_of(model, params, 'prefill_memory')
+  _, cache = fill(memory, cache, lengths=lengths)
+  next_logits = decoding.step_of(model, params)
 
-  def step(tokens, state):
-    logits, new = decoder.apply(
-      variables | {'cache': state},
-      tokens,
-      method='next_logits',
-      mutable=['cache'],
-    )
+  def step(tokens, cache):
+    logits, cache = next_logits(tokens, cache)
     # No text has <pad> in it; Marian, whose logit of it is 0, relies on that.
-    return logits.at[..., tokenizer.pad_id].set(-jnp.inf), new['cache']
+    return logits.at[..., tokenizer.pad_id].set(-jnp.inf), cache
 
-  start = jnp.full((source.shape[0], 1), tokenizer.bos_id, jnp.int32)
-  found = decoding.beam(
+  found = beam_search.beam(
     step,
-    state['cache'],
-    start,
+    cache,
+    jnp.full((B, 1), tokenizer.bos_id, jnp.int32),
     eos=tokenizer.eos_id,
     pad=tokenizer.pad_id,
     max_length=limit,
     limits=3 * lengths // 2 + 10,
     size=beam,
     alpha=alpha,
-    capacity=limit,
   )
-  tokens = jnp.pad(
+  best = jnp.pad(
     found.tokens[:, 0],
     ((0, 0), (0, model.max_length - limit)),
     constant_values=tokenizer.pad_id,
   )
-  return decoding.Decoded(tokens, found.scores[:, 0])
+  return decoding.Decoded(best, found.scores[:, 0])

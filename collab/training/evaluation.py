@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from collab import metrics
 from collab.data import pipeline
+from collab.metrics.finite import nan_unless
 from collab.runtime import processes
 from collab.training import sharding
 
@@ -50,7 +50,7 @@ def build(task, model, mesh):
       finite = all(np.isfinite(x).all() for x in leaves)
       found, new = task.metrics(split, jax.tree.map(np.nan_to_num, found))
       examples.update(new if finite else {})
-      return metrics.nan_unless(finite, found) | task.baselines(split)
+      return nan_unless(finite, found) | task.baselines(split)
 
     return processes.alone(scores), examples
 

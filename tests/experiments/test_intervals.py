@@ -6,8 +6,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from collab import metrics
-from collab.metrics import labels
+from collab.metrics import bleu, labels
 from experiments import intervals, metric
 
 N = 211
@@ -44,7 +43,7 @@ def test_bleu_of_one_seed_is_sacrebleus_paired_bootstrap(rng, monkeypatch):
   )
   _, found = test()
   wanted = dict(zip(ours, found['BLEU'], strict=True))
-  counts = {k: [metrics.bleu_counts(x, references)] for k, x in ours.items()}
+  counts = {k: [bleu.counts(x, references)] for k, x in ours.items()}
   got = intervals.compare(counts, metric.BLEU.score, 'mha', metric.BLEU.test)
   for name, want in wanted.items():
     assert got[name].mean == pytest.approx(want.score, abs=1e-12)

@@ -77,7 +77,7 @@ def test_three_classes(pairs):
     f1([g == c for g in gold], [p == c for p in predicted])
     for c in {*gold, *predicted}
   ]
-  scores = labels.macro_f1_scores(gold, predicted)
+  scores = labels.f1_scores(gold, predicted, 'macro')
   assert scores['f1'] == pytest.approx(np.mean(each))
   assert scores['accuracy'] == pytest.approx(accuracy(gold, predicted))
   assert scores['score'] == pytest.approx(
@@ -104,9 +104,8 @@ def test_by_hand():
   assert labels.f1(gold, predicted) == pytest.approx(4 / 6)
   assert labels.matthews(gold, predicted) == pytest.approx(5 / 12)
   # Ranks of the gold 1, 2, 3, 4; predicted 1.5, 1.5, 3, 4.
-  assert labels.spearman([1, 2, 3, 4], [7, 7, 8, 9]) == pytest.approx(
-    4.5 / math.sqrt(5 * 4.5)
-  )
+  found = labels.correlation_scores([1, 2, 3, 4], [7, 7, 8, 9])
+  assert found['spearman'] == pytest.approx(4.5 / math.sqrt(5 * 4.5))
 
 
 @pytest.mark.parametrize('constant', [0, 1])
@@ -116,15 +115,17 @@ def test_constant_predictions_are_no_warning(constant):
   assert labels.matthews(gold, predicted) == 0.0
   assert labels.matthews(predicted, gold) == 0.0
   assert labels.f1(gold, predicted) == pytest.approx(0.8 * constant)
-  assert labels.macro_f1(gold, predicted) < 0.5
-  assert labels.pearson([0.1, 0.2, 0.4], [constant / 3] * 3) == 0.0
+  assert labels.f1(gold, predicted, 'macro') < 0.5
+  flat = dict(pearson=0.0, spearman=0.0, score=0.0)
+  x = [0.1, 0.2, 0.4]
+  assert labels.correlation_scores(x, [constant / 3] * 3) == flat
   nearly = 3 + 1e-16 * np.arange(3)
-  assert labels.spearman([0.1, 0.2, 0.4], nearly) == 0.0
+  assert labels.correlation_scores(x, nearly) == flat
 
 
 def test_one_that_never_occurs():
   assert labels.f1([0, 0], [0, 0]) == 0.0
-  assert labels.macro_f1([2, 2], [2, 2]) == 1.0
+  assert labels.f1([2, 2], [2, 2], 'macro') == 1.0
 
 
 def test_answers():

@@ -34,19 +34,8 @@ def parameters(model):
 
 def empty(model, params, capacity):
   """(step for collab.decoding, caches with places for `capacity` tokens)."""
-  decoder = model.clone(decode=True)
-  tokens = jnp.zeros((B, capacity), jnp.int32)
-  init = functools.partial(decoder.init, method='next_logits')
-  cache = jax.eval_shape(init, jax.random.key(0), tokens)['cache']
-
-  def step(tokens, cache, lengths=None):
-    variables = {'params': params, 'cache': cache}
-    logits, new = decoder.apply(
-      variables, tokens, lengths, method='next_logits', mutable=['cache']
-    )
-    return logits, new['cache']
-
-  return step, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cache)
+  cache = decoding.empty_cache(model, B, capacity)
+  return decoding.step_of(model, params), cache
 
 
 def test_published_parameter_count():

@@ -213,7 +213,7 @@ def test_mnli_has_two_parts(tmp_path):
 def test_majority(tmp_path):
   """The commonest class of training; of regression the mean, so 0."""
   it = task('mnli', tmp_path / 'mnli')
-  rows, _ = it._dev('val')
+  rows, _ = it._dev['val']
   gold = glue.gold(rows)
   counts = np.bincount(it._labels)
   wanted = labels.accuracy(gold, [counts.argmax()] * len(gold))
@@ -285,7 +285,7 @@ def test_one_part_that_is_not_finite_has_no_score(tmp_path):
   """Nor has the mean over the parts, nor the other part."""
   files = write(tmp_path / 'glue')
   it = task('mnli', tmp_path, path=str(files), batch_size=1)
-  _, matched = it._dev('dev_matched')
+  _, matched = it._dev['dev_matched']
 
   class NotFinite(Fake):
     def apply(self, variables, batch, rngs=None):

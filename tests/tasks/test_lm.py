@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from collab import tasks
 from collab.tasks import lm
 from configs import lm as config
 from tests import tiny
@@ -23,8 +24,9 @@ def test_windows_have_each_token_once(n, L, part, size):
   """Each token once, as a label, with what stands before it as its input."""
   stride, tokens = max(1, round(part * L)), 3 + np.arange(n)
   found = np.zeros(n, int)
-  batch_of, number = lm.strided(tokens, L, stride, size, bos=1)
-  for batch in map(batch_of, range(number)):
+  number, make = lm.strided(tokens, L, stride, bos=1)
+  made = tasks.Pass.over(None, range(number), size, make)
+  for batch in map(made.batch, range(made.batches)):
     assert batch['tokens'].shape == (size, L)
     counts = (batch['weights'] > 0) & (batch['place'] >= 0)[:, None]
     labels, before = batch['labels'][counts], batch['tokens'][counts]

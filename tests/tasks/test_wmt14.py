@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import decoding, metrics, models, tasks
-from collab import translate as translation
+from collab import beam_search, decoding, models, tasks
+from collab import translate as command
 from collab.data.tokenizer import BOS, EOS
+from collab.metrics import bleu
 from collab.tasks import wmt14
 from collab.training import evaluation, sharding
 from tests import tiny
@@ -183,9 +184,9 @@ def test_scores_of_the_test(trained, monkeypatch, capsys):
   """BLEU and what it is compared with, of translations that are known."""
   task, model, params = trained
   source, target = zip(*task.corpus.pairs('test'), strict=True)
-  asked, beam = [], decoding.beam
+  asked, beam = [], beam_search.beam
   monkeypatch.setattr(
-    decoding, 'beam', lambda *x, **y: asked.append(y) or beam(*x, **y)
+    beam_search, 'beam', lambda *x, **y: asked.append(y) or beam(*x, **y)
   )
   by_model, _ = tiny.evaluate(task, model, params, 'test')
   assert {(y['size'], y['alpha']) for y in asked} == {(2, 0.6)}
@@ -194,11 +195,11 @@ def test_scores_of_the_test(trained, monkeypatch, capsys):
   scores, examples = task._text_scores(decoded(task, ['null', *target[1:]]))
   assert scores.keys() < by_model.keys()
   assert scores['exact'] == pytest.approx(6 / 7)
-  expected = metrics.bleu(['null', *target[1:]], list(target))
+  expected = bleu.scores(['null', *target[1:]], list(target))
   assert 50 < scores['bleu'] == expected['score'] < 100
   counts = np.array(examples['bleu'])
   assert counts.shape == (7, 10)
-  assert metrics.bleu_of_counts(counts.sum(0)) == scores['bleu']
+  assert bleu.of_counts(counts.sum(0)) == scores['bleu']
   assert 'tok:13a' in scores['bleu_signature']
   assert by_model['bleu_of_copying'] < 5 < 50 < scores['chrf'] < 100
   assert {'nll', 'perplexity', 'accuracy'} < set(by_model)
@@ -232,7 +233,7 @@ def test_scores_by_category(trained, tmp_path, monkeypatch):
 def translate(trained):
   task, model, params = trained
   return functools.partial(
-    translation.translate, model, params, task.tokenizer, beam=2
+    command.translate, model, params, task.tokenizer, beam=2
   )
 
 
@@ -298,7 +299,7 @@ def test_outputs_that_are_not_finite_have_no_score(trained, capsys):
     assert {'nll', 'accuracy', 'bleu', 'chrf', 'exact'} < set(scores)
     assert all(np.isnan(x) for x in scores.values())
     assert examples == {}
-    for x in translation.translate(model, bad, task.tokenizer, ['one', 'two']):
+    for x in command.translate(model, bad, task.tokenizer, ['one', 'two']):
       assert isinstance(x, FloatingPointError)
   assert 'nan' not in capsys.readouterr().out
 
@@ -361,7 +362,7 @@ def test_bleu_is_that_of_the_target_language(trained, tmp_path, monkeypatch):
   references = [y for _, y in other.corpus.pairs('test')]
   found = [y.replace('好', '坏') for y in references]
   scores, examples = other._text_scores(decoded(other, found))
-  assert scores['bleu'] == metrics.bleu(found, references, 'zh')['score'] > 1
+  assert scores['bleu'] == bleu.scores(found, references, 'zh')['score'] > 1
   assert '|tok:zh|' in scores['bleu_signature']
   counts = np.array(examples['bleu']).sum(0)
-  assert metrics.bleu_of_counts(counts) == scores['bleu']
+  assert bleu.of_counts(counts) == scores['bleu']

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of generated texts, by sacreBLEU."""
+"""BLEU and chrF of translations, by sacreBLEU."""
 
+from collections.abc import Sequence
 import re
 
 
-def bleu_metric(language='', **options):
+def metric(language='', effective_order=False):
   """sacreBLEU's BLEU, with the tokenizer that it has for a language.
 
   That is zh, ja-mecab and ko-mecab for Chinese, Japanese and Korean, in which
@@ -12,7 +13,7 @@ def bleu_metric(language='', **options):
 
   Args:
     language: of the texts, e.g. 'de', 'zh-CN', 'jpn_Jpan'; '' for 13a.
-    **options: fields of sacrebleu.metrics.BLEU.
+    effective_order: see `scores`.
 
   Raises:
     ValueError: the tokenizer needs a package that is not installed.
@@ -23,14 +24,14 @@ def bleu_metric(language='', **options):
   code = re.split('[-_]', language.lower())[0]
   code = get_global('language_aliases').get(code, code)
   try:
-    return BLEU(trg_lang=code, **options)
+    return BLEU(trg_lang=code, effective_order=effective_order)
   except RuntimeError as e:
     raise ValueError(
       f'BLEU of the language {language!r}: {" ".join(str(e).split())}'
     ) from e
 
 
-def bleu(hypotheses, references, language='', *, effective_order=False):
+def scores(hypotheses, references, language='', *, effective_order=False):
   """BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus, by sacreBLEU.
 
   Post, 2018. Tokenised by sacreBLEU, so the texts must be detokenised.
@@ -38,83 +39,75 @@ def bleu(hypotheses, references, language='', *, effective_order=False):
   Args:
     hypotheses: list of str.
     references: list of str, as many.
-    language: of the texts, see `bleu_metric`.
+    language: of the texts, see `metric`.
     effective_order: leave out the n for which no hypothesis is long enough.
       Otherwise texts of at most three words score 0 even when all are right.
 
   Returns:
     dict: score, signature (belongs into every result), precisions (a list, in
-    percent), brevity_penalty, length_ratio, sentences.
+    percent), brevity_penalty.
 
   Raises:
-    ValueError: no texts, or not as many references; or as `bleu_metric`.
+    ValueError: no texts, or not as many references; or as `metric`.
   """
   _check_texts(hypotheses, references)
-  metric = bleu_metric(language, effective_order=effective_order)
-  result = metric.corpus_score(hypotheses, [references])
+  scorer = metric(language, effective_order)
+  result = scorer.corpus_score(hypotheses, [references])
   return dict(
     score=result.score,
-    signature=str(metric.get_signature()),
+    signature=str(scorer.get_signature()),
     precisions=result.precisions,
     brevity_penalty=result.bp,
-    length_ratio=result.ratio,
-    sentences=len(hypotheses),
   )
 
 
-def bleu_counts(hypotheses, references, language=''):
-  """What each sentence adds to `bleu`, so that any of them can be scored again.
+def counts(hypotheses, references, language='') -> list[list[int]]:
+  """What each sentence adds to `scores`, so that any can be scored again.
 
-  Arguments and errors as `bleu`.
+  Arguments and errors as `scores`.
 
   Returns:
-    A list of [our length, the reference's, matching 1- to 4-grams, our 1- to
-    4-grams], ten ints, for each sentence: no text comes back from them.
+    For each sentence [its length, the reference's, matching 1- to 4-grams, its
+    1- to 4-grams]: ten ints, from which nobody can tell the text.
   """
   _check_texts(hypotheses, references)
-  score = bleu_metric(language, effective_order=True).sentence_score
+  score = metric(language, effective_order=True).sentence_score
   found = map(score, hypotheses, ([x] for x in references))
   return [[x.sys_len, x.ref_len, *x.counts, *x.totals] for x in found]
 
 
-def bleu_of_counts(counts):
-  """`bleu`'s score of the sum of rows of `bleu_counts`: ten numbers."""
+def of_counts(sums: Sequence[int]) -> float:
+  """BLEU from sums of rows of `counts`: ten numbers."""
   from sacrebleu.metrics import BLEU
 
-  ours, reference, *grams = map(int, counts)
+  ours, reference, *grams = map(int, sums)
   return BLEU.compute_bleu(
     grams[:4], grams[4:], ours, reference, smooth_method='exp'
   ).score
 
 
-def chrf(hypotheses, references):
-  """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, by sacreBLEU.
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+  """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, in percent.
 
-  Popović, 2015. Arguments and errors as `bleu`.
-
-  Returns:
-    dict: score (0 to 100), signature, sentences.
+  Popović, 2015. Arguments and errors as `scores`.
   """
   from sacrebleu.metrics import CHRF
 
   _check_texts(hypotheses, references)
-  metric = CHRF()
-  score = metric.corpus_score(hypotheses, [references]).score
-  signature = str(metric.get_signature())
-  return dict(score=score, signature=signature, sentences=len(hypotheses))
+  return CHRF().corpus_score(hypotheses, [references]).score
 
 
-def bleu_by(categories, hypotheses, references, language=''):
-  """`bleu` of each category alone, with effective_order (see the signature).
+def by_category(categories, hypotheses, references, language=''):
+  """`scores` of each category alone, with effective_order (see the signature).
 
   Args:
     categories: list of str, as many as hypotheses.
     hypotheses: list of str.
     references: list of str.
-    language: see `bleu_metric`.
+    language: see `metric`.
 
   Returns:
-    dict from category, sorted, to the result of `bleu`.
+    dict from category, sorted, to the result of `scores`.
   """
   _check_texts(hypotheses, references)
   if isinstance(categories, str) or len(categories) != len(hypotheses):
@@ -122,13 +115,12 @@ def bleu_by(categories, hypotheses, references, language=''):
       f'categories must be a list of {len(hypotheses)}, one a hypothesis, got '
       f'{type(categories).__name__} of {len(categories)}.'
     )
-  groups = {category: ([], []) for category in sorted(set(categories))}
-  for category, *pair in zip(categories, hypotheses, references, strict=True):
-    for texts, text in zip(groups[category], pair, strict=True):
-      texts.append(text)
-  return {
-    c: bleu(*pair, language, effective_order=True) for c, pair in groups.items()
-  }
+  found = {}
+  for category in sorted(set(categories)):
+    rows = [i for i, x in enumerate(categories) if x == category]
+    pair = ([texts[i] for i in rows] for texts in (hypotheses, references))
+    found[category] = scores(*pair, language, effective_order=True)
+  return found
 
 
 def _check_texts(hypotheses, references):

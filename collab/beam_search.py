@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beam search: the most probable texts of a model, over any step function.
+
+Step functions, arguments and axes are those of `decoding`; N is the size of the
+beam.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collab import decoding
+from collab.attention import cache_take
+
+
+def beam(
+  step, cache, prompt, *, eos, pad, max_length, size=4, alpha=0.6, **optional
+):
+  """score(y) = log p(y) / ((5 + |y|) / 6)^alpha, the N best that are found.
+
+  Wu et al., 2016 (GNMT), equation 14; |y| counts eos. Each step keeps the N
+  most probable continuations of the live hypotheses. Those that end here join
+  the N best finished ones; the others stay live. A live one is given up if it
+  could not beat the worst of N finished ones even if all that follows had
+  probability 1. A row is done when none is live. Of equals, what finished first
+  wins, then the better parent, then the lower id. size=1 is decoding.greedy.
+
+  Args:
+    size: N.
+    alpha: 0 or more; 0 for no penalty.
+
+  Returns:
+    decoding.Decoded, tokens [B, N, L] and scores [B, N], best first. Where
+    fewer than N hypotheses are found, the rest is pad, with score -inf.
+  """
+  check(size, alpha)
+  logits, cache, limits = decoding.prefill(
+    step, cache, prompt, eos, pad, max_length, **optional
+  )
+  (B, V), N, limits = logits.shape, size, limits[:, None]
+  rows = jnp.arange(B)[:, None]
+  penalty = ((5 + np.arange(max_length + 1)) / 6) ** alpha
+  penalty = jnp.asarray(penalty, jnp.float32)  # grows with the length
+
+  def select(s, logits):
+    # By logits first: two of them can round to the same log probability.
+    _, ids = jax.lax.top_k(logits, min(N, V))
+    gained = jnp.take_along_axis(jax.nn.log_softmax(logits), ids, axis=-1)
+    sums = s.live[:, :, None] + gained
+    # NaN of positive sign is sorted first, and so shows in the result.
+    sums = jnp.where(jnp.isnan(sums), jnp.nan, sums)
+    sums = jnp.where(s.live[:, :, None] == -jnp.inf, -jnp.inf, sums)
+    live, best = jax.lax.top_k(sums.reshape(B, -1), N)
+    parents, last = best // ids.shape[-1], ids.reshape(B, -1)[rows, best]
+    tokens = s.tokens[rows, parents].at[:, :, s.t].set(last)
+    t = s.t + 1
+
+    ended = (last == eos) | (t >= limits)
+    new = jnp.where(ended, live / penalty[t], -jnp.inf)
+    scores, best = jax.lax.top_k(jnp.concatenate([s.scores, new], axis=1), N)
+    finished = jnp.concatenate([s.finished, tokens], axis=1)[rows, best]
+    # Sums are negative and only fall: at best, the longest penalty helps.
+    hopeless = live / penalty[limits] <= scores[:, -1:]
+    live = jnp.where(ended | hopeless, -jnp.inf, live)
+    return _Beams(t, parents, last, tokens, live, finished, scores)
+
+  def advance(carry):
+    s, cache = carry
+    logits, new = decoding.call(step, s.last.reshape(B * N, 1), cache, V)
+    s = select(s, logits.reshape(B, N, V))
+    origin = (rows * N + s.parents).reshape(-1)
+    # What a step hands back untouched (the memory of cross attention) is the
+    # same for all hypotheses of a row: nothing to reorder.
+    take = lambda x, before: x if x is before else cache_take(x, origin)
+    return s, jax.tree.map(take, new, cache)
+
+  empty = jnp.full((B, N, max_length), pad, jnp.int32)
+  one = jnp.where(jnp.arange(N) == 0, 0.0, -jnp.inf)[None]  # hypothesis: ''
+  live = jnp.where(limits > 0, one, -jnp.inf)
+  scores = jnp.where(limits > 0, -jnp.inf, one)
+  none = jnp.zeros((B, N), jnp.int32)
+  s = _Beams(jnp.int32(0), none, none, empty, live, empty, scores)
+  s = select(s, jnp.repeat(logits[:, None], N, axis=1))
+  cache = cache_take(cache, jnp.repeat(jnp.arange(B), N))
+  alive = lambda carry: jnp.any(carry[0].live != -jnp.inf)
+  s, _ = jax.lax.while_loop(alive, advance, (s, cache))
+  # Where nothing finished, there may be the tokens of what was given up.
+  tokens = jnp.where(s.scores[:, :, None] == -jnp.inf, pad, s.finished)
+  return decoding.Decoded(tokens, s.scores)
+
+
+def check(size, alpha):
+  """Refuses, with a ValueError, what `beam` cannot be run with."""
+  if size < 1:
+    raise ValueError(f'size must be 1 or more, got {size}.')
+  if not 0 <= alpha < math.inf:
+    raise ValueError(f'alpha must be 0 or more, got {alpha}.')
+
+
+class _Beams(NamedTuple):
+  """The state of beam search after t tokens."""
+
+  t: jax.Array
+  parents: jax.Array  # [B, N], which hypothesis each one continues
+  last: jax.Array  # [B, N], its last token
+  tokens: jax.Array  # [B, N, L]
+  live: jax.Array  # [B, N], its log probability; -inf: it does not live
+  finished: jax.Array  # [B, N, L]
+  scores: jax.Array  # [B, N], of the finished ones, best first

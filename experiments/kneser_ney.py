@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from collab import command, metrics
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from collab.data.readers import text
 from collab.training import logs
 from experiments import results, study
@@ -109,7 +109,7 @@ def measure(path, kind, vocab_size, order):
   """dict: what was measured, and the perplexity of a word of the test."""
   start, source = time.monotonic(), text.read('', path)
   with tempfile.TemporaryDirectory() as folder:
-    words = tokenizer.prepare(
+    words = tokenizer_training.prepare(
       folder, '', lambda: source.lines('train'), vocab_size, kind
     )
     train, test = (
@@ -135,7 +135,7 @@ def main():
   )
   add = parser.add_argument
   add('--path', required=True, help='folder of the text')
-  add('--kind', default='bpe', choices=list(tokenizer.KINDS))
+  add('--kind', default='bpe', choices=list(tokenizer_training.KINDS))
   add('--vocab_size', type=int, default=8000)
   add('--order', type=int, default=5)
   add('--save', action='store_true', help=f'into {RESULTS.name}')

@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import epochs, examples, tokenizer
+from collab.data import epochs, examples, tokenizer, tokenizer_training
 
 CLASSES = 'animal', 'plant', 'stone'
 
@@ -38,7 +38,9 @@ class Mine(tasks.Task):
       with open(f'{data.path}/{split}.csv', newline='') as file:
         texts, classes = zip(*csv.reader(file))
       if split == 'train':
-        ours = tokenizer.prepare(workdir, '', lambda: texts, data.vocab_size)
+        ours = tokenizer_training.prepare(
+          workdir, '', lambda: texts, data.vocab_size
+        )
       self.texts[split] = examples.encode(zip(texts), ours, self.length)
       self.labels[split] = np.array([CLASSES.index(name) for name in classes])
     n = len(self.labels['train'])

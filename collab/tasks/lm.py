@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import cache, epochs, tokenizer
+from collab.data import cache, epochs, tokenizer_training
 from collab.data.readers import text
-from collab.data.readers.sources import SPLITS
+from collab.data.splits import SPLITS
 from collab.model_json import Meaning
 
 TOKENIZING = ('vocabulary', 'vocab_size', 'kind')
@@ -27,8 +27,8 @@ class LanguageModel:
 
   Args:
     data: corpus and path as in `text.read`; vocabulary, vocab_size and kind as
-      in `tokenizer.prepare`; folder of the tokens, '' for workdir/data;
-      row_length L; batch_size R; eval_stride.
+      in `tokenizer_training.prepare`; folder of the tokens, '' for
+      workdir/data; row_length L; batch_size R; eval_stride.
     workdir: keeps the tokenizer.
     seed: of the order of the data.
     shard: (index, count) of this host.
@@ -47,7 +47,7 @@ class LanguageModel:
         f'eval_stride is {stride}, expected 1 to row_length={length}.'
       )
     self._source = text.read(data.corpus, data.path)
-    self._tokenizer = tokenizer.prepare(
+    self._tokenizer = tokenizer_training.prepare(
       workdir,
       lines=lambda: self._source.lines('train'),
       **{name: data[name] for name in TOKENIZING},

@@ -10,9 +10,9 @@ import os
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import cache, epochs, tokenizer
+from collab.data import cache, epochs, tokenizer_training
 from collab.data.readers import text
-from collab.data.readers.sources import SPLITS
+from collab.data.splits import SPLITS
 from collab.model_json import Meaning
 
 
@@ -26,7 +26,7 @@ class MaskedLanguageModel:
 
   Args:
     data: corpus and path as in `text.read`; vocabulary and vocab_size as in
-      `tokenizer.prepare`; folder of the tokens, '' for workdir/data;
+      `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
       row_length L; batch_size R.
     workdir: keeps the tokenizer.
     seed: of the order of the data and of the masks.
@@ -48,7 +48,7 @@ class MaskedLanguageModel:
         f'1 to {L - 1}.'
       )
     self._source = text.read(data.corpus, data.path)
-    self._tokenizer = tokenizer.prepare(
+    self._tokenizer = tokenizer_training.prepare(
       workdir,
       data.vocabulary,
       lambda: self._source.lines('train'),

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import metrics, tasks
-from collab.data import epochs, examples, questions, tokenizer, windows
+from collab.data import epochs, examples, tokenizer_training, windows
 from collab.data.readers import squad_files
+from collab.data.samples import questions
 from collab.metrics import spans
 from collab.model_json import Meaning
 
@@ -241,7 +242,9 @@ def read(*, workdir, corpus, version, path, files, vocab_size, vocabulary):
     yield from dict.fromkeys(q.context for q in train)
     yield from (q.text for q in train)
 
-  return kept, tokenizer.prepare(workdir, vocabulary, lines, vocab_size)
+  return kept, tokenizer_training.prepare(
+    workdir, vocabulary, lines, vocab_size
+  )
 
 
 def _logits(model, params, batch, rngs=None):

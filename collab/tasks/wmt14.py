@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import decoding, metrics, tasks
-from collab.data import cache, pipeline, samples, tokenizer
+from collab.data import cache, pipeline, tokenizer_training
 from collab.data.readers import sources
+from collab.data.samples import translation
+from collab.data.splits import SPLITS
 from collab.model_json import Meaning
 
 SHOWN = 10  # translations to look at
@@ -45,7 +47,7 @@ class Translation:
     self._tokenized = functools.partial(
       cache.tokenized, self.corpus, tokenizer=self.tokenizer, folder=folder
     )
-    splits = [*map(self._tokenized, sources.SPLITS)]  # bad input shows early
+    splits = [*map(self._tokenized, SPLITS)]  # bad input shows early
     self._sides = [side for x in splits for side in (x.source, x.target)]
     self._packed = pipeline.PackedPairs(
       splits[0], length, size, seed, too_long, shard
@@ -133,7 +135,7 @@ class Translation:
     to = references, self._language
     scores = dict(bleu_of_copying=metrics.bleu(ours, *to)['score'])
     if self.corpus.name == 'sample':
-      lookup = samples.lookup(self.corpus.pairs('train'))
+      lookup = translation.lookup(self.corpus.pairs('train'))
       baseline = [lookup(s) for s in ours]
       scores['bleu_of_lookup'] = metrics.bleu(baseline, *to)['score']
     return scores
@@ -225,7 +227,7 @@ def read(
     text = sources.sample()
   else:
     text = sources.tfds(corpus, source, target)
-  rules = tokenizer.prepare(
+  rules = tokenizer_training.prepare(
     workdir,
     vocabulary,
     lambda: (line for pair in text.pairs('train') for line in pair),

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from collab import command
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from collab.data.readers import text
 from collab.metrics.tokens import perplexity
 from collab.training import logs
@@ -108,7 +108,7 @@ def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
   """Trains and tests a model; its settings and the perplexity of a word."""
   start, source = time.monotonic(), text.read('', path)
   with tempfile.TemporaryDirectory() as folder:
-    words = tokenizer.prepare(
+    words = tokenizer_training.prepare(
       folder, '', lambda: source.lines('train'), vocab_size, kind
     )
     train, test = (
@@ -132,7 +132,7 @@ def main():
   parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument
   add('--path', required=True, help='folder of the text')
-  add('--kind', default='bpe', choices=list(tokenizer.KINDS))
+  add('--kind', default='bpe', choices=list(tokenizer_training.KINDS))
   add('--vocab_size', type=int, default=8000)
   add('--order', type=int, default=5)
   add('--save', action='store_true', help=f'into {RESULTS.name}')

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from collab import decoding, load_run, model_json, models
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from collab.generate import generate
 from collab.runtime import checkpoint
 from collab.runtime import workdir as workdirs
@@ -27,7 +27,7 @@ PROMPTS = ['one two', '', 'drei vier fünf', '9', 'one']
 @pytest.fixture(scope='module')
 def words(tmp_path_factory):
   path = tmp_path_factory.mktemp('words') / 'tokenizer.json'
-  return tokenizer.train(iter(tiny.WORDS.values()), 300, path)
+  return tokenizer_training.train(iter(tiny.WORDS.values()), 300, path)
 
 
 @functools.cache
@@ -145,7 +145,7 @@ def run(tmp_path_factory):
   c.model.attention.num_heads = 2
   c.checkpoint.update(best='', final='last', keep=1)
   workdirs.claim(c.lock(), folder)
-  words = tokenizer.train(
+  words = tokenizer_training.train(
     iter(tiny.WORDS.values()), 300, folder / 'tokenizer.json'
   )
   fields = c.model.to_dict() | dict(vocab_size=words.vocab_size)

@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 
 from collab import tasks
-from collab.data import epochs, examples, tokenizer
+from collab.data import epochs, examples, tokenizer_training
 from collab.metrics import tokens
 
 CLASSES = 'animal', 'plant', 'stone'
@@ -39,7 +39,8 @@ class Mine(tasks.Task):
       with open(f'{data.path}/{split}.csv', newline='') as file:
         texts, classes = zip(*csv.reader(file))
       if split == 'train':
-        ours = tokenizer.prepare(workdir, '', lambda: texts, data.vocab_size)
+        prepare, size = tokenizer_training.prepare, data.vocab_size
+        ours = prepare(workdir, '', lambda: texts, size)
       self.texts[split] = examples.encode(zip(texts), ours, self.length)
       self.labels[split] = np.array([CLASSES.index(name) for name in classes])
     n = len(self.labels['train'])

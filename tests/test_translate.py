@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from collab import load_run, models, translate
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from tests import tiny
 
 FIELDS = dict(
@@ -26,7 +26,9 @@ FIELDS = dict(
 @pytest.fixture
 def main(tmp_path, monkeypatch):
   """translate.main(stdin, a factor of the parameters) with an untrained run."""
-  words = tokenizer.train(iter(tiny.WORDS.values()), 300, tmp_path / 'words')
+  words = tokenizer_training.train(
+    iter(tiny.WORDS.values()), 300, tmp_path / 'words'
+  )
   fields = FIELDS | dict(vocab_size=words.vocab_size)
   shapes = models.shapes(models.build(**fields))
 

@@ -67,7 +67,9 @@ class Recipe(NamedTuple):
 # Single pictures, by Pillow ---------------------------------------------------
 
 
-def train_picture(image, size, recipe, rng):
+def train_picture(
+  image: Image.Image, size: int, recipe: Recipe, rng: np.random.Generator
+) -> np.ndarray:
   """A picture of training: cropped and resized, then RandAugment.
 
   Args:
@@ -89,7 +91,7 @@ def train_picture(image, size, recipe, rng):
   return _array(image)
 
 
-def eval_picture(image, size, recipe):
+def eval_picture(image: Image.Image, size: int, recipe: Recipe) -> np.ndarray:
   """The middle of a picture: uint8 [S, S, C]; arguments as train_picture.
 
   After training on resized crops, which show things larger, the middle is
@@ -123,43 +125,37 @@ def _fit(image, size, zoom=1.0):
   """The middle square of `zoom` of the shorter side, resized to size."""
   if image.size == (size, size):
     return image
-  width, height = image.size
-  side = min(width, height) * zoom
-  left, upper = (width - side) / 2, (height - side) / 2
-  box = left, upper, left + side, upper + side
-  return image.resize((size, size), Image.Resampling.BICUBIC, box)
+  return ImageOps.fit(image, (size, size), bleed=(1 - zoom) / 2)
 
 
 def _array(image):
-  array = np.asarray(image)
-  return array if array.ndim == 3 else array[..., None]
+  return np.asarray(image).reshape(*image.size[::-1], -1)
 
 
 # RandAugment ------------------------------------------------------------------
 
 
-def _affine(*matrix):
-  def transform(image):
-    return image.transform(
-      image.size,
-      Image.Transform.AFFINE,
-      matrix,
-      Image.Resampling.BILINEAR,
-      fillcolor=(GREY,) * len(image.getbands())
-      if image.mode == 'RGB'
-      else GREY,
-    )
-
-  return transform
+def _affine(image, *matrix):
+  return image.transform(
+    image.size,
+    Image.Transform.AFFINE,
+    matrix,
+    Image.Resampling.BILINEAR,
+    fillcolor=_grey(image),
+  )
 
 
 def _rotate(image, degrees):
-  fill = (GREY,) * 3 if image.mode == 'RGB' else GREY
-  return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=fill)
+  bilinear = Image.Resampling.BILINEAR
+  return image.rotate(degrees, bilinear, fillcolor=_grey(image))
+
+
+def _grey(image):
+  return (GREY,) * len(image.getbands())
 
 
 def _shift(image, x, y):
-  return _affine(1, 0, x * image.width, 0, 1, y * image.height)(image)
+  return _affine(image, 1, 0, x * image.width, 0, 1, y * image.height)
 
 
 def _enhance(kind):
@@ -178,8 +174,8 @@ OPERATIONS = dict(
   contrast=_enhance(ImageEnhance.Contrast),
   brightness=_enhance(ImageEnhance.Brightness),
   sharpness=_enhance(ImageEnhance.Sharpness),
-  shear_x=lambda image, s, sign: _affine(1, sign * 0.3 * s, 0, 0, 1, 0)(image),
-  shear_y=lambda image, s, sign: _affine(1, 0, 0, sign * 0.3 * s, 1, 0)(image),
+  shear_x=lambda image, s, sign: _affine(image, 1, sign * 0.3 * s, 0, 0, 1, 0),
+  shear_y=lambda image, s, sign: _affine(image, 1, 0, 0, sign * 0.3 * s, 1, 0),
   translate_x=lambda image, s, sign: _shift(image, sign * 0.45 * s, 0),
   translate_y=lambda image, s, sign: _shift(image, 0, sign * 0.45 * s),
 )
@@ -200,7 +196,7 @@ def rand_augment(image, magnitude, rng, spread=0.5):
 # Batches, by NumPy ------------------------------------------------------------
 
 
-def padded_crop(images, padding, u):
+def padded_crop(images: np.ndarray, padding: int, u: np.ndarray) -> np.ndarray:
   """Every image moved by up to `padding` pixels; black comes in.
 
   Args:
@@ -216,7 +212,7 @@ def padded_crop(images, padding, u):
   return np.moveaxis(windows[np.arange(B), y, x], 1, -1)
 
 
-def flip(images, u):
+def flip(images: np.ndarray, u: np.ndarray) -> np.ndarray:
   """Images [B, S, S, C], mirrored where u [B] < 1/2."""
   return np.where(u[:, None, None, None] < 0.5, images[:, :, ::-1], images)
 
@@ -228,7 +224,7 @@ def normalize(images, mean, std):
   return images * scale - shift
 
 
-def erase(image, rng):
+def erase(image: np.ndarray, rng: np.random.Generator):
   """Writes noise N(0, 1) into a random rectangle of image [S, S, C].
 
   Random erasing (arXiv 1708.04896): 2 to 33 % of the area, aspect ratio

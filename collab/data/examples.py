@@ -3,24 +3,21 @@
 
     <bos> a <eos>   or   <bos> a <eos> b <eos>        (BERT's CLS and SEP)
 
-with type 0 up to the first <eos> and 1 beyond; of RoBERTa's tokenizers <eos>
-stands twice between a and b. Axes: N rows, B of them in a
-batch, L tokens of a padded row.
+with type 0 up to the first <eos> and 1 after it. RoBERTa has <eos> twice
+between a and b. Axes: N rows, B of them in a batch, L tokens of a padded row.
 """
 
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab.data.tokenizer import PAD
-
-CHUNK = 8192  # rows tokenised at a time
+from collab.data.tokenizer import PAD, each
 
 
 class Example(NamedTuple):
-  """Texts with a label.
+  """One or several texts with a label.
 
   Attributes:
     texts: one or two; or, where one of C is chosen, what they continue and C.
@@ -89,7 +86,7 @@ def collect(rows: Iterable) -> Rows:
   )
 
 
-def encode(texts: Iterable[tuple], tokenizer, row_length) -> Rows:
+def encode(texts: Iterable[tuple], tokenizer, row_length: int) -> Rows:
   """Tokenises tuples of one text or two; see `truncate` for long ones.
 
   Raises:
@@ -100,29 +97,28 @@ def encode(texts: Iterable[tuple], tokenizer, row_length) -> Rows:
       f'row_length is {row_length}, expected at least 5: three special tokens '
       'and one of each text.'
     )
-  truncated, texts = 0, iter(texts)
+  truncated, texts = 0, list(texts)
+  encoded = each(tokenizer.encode_batch, chain.from_iterable(texts))
 
   def rows():
     nonlocal truncated
-    while chunk := list(islice(texts, CHUNK)):
-      flat = iter(tokenizer.encode_batch([t for row in chunk for t in row]))
-      for row in chunk:
-        sides = [next(flat) for _ in row]
-        special = 2 + len(tokenizer.between) * (len(sides) - 1)
-        kept = truncate(*map(len, sides), room=row_length - special)
-        truncated += kept != tuple(map(len, sides))
-        first, *second = (x[:n] for x, n in zip(sides, kept, strict=True))
-        ids = [tokenizer.bos_id, *first]
-        begin = len(ids) + len(tokenizer.between)
-        for side in second:
-          ids += [*tokenizer.between, *side]
-        yield [*ids, tokenizer.eos_id], begin
+    for row in texts:
+      sides = [next(encoded) for _ in row]
+      special = 2 + len(tokenizer.between) * (len(sides) - 1)
+      kept = truncate(*map(len, sides), room=row_length - special)
+      truncated += kept != tuple(map(len, sides))
+      first, *second = (x[:n] for x, n in zip(sides, kept, strict=True))
+      ids = [tokenizer.bos_id, *first]
+      begin = len(ids) + len(tokenizer.between)
+      for side in second:
+        ids += [*tokenizer.between, *side]
+      yield [*ids, tokenizer.eos_id], begin
 
   tokens, offsets, second, _ = collect(rows())
   return Rows(tokens, offsets, second, truncated)
 
 
-def truncate(*lengths, room):
+def truncate(*lengths: int, room: int) -> tuple[int, ...]:
   """How many tokens stay of one text, or of two: the longer loses first.
 
   Of two: one token after another off the end of the longer, of the second if
@@ -141,7 +137,7 @@ def truncate(*lengths, room):
   return room - b, b
 
 
-def pad(rows: Rows, indices, length) -> dict:
+def pad(rows: Rows, indices: np.ndarray, length: int) -> dict:
   """Rows as a batch of an encoder.
 
   Args:
@@ -172,7 +168,7 @@ def pad(rows: Rows, indices, length) -> dict:
   )
 
 
-def width(rows: Rows, indices, most) -> int:
+def width(rows: Rows, indices: np.ndarray, most: int) -> int:
   """The power of two that holds the longest of some rows, at most `most`.
 
   For evaluation, where few short programs are better than one long one.

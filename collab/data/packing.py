@@ -4,10 +4,10 @@
 The plan is a function of the lengths and the seed alone. The pairs are shuffled
 once and cut into windows; in each window the longest pair goes first, into the
 first row where both its sides fit (first-fit decreasing). All windows advance
-together, one pair each, in NumPy. Epochs then shuffle the rows:
-which pairs are neighbours stays, which is nothing to a model that does not
-attend across pairs, and in return every epoch has the same number of rows, and
-any batch of any epoch can be made alone.
+together, one pair each, in NumPy. Epochs then shuffle the rows. So the pairs of
+a row stay together, which does not matter to a model that does not attend
+across pairs. In return every epoch has the same number of rows, and any batch
+of any epoch can be made alone.
 """
 
 from typing import NamedTuple
@@ -35,12 +35,13 @@ class Plan(NamedTuple):
     return len(self.starts) - 1
 
 
-def plan(source_lengths, target_lengths, row_length, seed) -> Plan:
+def plan(lengths: np.ndarray, row_length: int, seed: int) -> Plan:
   """Packs pairs into rows of row_length tokens a side.
 
   Args:
-    source_lengths, target_lengths: int [N], tokens of a pair with what is
-      added to it, each 1..row_length, or 0 on both sides: a pair to leave out.
+    lengths: int [2, N], tokens of the source and the target of each pair with
+      what is added to them, 1..row_length, or 0 on both sides: a pair to leave
+      out.
     row_length: tokens in a row.
     seed: an int.
 
@@ -50,7 +51,6 @@ def plan(source_lengths, target_lengths, row_length, seed) -> Plan:
   Raises:
     ValueError: a length is outside 0..row_length.
   """
-  lengths = np.stack([source_lengths, target_lengths])  # [2, N]
   if lengths.size and not 0 <= lengths.min() <= lengths.max() <= row_length:
     raise ValueError(
       f'Lengths are {lengths.min()}..{lengths.max()}, expected 0..{row_length}.'
@@ -100,8 +100,3 @@ def _first_fit(source, target, row_length):
     rows[:, i] = row
     opened = min(max(opened, row.max() + 1), size - 1)
   return rows
-
-
-def epoch_order(rows, seed, epoch):
-  """The order of the rows in an epoch: a permutation int64 [rows]."""
-  return np.random.default_rng((seed, epoch)).permutation(rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of token pairs: packed rows for training, one a row to evaluate.
+"""Batches of translation: packed rows for training, one pair a row to evaluate.
 
 R rows of a batch, L tokens of a row. Every batch is a dict of
   source            int32 [R, L]: tokens, <eos> after each sentence
@@ -13,12 +13,11 @@ and padding is 0 everywhere.
 """
 
 from collections.abc import Callable
-import functools
 
 import grain
 import numpy as np
 
-from collab.data import packing
+from collab.data import epochs, packing
 from collab.data.cache import Side, Tokenized
 from collab.data.tokenizer import BOS, EOS
 
@@ -28,13 +27,13 @@ POLICIES = ('drop', 'truncate')
 class PackedPairs:
   """Training batches: `batch(step)` is a function of (seed, step) alone.
 
-  An epoch has `steps_per_epoch` batches; the rows % batch_size rows that make
-  no whole batch wait for another epoch, where the order is another one.
+  An epoch has `steps_per_epoch` batches. The rows % batch_size rows that do not
+  fill a batch are left out; they are others in each epoch.
 
   Attributes:
     steps_per_epoch: the same for every epoch.
     rows: of an epoch, before the last ones are left out.
-    statistics: what the start-up summary shows.
+    statistics: for the summary at the start.
   """
 
   def __init__(
@@ -61,7 +60,9 @@ class PackedPairs:
     Raises:
       ValueError: an argument that is impossible, or fewer rows than a batch.
     """
-    _check(row_length, batch_size, shard)
+    if row_length < 2:
+      raise ValueError(f'row_length is {row_length}, expected at least 2.')
+    epochs.check(batch_size, shard)
     if too_long not in POLICIES:
       raise ValueError(
         f"too_long is '{too_long}', expected one of {', '.join(POLICIES)}."
@@ -72,13 +73,12 @@ class PackedPairs:
     lengths = np.minimum(real, limit) + 1  # [2, N], with <bos> or <eos>
     if too_long == 'drop':
       lengths[:, over] = 0
-    self._plan = packing.plan(*lengths, row_length, seed)
+    self._plan = packing.plan(lengths, row_length, seed)
+    self.rows = self._plan.rows
     self._sides, self._lengths = (tokenized.source, tokenized.target), lengths
     self._length, self._batch_size = row_length, batch_size
     self._shard = shard
-    self._order = functools.lru_cache(2)(
-      functools.partial(packing.epoch_order, self.rows, seed)
-    )
+    self._order = epochs.orders(self.rows, seed)
     self.steps_per_epoch = self.rows // batch_size
     if not self.steps_per_epoch:
       raise ValueError(
@@ -86,8 +86,7 @@ class PackedPairs:
         f'tokens; a batch has {batch_size} ({int(over.sum())} pairs are too '
         f'long, too_long={too_long}).'
       )
-    places = self.rows * row_length
-    padding = 1 - lengths.sum(1) / places
+    padding = 1 - lengths.sum(1) / (self.rows * row_length)
     self.statistics = dict(
       pairs=len(tokenized),
       packed=len(self._plan.pairs),
@@ -100,10 +99,6 @@ class PackedPairs:
       steps_per_epoch=self.steps_per_epoch,
       rows_left_out_per_epoch=self.rows % batch_size,
     )
-
-  @property
-  def rows(self):
-    return self._plan.rows
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """This host's slice of the global batch of a step (0, 1, ...)."""
@@ -128,7 +123,9 @@ class PackedPairs:
     return self._plan.pairs[_ranges(starts, counts)], counts
 
 
-def eval_batch(tokenized, size, row_length, i):
+def eval_batch(
+  tokenized: Tokenized, size: int, row_length: int, i: int
+) -> dict[str, np.ndarray]:
   """The i-th batch of one pair a row, for an evaluation.
 
   It has one more key: `place`, int [size], which pair a row is, -1 where there
@@ -140,13 +137,12 @@ def eval_batch(tokenized, size, row_length, i):
     row_length: tokens of a row.
     i: from 0.
   """
-  sides = (tokenized.source, tokenized.target)
-  pairs = np.arange(i * size, min((i + 1) * size, len(tokenized)))
-  place = np.full(size, -1)
-  place[: len(pairs)] = pairs
-  real = [np.diff(side.offsets)[pairs] for side in sides]
-  lengths = np.minimum(real, row_length - 1) + 1
+  sides = tokenized.source, tokenized.target
+  _, place = epochs.part(i, len(tokenized), size)
   counts = (place >= 0).astype(np.int64)
+  pairs = place[place >= 0]
+  real = [side.lengths[pairs] for side in sides]
+  lengths = np.minimum(real, row_length - 1) + 1
   batch = _assemble(sides, pairs, lengths, counts, row_length)
   return batch | dict(place=place)
 
@@ -154,9 +150,9 @@ def eval_batch(tokenized, size, row_length, i):
 def stream(batch: Callable, first: int, last: int, ahead: int = 4):
   """Yields batch(first), ..., batch(last - 1) in order, made ahead of time.
 
-  One thread of Grain makes them while the device works; it ends with the
-  iteration, or when the generator is closed or dropped. An error in `batch`
-  comes out at the step that it belongs to.
+  One thread of Grain makes them while the device works. It ends with the
+  iteration, or when the generator is closed or deleted. An error in `batch` is
+  raised at the step that it belongs to.
 
   Args:
     batch: a function of a step.
@@ -170,20 +166,6 @@ def stream(batch: Callable, first: int, last: int, ahead: int = 4):
     yield from iterator
   finally:
     iterator.close()
-
-
-def _check(row_length, batch_size, shard):
-  index, count = shard
-  if row_length < 2:
-    raise ValueError(f'row_length is {row_length}, expected at least 2.')
-  if not 0 <= index < count:
-    raise ValueError(
-      f'shard is {shard}, expected (index, count), index < count'
-    )
-  if batch_size < 1 or batch_size % count:
-    raise ValueError(
-      f'batch_size is {batch_size}, expected a multiple of the {count} hosts.'
-    )
 
 
 def _ranges(starts, counts):
@@ -224,9 +206,7 @@ def _assemble(sides: tuple[Side, Side], pairs, lengths, counts, L):
     empty(f'{name}_positions')[place] = within
     words = _ranges(side.offsets[pairs], n - 1)
     tokens = empty('labels' if name == 'target' else 'source')
-    not_last = np.ones(len(place), bool)
-    not_last[np.cumsum(n) - 1] = False
-    body = place[not_last]
+    body = np.delete(place, np.cumsum(n) - 1)
     tokens[body] = side.tokens[words]
     tokens[ends] = EOS
     if name == 'target':

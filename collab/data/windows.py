@@ -8,14 +8,12 @@ Windows begin at tokens 0, s, 2s ... of the paragraph until one holds its end
 window's room no token is left out. Axes: N windows, Q questions.
 """
 
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from collab.data import examples
-
-CHUNK = 4096  # texts tokenised at a time
+from collab.data.tokenizer import Tokenizer, each
 
 
 class Windows(NamedTuple):
@@ -30,7 +28,7 @@ class Windows(NamedTuple):
       it: <bos> stands for "not here".
     characters: for each question int32 [tokens, 2]: from where to where the
       tokens of its paragraph lie in it.
-    truncated: questions that were too long.
+    truncated: how many questions were too long.
   """
 
   rows: examples.Rows
@@ -40,7 +38,7 @@ class Windows(NamedTuple):
   characters: list
   truncated: int
 
-  def text(self, context, window, first, last) -> str:
+  def text(self, context: str, window: int, first: int, last: int) -> str:
     """The paragraph's text from place `first` to `last` of a window's row."""
     shift = self.begin[window] - self.rows.second[window]
     places = self.characters[self.question[window]]
@@ -50,7 +48,13 @@ class Windows(NamedTuple):
     return context[begin:end].strip()
 
 
-def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
+def cut(
+  questions: list,
+  tokenizer: Tokenizer,
+  row_length: int,
+  stride: int,
+  question_length: int,
+) -> Windows:
   """Windows of questions.
 
   Args:
@@ -72,18 +76,16 @@ def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
       f'tokens, together at most {row_length - special}.'
     )
   contexts = list(dict.fromkeys(q.context for q in questions))
-  encoded = dict(zip(contexts, _encode(contexts, tokenizer), strict=True))
+  found = each(tokenizer.encode_with_offsets, contexts)
+  encoded = dict(zip(contexts, found, strict=True))
+  texts = each(tokenizer.encode_batch, (q.text.strip() for q in questions))
   question, begins, spans, characters, truncated = [], [], [], [], 0
 
   def rows():
     nonlocal truncated
-    for i, (q, ids) in enumerate(_with_ids(questions, tokenizer)):
+    for i, (q, ids) in enumerate(zip(questions, texts, strict=True)):
       truncated += len(ids) > question_length
-      head = [
-        tokenizer.bos_id,
-        *ids[:question_length],
-        *tokenizer.between,
-      ]
+      head = [tokenizer.bos_id, *ids[:question_length], *tokenizer.between]
       tokens, places = encoded[q.context]
       characters.append(places)
       room = row_length - len(head) - 1
@@ -96,34 +98,16 @@ def cut(questions, tokenizer, row_length, stride, question_length) -> Windows:
         first, last = answer - begin
         whole = first >= 0 and last < len(window)
         spans.append(len(head) + answer - begin if whole else (0, 0))
-        yield np.concatenate([head, window, [tokenizer.eos_id]]), len(head)
+        yield [*head, *window, tokenizer.eos_id], len(head)
 
-  found = examples.collect(rows())
   return Windows(
-    found,
+    examples.collect(rows()),
     np.array(question, np.int32),
     np.array(begins, np.int32),
     np.array(spans, np.int32).reshape(-1, 2),
     characters,
     truncated,
   )
-
-
-def _encode(texts, tokenizer):
-  """Yields (ids int32 [T], characters int32 [T, 2]) of each text."""
-  texts = iter(texts)
-  while chunk := list(islice(texts, CHUNK)):
-    for ids, places in tokenizer.encode_with_offsets(chunk):
-      places = np.array(places, np.int32).reshape(-1, 2)
-      yield np.array(ids, np.int32), places
-
-
-def _with_ids(questions, tokenizer):
-  """Yields (question, ids of its text)."""
-  for at in range(0, len(questions), CHUNK):
-    chunk = questions[at : at + CHUNK]
-    texts = [q.text.strip() for q in chunk]
-    yield from zip(chunk, tokenizer.encode_batch(texts), strict=True)
 
 
 def _answer(question, places):

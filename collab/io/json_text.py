@@ -90,3 +90,16 @@ def to_json(value, **options):
 def scalar(x):
   """A Python scalar of a number of NumPy or JAX; others as they are."""
   return x.item() if isinstance(x, np.ndarray | np.generic | jax.Array) else x
+
+
+def field(row, name: str, kind: type = str):
+  """row[name]; a ValueError if `row` does not have it, or of another type."""
+  if not isinstance(row, dict) or name not in row:
+    there = ', '.join(row) if isinstance(row, dict) else f'{row!r:.60}'
+    raise ValueError(f'expected {name!r}, got {there}.')
+  value = row[name]
+  if not isinstance(value, kind):
+    raise ValueError(f'{name} is {value!r:.60}, expected {kind.__name__}.')
+  if kind is str and any('\ud800' <= c <= '\udfff' for c in value):
+    raise ValueError(f'{name} has half a surrogate pair, so it is no Unicode.')
+  return value

@@ -97,3 +97,12 @@ def at_least_one(rows, message):
     yield row
   if not found:
     raise ValueError(message)
+
+
+@contextlib.contextmanager
+def located(where):
+  """A ValueError within says where: a file, a line, a question."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error

@@ -12,6 +12,7 @@ import absl.logging
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from collab.io import sealed
 from collab.runtime import tree_table
 
 
@@ -47,9 +48,10 @@ def handlers():
 def save(manager, step, state, metrics):
   """Starts to write; `state` may be donated as soon as this returns."""
   shapes, sums = tree_table.shapes(state), tree_table.checksums(state)
-  table = tree_table.seal({name: [shapes[name], sums[name]] for name in shapes})
+  table = {name: [shapes[name], sums[name]] for name in shapes}
   items = ocp.args.Composite(
-    state=ocp.args.PyTreeSave(state), leaves=ocp.args.JsonSave(table)
+    state=ocp.args.PyTreeSave(state),
+    leaves=ocp.args.JsonSave(sealed.seal('table', table)),
   )
   manager.save(step, args=items, metrics=metrics)
 
@@ -63,9 +65,9 @@ def abstract(manager, step):
   return tree_table.tree({name: shape for name, (shape, _) in table.items()})
 
 
-def _unseal(sealed, step):
+def _unseal(leaves, step):
   """The table of leaves; an OSError if it is damaged or of another step."""
-  table = tree_table.unseal(sealed)
+  table = sealed.unseal('table', leaves)
   saved = table.get('step')
   if saved and saved[1] != int(tree_table.checksum(jnp.int32(step))):
     raise OSError(f'it is not of step {step}, but was renamed')

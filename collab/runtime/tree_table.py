@@ -5,7 +5,6 @@ A table is what a checkpoint says of itself, and what two models differ in.
 """
 
 import json
-import zlib
 
 import jax
 from jax import lax
@@ -62,22 +61,6 @@ def some(names, most=8):
   """The first of many names, as text."""
   more = f' and {len(names) - most} more' if len(names) > most else ''
   return ', '.join(map(str, names[:most])) + more
-
-
-def seal(table):
-  """Adds a CRC to what goes into a JSON file; see `unseal`."""
-  return dict(table=table, crc32=_crc32(table))
-
-
-def unseal(sealed):
-  """What `seal` got; an OSError if it is damaged."""
-  if _crc32(sealed['table']) != sealed['crc32']:
-    raise OSError('checksum of the table of leaves')
-  return sealed['table']
-
-
-def _crc32(table):
-  return zlib.crc32(json.dumps(table, sort_keys=True).encode())
 
 
 def differences(expected, found, most=8):

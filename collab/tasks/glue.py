@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import tasks
-from collab.data import epochs, examples, sentences, tokenizer
+from collab.data import epochs, examples, tokenizer_training
 from collab.data.readers import glue
+from collab.data.samples import classification
 from collab.metrics import labels, tokens
 from collab.model_json import Meaning
 
@@ -25,7 +26,7 @@ class Subtask(NamedTuple):
   Attributes:
     metric: function of the model's outputs (float [N, outputs]) and the N
       Examples -> dict of scores, 'score' among them.
-    form: of the sample, a key of `sentences.FORMS`.
+    form: of the sample, a key of `classification.FORMS`.
     outputs: how many the model has: classes, choices, or 1 for a regression.
     head: of the encoder, 'classify' or 'choice'.
     classes: names of the outputs in TFDS, if they are classes.
@@ -111,7 +112,7 @@ class Classification(tasks.Task):
     self._parts = read(subtask, family, data.corpus, data.path, data.malformed)
     self._length, self.units_per_step = data.row_length, data.batch_size
     train = list(self._parts.readers['train']())
-    self._tokenizer = tokenizer.prepare(
+    self._tokenizer = tokenizer_training.prepare(
       workdir,
       data.vocabulary,
       lambda: chain.from_iterable(example.texts for example in train),
@@ -132,7 +133,7 @@ class Classification(tasks.Task):
     )
     # The sample's labels are others than those of the data it stands for.
     form = '' if data.path or data.corpus != 'sample' else self._subtask.form
-    classes = sentences.CLASSES.get(form, self._subtask.classes)
+    classes = classification.CLASSES.get(form, self._subtask.classes)
     self.meaning = Meaning(self._tokenizer.fingerprint, classes)
 
   def check(self, model):
@@ -256,5 +257,5 @@ def read(subtask, family, corpus, path, malformed):
   if path:
     return family.reader.local(subtask, path, malformed)
   if corpus == 'sample':
-    return sentences.parts(family.subtasks[subtask].form)
+    return classification.parts(family.subtasks[subtask].form)
   return family.reader.tfds(subtask, corpus)

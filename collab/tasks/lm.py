@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import tasks
-from collab.data import cache, epochs, tokenizer
+from collab.data import cache, epochs, tokenizer_training
 from collab.data.readers import text
-from collab.data.readers.sources import SPLITS
+from collab.data.splits import SPLITS
 from collab.metrics import tokens
 from collab.model_json import Meaning
 
@@ -22,12 +22,12 @@ class RunningText(tasks.Task):
 
   Args:
     data: corpus and path as in `text.read`; vocabulary and vocab_size as in
-      `tokenizer.prepare`; folder of the tokens, '' for workdir/data;
+      `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
       row_length L; batch_size R.
     workdir: keeps the tokenizer.
     seed: of the order of the data.
     shard: (index, count) of this host.
-    kind: of the tokenizer, as in `tokenizer.prepare`.
+    kind: of the tokenizer, as in `tokenizer_training.prepare`.
   """
 
   unit = 'tokens'
@@ -36,7 +36,7 @@ class RunningText(tasks.Task):
     self._length, self._size = data.row_length, data.batch_size
     self._seed, self._shard = seed, shard
     self._source = text.read(data.corpus, data.path)
-    self._tokenizer = tokenizer.prepare(
+    self._tokenizer = tokenizer_training.prepare(
       workdir,
       data.vocabulary,
       lambda: self._source.lines('train'),
@@ -82,7 +82,8 @@ class LanguageModel(RunningText):
   random offset below L, so that each epoch cuts the text at other places.
 
   Args:
-    data: as of RunningText; kind as in `tokenizer.prepare`; eval_stride.
+    data: as of RunningText; eval_stride; kind as in
+      `tokenizer_training.prepare`.
     workdir, seed, shard: as of RunningText.
 
   Raises:

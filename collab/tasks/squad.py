@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import tasks
-from collab.data import epochs, examples, questions, tokenizer, windows
+from collab.data import epochs, examples, tokenizer_training, windows
 from collab.data.readers import squad_files
+from collab.data.samples import questions
 from collab.metrics import spans, tokens
 from collab.model_json import Meaning
 
@@ -225,7 +226,7 @@ def read(data, workdir):
     yield from dict.fromkeys(q.context for q in train)
     yield from (q.text for q in train)
 
-  return kept, tokenizer.prepare(
+  return kept, tokenizer_training.prepare(
     workdir, data.vocabulary, lines, data.vocab_size
   )
 

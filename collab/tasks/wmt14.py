@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import beam_search, decoding, tasks
-from collab.data import cache, examples, pipeline, samples, tokenizer
+from collab.data import cache, examples, pipeline, tokenizer_training
 from collab.data.readers import sources
+from collab.data.samples import translation
+from collab.data.splits import SPLITS
 from collab.metrics import bleu, tokens
 from collab.model_json import Meaning
 
@@ -44,7 +46,7 @@ class Translation(tasks.Task):
     self.corpus, self.tokenizer, folder = read(data, workdir)
     self._tokenized = {  # bad input shows early
       split: cache.tokenized(self.corpus, split, self.tokenizer, folder)
-      for split in sources.SPLITS
+      for split in SPLITS
     }
     self._packed = pipeline.PackedPairs(
       self._tokenized['train'], length, size, seed, data.too_long, shard
@@ -109,7 +111,7 @@ class Translation(tasks.Task):
     to = references, self._language
     scores = dict(bleu_of_copying=bleu.scores(ours, *to)['score'])
     if self.corpus.name == 'sample':
-      lookup = samples.lookup(self.corpus.pairs('train'))
+      lookup = translation.lookup(self.corpus.pairs('train'))
       baseline = [lookup(s) for s in ours]
       scores['bleu_of_lookup'] = bleu.scores(baseline, *to)['score']
     return scores
@@ -183,7 +185,7 @@ def read(data, workdir):
     text = sources.sample()
   else:
     text = sources.tfds(data.corpus, source, target)
-  rules = tokenizer.prepare(
+  rules = tokenizer_training.prepare(
     workdir,
     data.vocabulary,
     lambda: (line for pair in text.pairs('train') for line in pair),

@@ -6,9 +6,10 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from collab.data import cache, pipeline, tokenizer
+from collab.data import cache, pipeline, tokenizer_training
 from collab.data.readers import sources
 from tests import tiny
 
@@ -17,7 +18,7 @@ from tests import tiny
 def tok(tmp_path_factory):
   lines = [line for pair in sources.sample().pairs('val') for line in pair]
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  return tokenizer.train(lines, 400, path)
+  return tokenizer_training.train(lines, 400, path)
 
 
 def unused(corpus):
@@ -40,10 +41,14 @@ def test_cache_is_made_once(tok, tmp_path):
   read = cache.tokenized(
     unused(corpus), 'val', tok, tmp_path / 'new' / 'folder'
   )
-  memory = cache.in_memory(corpus.pairs('val'), tok)
   assert len(made) == 500
   assert same(made, read)
-  assert same(made, memory)
+  for side, texts in zip(
+    made, zip(*corpus.pairs('val'), strict=True), strict=False
+  ):
+    ids = tok.encode_batch(texts)
+    np.testing.assert_array_equal(side.tokens, np.concatenate(ids))
+    np.testing.assert_array_equal(side.lengths, [len(x) for x in ids])
   assert made.info == read.info == json.loads(json.dumps(corpus.describe()))
   source, target = next(corpus.pairs('val'))
   assert tok.decode(made.source.tokens[: made.source.offsets[1]]) == source
@@ -57,7 +62,7 @@ def test_cache_belongs_to_text_and_tokenizer(tok, tmp_path):
     fingerprint='other', readers={'val': lambda: iter([('a', 'b', '')])}
   )
   assert len(cache.tokenized(other, 'val', tok, tmp_path)) == 1
-  smaller = tokenizer.train(['some text'], 265, tmp_path / 't.json')
+  smaller = tokenizer_training.train(['some text'], 265, tmp_path / 't.json')
   cache.tokenized(corpus, 'val', smaller, tmp_path)
   assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 3
 
@@ -77,21 +82,20 @@ def cut(file):
   'name',
   ['source.tokens', 'target.tokens', 'source.offsets', 'content.json'],
 )
-def test_damaged_cache_is_made_anew(tok, tmp_path, name, damage):
-  corpus, said = sources.sample(), []
-  made = cache.tokenized(corpus, 'val', tok, tmp_path)
-  (place,) = tmp_path.iterdir()
-  good = cache.in_memory(corpus.pairs('val'), tok)
-  del made
+def test_damaged_cache_is_made_anew(tok, tmp_path, name, damage, capsys):
+  corpus = sources.sample()
+  good = cache.tokenized(corpus, 'val', tok, tmp_path / 'good')
+  cache.tokenized(corpus, 'val', tok, tmp_path / 'bad')
+  (place,) = (tmp_path / 'bad').iterdir()
   damage(place / name)
-  again = cache.tokenized(corpus, 'val', tok, tmp_path, said.append)
+  again = cache.tokenized(corpus, 'val', tok, tmp_path / 'bad')
   assert same(again, good)
-  (line,) = said
+  (line,) = capsys.readouterr().out.splitlines()
   assert str(place) in line
   assert 'making it anew' in line
-  assert list(tmp_path.iterdir()) == [place]
-  cache.tokenized(unused(corpus), 'val', tok, tmp_path, said.append)
-  assert len(said) == 1
+  assert list((tmp_path / 'bad').iterdir()) == [place]
+  cache.tokenized(unused(corpus), 'val', tok, tmp_path / 'bad')
+  assert not capsys.readouterr().out
 
 
 def test_full_disk_leaves_no_cache(tok, tmp_path):
@@ -119,7 +123,9 @@ cache.tokenized(corpus, 'val', tok, sys.argv[1])
 
 
 def test_a_killed_process_leaves_nothing_for_long(tmp_path):
-  tok = tokenizer.train(['some text'], 265, tmp_path / 'tokenizer.json')
+  tok = tokenizer_training.train(
+    ['some text'], 265, tmp_path / 'tokenizer.json'
+  )
   command = [sys.executable, '-c', KILLED, str(tmp_path)]
   assert subprocess.run(command, cwd=tiny.ROOT).returncode == -9
   (left,) = {*tmp_path.iterdir()} - {tmp_path / 'tokenizer.json'}
@@ -146,8 +152,10 @@ def test_bad_text_leaves_no_cache(tok, tmp_path):
     cache.tokenized(sources.sample(), 'val', tok, tmp_path / 'file')
 
 
-def test_no_text_is_the_space_before_it(tok):
+def test_no_text_is_the_space_before_it(tok, tmp_path):
   """A corpus has no empty sentences, but one who translates may ask."""
-  tokenized = cache.in_memory([('', ''), ('a', '')], tok)
+  rows = [('', '', ''), ('a', '', '')]
+  corpus = sources.sample()._replace(readers=dict(val=lambda: iter(rows)))
+  tokenized = cache.tokenized(corpus, 'val', tok, tmp_path)
   batch = pipeline.eval_batch(tokenized, 2, 7, 0)
   assert [tok.decode(row) for row in batch['source']] == ['', 'a']

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from collab.data import examples
+from collab.data import examples, tokenizer
 from collab.data.tokenizer import BOS, EOS, PAD
 
 
@@ -89,7 +89,7 @@ def test_truncated_rows():
 def test_chunks_do_not_matter(monkeypatch):
   texts = [('a' * n, 'b' * (n % 3)) for n in range(13)]
   whole = encode(texts)
-  monkeypatch.setattr(examples, 'CHUNK', 3)
+  monkeypatch.setattr(tokenizer, 'CHUNK', 3)
   for a, b in zip(whole, encode(iter(texts)), strict=True):
     np.testing.assert_array_equal(a, b)
 

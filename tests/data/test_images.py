@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data.readers import images
+from collab.data.readers import encoded_images, images
 from tests.data.test_sources import refused
 
 RNG = np.random.default_rng(0)
@@ -260,7 +260,7 @@ def test_images_of_one_class_are_labelled_by_the_classes_of_training(folder):
 
 
 def seen(folder, image, channels=1, **options):
-  """What is read of an image that Pillow has written; see `images.decode`."""
+  """What is read of an image that Pillow has written."""
   path = folder / 'train' / 'ant' / '0.png'
   image.save(path, options.pop('format', 'PNG'), **options)
   found, _ = read(folder, channels, held_out=2).splits['train'][0]
@@ -397,7 +397,7 @@ def test_tfds(tmp_path, monkeypatch):
     'tiny_images', data_dir=tmp_path, file_format='array_record'
   )
   builder.download_and_prepare()
-  monkeypatch.setattr(images.prepared, 'builder', lambda *_: builder)
+  monkeypatch.setattr(encoded_images.prepared, 'builder', lambda *_: builder)
   monkeypatch.setitem(images.TFDS, 'tiny_images', 'validation')
   source = images.read(corpus='tiny_images', held_out=4)
   assert source.classes == ('ant', 'bee')
@@ -421,10 +421,6 @@ def test_tfds(tmp_path, monkeypatch):
 
 
 def test_tfds_that_is_not_prepared(tmp_path, monkeypatch):
-  builder = images.prepared.builder
-  monkeypatch.setattr(
-    images.prepared, 'builder', lambda name, f: builder(name, f, tmp_path)
-  )
   refused(
     'cifar10 is not prepared ... data.path',
     lambda: images.read(corpus='cifar10', held_out=5000),

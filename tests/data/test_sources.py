@@ -30,6 +30,10 @@ def write(tmp_path):
   return write
 
 
+def categories(corpus, split):
+  return [row[2] for row in corpus.rows(split)]
+
+
 def refused(message, action):
   """action() raises one line that has all words of the message, in order."""
   words = message.split(' ... ')
@@ -54,12 +58,12 @@ def test_two_files_a_split(write):
     README=b'nor is this',
   )
   corpus = sources.parallel(folder, 'en', 'de')
-  assert corpus.splits == ('train', 'val', 'test')
+  assert tuple(corpus.readers) == ('train', 'val', 'test')
   assert list(corpus.pairs('train')) == PAIRS
   assert list(corpus.pairs('train')) == PAIRS  # and once more
   assert list(corpus.pairs('val')) == PAIRS[:2]
   assert list(corpus.pairs('test')) == PAIRS[2:]
-  assert corpus.categories('test') == ['']
+  assert categories(corpus, 'test') == ['']
   back = sources.parallel(str(folder), 'de', 'en')
   assert list(back.pairs('test')) == [('drei', 'three')]
   assert back.fingerprint != corpus.fingerprint
@@ -71,9 +75,9 @@ def test_tsv(write, name, ending):
   rows = b'one\teins\tbook\ntwo\tzwei\nthree\tdrei\tcup\n'
   folder = write(**{f'{name}__tsv{ending}': rows})
   corpus = sources.parallel(folder, 'en', 'de')
-  assert corpus.splits == ('val',)
+  assert tuple(corpus.readers) == ('val',)
   assert list(corpus.pairs('val')) == PAIRS
-  assert corpus.categories('val') == ['book', '', 'cup']
+  assert categories(corpus, 'val') == ['book', '', 'cup']
 
 
 def test_named_files(write):
@@ -86,7 +90,7 @@ def test_named_files(write):
     'de',
     ('test=t.tsv', 'train=newstest_dev.en,newstest_dev.de'),
   )
-  assert corpus.splits == ('train', 'test')
+  assert tuple(corpus.readers) == ('train', 'test')
   assert list(corpus.pairs('train')) == PAIRS
   assert list(corpus.pairs('test')) == [('a', 'b')]
 
@@ -271,18 +275,19 @@ class TinyTranslate(tfds.core.GeneratorBasedBuilder):
     yield from enumerate(rows)
 
 
+@pytest.mark.usefixtures('prepared_here')
 def test_tfds(tmp_path):
   name = 'tiny_translate/de-en'
   refused(
     'is not prepared ... Prepare it once ... download_and_prepare() ... '
     'data.path',
-    lambda: sources.tfds(name, 'en', 'de', tmp_path),
+    lambda: sources.tfds(name, 'en', 'de'),
   )
   tfds.builder(
     name, data_dir=tmp_path, file_format='array_record'
   ).download_and_prepare()
-  corpus = sources.tfds(name, 'en', 'de', tmp_path)
-  assert corpus.splits == ('train', 'val')
+  corpus = sources.tfds(name, 'en', 'de')
+  assert tuple(corpus.readers) == ('train', 'val')
   two_lines = 'two lines', 'zwei\u2028Zeilen'
   assert sorted(corpus.pairs('train')) == sorted([*PAIRS, two_lines])
   assert list(corpus.pairs('val')) == PAIRS[:1]
@@ -290,16 +295,17 @@ def test_tfds(tmp_path):
     'tiny_translate/de-en:train': 1,
     'tiny_translate/de-en:validation': 0,
   }
-  back = sources.tfds(name, 'de', 'en', tmp_path)
+  back = sources.tfds(name, 'de', 'en')
   assert list(back.pairs('val')) == [('eins', 'one')]
   assert back.fingerprint != corpus.fingerprint
-  refused('has de, en; got', lambda: sources.tfds(name, 'en', 'fr', tmp_path))
+  refused('has de, en; got', lambda: sources.tfds(name, 'en', 'fr'))
   refused("no split 'test', only", lambda: corpus.pairs('test'))
 
 
-def test_tfds_names(tmp_path):
+@pytest.mark.usefixtures('prepared_here')
+def test_tfds_names():
   refused("cannot open 'nope'", lambda: sources.tfds('nope', 'en', 'de'))
   refused(
     'wmt14_translate/de-en is not prepared',
-    lambda: sources.tfds('wmt14_translate/de-en', 'en', 'de', tmp_path),
+    lambda: sources.tfds('wmt14_translate/de-en', 'en', 'de'),
   )

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from collab.data.readers import squad_files
+from collab.data.splits import SPLITS
 from tests.data.test_sources import refused
 
 CONTEXT = 'Zürich \U0001f600 has the the cat.'
@@ -86,7 +87,7 @@ def test_one_file_is_split_by_articles(write, files):
   rows = [article(question(f'{i}.0'), question(f'{i}.1')) for i in range(23)]
   folder = write({'xquad.en.json': file(*rows)})
   source = squad_files.local(folder, 'v1.1', files)
-  found = {split: ids(source, split) for split in squad_files.SPLITS}
+  found = {split: ids(source, split) for split in SPLITS}
   assert found['val'] == ['8.0', '8.1', '18.0', '18.1']
   assert found['test'] == ['9.0', '9.1', '19.0', '19.1']
   assert len(found['train']) == 2 * 19
@@ -104,7 +105,7 @@ def test_named_files(write):
   source = squad_files.local(
     folder, 'v1.1', ('val=a.json', 'train=b.json', 'test=c.json')
   )
-  assert [ids(source, s) for s in squad_files.SPLITS] == [['b'], ['a'], ['c']]
+  assert [ids(source, s) for s in SPLITS] == [['b'], ['a'], ['c']]
   lone = squad_files.local(folder, 'v1.1', ('train=a.json',))
   refused(
     "no split 'val', only train. Expected: train-v1.1.json",
@@ -124,17 +125,20 @@ def test_missing(write, tmp_path):
   refused('has no questions. Expected: train-v2.0.json', lambda: local('v2.0'))
   write(dict.fromkeys(('train-a.json', 'train-b.json', 'x.json'), b''))
   refused(
-    '2 candidates for train, expected one: train-a.json, train-b.json. Choose '
+    '2 candidates for train, expected one: train-a.json; train-b.json. Choose '
     'by data.files=("train=train-a.json"',
     local,
   )
   for files, message in (
-    (('train',), "has 'train', expected SPLIT=FILE ... val, test, or all=FILE"),
+    (
+      ('train',),
+      "has 'train', expected SPLIT=FILE with SPLIT one of ... val, test, all.",
+    ),
     (('dev=x.json',), "has 'dev=x.json', expected SPLIT=FILE"),
     (('val=y.json',), "'val=y.json': no file"),
-    (('val=x.json', 'val=x.json'), "'val=x.json' is one too many"),
-    (('val=x.json', 'all=x.json'), "'all=x.json' is one too many"),
-    (('all=x.json', 'val=x.json'), "'val=x.json' is one too many"),
+    (('val=x.json', 'val=x.json'), "data.files names 'val' twice"),
+    (('val=x.json', 'all=x.json'), "data.files names 'all' and others"),
+    (('all=x.json', 'val=x.json'), "data.files names 'all' and others"),
   ):
     refused(message, lambda files=files: local(files=files))
 
@@ -142,55 +146,59 @@ def test_missing(write, tmp_path):
 @pytest.mark.parametrize(
   'content, message',
   [
-    (b'', 'train.json, line 1: no JSON, or damaged: Expecting value'),
-    (b'{"data": [\n{"para', 'train.json, line 2: no JSON, or damaged'),
+    (b'', 'train.json: line 1: no JSON, or damaged: Expecting value'),
+    (b'{"data": [\n{"para', 'train.json: line 2: no JSON, or damaged'),
     (b'{"data": [\n"\xff"]}', 'train.json, line 2: invalid UTF-8'),
-    (b'[]', "train.json: no 'data' in an object of: list."),
-    (b'{"dat": 1, "b": 2}', "train.json: no 'data' in an object of: dat, b."),
-    (b'{"data": {}}', "train.json: 'data' is dict, expected list"),
-    (file({}), "train.json, an article: no 'paragraphs' in"),
+    (b'[]', "train.json: expected 'data', got []."),
+    (b'{"dat": 1, "b": 2}', "train.json: expected 'data', got dat, b."),
+    (b'{"data": {}}', 'train.json: data is {}, expected list.'),
+    (file({}), "train.json: expected 'paragraphs', got ."),
     (
       file(dict(paragraphs=[dict(context='x')])),
-      "train.json, a paragraph: no 'qas' in an object of: context.",
+      "train.json: expected 'qas', got context.",
     ),
     (
       file(dict(paragraphs=[dict(qas=[])])),
-      "train.json, a paragraph: no 'context'",
+      "train.json: expected 'context', got qas.",
     ),
-    (file(article(dict(question='x'))), "train.json, a question: no 'id'"),
+    (
+      file(article(dict(question='x'))),
+      "train.json: expected 'id', got question.",
+    ),
     (
       file(article(dict(id='q7', answers=[]))),
-      "train.json, question q7: no 'question' in an object of: id, answers.",
+      "train.json: question q7: expected 'question', got id, answers.",
     ),
     (
       file(article(dict(id='q7', question='x'))),
-      "train.json, question q7: no 'answers'",
+      "train.json: question q7: expected 'answers', got id, question.",
     ),
     (
       file(article(question('q7', answers=[dict(text='cat')]))),
-      "train.json, question q7: no 'answer_start' in an object of: text.",
+      "train.json: question q7: expected 'answer_start', got text.",
     ),
     (
       file(article(question('q7', 3))),
-      "train.json, question q7: 'question' is int, expected str",
+      'train.json: question q7: question is 3, expected str.',
     ),
     (
       file(
         article(question('q7', answers=[dict(text='cat', answer_start='21')]))
       ),
-      "train.json, question q7: 'answer_start' is str, expected int",
+      "train.json: question q7: answer_start is '21', expected int.",
     ),
     (
       file(article(question('q7', answers=[]))),
-      'train.json, question q7 has no answer; only v2.0 has such questions.',
+      'train.json: question q7: it has no answer; only v2.0 has such '
+      'questions.',
     ),
     (
       file(article(question('q7'), context=' \n')),
-      'train.json, question q7: its paragraph is empty.',
+      'train.json: question q7: its paragraph is empty.',
     ),
     (
       file(article(question('q7', '\ud83d?'))),
-      'train.json, question q7: half a surrogate pair',
+      'train.json: question q7: question has half a surrogate pair',
     ),
   ],
 )
@@ -216,7 +224,7 @@ def test_wrong_place(write, text, start, there):
   answers = [dict(text=text, answer_start=start)]
   folder = write({'dev.json': file(article(question('q7', answers=answers)))})
   refused(
-    f'dev.json, question q7: answer_start is {start}, where the paragraph has '
+    f'dev.json: question q7: answer_start is {start}, where the paragraph has '
     f'{there!r}; expected {text!r}.',
     lambda: squad_files.local(folder, 'v1.1').read('val'),
   )
@@ -265,15 +273,16 @@ class TinySquad(tfds.core.GeneratorBasedBuilder):
 
 
 @pytest.mark.parametrize('version', squad_files.VERSIONS)
+@pytest.mark.usefixtures('prepared_here')
 def test_tfds(tmp_path, version):
   refused(
     f'tiny_squad/{version} is not prepared ... data.path',
-    lambda: squad_files.tfds('tiny_squad', version, tmp_path),
+    lambda: squad_files.tfds('tiny_squad', version),
   )
   tfds.builder(
     f'tiny_squad/{version}', data_dir=tmp_path, file_format='array_record'
   ).download_and_prepare()
-  source = squad_files.tfds('tiny_squad', version, tmp_path)
+  source = squad_files.tfds('tiny_squad', version)
   assert sorted(ids(source, 'train')) == ['a', 'b']
   found = {'v1.1': (('the cat', 'cat'), (17, 21)), 'v2.0': ((), ())}
   assert source.read('test') == [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collab.data.examples import Example
-from collab.data.readers import superglue
+from collab.data.readers import superglue, superglue_forms
 from collab.metrics import labels
 
 PASSAGE = 'Ann met Bo in Rome.\n@highlight\nBo left'
@@ -186,7 +186,7 @@ def test_spans_with_punctuation_or_another_case(tmp_path):
 
 
 def test_the_pronoun_that_is_misplaced_in_the_published_file(tmp_path):
-  ((text, pronoun, at),) = superglue.MISPLACED
+  ((text, pronoun, at),) = superglue_forms.MISPLACED
   target = dict(
     span1_index=22, span1_text='safe', span2_index=at, span2_text=pronoun
   )
@@ -230,7 +230,7 @@ def changed(row, **fields):
       ['no JSON: Unterminated string', 'column 14'],
     ),
     ('BoolQ', 'x', ['no JSON: Expecting value, column 1.']),
-    ('BoolQ', '[1, 2]', ['expected an object, got [1, 2]']),
+    ('BoolQ', '[1, 2]', ["expected 'passage', got [1, 2]"]),
     ('BoolQ', '{"passage": "a", "label": true}', ["expected 'question', got"]),
     (
       'BoolQ',

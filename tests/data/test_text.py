@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from collab.data.readers import text
-from collab.data.readers.sources import SPLITS
+from collab.data.splits import SPLITS
 
 LINES = ['', ' = One = ', '', ' two three two ', 'four']
 
@@ -47,7 +47,9 @@ def test_stream(tmp_path):
   names = ('wiki__train__raw', 'wiki__valid__raw', 'wiki__test__raw')
   path = write(tmp_path, **dict.fromkeys(names, LINES))
   found = text.read('', path)
-  words = tokenizer.train(found.lines('train'), 280, tmp_path / 't.json')
+  words = tokenizer_training.train(
+    found.lines('train'), 280, tmp_path / 't.json'
+  )
   got = text.stream(found, 'train', words, tmp_path / 'cache')
   assert got.words == 7 + len(LINES)
   assert got.characters == sum(len(line.strip()) + 1 for line in LINES)
@@ -160,7 +162,7 @@ def test_damaged_files(tmp_path):
   (tmp_path / 'val.txt').write_bytes(b'fine\nf\xfcnf\n')
   with pytest.raises(ValueError, match=r'val\.txt, line 2: invalid UTF-8'):
     list(found.lines('val'))
-  words = tokenizer.train(iter(LINES), 270, tmp_path / 't.json')
+  words = tokenizer_training.train(iter(LINES), 270, tmp_path / 't.json')
   with pytest.raises(ValueError, match='the split test is empty'):
     text.stream(found, 'test', words, tmp_path / 'cache')
   assert not any((tmp_path / 'cache').iterdir())

@@ -10,7 +10,7 @@ import pytest
 import tokenizers as library
 
 from collab.data import tokenizer as tokenizers
-from collab.data import windows
+from collab.data import tokenizer_training, windows
 from collab.data.readers.squad_files import Question
 from collab.data.tokenizer import BOS, EOS
 
@@ -25,14 +25,14 @@ contexts = st.text(signs, min_size=1, max_size=60).filter(str.strip)
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  return tokenizers.train([TEXT] * 3, 320, path)
+  return tokenizer_training.train([TEXT] * 3, 320, path)
 
 
 @pytest.fixture(scope='module')
 def letters(tmp_path_factory):
   """No token has more than a byte."""
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  return tokenizers.train([TEXT], tokenizers.SMALLEST, path)
+  return tokenizer_training.train([TEXT], tokenizer_training.SMALLEST, path)
 
 
 @pytest.fixture(scope='module')

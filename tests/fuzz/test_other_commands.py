@@ -20,7 +20,7 @@ from collab.accounting import __main__ as count
 from collab.accounting import plots
 from collab.convert import __main__ as convert
 from collab.convert import output
-from collab.data import tokenizer
+from collab.data import tokenizer_training
 from collab.tasks import wmt14
 from tests import tiny
 from tests.convert import checkpoints
@@ -71,7 +71,7 @@ KINDS = st.sampled_from(['error', 'parameters', '', 'x'])
 @pytest.fixture(scope='module')
 def words(tmp_path_factory):
   path = tmp_path_factory.mktemp('words') / 'tokenizer.json'
-  return tokenizer.train(iter(tiny.WORDS.values()), 300, path)
+  return tokenizer_training.train(iter(tiny.WORDS.values()), 300, path)
 
 
 def patched(patch, module, model, params, words, lines):

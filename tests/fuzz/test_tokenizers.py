@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import pytest
 import tokenizers
 
-from collab.data import tokenizer
+from collab.data import tokenizer, tokenizer_training
 from tests.convert.checkpoints import WORDS
 from tests.fuzz.damage import Refused, fuzz, json_files, outcome
 
@@ -32,14 +32,16 @@ def of_bert():
 
 def of_ours(folder, kind):
   path = folder / f'{kind}.json'
-  tokenizer.train(['eins zwei <eos>', 'two 2 <unk> 3'], 270, path, kind)
+  tokenizer_training.train(
+    ['eins zwei <eos>', 'two 2 <unk> 3'], 270, path, kind
+  )
   return json.loads(path.read_text())
 
 
 TEXTS = ['one two', '', 'schön <eos> 12', '[SEP] \0 \U0001f600']
 
 
-@pytest.mark.parametrize('kind', ['bert', *tokenizer.KINDS])
+@pytest.mark.parametrize('kind', ['bert', *tokenizer_training.KINDS])
 @fuzz(120)
 @given(st.data())
 def test_tokenizer(kind, tmp_path_factory, data):

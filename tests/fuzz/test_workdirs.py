@@ -13,9 +13,9 @@ import pytest
 
 from collab import load_run, model_json, models
 from collab.convert import source
-from collab.data import cache, tokenizer
+from collab.data import tokenizer, tokenizer_training
 from collab.data.readers import text
-from collab.io import atomic
+from collab.io import atomic, sealed
 from collab.runtime import checkpoint, workdir
 from collab.training import logs
 from configs import lm
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
   config.model.attention.num_heads = 2
   config.checkpoint.update(best='', final='last', keep=2)
   workdir.claim(config.lock(), folder)
-  words = tokenizer.train(LINES, 270, folder / 'tokenizer.json')
+  words = tokenizer_training.train(LINES, 270, folder / 'tokenizer.json')
   fields = config.model.to_dict() | dict(vocab_size=words.vocab_size)
   model_json.write(folder, fields, model_json.Meaning(words.fingerprint))
   model = models.build(**fields)
@@ -150,7 +150,7 @@ def test_cache(tmp_path_factory, data):
   folder = tmp_path_factory.getbasetemp() / 'cache'
   if not folder.exists():
     folder.mkdir()
-    tokenizer.train(LINES, 270, folder / 'tokenizer.json')
+    tokenizer_training.train(LINES, 270, folder / 'tokenizer.json')
   words = tokenizer.load(folder / 'tokenizer.json')
   lines = text.Text('lines', 'lines', dict(train=lambda: iter(LINES)))
   for path in folder.glob('text-*'):
@@ -167,7 +167,7 @@ def test_cache(tmp_path_factory, data):
   got = text.stream(lines, 'train', words, folder)
   np.testing.assert_array_equal(got.tokens, wanted[0])
   assert (got.words, got.characters) == wanted[1:]
-  cache.unseal(place)
+  sealed.content(place)
 
 
 @fuzz(60)

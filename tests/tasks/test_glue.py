@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from collab import models
-from collab.data import sentences
+from collab.data.samples import classification
 from collab.metrics import labels
 from collab.tasks import glue
 from tests import tiny
@@ -40,7 +40,7 @@ MODEL = dict(
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-  monkeypatch.setattr(sentences, 'DRAWS', dict(train=61, val=17, test=13))
+  monkeypatch.setattr(classification, 'DRAWS', dict(train=61, val=17, test=13))
 
 
 def task(subtask, folder, build=glue.build, shard=(0, 1), **data):

@@ -8,17 +8,20 @@ Columns are found by the header, and every line has as many as the header.
 Quoting is off. Files may be gzipped (.tsv.gz).
 """
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
 from collab.data.examples import Example, Parts
-from collab.data.readers import prepared
+from collab.data.readers import prepared, split_files
 from collab.io import text_lines
 
 ENTAILED = ('entailment', 'not_entailment')
 MALFORMED = ('fatal', 'skip')
 UNDECIDED = '-'  # the label of a pair that its annotators did not agree on
+PAIR = ('sentence1', 'sentence2')
+TSV = ('train.tsv', 'dev.tsv')
 
 
 class Table(NamedTuple):
@@ -29,67 +32,50 @@ class Table(NamedTuple):
     texts: columns of one or two texts.
     label: column of the label.
     labels: its values in the order of their ids; () for a number.
-    features: names of the texts in TFDS.
+    features: names of the texts in TFDS, if others than in the files.
     files: choices of (train, dev, perhaps more dev): the first that is there.
     header: columns of files that have none, else ().
   """
 
   folder: str
-  texts: tuple[str, ...]
+  texts: tuple[str, ...] = PAIR
   label: str = 'label'
   labels: tuple[str, ...] = ('0', '1')
-  features: tuple[str, ...] = ('sentence1', 'sentence2')
-  files: tuple = (('train.tsv', 'dev.tsv'),)
+  features: tuple[str, ...] = ()
+  files: tuple[tuple[str, ...], ...] = (TSV,)
   header: tuple[str, ...] = ()
 
 
-PAIR = ('sentence1', 'sentence2')
 TABLES = dict(
   cola=Table(
-    'CoLA',
-    ('sentence',),
-    features=('sentence',),
-    header=('source', 'label', 'star', 'sentence'),
+    'CoLA', ('sentence',), header=('source', 'label', 'star', 'sentence')
   ),
-  sst2=Table('SST-2', ('sentence',), features=('sentence',)),
+  sst2=Table('SST-2', ('sentence',)),
   # GLUE made train.tsv and dev.tsv of the original's training set by a list of
   # ids. Without them the original's test set, 1,725 pairs, is the dev set.
   mrpc=Table(
     'MRPC',
     ('#1 String', '#2 String'),
     'Quality',
-    files=(
-      ('train.tsv', 'dev.tsv'),
-      ('msr_paraphrase_train.txt', 'msr_paraphrase_test.txt'),
-    ),
+    features=PAIR,
+    files=(TSV, ('msr_paraphrase_train.txt', 'msr_paraphrase_test.txt')),
   ),
-  qqp=Table(
-    'QQP',
-    ('question1', 'question2'),
-    'is_duplicate',
-    features=('question1', 'question2'),
-  ),
-  stsb=Table('STS-B', PAIR, 'score', labels=()),
+  qqp=Table('QQP', ('question1', 'question2'), 'is_duplicate'),
+  stsb=Table('STS-B', label='score', labels=()),
   mnli=Table(
     'MNLI',
-    PAIR,
-    'gold_label',
-    ('entailment', 'neutral', 'contradiction'),
-    ('premise', 'hypothesis'),
-    (('train.tsv', 'dev_matched.tsv', 'dev_mismatched.tsv'),),
+    label='gold_label',
+    labels=('entailment', 'neutral', 'contradiction'),
+    features=('premise', 'hypothesis'),
+    files=(('train.tsv', 'dev_matched.tsv', 'dev_mismatched.tsv'),),
   ),
-  qnli=Table(
-    'QNLI',
-    ('question', 'sentence'),
-    labels=ENTAILED,
-    features=('question', 'sentence'),
-  ),
-  rte=Table('RTE', PAIR, labels=ENTAILED),
-  wnli=Table('WNLI', PAIR),
+  qnli=Table('QNLI', ('question', 'sentence'), labels=ENTAILED),
+  rte=Table('RTE', labels=ENTAILED),
+  wnli=Table('WNLI'),
 )
 
 
-def local(name, path, malformed='fatal') -> Parts:
+def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
   """A task's parts from a folder of GLUE's folders.
 
   Args:
@@ -108,51 +94,40 @@ def local(name, path, malformed='fatal') -> Parts:
       f'malformed={malformed!r} is none of {", ".join(MALFORMED)}.'
     )
   table, skipped = TABLES[name], {}
-  train, *dev = _find(Path(path) / table.folder, table.files)
-  read = functools.partial(
-    _read, table=table, skip=malformed == 'skip', skipped=skipped
-  )
-  parts = _evaluated(len(dev))
+  files = _find(Path(path) / table.folder, table.files)
+  parts = _evaluated(table)
   readers = {
-    part: functools.partial(read, file)
-    for part, file in zip(parts.values(), dev, strict=True)
+    part: functools.partial(_read, file, table, malformed == 'skip', skipped)
+    for part, file in zip(('train', *parts.values()), files, strict=True)
   }
-  readers['train'] = functools.partial(read, train)
   return Parts(readers, parts, parts, skipped)
 
 
-def tfds(name, corpus='glue', data_dir=None) -> Parts:
+def tfds(name: str, corpus: str = 'glue') -> Parts:
   """The same from TFDS, e.g. 'glue/sst2'; see `prepared.builder`."""
   table = TABLES[name]
-  builder = prepared.builder(
-    f'{corpus}/{name}', (*table.features, 'label'), data_dir
-  )
+  features, parts = table.features or table.texts, _evaluated(table)
+  builder = prepared.builder(f'{corpus}/{name}', (*features, 'label'))
 
-  def read(split):
-    for row in builder.as_data_source(split=split):
-      texts = tuple(row[feature].decode() for feature in table.features)
-      yield Example(texts, row['label'].item())
+  def read(part):
+    for row in prepared.rows(builder, part.replace('dev', 'validation')):
+      yield Example(tuple(row[x] for x in features), row['label'])
 
-  parts = _evaluated(len(table.files[0]) - 1)
-  splits = {part: part.replace('dev', 'validation') for part in parts.values()}
-  readers = {
-    part: functools.partial(read, split)
-    for part, split in dict(train='train', **splits).items()
-  }
+  readers = {x: functools.partial(read, x) for x in ('train', *parts.values())}
   return Parts(readers, parts, parts, {})
 
 
-def _evaluated(count):
+def _evaluated(table):
   """{name in the metrics: part} of one dev set, or of MNLI's two."""
-  if count == 1:
+  if len(table.files[0]) == 2:
     return {'': 'dev'}
   return dict(m='dev_matched', mm='dev_mismatched')
 
 
 def _find(folder, choices):
-  """Paths of the first choice of which all files are there, plain or .gz."""
+  """Paths of the first choice of which all files exist, plain or .gz."""
   for names in choices:
-    found = [existing(folder / name) for name in names]
+    found = [split_files.plain_or_gz(folder / name) for name in names]
     if all(found):
       return found
   wanted = '; or '.join(' and '.join(names) for names in choices)
@@ -161,12 +136,6 @@ def _find(folder, choices):
     f'{folder} has {", ".join(there[:12]) or "nothing"}; expected {wanted}, '
     'plain or .gz.'
   )
-
-
-def existing(path):
-  """The path, or path.gz, or None."""
-  zipped = path.with_name(f'{path.name}.gz')
-  return next((p for p in (path, zipped) if p.is_file()), None)
 
 
 def _read(path, table, skip, skipped):
@@ -188,46 +157,36 @@ def _examples(path, table, skip, skipped):
     )
   *texts, label = map(header.index, wanted)
   for number, line in rows:
-    columns = line.split('\t')
+    columns, fault = line.split('\t'), ''
     if len(columns) != len(header):
       fault = f'{len(columns)} columns, expected {len(header)}'
     elif columns[label] == UNDECIDED:
       fault = f'the label is {UNDECIDED!r}, that of no class'
-    else:
-      fault = ''
-    if fault and not skip:
-      raise ValueError(
-        f"{path}, line {number}: {fault} (data.malformed='skip' leaves such "
-        'rows out).'
-      )
-    if fault:
+    if fault and skip:
       bad += 1
       continue
-    try:
+    with text_lines.located(f'{path}, line {number}'):
+      if fault:
+        raise ValueError(
+          f"{fault} (data.malformed='skip' leaves such rows out)."
+        )
       found = label_id(columns[label], table.labels)
-    except ValueError as e:
-      raise ValueError(f'{path}, line {number}: {e}.') from e
     yield Example(tuple(columns[i] for i in texts), found)
   if bad:
     skipped[str(path)] = bad
 
 
-def label_id(label, labels):
+def label_id(label: object, labels: tuple) -> float:
   """The id of a label, or the number it is (0 to 5) if there are no labels.
 
   Raises:
     ValueError: the label and the legal ones.
   """
-  if labels:
-    if label in labels:
-      return labels.index(label)
-    raise ValueError(
-      f'the label is {label!r}, expected {", ".join(map(str, labels))}'
-    )
-  try:
-    number = float(label)
-  except ValueError:
-    number = -1.0
-  if 0 <= number <= 5:
-    return number
-  raise ValueError(f'the label is {label!r}, expected 0 to 5')
+  if label in labels:
+    return labels.index(label)
+  if not labels:
+    with contextlib.suppress(ValueError):
+      if 0 <= float(label) <= 5:
+        return float(label)
+  legal = ', '.join(map(str, labels)) or '0 to 5'
+  raise ValueError(f'the label is {label!r}, expected {legal}.')

@@ -6,6 +6,7 @@ a big-endian int32, the values in C order.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +15,12 @@ from collab.io import text_lines
 PREFIXES = dict(train='train', test='t10k')
 
 
-def there(folder):
+def there(folder: Path) -> bool:
   """Whether a folder has idx files."""
   return any(folder.glob('*-idx?-ubyte*'))
 
 
-def read(folder):
+def read(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Images and labels, plain or .gz.
 
   Args:
@@ -62,7 +63,7 @@ def _find(folder, name, dimensions):
   return array(found[0], dimensions), found[0]
 
 
-def array(path, dimensions):
+def array(path: Path, dimensions: int) -> np.ndarray:
   """uint8 array of one file; read-only. Errors as `read`."""
   with text_lines.opened(path) as file:
     data = file.read()

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets that TFDS has prepared on this machine."""
 
+from collections.abc import Iterator
+from pathlib import Path
 import re
 import shlex
 
 
-def builder(name, features=(), data_dir=None):
+def builder(
+  name: str, features: tuple[str, ...] = (), data_dir: Path | None = None
+):
   """The TFDS builder of a data set that is prepared as array_record.
 
   It is read by random access (`as_data_source`), without TensorFlow, and never
@@ -51,11 +55,33 @@ def builder(name, features=(), data_dir=None):
   return found
 
 
-def _refuse_foreign_features(connector):
-  """Has TFDS know the classes of features that it brings, and no others.
+def splits(builder) -> dict[str, str]:
+  """{split: its name in TFDS} of the splits that a data set has."""
+  names = dict(train='train', val='validation', test='test')
+  there = builder.info.splits
+  return {ours: theirs for ours, theirs in names.items() if theirs in there}
 
-  It imports the module of whatever class the features.json of a folder names,
-  at any depth: code beside the data would run.
+
+def rows(builder, split: str) -> Iterator[dict]:
+  """Yields the examples of a split as JSON has them: str, int, float, list."""
+  return map(_plain, builder.as_data_source(split=split))
+
+
+def _plain(value):
+  if isinstance(value, dict):
+    return {key: _plain(x) for key, x in value.items()}
+  if isinstance(value, bytes):
+    return value.decode()
+  if getattr(value, 'ndim', 0) or isinstance(value, (list, tuple)):
+    return [_plain(x) for x in value]
+  return value.item() if hasattr(value, 'item') else value
+
+
+def _refuse_foreign_features(connector):
+  """Makes TFDS refuse all classes of features but its own.
+
+  It would import the module of any class that the features.json of a folder
+  names, at any depth, and so run code that lies beside the data.
   """
   known = connector._registered_features
 
@@ -67,8 +93,8 @@ def _refuse_foreign_features(connector):
   connector.cls_from_name = cls_from_name
 
 
-def how(name, data_dir=None):
-  """What a user does about a data set or split that is not there."""
+def how(name: str, data_dir: Path | None = None) -> str:
+  """How to get a data set or a split that is missing, for errors."""
   program = (
     f'import tensorflow_datasets as t; t.builder({name!r}, '
     f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()"

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parallel text by splits: local files, TFDS, or the bundled sample.
 
-A Corpus streams: nothing is held in memory, a split can be read again.
+A Corpus is streamed: nothing is held in memory, a split can be read again.
 """
 
 from collections.abc import Callable, Iterator
 import functools
 import hashlib
 import os
+from pathlib import Path
 from typing import NamedTuple
 
-from collab.data import samples
-from collab.data.readers import files as local
-from collab.data.readers import prepared
+from collab.data.readers import parallel_files, prepared
+from collab.data.samples import translation
+from collab.data.splits import SPLITS
 from collab.io import text_lines
-
-SPLITS = ('train', 'val', 'test')
 
 
 class Corpus(NamedTuple):
@@ -23,12 +22,12 @@ class Corpus(NamedTuple):
 
   Attributes:
     name: what it is, for people: a path, a TFDS name, 'sample'.
-    fingerprint: changes when the text may have changed; for caches.
+    fingerprint: of the text, for caches; changes when the text may have.
     readers: split -> function that starts an iterator of rows
       (source, target, category), all strings.
     files: split -> names of its files with their sizes in bytes.
     dropped: file -> empty lines, of the splits that were read to their end.
-    expected: what to do when a split is missing, for the error.
+    expected: what to do when a split is missing, for errors.
   """
 
   name: str
@@ -38,12 +37,7 @@ class Corpus(NamedTuple):
   dropped: dict[str, int]
   expected: str
 
-  @property
-  def splits(self):
-    """Those of 'train', 'val' and 'test' that there are."""
-    return tuple(self.readers)
-
-  def rows(self, split) -> Iterator[tuple[str, str, str]]:
+  def rows(self, split: str) -> Iterator[tuple[str, str, str]]:
     """Iterates over (source, target, category) of a split.
 
     Pairs with an empty side are left out and counted (see `describe`). The
@@ -57,19 +51,15 @@ class Corpus(NamedTuple):
     if split not in self.readers:
       raise ValueError(
         f"{self.name} has no split '{split}', only "
-        f'{", ".join(self.splits)}. {self.expected}'
+        f'{", ".join(self.readers)}. {self.expected}'
       )
     files = ' and '.join(self.files.get(split, ())) or self.name
     empty = f'{self.name}: the split {split} has no pairs ({files}).'
     return text_lines.at_least_one(self.readers[split](), empty)
 
-  def pairs(self, split) -> Iterator[tuple[str, str]]:
+  def pairs(self, split: str) -> Iterator[tuple[str, str]]:
     """Iterates over (source, target) of a split; errors as `rows`."""
     return (row[:2] for row in self.rows(split))
-
-  def categories(self, split) -> list[str]:
-    """The category of each pair of a split, in order; errors as `rows`."""
-    return [row[2] for row in self.rows(split)]
 
   def describe(self) -> dict:
     """Name, fingerprint, files with bytes, and empty lines of what was read."""
@@ -82,28 +72,25 @@ class Corpus(NamedTuple):
 
 
 def sample() -> Corpus:
-  """The bundled English-German sample (see `samples`)."""
+  """The bundled English-German sample (see `translation`)."""
 
   def reader(split):
-    return (pair[:3] for pair in samples.generate()[split])
+    return (pair[:3] for pair in translation.generate()[split])
 
-  return Corpus(
-    name='sample',
-    fingerprint=f'sample-{samples.fingerprint()}',
-    readers={s: functools.partial(reader, s) for s in SPLITS},
-    files={},
-    dropped={},
-    expected='',
-  )
+  fingerprint = f'sample-{translation.fingerprint()}'
+  readers = {split: functools.partial(reader, split) for split in SPLITS}
+  return Corpus('sample', fingerprint, readers, {}, {}, '')
 
 
-def parallel(path, source, target, files=()) -> Corpus:
+def parallel(
+  path: str | Path, source: str, target: str, files: tuple[str, ...] = ()
+) -> Corpus:
   """Local files, plain or .gz, one sentence a line, in UTF-8.
 
   A split is either two files, `train.SOURCE` and `train.TARGET`, or one
-  TAB-separated file `train.tsv`: source, target and, if one likes, a category.
-  What stands between the split and the ending is free (`test_2016.en`), but
-  exactly one candidate must match `train*`, one `val*` or `dev*`, one `test*`.
+  TAB-separated file `train.tsv`: source, target and optionally a category.
+  The name may have more between split and ending (`test_2016.en`), but exactly
+  one candidate must match `train*`, one `val*` or `dev*`, one `test*`.
 
   Args:
     path: the folder.
@@ -117,7 +104,7 @@ def parallel(path, source, target, files=()) -> Corpus:
   Raises:
     ValueError: no folder, no file, several candidates, a lone side.
   """
-  found, expected = local.find(path, source, target, files)
+  found, expected = parallel_files.find(path, source, target, files)
   dropped, sizes, identity = {}, {}, hashlib.sha256()
   for split, paths in found.items():
     sizes[split] = {}
@@ -126,46 +113,31 @@ def parallel(path, source, target, files=()) -> Corpus:
       sizes[split][os.path.relpath(file, path)] = stat.st_size
       whole = f'{split} {file.resolve()} {stat.st_size} {stat.st_mtime_ns}'
       identity.update(whole.encode())
-  return Corpus(
-    name=str(path),
-    fingerprint=f'files-{identity.hexdigest()[:16]}',
-    readers={
-      split: functools.partial(local.read, paths, dropped)
-      for split, paths in found.items()
-    },
-    files=sizes,
-    dropped=dropped,
-    expected=expected,
-  )
+  fingerprint = f'files-{identity.hexdigest()[:16]}'
+  readers = {
+    split: functools.partial(parallel_files.read, paths, dropped)
+    for split, paths in found.items()
+  }
+  return Corpus(str(path), fingerprint, readers, sizes, dropped, expected)
 
 
-def tfds(name, source, target, data_dir=None) -> Corpus:
+def tfds(name: str, source: str, target: str) -> Corpus:
   """A translation data set of TFDS, e.g. 'wmt14_translate/de-en'.
 
   Args:
     name: TFDS name with its configuration.
     source, target: two of its features.
-    data_dir: where TFDS keeps its data; None is TFDS' default.
 
   Raises:
     ValueError: unknown name, not prepared, or no such languages.
   """
-  builder = prepared.builder(name, (source, target), data_dir)
-  info = builder.info
-  splits = {'train': 'train', 'val': 'validation', 'test': 'test'}
-  splits = {
-    ours: theirs for ours, theirs in splits.items() if theirs in info.splits
-  }
-  dropped = {}
+  builder = prepared.builder(name, (source, target))
+  info, splits, dropped = builder.info, prepared.splits(builder), {}
 
   def reader(split):
-    records = builder.as_data_source(split=splits[split])
     empty = 0
-    for index in range(len(records)):
-      row = records[index]
-      pair = [
-        text_lines.one(row[side].decode()).strip() for side in (source, target)
-      ]
+    for row in prepared.rows(builder, splits[split]):
+      pair = [text_lines.one(row[x]).strip() for x in (source, target)]
       if all(pair):
         yield (*pair, '')
       else:
@@ -176,14 +148,11 @@ def tfds(name, source, target, data_dir=None) -> Corpus:
     [name, str(builder.version), source, target]
     + [f'{s}={info.splits[s].num_examples}' for s in splits.values()]
   )
-  return Corpus(
-    name=name,
-    fingerprint='tfds-' + hashlib.sha256(identity.encode()).hexdigest()[:16],
-    readers={split: functools.partial(reader, split) for split in splits},
-    files={
-      ours: {f'{name}:{theirs}': info.splits[theirs].num_bytes}
-      for ours, theirs in splits.items()
-    },
-    dropped=dropped,
-    expected=prepared.how(name, data_dir),
-  )
+  fingerprint = f'tfds-{hashlib.sha256(identity.encode()).hexdigest()[:16]}'
+  readers = {split: functools.partial(reader, split) for split in splits}
+  sizes = {
+    ours: {f'{name}:{theirs}': info.splits[theirs].num_bytes}
+    for ours, theirs in splits.items()
+  }
+  how = prepared.how(name)
+  return Corpus(name, fingerprint, readers, sizes, dropped, how)

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running text by splits, and its tokens as one long sequence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
 import hashlib
-from itertools import chain, islice
+from itertools import chain, tee
 from pathlib import Path
-import platform
 import re
 from typing import NamedTuple
-import zlib
 
 import numpy as np
 from tqdm import tqdm
 
-from collab.data import cache
-from collab.data.readers import prepared
-from collab.data.readers.sources import SPLITS
-from collab.io import text_lines
+from collab.data.readers import prepared, split_files
+from collab.data.samples import prose
+from collab.data.splits import SPLITS, by_checksum
+from collab.data.tokenizer import Tokenizer, each
+from collab.io import sealed, text_lines
 
-CHUNK = 8192  # lines tokenised at a time
-WORDS = dict(train='train', val='val', valid='val', validation='val')
-WORDS |= dict(dev='val', test='test')
+# Words of a file's name -> the split.
+WORDS = dict(train='train', test='test') | dict.fromkeys(
+  ('val', 'valid', 'validation', 'dev'), 'val'
+)
 
 
 class Text(NamedTuple):
@@ -38,7 +38,7 @@ class Text(NamedTuple):
   fingerprint: str
   readers: dict[str, Callable]
 
-  def lines(self, split):
+  def lines(self, split: str) -> Iterator[str]:
     """Iterates over the lines of a split; a ValueError if it has none."""
     return _not_empty(self.readers[split](), self.name, split)
 
@@ -48,8 +48,8 @@ class Stream(NamedTuple):
 
   Attributes:
     tokens: uint16 or uint32 [n].
-    words: what blanks separate, and one for the end of each line: what the
-      perplexity of a word counts, whatever the tokens are.
+    words: how many words blanks separate, and one for the end of each line;
+      perplexity is per word, whatever the tokens are.
     characters: of the lines, and one for the end of each.
   """
 
@@ -58,20 +58,19 @@ class Stream(NamedTuple):
   characters: int
 
 
-def read(corpus, path) -> Text:
-  """Local files if there is a path, the sample, or a data set of TFDS."""
+def read(corpus: str, path: str) -> Text:
+  """Local files if there is a path, else the sample or a data set of TFDS."""
   if path:
     return local(path)
   return sample() if corpus == 'sample' else tfds(corpus)
 
 
-def local(path) -> Text:
+def local(path: str | Path) -> Text:
   """A folder of text files, in UTF-8, plain or .gz.
 
-  Their names say the split: wiki.train.raw, ptb.valid.txt, test.txt.gz, ...
-  (train; val, valid, validation or dev; test). If none does, all *.txt make one
-  text, of which each line's checksum decides the split: 1 % each is val and
-  test.
+  Their names have the split: wiki.train.raw, ptb.valid.txt, test.txt.gz, ...
+  (train; val, valid, validation or dev; test). If none has, the files *.txt are
+  one text, and each line's checksum decides its split: 1 % is val, 1 % test.
 
   Raises:
     ValueError: no folder, no file, a missing split or two files of one.
@@ -81,10 +80,8 @@ def local(path) -> Text:
     'Expected one file a split, e.g. wiki.train.raw, wiki.valid.raw and '
     'wiki.test.raw; or *.txt that name no split; plain or .gz.'
   )
-  if not folder.is_dir():
-    raise ValueError(f'{folder} is not a folder. {expected}')
+  paths = [folder / name for name in split_files.names(folder, expected)]
   found = {}
-  paths = sorted(p for p in folder.iterdir() if p.is_file())
   for p in paths:
     parts = re.split(r'[._-]', p.name)
     for split in dict.fromkeys(WORDS[x] for x in parts if x in WORDS):
@@ -93,8 +90,10 @@ def local(path) -> Text:
     paths = [p for p in paths if p.name.removesuffix('.gz').endswith('.txt')]
     if not paths:
       raise ValueError(f'{folder} has no text. {expected}')
-    lines = functools.partial(_lines, paths)
-    return Text(str(path), _identity(paths), _by_checksum(lines))
+    readers = {
+      split: functools.partial(_part, paths, split) for split in SPLITS
+    }
+    return Text(str(path), _identity(paths), readers)
   for split in SPLITS:
     if len(got := found.get(split, [])) != 1:
       names = ', '.join(p.name for p in got) or 'nothing'
@@ -104,31 +103,12 @@ def local(path) -> Text:
 
 
 def sample() -> Text:
-  """English prose that ships with Python: what its help() says of topics.
-
-  A topic's name decides its split, by a checksum: a tenth each is val and test.
-  Topics quote each other: what val and test have of five words or more is left
-  out of training, and what test has, out of val.
-  """
-  from pydoc_data.topics import topics
-
-  parts = {split: [] for split in SPLITS}
-  for name in sorted(topics):
-    split = {0: 'test', 1: 'val'}.get(zlib.crc32(name.encode()) % 10, 'train')
-    parts[split] += text_lines.of_bytes(topics[name].encode(), name)
-
-  def lines(split):
-    later = SPLITS[SPLITS.index(split) + 1 :]
-    theirs = {line.strip() for x in later for line in parts[x]}
-    for line in parts[split]:
-      if len(line.split()) < 5 or line.strip() not in theirs:
-        yield line
-
-  readers = {split: functools.partial(lines, split) for split in SPLITS}
-  return Text('sample', f'topics-{platform.python_version()}', readers)
+  """The bundled sample, see `prose`."""
+  readers = {split: functools.partial(prose.lines, split) for split in SPLITS}
+  return Text('sample', prose.FINGERPRINT, readers)
 
 
-def tfds(name) -> Text:
+def tfds(name: str) -> Text:
   """A data set of TFDS with a feature `text`, e.g. 'lm1b'.
 
   Without a validation or test split, the last and the last but one percent of
@@ -142,43 +122,44 @@ def tfds(name) -> Text:
   parts = dict(train=train, val=val, test=test)
 
   def lines(part):
-    records = builder.as_data_source(split=part)
-    for i in range(len(records)):
+    for i, row in enumerate(builder.as_data_source(split=part)):
       name = f'{builder.info.full_name}, {part}, record {i}'
-      yield from text_lines.of_bytes(records[i]['text'], name)
+      yield from text_lines.of_bytes(row['text'], name)
 
   readers = {split: functools.partial(lines, x) for split, x in parts.items()}
   identity = f'{name} {builder.version} {parts}'
   return Text(name, _hash('tfds-lines', identity), readers)
 
 
-def stream(text, split, tokenizer, folder) -> Stream:
+def stream(
+  text: Text, split: str, tokenizer: Tokenizer, folder: str | Path
+) -> Stream:
   """The tokens of a split, made once and then read from a cache in `folder`.
 
   Raises:
     ValueError: the split is empty, a line cannot be read, no place to write.
   """
   key = f'text-{text.fingerprint}-{split}-{tokenizer.fingerprint}'
-  fill = functools.partial(_fill, text=text, split=split, tokenizer=tokenizer)
-  return cache.complete(Path(folder) / key, fill, _open)
+  place = Path(folder) / key
+  return sealed.folder(place, _fill, _read, text, split, tokenizer)
 
 
 def _fill(place, text, split, tokenizer):
-  lines = tqdm(text.lines(split), f'tokenising {split}', delay=1, disable=None)
-  lines, dtype = iter(lines), cache.kind(tokenizer)
+  """Writes the tokens; returns their type and what else a Stream states."""
+  bar = tqdm(text.lines(split), f'tokenising {split}', delay=1, disable=None)
+  lines, texts = tee(line.strip() for line in bar)
+  encoded = each(tokenizer.encode_batch, texts)
   words = characters = 0
   with open(place / 'tokens', 'wb') as file:
-    while chunk := [line.strip() for line in islice(lines, CHUNK)]:
-      ids = tokenizer.encode_batch(chunk)
-      flat = chain.from_iterable([*x, tokenizer.eos_id] for x in ids)
-      np.fromiter(flat, dtype).tofile(file)
-      words += sum(len(line.split()) + 1 for line in chunk)
-      characters += sum(len(line) + 1 for line in chunk)
-  cache.seal(place, dtype=dtype.__name__, words=words, characters=characters)
+    for line, ids in zip(lines, encoded, strict=True):
+      file.write(np.array([*ids, tokenizer.eos_id], tokenizer.dtype).tobytes())
+      words += len(line.split()) + 1
+      characters += len(line) + 1
+  dtype = tokenizer.dtype.__name__
+  return dict(dtype=dtype, words=words, characters=characters)
 
 
-def _open(place):
-  content = cache.unseal(place)
+def _read(place, content):
   tokens = np.memmap(place / 'tokens', content['dtype'], 'r')
   return Stream(tokens, content['words'], content['characters'])
 
@@ -192,21 +173,12 @@ def _of_file(path, split):
   return _not_empty(text_lines.of_path(path), path, split)
 
 
-def _lines(paths):
+def _part(paths, split):
+  """Yields the lines of files whose checksum says this split."""
   for path in paths:
-    yield from text_lines.of_path(path)
-
-
-def _by_checksum(lines):
-  """Readers of the three splits of one text."""
-
-  def reader(split):
-    for line in lines():
-      part = zlib.crc32(line.encode()) % 100
-      if {0: 'test', 1: 'val'}.get(part, 'train') == split:
+    for line in text_lines.of_path(path):
+      if by_checksum(line, 100) == split:
         yield line
-
-  return {split: functools.partial(reader, split) for split in SPLITS}
 
 
 def _identity(paths):

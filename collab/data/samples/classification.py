@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples for classification, made by Babel (CLDR) as `samples` is.
+"""The samples of classification, made by Babel (CLDR).
 
-A sentence lists names of countries or of languages. What two sentences, an
-English and a German one, are to each other is how many names they have in
-common. So a model has to learn words and to compare; without that it has the
-majority, or chance.
+A sentence lists names of countries or of languages. The label of two sentences,
+an English and a German one, says how many names they have in common. So a model
+has to learn words and to compare them; one that does not is at chance.
 
 No English sentence of two names or more is in two splits: its checksum decides.
 """
@@ -15,9 +14,9 @@ import random
 from babel import Locale
 from babel.lists import format_list
 
-from collab.data import localisation
+from collab.data import splits
 from collab.data.examples import Example, Parts
-from collab.data.samples import split_of
+from collab.data.samples import localisation
 
 DRAWS = dict(train=8000, val=400, test=400)  # examples, or groups of some
 KINDS = dict(
@@ -26,7 +25,7 @@ KINDS = dict(
 FAMILIES = ('da', 'de', 'nl', 'sv'), ('es', 'fr', 'it', 'pt')
 
 
-def parts(form) -> Parts:
+def parts(form: str) -> Parts:
   """The sample of a form, a key of FORMS; the same on every machine."""
   readers = {split: functools.partial(_read, form, split) for split in DRAWS}
   return Parts(readers, {'': 'val'}, {'': 'test'}, {})
@@ -59,7 +58,7 @@ def _draw(rng, split, count):
     codes = rng.sample(KINDS[kind], 2 * count)
     first, others = codes[:count], codes[count:]
     sentence = _list(kind, first, 'en')
-    if split_of((sentence,)) == split:
+    if splits.by_checksum(sentence) == split:
       return kind, first, sentence, others
 
 

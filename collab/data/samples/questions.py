@@ -1,37 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundled sample of span questions: facts on countries, by Babel (CLDR).
+"""The sample of span questions: facts on countries, made by Babel (CLDR).
 
-No text is shipped. A paragraph tells facts of two kinds (currency, official
-languages, the first day of the week, the city of the clocks, the price of a
-ticket) on each of two countries, in any order. A question is about one country
-and one kind, so who knows the kind only is right half the time. In v2.0 one of
-the four facts is left out, and a third of the questions is about this one. All
-is a function of the code and Babel's version; facts are CLDR's, prices drawn.
+No text is shipped. A paragraph states facts of two kinds (currency, official
+languages, first day of the week, city of the time zone, price of a ticket) on
+each of two countries, in any order. A question asks for one kind of one
+country, so a model that knows the kind only is right half the time. In v2.0 one
+of the four facts is left out, and a third of the questions ask for it. All is a
+function of the code and Babel's version; facts are CLDR's, prices are drawn.
 
-What is disjoint: the two countries and two kinds of a paragraph decide by a
-checksum which split it is in, so no split has a paragraph of the same countries
-and kinds as another. A fact stands in many paragraphs, in all of the splits,
-except for prices, which are drawn anew for each paragraph.
+The splits are disjoint: the checksum of a paragraph's two countries and two
+kinds decides its split, so no two splits have paragraphs of the same countries
+and kinds. A fact is in many paragraphs of all splits, but for prices, which are
+drawn anew for each paragraph.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 import functools
 import random
 import re
-import zlib
 
-from babel import Locale
-from babel.core import get_global
-from babel.languages import get_official_languages
-from babel.lists import format_list
-from babel.numbers import (
-  format_currency,
-  get_currency_name,
-  get_territory_currencies,
-)
+from babel import Locale, core, languages, lists, numbers
 
-from collab.data.localisation import CURRENCIES, TERRITORIES
-from collab.data.readers.squad_files import SPLITS, Question, Questions, check
+from collab.data import splits
+from collab.data.readers.squad_files import Question, Questions, check_version
+from collab.data.samples.localisation import CURRENCIES, TERRITORIES
 
 # Kind -> sentence, question.
 WORDS = dict(
@@ -62,31 +55,32 @@ EACH = 2  # questions of a paragraph
 UNANSWERABLE = 1 / 3
 
 
-def sample(version) -> Questions:
+def sample(version: str) -> Questions:
   """The sample as 'v1.1' or 'v2.0'."""
-  check(version)
-  return Questions(
-    'sample',
-    {s: functools.partial(generate, version, s) for s in SPLITS},
-  )
+  check_version(version)
+  readers = {
+    split: functools.partial(generate, version, split)
+    for split in splits.SPLITS
+  }
+  return Questions('sample', readers)
 
 
 @functools.cache
-def facts():
-  """kind -> country -> value, for all kinds but tickets."""
+def facts() -> dict[str, dict[str, str]]:
+  """The facts by kind, then by country, for all kinds but tickets."""
   english = Locale('en')
   found = {kind: {} for kind in WORDS if kind != 'ticket'}
   for code in TERRITORIES:
-    currency, *more = get_territory_currencies(code)
+    currency, *more = numbers.get_territory_currencies(code)
     if not more:
-      found['currency'][code] = get_currency_name(currency, 2, 'en')
-    codes = get_official_languages(code)
-    languages = [english.languages.get(c, '') for c in codes]
-    if 1 <= len(languages) <= 2 and all(languages):
-      found['language'][code] = format_list(languages, locale='en')
+      found['currency'][code] = numbers.get_currency_name(currency, 2, 'en')
+    codes = languages.get_official_languages(code)
+    names = [english.languages.get(c, '') for c in codes]
+    if 1 <= len(names) <= 2 and all(names):
+      found['language'][code] = lists.format_list(names, locale='en')
     day = Locale.parse(f'und_{code}').first_week_day
     found['week'][code] = english.days['stand-alone']['wide'][day]
-    zone, *more = get_global('territory_zones')[code]
+    zone, *more = core.get_global('territory_zones')[code]
     if not more:
       city = zone.split('/')[-1].replace('_', ' ')
       if city != english.territories[code]:
@@ -94,20 +88,14 @@ def facts():
   return found
 
 
-def split_of(places, kinds):
-  """Where a paragraph on these belongs."""
-  key = ' '.join(sorted(places) + sorted(kinds))
-  part = zlib.crc32(key.encode()) % 10
-  return {0: 'test', 1: 'val'}.get(part, 'train')
-
-
 @functools.cache
-def generate(version, split) -> list[Question]:
+def generate(version: str, split: str) -> list[Question]:
   """The questions of a split, those of a paragraph one after the other."""
   rng, found = random.Random(f'{version} {split}'), []
   while len(found) < EACH * PARAGRAPHS[split]:
     places, kinds = rng.sample(TERRITORIES, 2), rng.sample(list(WORDS), 2)
-    if split_of(places, kinds) != split:
+    key = ' '.join(sorted(places) + sorted(kinds))
+    if splits.by_checksum(key) != split:
       continue
     told = [(k, p, _value(rng, k, p)) for k in kinds for p in places]
     values = {value for *_, value in told}
@@ -122,7 +110,7 @@ def _value(rng, kind, place):
   if kind != 'ticket':
     return facts()[kind].get(place, '')
   price, currency = rng.randrange(20, 1000), rng.choice(CURRENCIES)
-  return format_currency(
+  return numbers.format_currency(
     price, currency, '¤0', locale='en', currency_digits=False
   )
 
@@ -156,20 +144,20 @@ def _name(code):
 # Baselines --------------------------------------------------------------------
 
 
-def first_name(question):
-  """The first words of the paragraph with capitals, past its first word."""
+def first_name(question: Question) -> str:
+  """The first capitalised words of the paragraph, past its first word."""
   found = re.search(r'(?<=\s)[A-Z]\w*(?: [A-Z]\w*)*', question.context)
   return found[0] if found else question.context
 
 
-def frequent(train):
-  """Says the most frequent answer of training that a paragraph has.
+def frequent(train: list[Question]) -> Callable:
+  """The baseline that gives the most frequent training answer in the paragraph.
 
-  It asks first for answers to questions that begin with the same three words,
-  which give away the kind of answer, then for any.
+  It prefers answers to questions that begin with the same three words, which
+  give away the kind of answer.
 
   Args:
-    train: Questions.
+    train: the training questions.
 
   Returns:
     A function of a Question; '' where there is none.
@@ -184,13 +172,11 @@ def frequent(train):
   }
 
   def answer(question):
-    known = (
-      text
-      for key in (_opening(question), '')
-      for text in ordered.get(key, ())
-      if text in question.context
-    )
-    return next(known, '')
+    for key in (_opening(question), ''):
+      for text in ordered.get(key, ()):
+        if text in question.context:
+          return text
+    return ''
 
   return answer
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dates, amounts, names ... in English and German, formatted by Babel (CLDR).
 
-An item is (pair, values, names): the English and the German text; the numbers,
-dates and times in it, as strings; the codes of the names in it. Each function
-draws one at random.
+Each public function draws an item at random, (pair, values): the English and
+the German text; the numbers, dates and times in it, as strings.
 
 CLDR's no-break, narrow and thin spaces become plain ones: they are for
 typesetting, and would only teach a tokenizer four kinds of blank.
@@ -11,16 +10,9 @@ typesetting, and would only teach a tokenizer four kinds of blank.
 
 import datetime
 from decimal import Decimal
+from random import Random
 
-from babel import Locale
-from babel.dates import (
-  format_date,
-  format_datetime,
-  format_time,
-  format_timedelta,
-)
-from babel.numbers import format_currency, get_currency_name
-from babel.units import format_compound_unit, format_unit
+from babel import Locale, dates, numbers, units
 
 # ISO 3166, 639, 15924 and 4217 codes and CLDR's unit names; the words come from
 # CLDR. Countries whose names are long, alike or disputed are left out.
@@ -53,6 +45,7 @@ PER = (
   ('mass-kilogram', 'area-square-meter'),
   ('volume-liter', 'duration-minute'),
 )
+Item = tuple[tuple[str, str], tuple[str, ...]]
 SECONDS = dict(second=1, minute=60, hour=3600, day=86400, week=604800)
 
 
@@ -70,73 +63,76 @@ def _number(rng, decimals):
   return number, (f'{number.normalize():f}',)
 
 
-def date(rng):
+def date(rng: Random) -> Item:
+  """A day of 1950 to 2049, some with the time: 'Thursday, July 4, 2024'."""
   moment = datetime.datetime(1950, 1, 1) + datetime.timedelta(
     minutes=rng.randrange(36_500 * 24 * 60)
   )
-  day, names = str(moment.date()), (f'month {moment.month}',)
+  day = str(moment.date())
   style = rng.choice(('full', 'long', 'medium', 'with time'))
   if style == 'with time':
-    pair = _both(format_datetime, moment, 'medium')
-    return pair, (day, str(moment.time())), names
-  if style == 'full':
-    names += (f'weekday {moment.weekday()}',)
-  return _both(format_date, moment, style), (day,), names
+    pair = _both(dates.format_datetime, moment, 'medium')
+    return pair, (day, str(moment.time()))
+  return _both(dates.format_date, moment, style), (day,)
 
 
-def time(rng):
+def time(rng: Random) -> Item:
+  """A time of day: '3:04 PM'."""
   hour, minute, second = map(rng.randrange, (24, 60, 60))
   style = rng.choice(('short', 'medium'))
   clock = datetime.time(hour, minute, second if style == 'medium' else 0)
-  return _both(format_time, clock, style), (str(clock),), ()
+  return _both(dates.format_time, clock, style), (str(clock),)
 
 
-def amount(rng):
+def amount(rng: Random) -> Item:
+  """An amount of money: '$1,234.50' or '1,234.50 US dollars'."""
   code, style = rng.choice(CURRENCIES), rng.choice(('standard', 'name'))
   number, values = _number(rng, 0 if code == 'KRW' else 2)
-  pair = _both(format_currency, number, code, format_type=style)
-  return pair, values, (code,)
+  pair = _both(numbers.format_currency, number, code, format_type=style)
+  return pair, values
 
 
-def unit(rng):
+def unit(rng: Random) -> Item:
+  """A number with its unit: '12.5 kilometers'."""
   number, values = _number(rng, rng.randint(0, 1))
   if rng.random() < 0.2:
     what, per = rng.choice(PER)
-    pair = _both(format_compound_unit, number, what, denominator_unit=per)
-    return pair, values, (what, per)
+    pair = _both(units.format_compound_unit, number, what, denominator_unit=per)
+    return pair, values
   what, length = rng.choice(UNITS), rng.choice(('long', 'short'))
-  return _both(format_unit, number, what, length=length), values, (what,)
+  return _both(units.format_unit, number, what, length=length), values
 
 
-def relative(rng):
+def relative(rng: Random) -> Item:
+  """A span of time, most of them from now: 'in 12 days'."""
   number, what = rng.randint(2, 999), rng.choice(list(SECONDS))
   pair = _both(
-    format_timedelta,
+    dates.format_timedelta,
     datetime.timedelta(seconds=rng.choice((1, -1)) * number * SECONDS[what]),
     granularity=what,
     threshold=1e9,  # never a coarser unit
     add_direction=rng.random() < 0.8,
   )
-  return pair, (str(number),), (what,)
+  return pair, (str(number),)
 
 
-def territory(rng):
+def territory(rng: Random) -> Item:
+  """The name of a country: 'Peru'."""
   code = rng.choice(TERRITORIES)
-  pair = _both(lambda locale: Locale(locale).territories[code])
-  return pair, (), (code,)
+  return _both(lambda locale: Locale(locale).territories[code]), ()
 
 
-def language(rng):
+def language(rng: Random) -> Item:
+  """The name of a language, some with country and script: 'Thai (Peru)'."""
   whole = Locale('en')  # the constructor knows no Thai of Peru: set the parts
   whole.language = rng.choice(LANGUAGES)
   if rng.random() < 0.6:
     whole.territory = rng.choice(TERRITORIES)
     whole.script = rng.choice(SCRIPTS) if rng.random() < 0.3 else None
-  names = (whole.language, whole.territory, whole.script)
-  return _both(whole.get_display_name), (), tuple(filter(None, names))
+  return _both(whole.get_display_name), ()
 
 
-def currency(rng):
+def currency(rng: Random) -> Item:
+  """The name of a currency: 'Swiss Franc'."""
   code = rng.choice(CURRENCIES)
-  pair = _both(lambda locale: get_currency_name(code, locale=locale))
-  return pair, (), (code,)
+  return _both(numbers.get_currency_name, code), ()

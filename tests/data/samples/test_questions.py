@@ -8,9 +8,10 @@ import zlib
 
 import pytest
 
-from collab.data import questions
 from collab.data.readers import squad_files
-from collab.data.readers.squad_files import SPLITS, VERSIONS, Question
+from collab.data.readers.squad_files import VERSIONS, Question
+from collab.data.samples import questions
+from collab.data.splits import SPLITS
 
 HOLES = dict(place='(?:the )?(.+)', value='(.+)')
 PATTERNS = {
@@ -64,7 +65,7 @@ def test_answers(splits, version):
   """Each is in its place, and the only one; what is not told has none."""
   for rows in splits.values():
     for q in rows:
-      assert squad_files.checked(q, version, 'sample') is q
+      squad_files.check(q, version)
       facts = told(q.context)
       assert q.answers == tuple(filter(None, [facts.get(asked(q))]))
       assert len(set(facts.values())) == len(facts)
@@ -114,7 +115,7 @@ def test_wrong_version():
 
 def test_another_process_makes_the_same(splits, version):
   program = (
-    'from collab.data import questions; import zlib;'
+    'from collab.data.samples import questions; import zlib;'
     f"print(zlib.crc32(repr(questions.generate('{version}', 'val')).encode()))"
   )
   made = subprocess.run(

@@ -10,18 +10,18 @@ import zlib
 
 import pytest
 
-from collab.data import sentences
+from collab.data.samples import classification
 
 SPLITS = ('train', 'val', 'test')
 
 
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch):
-  monkeypatch.setitem(sentences.DRAWS, 'train', 2000)
+  monkeypatch.setitem(classification.DRAWS, 'train', 2000)
 
 
 def examples(form, split):
-  return list(sentences.parts(form).readers[split]())
+  return list(classification.parts(form).readers[split]())
 
 
 def parts_of(sentence):
@@ -37,8 +37,10 @@ def names(sentence):
 def translations():
   """English name -> German name."""
   return {
-    sentences._name(kind, code, 'en'): sentences._name(kind, code, 'de')
-    for kind, codes in sentences.KINDS.items()
+    classification._name(kind, code, 'en'): classification._name(
+      kind, code, 'de'
+    )
+    for kind, codes in classification.KINDS.items()
     for code in codes
   }
 
@@ -51,14 +53,14 @@ def common(example, translations):
   return len({translations[x] for x in english} & german)
 
 
-@pytest.mark.parametrize('form', sentences.FORMS)
+@pytest.mark.parametrize('form', classification.FORMS)
 def test_splits(form):
-  parts = sentences.parts(form)
+  parts = classification.parts(form)
   assert (parts.val, parts.test) == ({'': 'val'}, {'': 'test'})
   found = {split: examples(form, split) for split in SPLITS}
   first = {split: {e.texts[0] for e in rows} for split, rows in found.items()}
   for split, rows in found.items():
-    assert len({e.group for e in rows}) == sentences.DRAWS[split]
+    assert len({e.group for e in rows}) == classification.DRAWS[split]
     for e in rows:
       assert all(text == ' '.join(text.split()) for text in e.texts)
   if form == 'family':  # in eight languages, of which some agree on a sentence
@@ -78,7 +80,7 @@ def test_splits(form):
 def test_labels_are_balanced(form, labels):
   counts = Counter(e.label for e in examples(form, 'val'))
   assert set(counts) == set(range(labels))
-  assert max(counts.values()) < 1.3 * sentences.DRAWS['val'] / labels
+  assert max(counts.values()) < 1.3 * classification.DRAWS['val'] / labels
 
 
 def test_what_labels_say(translations):
@@ -116,7 +118,8 @@ def test_questions():
 
 def test_another_process_makes_the_same():
   program = (
-    'from collab.data import sentences as s; import zlib; print(zlib.crc32('
+    'from collab.data.samples import classification as s; import zlib;'
+    'print(zlib.crc32('
     "repr([list(s.parts(f).readers['val']()) for f in s.FORMS]).encode()))"
   )
   made = subprocess.run(
@@ -126,5 +129,5 @@ def test_another_process_makes_the_same():
     text=True,
     check=True,
   ).stdout
-  rows = [examples(form, 'val') for form in sentences.FORMS]
+  rows = [examples(form, 'val') for form in classification.FORMS]
   assert int(made) == zlib.crc32(repr(rows).encode())

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoded images, which are decoded where they are needed: folders and TFDS."""
+
+from collections import Counter
+from collections.abc import Callable
+import dataclasses
+import functools
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from collab.data.readers import prepared
+
+MODES = {1: 'L', 3: 'RGB'}  # Pillow's, by the number of channels
+ENDINGS = ('.bmp', '.jpeg', '.jpg', '.png')
+EXPECTED = (
+  'Expected train-images-idx3-ubyte, train-labels-idx1-ubyte and the same with '
+  't10k (plain or .gz), or the folders train/CLASS/IMAGE and val/CLASS/IMAGE '
+  f'({", ".join(ENDINGS)}).'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """Images that are decoded where they are needed.
+
+  Attributes:
+    record: function of an index -> (name, encoded bytes, label).
+    rows: int64 [N], the indices.
+    channels: of the images that come out, whatever the files have.
+    damaged: a set that gets the names of the images that do not decode; None
+      makes them an error.
+  """
+
+  record: Callable
+  rows: np.ndarray
+  channels: int
+  damaged: set | None
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, i):
+    """(Pillow's image, label), or None for a damaged one.
+
+    Raises:
+      ValueError: it does not decode, and `damaged` is None.
+    """
+    name, data, label = self.record(int(self.rows[i]))
+    try:
+      image = decode(data).convert(MODES[self.channels])
+    except Exception as error:  # Pillow's formats raise what they like
+      if self.damaged is None:
+        raise ValueError(
+          f'{name} does not decode ({error}). data.damaged=skip leaves such '
+          'images out.'
+        ) from error
+      self.damaged.add(name)
+      return None
+    return image, label
+
+  def select(self, rows: np.ndarray) -> 'Encoded':
+    """Some of the images."""
+    return dataclasses.replace(self, rows=self.rows[rows])
+
+
+def decode(data: bytes) -> Image.Image:
+  """Decodes an image file as viewers show it: Pillow's image of 8 bits.
+
+  It is turned as its EXIF orientation says, and put on white where it is
+  transparent. Of 16 bits, mode I too, the upper 8 count; for larger values, and
+  for fractions, no format defines white.
+
+  Raises:
+    ValueError: pixels of more than 16 bits; and what Pillow raises.
+  """
+  image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+  if image.mode.startswith(('I', 'F')):
+    pixels = np.asarray(image)
+    if image.mode == 'F' or pixels.min() < 0 or pixels.max() >= 2**16:
+      raise ValueError(f'pixels of mode {image.mode}, expected 8 or 16 bits')
+    clear = pixels == image.info.get('transparency')
+    return Image.fromarray(np.where(clear, 255, pixels >> 8).astype(np.uint8))
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return image
+
+
+def folders(
+  folder: Path, channels: int, damaged: set | None, ignored: Counter
+) -> tuple[tuple[str, ...], dict[str, Encoded]]:
+  """Classes and splits of a folder SPLIT/CLASS/IMAGE.
+
+  Args:
+    folder: of train and of val, test or both; the folders in train are the
+      classes.
+    channels, damaged: see Encoded.
+    ignored: counts the files that are no images, by ending.
+
+  Raises:
+    ValueError: another layout, an unknown class, a class without images.
+  """
+  names = [s for s in ('train', 'val', 'test') if (folder / s).is_dir()]
+  if 'train' not in names or len(names) == 1:
+    there = 'is no folder' if not folder.is_dir() else 'has no images'
+    raise ValueError(f'{folder} {there} in a known layout. {EXPECTED}')
+  classes, splits = (), {}
+  for name in names:
+    found = _by_class(folder / name, ignored)
+    classes = classes or tuple(found)
+    unknown = sorted(found.keys() - set(classes))
+    if unknown:
+      raise ValueError(
+        f"{folder / name} has the class '{unknown[0]}', which "
+        f'{folder / "train"} has not.'
+      )
+    empty = [label for label in found if not found[label]]
+    if 0 < len(empty) < len(found):  # all: an empty split, see `images.read`
+      raise ValueError(
+        f"{folder / name} has the class '{empty[0]}' without an image of "
+        f'{", ".join(ENDINGS)}; expected one at least.'
+      )
+    paths = [path for label in found for path in found[label]]
+    counts = [len(found.get(label, ())) for label in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    record = functools.partial(_of_file, paths, labels)
+    splits[name] = Encoded(record, np.arange(len(paths)), channels, damaged)
+  if 'test' not in splits:  # as ImageNet, whose 'test' is not published
+    splits['test'] = splits.pop('val')
+  return classes, splits
+
+
+def _by_class(folder, ignored):
+  """{class: paths of its images}, by name; counts what else is there.
+
+  Hidden files and folders are skipped: notebooks and systems leave them.
+  """
+  places = [p for p in sorted(folder.iterdir()) if _visible(p.name)]
+  found = {p.name: [] for p in places if p.is_dir()}
+  paths = [p for p in places if p.name not in found]
+  for label in found:
+    for inner, folders, names in os.walk(folder / label):
+      folders[:] = filter(_visible, folders)
+      paths += [Path(inner, name) for name in filter(_visible, names)]
+  for path in sorted(paths):
+    if path.parent.parent == folder and path.suffix.lower() in ENDINGS:
+      found[path.parent.name].append(path)
+    else:
+      ignored[path.suffix.lower() or path.name] += 1
+  return found
+
+
+def _visible(name):
+  return not name.startswith('.')
+
+
+def _of_file(paths, labels, i):
+  # An unreadable file is no damaged image: OSError whatever the policy.
+  return str(paths[i]), paths[i].read_bytes(), int(labels[i])
+
+
+def tfds(
+  name: str, test: str, channels: int, damaged: set | None
+) -> tuple[tuple[str, ...], dict[str, Encoded]]:
+  """Classes and splits of a data set of TFDS, see `prepared.builder`.
+
+  Args:
+    name: in TFDS.
+    test: its split that is 'test' here.
+    channels, damaged: see Encoded.
+
+  Raises:
+    ValueError: it is not prepared, or without one of the splits.
+  """
+  builder = prepared.builder(name, ('image', 'label'))
+  from tensorflow_datasets import decode  # slow
+
+  splits = {}
+  for split, theirs in dict(train='train', test=test).items():
+    if theirs not in builder.info.splits:
+      raise ValueError(
+        f"{name} is prepared without '{theirs}', only "
+        f'{", ".join(builder.info.splits)}. {prepared.how(name)}'
+      )
+    source = builder.as_data_source(
+      split=theirs, decoders=dict(image=decode.SkipDecoding())
+    )
+    record = functools.partial(_of_tfds, f'{name}:{theirs}', source)
+    splits[split] = Encoded(record, np.arange(len(source)), channels, damaged)
+  return tuple(builder.info.features['label'].names), splits
+
+
+def _of_tfds(name, source, i):
+  row = source[i]
+  return f'{name}, record {i}', row['image'], int(row['label'])

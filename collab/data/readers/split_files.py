@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the files of each split in a folder, by their names or a user's."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from collab.data.splits import SPLITS
+
+PREFIXES = dict(train=('train',), val=('val', 'dev'), test=('test',))
+
+
+def names(folder: Path, expected: str) -> list[str]:
+  """The names of a folder's files, sorted; a ValueError if it is no folder."""
+  if not folder.is_dir():
+    raise ValueError(f'{folder} is not a folder. {expected}')
+  return sorted(p.name for p in folder.iterdir() if p.is_file())
+
+
+def plain_or_gz(path: Path) -> Path | None:
+  """The path, or path.gz, or None if neither is a file."""
+  packed = path.with_name(f'{path.name}.gz')
+  return next((p for p in (path, packed) if p.is_file()), None)
+
+
+def by_prefix(
+  folder: Path, candidates: Iterable[tuple[str, ...]], prefer: str = ''
+) -> dict[str, list[Path]]:
+  """The paths of each split, whose files begin with train, val, dev or test.
+
+  Args:
+    folder: of the files.
+    candidates: the names of files that may be a split together.
+    prefer: if several match, those with this in the name are taken.
+
+  Raises:
+    ValueError: several candidates for a split.
+  """
+  found = {}
+  for split, prefixes in PREFIXES.items():
+    ours = [x for x in candidates if x[0].startswith(prefixes)]
+    ours = [x for x in ours if prefer in x[0]] or ours
+    if len(ours) > 1:
+      raise ValueError(
+        f'{folder} has {len(ours)} candidates for {split}, expected one: '
+        f'{"; ".join(map(" and ".join, ours))}. Choose by '
+        f'data.files=("{split}={",".join(ours[0])}", ...).'
+      )
+    if ours:
+      found[split] = [folder / name for name in ours[0]]
+  return found
+
+
+def named(
+  folder: Path,
+  files: Iterable[str],
+  expected: str,
+  forms: tuple[str, ...],
+  splits: tuple[str, ...] = SPLITS,
+) -> dict[str, list[Path]]:
+  """The paths of each split as data.files names them.
+
+  Args:
+    folder: of the files.
+    files: entries 'SPLIT=FILE' or 'SPLIT=FILE,FILE'.
+    expected: what a folder should have, for errors.
+    forms: the legal entries, that of the most files first; for errors.
+    splits: the legal splits.
+
+  Raises:
+    ValueError: an entry of another form, a split that is named twice, a file
+      that does not exist.
+  """
+  found = {}
+  for entry in files:
+    split, _, rest = entry.partition('=')
+    paths = [folder / name for name in rest.split(',')]
+    if split not in splits or not rest or len(paths) > len(forms):
+      raise ValueError(
+        f"data.files has '{entry}', expected {' or '.join(forms)} with SPLIT "
+        f'one of {", ".join(splits)}.'
+      )
+    if split in found:
+      raise ValueError(f"data.files names '{split}' twice.")
+    for path in paths:
+      if not path.is_file():
+        raise ValueError(f"data.files: '{entry}': no file {path}. {expected}")
+    found[split] = paths
+  return {split: found[split] for split in splits if split in found}

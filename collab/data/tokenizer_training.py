@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains tokenizers: byte-level BPE, which takes any text, or whole words.
+
+In BPE every digit is a token of its own, so that numbers can be copied and
+regrouped.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+import re
+import sys
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+
+from collab.data.tokenizer import SPECIAL, UNK, Tokenizer, load, parse, read
+from collab.io import atomic, text_lines
+
+SMALLEST = len(SPECIAL) + 256  # a token for each byte
+LONGEST = 256  # characters of a word that BPE learns from in one piece
+_LONG = re.compile(rf'\S{{{LONGEST}}}|\s{{{LONGEST}}}')
+
+
+def train(
+  lines: Iterable[str], vocab_size: int, path: str | Path, kind: str = 'bpe'
+) -> Tokenizer:
+  """Trains on lines of text and writes the tokenizer to a JSON file.
+
+  The same lines give the same file, byte by byte. A small text may have fewer
+  than vocab_size tokens to learn: look at `Tokenizer.vocab_size`.
+
+  Args:
+    lines: iterator of strings, of both languages.
+    vocab_size: ids to have in all, at least SMALLEST = 261.
+    path: file to write; it is there whole or not at all.
+    kind: 'bpe', or 'words': the most frequent of what blanks separate, all
+      others being <unk>.
+
+  Raises:
+    ValueError: vocab_size too small, no such kind, no text, or the file cannot
+      be written.
+  """
+  if kind not in KINDS:
+    raise ValueError(f'No tokenizer {kind!r}; there are {", ".join(KINDS)}.')
+  if vocab_size < SMALLEST:
+    raise ValueError(
+      f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
+      f'byte and {len(SPECIAL)} special ones.'
+    )
+  # disable=None: no bar where standard error is not a terminal.
+  lines = tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None)
+  empty = 'The tokenizer got no lines to train on.'
+  lines = text_lines.at_least_one(lines, empty)
+  rules, trainer, pieces = KINDS[kind](vocab_size)
+  rules.train_from_iterator(
+    (x for line in lines for x in pieces(line)), trainer
+  )
+  text = rules.to_str(pretty=True)
+  _write(Path(path), text)
+  return Tokenizer(rules, text)
+
+
+def _bpe(vocab_size):
+  """Untrained rules, what trains them, and the texts to train on of a line."""
+  rules = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
+  digits = pre_tokenizers.Digits(individual_digits=True)
+  as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  rules.pre_tokenizer = pre_tokenizers.Sequence([digits, as_bytes])
+  rules.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(SPECIAL),
+    initial_alphabet=as_bytes.alphabet(),
+    show_progress=sys.stderr.isatty(),
+  )
+  return rules, trainer, _broken
+
+
+def _broken(line):
+  """A line in pieces without longer words, which cost the square of it."""
+  line = f' {line}'
+  ends = [found.end() for found in _LONG.finditer(line)]
+  return [line[begin:end] for begin, end in pairwise([0, *ends, len(line)])]
+
+
+def _words(vocab_size):
+  rules = tokenizers.Tokenizer(models.WordLevel(unk_token=SPECIAL[UNK]))
+  rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  trainer = trainers.WordLevelTrainer(
+    vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+  )
+  return rules, trainer, _not_special
+
+
+def _not_special(line):
+  """The words that get ids of their own, as one text."""
+  return [' '.join(word for word in line.split() if word not in SPECIAL)]
+
+
+KINDS = dict(bpe=_bpe, words=_words)
+
+
+def prepare(
+  workdir: str | Path,
+  vocabulary: str,
+  lines: Callable,
+  vocab_size: int,
+  kind: str = 'bpe',
+) -> Tokenizer:
+  """The tokenizer of a run, kept in its workdir.
+
+  Args:
+    workdir: its tokenizer.json is used if it exists: that of a run that is
+      resumed, or of the one that `init_from` names.
+    vocabulary: else a tokenizer.json to copy, '' for none.
+    lines: else a function that starts an iterator of the text to train on.
+    vocab_size, kind: see `train`.
+  """
+  kept = Path(workdir, 'tokenizer.json')
+  if kept.exists():
+    return load(kept)
+  if not vocabulary:
+    return train(lines(), vocab_size, kept, kind)
+  text = read(vocabulary)
+  found = parse(text, vocabulary)
+  _write(kept, text)
+  return found
+
+
+def _write(path, text):
+  """Writes a file atomically; makes its folder if it is missing."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, text)
+  except OSError as error:
+    raise ValueError(
+      f'Cannot write the tokenizer to {path}: {error}'
+    ) from error

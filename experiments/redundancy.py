@@ -12,7 +12,7 @@ import numpy as np
 from collab import command
 from collab.analysis import spectrum
 from collab.analysis.redundancy import label
-from collab.convert import calibration, intercept, source
+from collab.convert import calibration, source
 from collab.convert.decompose import input_statistics
 from collab.io import atomic, json_text
 from experiments import results, study
@@ -25,9 +25,7 @@ def curves(folder: str, text: str, rows: int) -> dict:
   """{kind: {layer: {name: curve}}}, also of Gaussian weights."""
   found = source.read(folder)
   model, batches = calibration.read(found, text, rows)
-  inputs = input_statistics.collect(
-    model, found.params, batches, intercept.paths(found.params)
-  )
+  inputs = input_statistics.collect(model, found.params, batches)
   kinds = dict(weights=None, inputs=inputs)
   return {
     kind: {

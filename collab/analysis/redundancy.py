@@ -12,6 +12,7 @@ importance.png: what the model loses with each of its heads.
 MODEL_DIR is a folder of Hugging Face's or the workdir of a run.
 """
 
+from collections.abc import Mapping
 import functools
 import pathlib
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from collab import command
 from collab.analysis import spectrum
-from collab.convert import calibration, heads, intercept, source
+from collab.convert import calibration, heads, source
 from collab.convert.decompose import input_statistics
 from collab.io import atomic
 
@@ -36,15 +37,15 @@ ABLATED = 32  # texts: each head is left out on all of them
 # Tables -----------------------------------------------------------------------
 
 
-def label(path):
+def label(path: tuple) -> str:
   """A layer's name for tables and figures, 'encoder 0' or 'decoder 0 cross'."""
   return ' '.join(
     name.removeprefix('layer_') for name in path if name != 'self_attention'
   )
 
 
-def energy_table(found):
-  """Components that hold SHARES of `energy.of_layers`, as Markdown."""
+def energy_table(found: Mapping) -> str:
+  """Components that hold SHARES of `spectrum.of_layers`, as Markdown."""
   names = 'a head', 'queries', 'keys', 'queries keysᵀ'
   rows = [('layer', *names)]
   for path, (own, _) in found.items():
@@ -67,7 +68,7 @@ def _cell(curves):
   return f'{", ".join(f"{n:.0f}" for n in counts)} of {len(curves[0])}'
 
 
-def ablation_table(lost):
+def ablation_table(lost: Mapping) -> str:
   """What `heads.ablation` returns, as Markdown, in percent."""
   H = max(map(len, lost.values()))
   rows = [('layer', *(f'head {h}' for h in range(H)))]
@@ -95,7 +96,7 @@ PANELS = {
 }
 
 
-def draw_energy(file, kinds):
+def draw_energy(file, kinds: Mapping) -> None:
   """Energy against components, a line a layer; kinds: {of what: of_layers}."""
   figure = Figure((12.5, 0.6 + 3.4 * len(kinds)), layout='constrained')
   grid = figure.subplots(len(kinds), len(PANELS), sharey=True, squeeze=False)
@@ -126,7 +127,7 @@ def _draw_panel(axis, found, styles):
   axis.spines[['top', 'right']].set_visible(False)
 
 
-def draw_ablation(file, lost):
+def draw_ablation(file, lost: Mapping) -> None:
   """A heat map of `heads.ablation`, layers by heads."""
   H = max(map(len, lost.values()))
   grid = np.full((len(lost), H), np.nan)
@@ -153,7 +154,7 @@ def draw_ablation(file, lost):
 # The command ------------------------------------------------------------------
 
 
-def analyse(folder, text, out):
+def analyse(folder: str, text: str, out: str) -> list[pathlib.Path]:
   """Writes what the module's docstring says; returns the files.
 
   Args:
@@ -169,9 +170,7 @@ def analyse(folder, text, out):
   kinds, lost = {WEIGHTS: spectrum.of_layers(params)}, {}
   if text:
     model, batches = calibration.read(found, text)
-    inputs = input_statistics.collect(
-      model, params, batches, intercept.paths(params)
-    )
+    inputs = input_statistics.collect(model, params, batches)
     kinds[INPUTS] = spectrum.of_layers(params, inputs)
     model, batches = calibration.read(found, text, rows=ABLATED)
     outputs = functools.partial(heads.hidden, model)
@@ -187,7 +186,7 @@ def analyse(folder, text, out):
   return written
 
 
-def report(folder, kinds, lost):
+def report(folder: str, kinds: Mapping, lost: Mapping) -> str:
   """redundancy.md."""
   shares = ', '.join(f'{100 * share:.0f}' for share in SHARES)
   parts = [f'# Heads of {pathlib.Path(folder).resolve().name}']
@@ -207,16 +206,10 @@ def main():
     description=__doc__.split('\n')[0],
     prog='python -m collab.analysis.redundancy',
   )
-  parser.add_argument(
-    'model_dir', help="a folder of Hugging Face's, or the workdir of a run"
-  )
-  parser.add_argument(
-    '--calibration',
-    default='',
-    metavar='FILE',
-    help="text, one a line, or 'train', the training data of the run",
-  )
-  parser.add_argument('--out', default='redundancy', metavar='DIR')
+  add = parser.add_argument
+  add('model_dir', help="a folder of Hugging Face's, or the workdir of a run")
+  add('--calibration', default='', help="text, a line each; or 'train'")
+  add('--out', default='redundancy', help='folder')
   with command.errors_in_a_line('redundancy'):
     args = parser.parse_args()
     for file in analyse(args.model_dir, args.calibration, args.out):

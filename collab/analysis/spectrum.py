@@ -5,13 +5,15 @@ Energy is the squares of singular values. Axes: D model, H heads, K width of a
 head, N = H K.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from collab.convert import intercept
-from collab.convert.decompose import input_statistics, layers
+from collab.convert.decompose.input_statistics import Moments, white
+from collab.convert.decompose.mha import NAMES, Mha, read
 
 
 class Energy(NamedTuple):
@@ -30,16 +32,12 @@ class Energy(NamedTuple):
   product: np.ndarray
 
 
-def of_layer(mha, inputs) -> Energy:
+def of_layer(mha: Mha, inputs: Moments) -> Energy:
   """The principal components of a layer's projections.
 
-  Of Cx^(1/2) Wq and Cy^(1/2) Wk, where C are the covariances of the inputs, of
-  keys about the mean of their row: with those of `moments.white` it is the
-  weights' own.
-
-  Args:
-    mha: layers.Mha.
-    inputs: moments.Moments.
+  They are those of Cx^(1/2) Wq and Cy^(1/2) Wk, where C are the covariances of
+  the inputs, of keys about the mean of their row. With `white` inputs they are
+  the weights' own.
   """
   D, H, K = mha.query.shape
   # Any root will do: the singular values of R^T W are those of C^(1/2) W.
@@ -48,12 +46,8 @@ def of_layer(mha, inputs) -> Energy:
     for cov, w in ((inputs.x_cov, mha.query), (inputs.y_within, mha.key))
   )
   each = lambda w: w.reshape(D, H, K).transpose(1, 0, 2)
-  return Energy(
-    _shares(each(wq), each(wk)).mean(0),
-    _shares(wq),
-    _shares(wk),
-    _shares(wq, wk),
-  )
+  head = _shares(each(wq), each(wk)).mean(0)
+  return Energy(head, _shares(wq), _shares(wk), _shares(wq, wk))
 
 
 def _shares(a, b=None):
@@ -68,15 +62,15 @@ def _shares(a, b=None):
   return squares.cumsum(-1) / whole
 
 
-def gaussian(mha):
-  """The layer with random projections: heads that nobody made alike."""
+def gaussian(mha: Mha) -> Mha:
+  """A baseline: the layer with random projections, whose heads are unlike."""
   rng = np.random.default_rng(0)
   return mha._replace(
     query=rng.normal(size=mha.query.shape), key=rng.normal(size=mha.key.shape)
   )
 
 
-def of_layers(params, inputs=None):
+def of_layers(params: Mapping, inputs: Mapping | None = None) -> dict:
   """{path: (Energy, that of Gaussian weights)} of multi-head attention layers.
 
   Args:
@@ -86,21 +80,23 @@ def of_layers(params, inputs=None):
   Raises:
     ValueError: no such layers, or one of which nothing can be said.
   """
+  trees = {
+    path: intercept.get(params, path) for path in intercept.paths(params)
+  }
+  trees = {path: x for path, x in trees.items() if x.keys() == {*NAMES}}
+  if not trees:
+    raise ValueError('No layer is multi-head attention, whose heads differ.')
   found = {}
-  for path in tqdm(
-    intercept.paths(params), 'layers', leave=False, disable=None
-  ):
+  for path, tree in tqdm(trees.items(), 'layers', leave=False, disable=None):
     try:
-      mha = layers.read(intercept.get(params, path))
-      seen = inputs[path] if inputs else input_statistics.white(len(mha.query))
+      mha = read(tree)
+      seen = inputs[path] if inputs else white(len(mha.query))
       found[path] = of_layer(mha, seen), of_layer(gaussian(mha), seen)
     except ValueError as e:
       raise ValueError(f'{"/".join(path)}: {e}') from e
-  if not found:
-    raise ValueError('No layer is multi-head attention, whose heads differ.')
   return found
 
 
-def needed(curve, share):
+def needed(curve: np.ndarray, share: float) -> int:
   """The number of components that hold a share of the energy."""
   return int(np.searchsorted(curve, share)) + 1

@@ -16,6 +16,7 @@ conversion.json, errors.png.
 """
 
 import argparse
+import contextlib
 import sys
 
 from collab import command
@@ -89,10 +90,8 @@ def _field(word):
 
 def _value(text):
   for kind in (int, float):
-    try:
+    with contextlib.suppress(ValueError):
       return kind(text)
-    except ValueError:
-      pass
   return text
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that conversions look at: lines of text, or a run's training data."""
+"""Batches for conversions to look at: of lines of text, or of training data."""
 
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -77,11 +78,9 @@ def _rows(words, texts, size, length):
   """Texts of like length together, so that little is padding."""
   rows = examples.encode([(text,) for text in texts], words, length)
   order = np.argsort(rows.lengths, kind='stable')
-  size = min(size, len(rows))
-  parts = [order[i : i + size] for i in range(0, len(rows) - size + 1, size)]
   return [
     examples.pad(rows, part, examples.width(rows, part, length))
-    for part in parts
+    for part in _split(order, size)
   ]
 
 
@@ -90,11 +89,14 @@ def _stream(words, texts, size, length):
   flat = [i for x in words.encode_batch(texts) for i in [*x, words.eos_id]]
   length = min(length, len(flat))
   n = len(flat) // length
-  size = min(size, n)
   tokens = np.array(flat[: n * length], np.int32).reshape(n, length)
-  return [
-    dict(tokens=tokens[i : i + size]) for i in range(0, n - size + 1, size)
-  ]
+  return [dict(tokens=part) for part in _split(tokens, size)]
+
+
+def _split(rows, size):
+  """Parts of one size; what is left over is left out, unless it is all."""
+  size = min(size, len(rows))
+  return [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
 
 
 def _training(source, rows):
@@ -127,8 +129,5 @@ def _training(source, rows):
     shard=(0, 1),
   )
   model_json.check(source.folder, task.meaning)
-  found, steps = [], 0
-  while len(found) * config.data.batch_size < rows:
-    found.append(task.batch(steps))
-    steps += 1
-  return found
+  steps = math.ceil(rows / config.data.batch_size)
+  return [task.batch(step) for step in range(steps)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of heads, and what a model loses with each of its heads.
+"""Masks heads of attention, and measures what a model loses with each.
 
   out = sum_h mask_h o_h Wo_h + b
 
@@ -11,8 +11,9 @@ calls. Masks are dicts {path of a layer: array [H]}.
 Axes: B batch, T tokens, D model, H heads; N heads of all layers.
 """
 
+from collections.abc import Callable, Iterable, Mapping
+
 from flax import linen as nn
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,26 +22,20 @@ from tqdm import tqdm
 from collab.convert import intercept
 from collab.models.transformer import Stack
 
-_OUT = ('out', 'kernel')
 
-
-def ones(params):
+def ones(params: Mapping) -> dict:
   """The masks that change nothing, of all layers in the order of their calls.
 
   Raises:
     ValueError: the tree has no attention layers.
   """
-  flat = traverse_util.flatten_dict(params)
-  paths = [path[:-2] for path in flat if path[-2:] == _OUT]
-  if not paths:
-    raise ValueError(
-      f'No attention layer in these parameters: {", ".join(params)}.'
-    )
-  paths.sort(key=lambda path: [intercept.order(name) for name in path])
-  return {path: np.ones(len(flat[path + _OUT])) for path in paths}
+  return {
+    path: np.ones(len(intercept.get(params, path + intercept.OUT)))
+    for path in intercept.paths(params)
+  }
 
 
-def mask_heads(params, masks):
+def mask_heads(params: Mapping, masks: Mapping) -> Mapping:
   """The parameters with heads multiplied by masks; the old stay as they are.
 
   Args:
@@ -50,25 +45,21 @@ def mask_heads(params, masks):
   Raises:
     ValueError: a path without attention, or a mask that is not [H].
   """
-  legal = ones(params)
+  legal = {path: x.shape for path, x in ones(params).items()}
   for path, mask in masks.items():
-    if path not in legal:
+    if np.shape(mask) != legal.get(path):
+      shapes = ', '.join(f'{"/".join(p)} {shape}' for p, shape in legal.items())
       raise ValueError(
-        f'No attention layer at {"/".join(path)}; there are '
-        f'{", ".join("/".join(p) for p in legal)}.'
+        f'The mask of {"/".join(path)} has shape {np.shape(mask)}; the '
+        f'attention layers have {shapes}.'
       )
-    if np.shape(mask) != legal[path].shape:
-      raise ValueError(
-        f'The mask of {"/".join(path)} has shape {np.shape(mask)}, expected '
-        f'{legal[path].shape}.'
-      )
-    kernel = intercept.get(params, path + _OUT)
+    kernel = intercept.get(params, path + intercept.OUT)
     rows = mask.astype(kernel.dtype)[:, None, None]
-    params = intercept.put(params, path + _OUT, kernel * rows)
+    params = intercept.put(params, path + intercept.OUT, kernel * rows)
   return params
 
 
-def importance(loss, params, batches):
+def importance(loss: Callable, params: Mapping, batches: Iterable) -> dict:
   """|dL/dmask_h| = |sum(Wo_h * dL/dWo_h)|, the mean over batches.
 
   Michel et al., arXiv 1905.10650. There a batch is one example, in larger ones
@@ -98,7 +89,7 @@ def importance(loss, params, batches):
   return jax.tree.map(lambda *x: np.mean(np.asarray(x, np.float64), 0), *found)
 
 
-def ablation(outputs, params, batches):
+def ablation(outputs: Callable, params: Mapping, batches: Iterable) -> dict:
   """E|f - f without head h|^2 / E|f - E f|^2 over tokens f: of each head.
 
   Every other head stays; 1 is as far off as the mean output would be.
@@ -141,7 +132,7 @@ def ablation(outputs, params, batches):
   return {path: x / spread for path, x in change.items()}
 
 
-def hidden(model, params, batch):
+def hidden(model: nn.Module, params: Mapping, batch: Mapping) -> tuple:
   """What the last stack of blocks returns, and which of it is no padding.
 
   Args:

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks into the attention layers of a model, and puts others in their place.
+"""Finds the attention layers of a model, and records what they get as input.
 
 A layer is known by the path of its parameters, ('encoder', 'layer_0',
 'self_attention'). Axes: B batch, T queries, S keys, D model.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.attention.core import Attention
 
-_PROJECTIONS = {'query', 'key', 'value', 'out'}
+OUT = ('out', 'kernel')  # the output projection, which every variant has
 _FIRST = {'encoder', 'self_attention'}
 
 
@@ -36,54 +38,50 @@ class Inputs(NamedTuple):
   mask: Mask | None
 
 
-def paths(params):
-  """Paths of the layers in a tree that have the parameters of attention.
+def paths(params: Mapping) -> list[tuple]:
+  """Paths of the attention layers, in the order in which a model calls them.
 
-  Those that a model calls first come first: the encoder before the decoder,
-  self-attention before cross attention, layers by their numbers.
+  That is the encoder before the decoder, layers by their numbers,
+  self-attention before cross attention.
+
+  Raises:
+    ValueError: the tree has no attention layers.
   """
-  found = []
-
-  def walk(tree, path):
-    if tree.keys() == _PROJECTIONS:
-      found.append(path)
-      return
-    for name in sorted(tree, key=order):
-      if isinstance(tree[name], dict):
-        walk(tree[name], (*path, name))
-
-  walk(params, ())
-  return found
+  flat = traverse_util.flatten_dict(params)
+  found = [path[:-2] for path in flat if path[-2:] == OUT]
+  if not found:
+    raise ValueError(
+      f'No attention layer in these parameters: {", ".join(params)}.'
+    )
+  return sorted(found, key=lambda path: [_order(name) for name in path])
 
 
-def order(name):
-  """By which names are sorted as a model calls them."""
+def _order(name):
   return name not in _FIRST, len(name), name
 
 
-def get(params, path):
+def get(params: Mapping, path: tuple) -> Any:
   """The part of a tree at a path."""
   for name in path:
     params = params[name]
   return params
 
 
-def put(params, path, new):
+def put(params: Mapping, path: tuple, new: Any) -> Any:
   """The tree with another part at a path; the old tree stays as it is."""
   if not path:
     return new
   return params | {path[0]: put(params[path[0]], path[1:], new)}
 
 
-def run(model, params, batch, layers=None, wanted=()):
-  """Applies a model with other layers in places, and looks at their inputs.
+def run(model: nn.Module, params: Mapping, batch: Mapping, wanted) -> tuple:
+  """Applies a model, and records the inputs of attention layers.
 
   Args:
     model: of models.build, without scan and remat.
-    params: its parameters, with those of the other layers in their places.
+    params: its parameters.
     batch: of the model.
-    layers: {path: layer} that stand in for the model's own.
-    wanted: paths of which the inputs are returned.
+    wanted: paths of the layers.
 
   Returns:
     what the model returns, {path: [Inputs of each call]}.
@@ -91,22 +89,14 @@ def run(model, params, batch, layers=None, wanted=()):
   Raises:
     ValueError: a path that the model does not call.
   """
-  layers = layers or {}
-  calls = {path: [] for path in (*layers, *wanted)}
+  calls = {path: [] for path in wanted}
 
   def look(function, args, kwargs, context):
-    layer, path = context.module, context.module.path
-    if (
-      not isinstance(layer, Attention)
-      or context.method_name != '__call__'
-      or path not in calls
-    ):
-      return function(*args, **kwargs)
-    calls[path].append(_inputs(*args, mask=kwargs['mask']))
-    if path not in layers:
-      return function(*args, **kwargs)
-    own = {'params': get(params, path)}
-    return layers[path].apply(own, *args, **kwargs)
+    layer, method = context.module, context.method_name
+    called = isinstance(layer, Attention) and method == '__call__'
+    if called and layer.path in calls:
+      calls[layer.path].append(_inputs(*args, mask=kwargs['mask']))
+    return function(*args, **kwargs)
 
   with nn.intercept_methods(look):
     out = model.apply({'params': params}, batch)
@@ -115,7 +105,7 @@ def run(model, params, batch, layers=None, wanted=()):
       f'No attention layer was called at {", ".join(never)}; is it there, and '
       'is the model without scan and remat?'
     )
-  return out, {path: calls[path] for path in wanted}
+  return out, calls
 
 
 def _inputs(x, y=None, *, mask):

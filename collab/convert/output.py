@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workdir that a conversion leaves: a run that has not begun, reported."""
+"""Writes what a conversion made: a workdir with a report, or a checkpoint."""
 
 import contextlib
 import os
@@ -10,18 +10,31 @@ import time
 import jax
 import jax.numpy as jnp
 import matplotlib
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+import numpy as np
 
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
-
-from collab import model_json
+from collab import model_json, models
 from collab.convert import source as sources
 from collab.convert.huggingface import checkpoints as huggingface
 from collab.io import atomic
 from collab.runtime import checkpoint, provenance
 from collab.training import optim
+
+CARD = """\
+# {name} with {attention}
+
+Made from {source} on {date} by
+
+    {command}
+
+Looked at: {seen}; refined for {refine} steps; seed {seed}.
+Versions: {versions}.
+
+Start others with it: `train.py --config=... --config.init_from=` this folder.
+
+{table}
+"""
 
 
 def check(folder):
@@ -30,7 +43,7 @@ def check(folder):
     raise ValueError(f'{folder} exists; give a new folder.')
 
 
-def export(folder, source):
+def export(folder, source: sources.Source) -> None:
   """Writes a checkpoint of Transformers.
 
   Raises:
@@ -42,21 +55,20 @@ def export(folder, source):
       'there is no config.json to write it with.'
     )
   config = huggingface.labelled(source.pretrained.config, source.meaning)
-  huggingface.save(
-    folder,
-    source.pretrained._replace(
-      model=source.model, params=source.params, config=config
-    ),
-  )
+  new = dict(model=source.model, params=source.params, config=config)
+  huggingface.save(folder, source.pretrained._replace(**new))
   print(f'In {folder}: config.json, model.safetensors')
 
 
-def write(folder, source, new, fields, args, words):
+def write(folder, source: sources.Source, new, fields, args, words) -> None:
   """Writes a workdir, all of it or nothing, and prints what is in it.
+
+  It is a run that has not begun, with conversion.json, README.md and, if
+  anything was converted, errors.png.
 
   Args:
     folder: that does not exist.
-    source: source.Source.
+    source: what was converted.
     new: reparametrize.Converted.
     fields: of the new attention, as asked for.
     args: arguments of the command, a namespace.
@@ -67,22 +79,25 @@ def write(folder, source, new, fields, args, words):
   """
   folder = pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
+  facts = _facts(source, new, fields, args, words)
   with atomic.beside(folder) as temporary:
     temporary.mkdir()
-    facts = _facts(source, new, fields, args, words)
-    _run(temporary, source, new, facts)
-    _report(temporary, new, facts)
+    _write_run(temporary, source, new, facts)
+    atomic.save_json(temporary / 'conversion.json', facts)
+    atomic.write_text(temporary / 'README.md', card(facts))
+    if new.rows:
+      draw(new, temporary / 'errors.png')
     temporary.rename(folder)
   print(table(facts))
   print(f'In {folder}: {", ".join(sorted(p.name for p in folder.iterdir()))}')
 
 
 def _facts(source, new, fields, args, words):
-  """conversion.json: all that there is to say."""
+  """The contents of conversion.json."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return dict(
     source=source.folder,
-    family=source.pretrained.family if source.pretrained else '',
+    family=source.pretrained.config['model_type'] if source.pretrained else '',
     command=shlex.join(['python', '-m', 'collab.convert', *words]),
     date=time.strftime('%Y-%m-%d'),
     versions=provenance.versions(),
@@ -98,12 +113,12 @@ def _facts(source, new, fields, args, words):
   )
 
 
-def _run(folder, source, new, facts):
+def _write_run(folder, source, new, facts):
   """run.json, model.json, tokenizer.json, a checkpoint of step 0."""
   config = ConfigDict(source.config.to_dict())
-  places = sources.attention_places(new.model)
-  for place, fields in places.items():
-    config.model[place] = fields
+  for place in models.ATTENTIONS:
+    if place in new.model:
+      config.model[place] = new.model[place]
   config.init_from = ''
   run = dict(command=facts['command'], versions=facts['versions'])
   atomic.save_json(folder / 'run.json', run | dict(config=config.to_dict()))
@@ -123,93 +138,67 @@ def _run(folder, source, new, facts):
     checkpoints.save(0, state)
 
 
-def _report(folder, new, facts):
-  """conversion.json, README.md and, if anything was converted, errors.png."""
-  atomic.save_json(folder / 'conversion.json', facts)
-  atomic.write_text(folder / 'README.md', card(facts))
-  if new.rows:
-    figure(new, folder / 'errors.png')
+def card(facts: dict) -> str:
+  """The model card: where the model comes from, and what was lost."""
+  seen = 'weights alone'
+  if facts['calibration']:
+    seen = f'{facts["rows"]} texts of {facts["calibration"]}'
+  return CARD.format_map(
+    facts
+    | dict(
+      name=pathlib.Path(facts['source']).name or 'model',
+      attention=facts['attention']['name'],
+      seen=seen,
+      versions=', '.join(f'{k} {v}' for k, v in facts['versions'].items()),
+      table=table(facts),
+    )
+  )
 
 
-def card(facts):
-  """The model card: where it comes from, and what was lost."""
-  seen = f'{facts["rows"]} texts of {facts["calibration"]}'
-  versions = facts['versions'].items()
-  lines = [
-    f'# {pathlib.Path(facts["source"]).name or "model"} with '
-    f'{facts["attention"]["name"]}',
-    '',
-    f'Made from {facts["source"]} on {facts["date"]} by',
-    '',
-    f'    {facts["command"]}',
-    '',
-    f'Looked at: {seen if facts["calibration"] else "weights alone"}; '
-    f'refined for {facts["refine"]} steps; seed {facts["seed"]}.',
-    f'Versions: {", ".join(f"{k} {v}" for k, v in versions)}.',
-    '',
-    'Start others with it: `train.py --config=... --config.init_from=` this '
-    'folder.',
-    '',
-    table(facts),
-  ]
-  return '\n'.join(lines) + '\n'
-
-
-def table(facts):
-  """Layers and sums as a Markdown table."""
+def table(facts: dict) -> str:
+  """Layers and their sum as a Markdown table."""
   rows = facts['layers']
   whole = f'{facts["parameters"]:,} of {facts["parameters_before"]:,}'
   if not rows:
     return f'Parameters: {whole}.'
   own = [k for k in rows[0] if k in facts['attention'] or k == 'shared_dim']
-  own = [k for k in own if k not in ('layer', 'error')]
+  columns = 'parameters', 'parameters_before', 'cache', 'cache_before'
+  total = {k: sum(row[k] for row in rows) for k in columns}
   lines = [['layer', *own, 'error of the output', 'parameters', 'cache, bytes']]
   lines.append(['---'] * len(lines[0]))
-  for row in rows:
+  for row in (*rows, total | dict(layer='all')):
     lines.append(
       [
         row['layer'],
-        *(str(row[k]) for k in own),
-        f'{row["error"]:.4f}',
+        *(str(row.get(k, '')) for k in own),
+        f'{row["error"]:.4f}' if 'error' in row else '',
         f'{row["parameters"]:,} of {row["parameters_before"]:,}',
         f'{4 * row["cache"]:,} of {4 * row["cache_before"]:,}',
       ]
     )
-  total = {
-    k: sum(r[k] for r in rows)
-    for k in ('parameters', 'parameters_before', 'cache', 'cache_before')
-  }
-  lines.append(
-    [
-      'all',
-      *([''] * len(own)),
-      '',
-      f'{total["parameters"]:,} of {total["parameters_before"]:,}',
-      f'{4 * total["cache"]:,} of {4 * total["cache_before"]:,}',
-    ]
-  )
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  text = [
-    '| '
-    + ' | '.join(x.ljust(w) for x, w in zip(line, widths, strict=True))
-    + ' |'
-    for line in lines
-  ]
+  text = [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
   return '\n'.join([*text, '', f'Parameters of the model: {whole}.'])
 
 
-def figure(new, path):
-  """Error of the scores against key width, or of the outputs by layer."""
-  figure, axis = plt.subplots(figsize=(7, 4.2), layout='constrained')
+def draw(new, path: pathlib.Path) -> None:
+  """Error of the scores against key width, or of the outputs by layer.
+
+  Args:
+    new: reparametrize.Converted.
+    path: of the PNG.
+  """
+  figure = Figure((7, 4.2), layout='constrained')
+  axis = figure.subplots()
   names = [row['layer'] for row in new.rows]
-  colours = plt.get_cmap('viridis')([i / len(names) for i in range(len(names))])
+  places = np.arange(len(names)) / len(names)
+  colours = matplotlib.colormaps['viridis'](places)
   if new.curves:
-    for name, row, curve, colour in zip(
-      names, new.rows, new.curves, colours, strict=True
-    ):
-      axis.plot(curve.widths, curve.errors, color=colour, label=name, lw=1.2)
-      at = curve.widths.index(row['shared_dim'])
-      axis.plot(row['shared_dim'], curve.errors[at], 'o', color=colour)
+    for row, curve, colour in zip(new.rows, new.curves, colours, strict=True):
+      width, label = row['shared_dim'], row['layer']
+      axis.plot(curve.widths, curve.errors, color=colour, label=label, lw=1.2)
+      at = curve.widths.index(width)
+      axis.plot(width, curve.errors[at], 'o', color=colour)
     axis.set_xlabel('key width (the dot is the one taken)')
     axis.set_ylabel('relative error of the scores')
     axis.legend(fontsize=7, ncols=1 + len(names) // 13)
@@ -220,4 +209,3 @@ def figure(new, path):
     axis.set_xlabel("relative error of the layer's output")
   axis.spines[['top', 'right']].set_visible(False)
   figure.savefig(path, dpi=130)
-  plt.close(figure)

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model with another attention, and what that loses.
+"""Converts the attention of a trained model, and measures what that loses.
 
 Every multi-head attention layer of a model becomes a layer of another variant
 (see `layers`), by its weights alone or, much better, by looking at inputs.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import inspect
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from collab import attention, models
+from collab.attention.core import Attention
 from collab.convert import intercept
-from collab.convert import source as sources
 from collab.convert.decompose import fit, input_statistics, layers, rank_search
+from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
@@ -35,7 +37,7 @@ class Layer(NamedTuple):
 
   path: tuple
   place: str
-  module: Any
+  module: Attention
   kept: dict
 
 
@@ -48,7 +50,7 @@ class Converted(NamedTuple):
     rows: a dict for each layer: layer; the fields of its attention; error of
       its output, relative; parameters and cache (scalars a token) before and
       after.
-    curves: widths.Curve of each layer of collab, else None.
+    curves: rank_search.Curve of each layer of collab, else None.
   """
 
   model: dict
@@ -57,7 +59,7 @@ class Converted(NamedTuple):
   curves: list | None
 
 
-def find(model, params) -> list[Layer]:
+def find(model: Mapping, params: Mapping) -> list[Layer]:
   """The attention layers of a model, in the order in which it calls them.
 
   Args:
@@ -65,22 +67,23 @@ def find(model, params) -> list[Layer]:
     params: of that model.
 
   Raises:
-    ValueError: there are none, or others than mha.
+    ValueError: one is not mha, or is one that normalizes queries and keys.
   """
-  paths = intercept.paths(params)
-  places, found = [_place(model, path) for path in paths], []
-  for i, (path, place) in enumerate(zip(paths, places, strict=True)):
-    fields = dict(model[place] or model['attention'])
-    if fields['name'] == 'mha':
-      mine = of_layer(fields, places[:i].count(place), places.count(place))
-      kept = {name: mine[name] for name in KEPT if name in mine}
-      found.append(Layer(path, place, attention.build(**mine), kept))
-  if not found or len(found) < len(paths):
-    names = {x['name'] for x in sources.attention_places(model).values() if x}
-    raise ValueError(
-      f'The attention of the model is {", ".join(sorted(names))}; only mha can '
-      'be converted.'
-    )
+  places = {p.name: p for p in models.build(**model).attentions()}
+  found = []
+  for path in intercept.paths(params):
+    place = places['cross' if path[-1] == 'cross' else path[0]]
+    fields = place.each()[int(path[-2].removeprefix('layer_'))]
+    name = fields['name']
+    if fields.get('normalize_qk'):
+      name += ' with normalize_qk'
+    if name != 'mha':
+      raise ValueError(
+        f'{"/".join(path)}: the attention of the model is {name}; only mha can '
+        'be converted, and without normalize_qk.'
+      )
+    kept = {key: fields[key] for key in KEPT if key in fields}
+    found.append(Layer(path, place.field, attention.build(**fields), kept))
   return found
 
 
@@ -97,7 +100,7 @@ def convert(
       all stays as it is.
     calibration: calibration.Calibration to look at, None for weights alone.
     budget: for collab without shared_dim: ('error', most of each layer) or
-      ('parameters', most of the whole model); see `widths`.
+      ('parameters', most of the whole model); see `rank_search`.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
@@ -114,42 +117,35 @@ def convert(
   inputs = _moments(found, mhas, params, calibration)
   curves = None
   if name == 'collab':
-    given = fields.get('shared_dim', ())
-    more = given if isinstance(given, tuple) else (given,)
-    bias = fields.get('bias', 'content')
-    curves = [
-      rank_search.curve(m, x, bias, more)
-      for m, x in _progress(mhas, inputs, what='key widths')
-    ]
+    curves = _curves(mhas, inputs, fields)
     if budget:
       fields['shared_dim'] = _chosen(model, params, found, curves, budget)
   each = [of_layer(fields, i, len(found)) for i in range(len(found))]
-  modules = {
-    layer.path: _module(name, layer, own)
+  # Some of the fields are the conversion's, not the layer's.
+  legal = {f.name for f in dataclasses.fields(attention.variants.variant(name))}
+  built = [
+    layer.kept | {key: value for key, value in own.items() if key in legal}
     for layer, own in zip(found, each, strict=True)
+  ]
+  pairs = {
+    layer.path: (layer.module, attention.build(name, **own))
+    for layer, own in zip(found, built, strict=True)
   }
   new = params
   for layer, m, x, own in _progress(found, mhas, inputs, each, what='layers'):
     tree = layers.VARIANTS[name](m, x, **own)
     with np.errstate(over='ignore'):  # told below
       new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
-  pairs = {
-    layer.path: fit.Pair(layer.module, modules[layer.path]) for layer in found
-  }
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
-  bad = [
-    k for k, x in tree_table.named(new).items() if not np.isfinite(x).all()
-  ]
-  if bad:
+  if bad := tree_table.not_finite(new):
     raise ValueError(f'{name}: not finite in float32: {tree_table.some(bad)}.')
   errors = fit.errors(params, new, pairs, calibration)
   rows = [
-    _row(layer, modules[layer.path], own, errors[layer.path], params)
-    for layer, own in zip(found, each, strict=True)
+    _row(path, *pair, own, errors[path], model['dim'])
+    for (path, pair), own in zip(pairs.items(), each, strict=True)
   ]
-  changed = _fields(model, found, modules, name, each)
-  return Converted(model | changed, new, rows, curves)
+  return Converted(model | _fields(found, name, built), new, rows, curves)
 
 
 def _known(fields, budget):
@@ -184,19 +180,9 @@ def _known(fields, budget):
   return name, fields
 
 
-def _place(model, path):
-  """The field of the model that says the attention of a path."""
-  name = 'cross' if path[-1] == 'cross' else path[0]
-  places = models.build(**model).attentions()
-  return next(place.field for place in places if place.name == name)
-
-
 def _read(layer, params):
-  tree = intercept.get(params, layer.path)
-  width = tree['value']['kernel'].shape[-1]
-  scale = layer.module.scale * width**0.5 or 1.0
   try:
-    return layers.read(tree, scale)
+    return read(intercept.get(params, layer.path), layer.module.scale)
   except ValueError as e:
     raise ValueError(f'{"/".join(layer.path)}: {e}') from e
 
@@ -204,11 +190,20 @@ def _read(layer, params):
 def _moments(found, mhas, params, calibration):
   if calibration is None:
     return [input_statistics.white(len(m.query)) for m in mhas]
-  paths = [layer.path for layer in found]
-  seen = input_statistics.collect(
-    calibration.model, params, calibration.batches, paths
-  )
-  return [seen[path] for path in paths]
+  model, batches = calibration
+  seen = input_statistics.collect(model, params, batches)
+  return [seen[layer.path] for layer in found]
+
+
+def _curves(mhas, inputs, fields):
+  """rank_search.Curve of each layer; those widths that are wanted are in it."""
+  widths = fields.get('shared_dim', ())
+  widths = widths if isinstance(widths, tuple) else (widths,)
+  bias = fields.get('bias', 'content')
+  return [
+    rank_search.curve(m, x, bias, widths)
+    for m, x in _progress(mhas, inputs, what='key widths')
+  ]
 
 
 def _chosen(model, params, found, curves, budget):
@@ -220,35 +215,19 @@ def _chosen(model, params, found, curves, budget):
   rest -= sum(layer.module.count(model['dim']) for layer in found)
 
   def cost(chosen):
-    new = (
-      _module('collab', layer, dict(shared_dim=k)).count(model['dim'])
+    return rest + sum(
+      attention.build('collab', **layer.kept, shared_dim=k).count(model['dim'])
       for layer, k in zip(found, chosen, strict=True)
     )
-    return rest + sum(new)
 
   return tuple(rank_search.for_parameters(curves, cost, value))
 
 
-def _module(name, layer, own):
-  return attention.build(name, **layer.kept, **_of_module(name, own))
-
-
-def _of_module(name, own):
-  """Those fields that are the layer's, not the conversion's."""
-  cls = attention.variants.variant(name)
-  legal = {f.name for f in dataclasses.fields(cls)}
-  return {key: value for key, value in own.items() if key in legal}
-
-
-def _fields(model, found, modules, name, each):
-  """The model's fields that change: its attentions."""
+def _fields(found, name, built):
+  """The fields of the model that change: its attentions."""
   changed = {}
   for place in dict.fromkeys(layer.place for layer in found):
-    here = [
-      layer.kept | _of_module(name, own)
-      for layer, own in zip(found, each, strict=True)
-      if layer.place == place
-    ]
+    here = [x for l, x in zip(found, built, strict=True) if l.place == place]
     changed[place] = dict(name=name)
     for key in here[0]:
       values = tuple(fields[key] for fields in here)
@@ -256,17 +235,16 @@ def _fields(model, found, modules, name, each):
   return changed
 
 
-def _row(layer, module, own, error, params):
-  D = intercept.get(params, layer.path)['query']['kernel'].shape[0]
+def _row(path, old, new, own, error, dim):
   fields = {k: v for k, v in own.items() if k != 'sweeps'}
   return dict(
-    layer='/'.join(layer.path),
+    layer='/'.join(path),
     **fields,
     error=error,
-    parameters_before=layer.module.count(D),
-    parameters=module.count(D),
-    cache_before=layer.module.cache_size(D),
-    cache=module.cache_size(D),
+    parameters_before=old.count(dim),
+    parameters=new.count(dim),
+    cache_before=old.cache_size(dim),
+    cache=new.cache_size(dim),
   )
 
 

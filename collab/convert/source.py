@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What conversions start with: a run's workdir, or a checkpoint of others."""
+"""Reads what conversions start with: the workdir of a run, or a checkpoint."""
 
 import pathlib
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     params: nested dict of float32 NumPy arrays.
     meaning: model_json.Meaning of the model.
     tokenizer: text of tokenizer.json, '' if there is none.
-    pretrained: huggingface.Pretrained that it came from, or None.
+    pretrained: checkpoints.Pretrained that it came from, or None.
     data: folder of its training data, as the user says; see `calibration`.
   """
 
@@ -47,12 +47,12 @@ class Source(NamedTuple):
   data: str = ''
 
 
-def read(folder, allow=(), data='') -> Source:
+def read(folder, allow: tuple[str, ...] = (), data: str = '') -> Source:
   """Reads a workdir or a checkpoint.
 
   Args:
     folder: has run.json (a workdir) or config.json (a checkpoint).
-    allow: see `huggingface.load`.
+    allow: see `checkpoints.load`.
     data: see `Source`.
 
   Raises:
@@ -62,45 +62,55 @@ def read(folder, allow=(), data='') -> Source:
   if (path / 'run.json').exists():
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
-    return _of_run(path)._replace(data=data)
-  if (path / 'config.json').exists():
-    found = checkpoints.load(folder, allow)
-    return Source(
-      str(folder),
-      _config(found.model),
-      found.model,
-      found.params,
-      checkpoints.meaning(found),
-      found.tokenizer,
-      found,
+    return _read_run(path)._replace(data=data)
+  if not (path / 'config.json').exists():
+    raise ValueError(
+      f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
+      'Transformers (it has no config.json).'
     )
-  raise ValueError(
-    f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
-    'Transformers (it has no config.json).'
-  )
+  found = checkpoints.load(folder, allow)
+  model, params, tokenizer = found.model, found.params, found.tokenizer
+  config, meaning = _config(model), checkpoints.meaning(found)
+  return Source(str(path), config, model, params, meaning, tokenizer, found)
 
 
-def attention_places(model):
-  """{field of the model: its value} of all its attentions; '' counts."""
-  places = ('attention', 'decoder_attention', 'cross_attention')
-  return {name: model[name] for name in places if name in model}
-
-
-def _of_run(path):
+def _read_run(path):
   config = workdirs.claim(None, path)
   model, meaning, params = load_run.read(path, config)
-  return Source(
-    str(path),
-    config,
-    model,
-    jax.tree.map(np.asarray, params),
-    meaning,
-    folders.read_tokenizer(path),
-    _read_origin(path / ORIGIN, model, params),
-  )
+  params = jax.tree.map(np.asarray, params)
+  tokenizer, found = folders.read_tokenizer(path), None
+  if (path / ORIGIN).exists():
+    origin = json_text.read_object(
+      path / ORIGIN / 'origin.json', config=dict, names=dict
+    )
+    found = checkpoints.Pretrained(
+      model=model,
+      params=params,
+      tokenizer=tokenizer,
+      rest=folders.read_file(path / ORIGIN / 'rest.safetensors'),
+      config=origin['config'],
+      names=origin['names'],
+    )
+  return Source(str(path), config, model, params, meaning, tokenizer, found)
 
 
-def words(found):
+def write_origin(folder: pathlib.Path, pretrained) -> None:
+  """Keeps in a workdir what an export needs besides the model.
+
+  Args:
+    folder: the workdir.
+    pretrained: checkpoints.Pretrained that the model came from.
+  """
+  folder = folder / ORIGIN
+  folder.mkdir()
+  rest = {k: np.ascontiguousarray(x) for k, x in pretrained.rest.items()}
+  (folder / 'rest.safetensors').write_bytes(safetensors.save(rest))
+  origin = dict(config=pretrained.config, names=dict(pretrained.names))
+  origin |= dict(family=pretrained.config['model_type'])
+  atomic.save_json(folder / 'origin.json', origin)
+
+
+def words(found: Source):
   """The tokenizer of a Source; a ValueError if it has none or another's."""
   if not found.tokenizer:
     raise ValueError(f'{found.folder} has no tokenizer.json.')
@@ -126,37 +136,4 @@ def _config(model):
       seed=0,
       init_from='',
     )
-  )
-
-
-def write_origin(folder, pretrained):
-  """Keeps in a workdir what `huggingface.save` needs besides the parameters."""
-  folder = pathlib.Path(folder) / ORIGIN
-  folder.mkdir()
-  rest = {k: np.ascontiguousarray(x) for k, x in pretrained.rest.items()}
-  (folder / 'rest.safetensors').write_bytes(safetensors.save(rest))
-  atomic.save_json(
-    folder / 'origin.json',
-    dict(
-      family=pretrained.family,
-      config=pretrained.config,
-      names=dict(pretrained.names),
-    ),
-  )
-
-
-def _read_origin(folder, model, params):
-  if not folder.exists():
-    return None
-  kept = json_text.read_object(folder / 'origin.json')
-  if missing := {'family', 'config', 'names'} - kept.keys():
-    raise ValueError(f'{folder}/origin.json has no {", ".join(missing)}.')
-  return checkpoints.Pretrained(
-    family=kept['family'],
-    model=model,
-    params=jax.tree.map(np.asarray, params),
-    config=kept['config'],
-    tokenizer=folders.read_tokenizer(folder.parent),
-    rest=folders.read_file(folder / 'rest.safetensors'),
-    names=kept['names'],
   )

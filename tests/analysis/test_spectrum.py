@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from collab.analysis import spectrum
-from collab.convert.decompose import cp, input_statistics, layers
+from collab.convert.decompose import cp, input_statistics
+from collab.convert.decompose.mha import read
 
 D, H, K = 17, 3, 5
 RNG = np.random.default_rng(0)
@@ -35,7 +36,7 @@ def shares(matrix):
 @pytest.mark.parametrize('width', [K, 7])  # N is less, and more than D
 @pytest.mark.parametrize('inputs', [WHITE, DATA], ids=['white', 'data'])
 def test_is_that_of_the_matrices(width, inputs):
-  mha = layers.read(layer(width=width))
+  mha = read(layer(width=width))
   found = spectrum.of_layer(mha, inputs)
   wq, wk = (
     np.einsum('de,ehk->dhk', cp.root(cov)[0], w)
@@ -55,12 +56,12 @@ def test_heads_that_share_need_no_more_than_one():
   for name in ('query', 'key'):
     own, turn = RNG.normal(size=(D, K)), RNG.normal(size=(H, K, K))
     params[name] = dict(kernel=np.einsum('dk,hkl->dhl', own, turn))
-  found = spectrum.of_layer(layers.read(params), WHITE)
+  found = spectrum.of_layer(read(params), WHITE)
   assert found.head[K - 2] < 0.9999
   for curve in found[1:]:
     assert len(curve) == H * K
     np.testing.assert_allclose(curve[K - 1 :], 1, rtol=1e-9)
-  alone = spectrum.of_layer(layers.read(layer()), WHITE)
+  alone = spectrum.of_layer(read(layer()), WHITE)
   for curve in alone[1:]:
     assert curve[K - 1] < 0.9
 
@@ -69,12 +70,12 @@ def test_inputs_of_few_directions_need_few_components():
   few = RNG.normal(size=(D, 2))
   cov = few @ few.T + 1e-9 * np.eye(D)
   inputs = DATA._replace(x_cov=cov, y_within=cov)
-  for curve in spectrum.of_layer(layers.read(layer()), inputs):
+  for curve in spectrum.of_layer(read(layer()), inputs):
     assert curve[1] > 1 - 1e-6
 
 
 def test_gaussian_weights_have_the_shape_and_nothing_else():
-  one, two = (layers.read(layer(seed=seed)) for seed in (0, 1))
+  one, two = (read(layer(seed=seed)) for seed in (0, 1))
   a, b = spectrum.gaussian(one), spectrum.gaussian(two)
   assert a.query.shape == one.query.shape
   np.testing.assert_array_equal(a.query, b.query)
@@ -91,12 +92,12 @@ def test_of_layers_takes_each_layers_inputs():
   found = spectrum.of_layers(params, {first: WHITE, second: DATA})
   assert [*found] == [first, second]
   for path, inputs, seed in ((first, WHITE, 0), (second, DATA, 1)):
-    mha = layers.read(layer(seed=seed))
+    mha = read(layer(seed=seed))
     for got, of in zip(found[path], (mha, spectrum.gaussian(mha)), strict=True):
       for curve, want in zip(got, spectrum.of_layer(of, inputs), strict=True):
         np.testing.assert_array_equal(curve, want)
   own, _ = spectrum.of_layers(params)[second]
-  want = spectrum.of_layer(layers.read(layer(seed=1)), WHITE)
+  want = spectrum.of_layer(read(layer(seed=1)), WHITE)
   np.testing.assert_array_equal(own.product, want.product)
 
 
@@ -108,7 +109,7 @@ def test_needed_counts_components():
 
 def test_refuses():
   with pytest.raises(ValueError, match=r'^No layer is multi-head attention'):
-    spectrum.of_layers(dict(embed=dict(embedding=np.ones(3))))
+    spectrum.of_layers(dict(x=dict(layer(), latent=dict(kernel=np.ones(3)))))
   zero = layer()
   zero['key'] = dict(kernel=np.zeros((D, H, K)))
   with pytest.raises(ValueError, match=r'^encoder/x: .*queries or keys.*zero'):

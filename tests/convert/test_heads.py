@@ -105,9 +105,9 @@ def test_ones_are_in_the_order_of_calls():
 def test_refuses_masks():
   _, params = encoder(num_layers=1)
   name = '/'.join(FIRST)
-  with pytest.raises(ValueError, match=f'layer at encoder; there are {name}.'):
+  with pytest.raises(ValueError, match=f'of encoder has .* layers have {name}'):
     heads.mask_heads(params, {('encoder',): np.ones(small.H)})
-  with pytest.raises(ValueError, match=rf'{name} has shape \(3,\), .* \(4,\)'):
+  with pytest.raises(ValueError, match=rf'{name} has shape \(3,\); .* \(4,\)'):
     heads.mask_heads(params, {FIRST: np.ones(3)})
   with pytest.raises(ValueError, match=r'No attention layer in .*: embed'):
     heads.ones(dict(embed=dict(embedding=np.ones(3))))

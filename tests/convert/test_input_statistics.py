@@ -36,11 +36,8 @@ def model():
   return model, small.parameters(model, batch(TOKENS))
 
 
-def collect(model, *batches, **more):
-  model, params = model
-  return input_statistics.collect(
-    model, params, batches, intercept.paths(params), **more
-  )
+def collect(model, *batches):
+  return input_statistics.collect(*model, batches)
 
 
 def close(got, want, tolerance=1e-5):

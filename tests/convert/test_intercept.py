@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers in the place of others, and what they get."""
+"""What the attention layers of a model get, and in which order."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import attention, models
+from collab import models
 from collab.convert import intercept
 from tests.models import small
 
-COLLAB = small.ATTENTION['collab']
 BATCH = dict(
   tokens=np.random.default_rng(0).integers(0, small.V, (2, 7)),
   types=np.zeros((2, 7), int),
@@ -18,9 +16,9 @@ BATCH = dict(
 )
 
 
-def run(model, params, batch, layers=None, wanted=()):
-  """graft.run, compiled."""
-  go = jax.jit(lambda p: intercept.run(model, p, batch, layers, wanted))
+def run(model, params, batch, wanted):
+  """intercept.run, compiled."""
+  go = jax.jit(lambda p: intercept.run(model, p, batch, wanted))
   out, seen = go(params)
   return out, {
     path: [intercept.Inputs(*call) for call in calls]
@@ -28,38 +26,10 @@ def run(model, params, batch, layers=None, wanted=()):
   }
 
 
-def encoder(fields, **more):
-  fields = dict(attention=fields, dim=small.D, num_layers=2, mlp_dim=11) | more
-  return models.build('encoder', vocab_size=small.V, **fields)
-
-
 def mha(**more):
-  return encoder(small.ATTENTION['mha'], **more)
-
-
-@pytest.mark.parametrize('shared', [False, True])
-def test_a_model_with_grafts_is_the_model_built_so(shared):
-  old, new = mha(shared=shared), encoder(COLLAB, shared=shared)
-  params = small.parameters(new, BATCH)
-  paths = [('encoder', 'layer_0', 'self_attention')]
-  paths += [] if shared else [('encoder', 'layer_1', 'self_attention')]
-  layers = dict.fromkeys(paths, attention.build(**COLLAB))
-  got, _ = run(old, params, BATCH, layers)
-  want = small.apply(new, params, BATCH)
-  jax.tree.map(small.close, got, want)
-
-
-def test_layers_differ_in_width():
-  model = mha()
-  params, layers = small.parameters(model, BATCH), {}
-  first, second = intercept.paths(params)
-  for path, k in ((first, 5), (second, 3)):
-    layers[path] = attention.build('collab', num_heads=small.H, shared_dim=k)
-    x = jnp.zeros((2, 7, small.D))
-    own = jax.jit(layers[path].init)(jax.random.key(k), x)['params']
-    params = intercept.put(params, path, own)
-  got, _ = run(model, params, BATCH, layers)
-  assert got[0].shape == (2, 7, small.D)
+  fields = dict(attention=small.ATTENTION['mha'], dim=small.D, mlp_dim=11)
+  fields |= dict(vocab_size=small.V, num_layers=2)
+  return models.build('encoder', **fields | more)
 
 
 def test_sees_what_a_layer_gets():
@@ -130,7 +100,7 @@ def test_cross_attention_gets_two_inputs_and_their_padding():
 
 
 def test_paths_are_in_the_order_of_calls():
-  layer = {name: {} for name in ('query', 'key', 'value', 'out')}
+  layer = dict(latent={}, out=dict(kernel=np.zeros((3, 2, 5))))
   block = dict(cross=layer, self_attention=layer, mlp_in={})
   stack = {f'layer_{i}': block for i in (10, 2, 0)}
   found = intercept.paths(dict(decoder=stack, encoder=stack, embed={}))

@@ -9,6 +9,7 @@ import pytest
 from collab import attention
 from collab.attention.variants.collab import concatenate
 from collab.convert.decompose import cp, input_statistics, layers
+from collab.convert.decompose.mha import read
 from tests.attention import reference
 
 B, T, H, K, D = 2, 11, 3, 5, 15
@@ -74,7 +75,7 @@ def output(name, params, x=X, y=None, **fields):
 
 
 def convert(name, params, m, **fields):
-  return layers.VARIANTS[name](layers.read(params), m, **fields)
+  return layers.VARIANTS[name](read(params), m, **fields)
 
 
 def close(got, want, rel=1e-5):
@@ -195,7 +196,7 @@ def test_exact_for_a_latent(m):
 
 def test_another_scale_is_taken_into_the_queries():
   params = layer()
-  mha = layers.read(params, scale=0.3 * K**0.5)
+  mha = read(params, scale=0.3)
   new = layers.collab(mha, INPUTS['white'], shared_dim=H * K)
   close(output('collab', new), output('mha', params, scale=0.3))
 
@@ -239,7 +240,7 @@ def test_mean_of_the_values_is_exact(name, fields):
 @pytest.mark.parametrize('bias', ['content', 'shared', 'none'])
 def test_grams_are_what_collab_decomposes(bias):
   """The scores' error on inputs, times their effects, is the one reported."""
-  mha, m = layers.read(layer()), INPUTS['data']
+  mha, m = read(layer()), INPUTS['data']
   if bias == 'none':
     mha = mha._replace(query_bias=0 * mha.query_bias)
   fields = dict(shared_dim=4, bias=bias, sweeps=7)
@@ -264,7 +265,7 @@ def test_grams_are_what_collab_decomposes(bias):
 
 def test_effects_are_what_weights_do_to_the_output():
   """The output's deviation from its mean, head by head, for white weights."""
-  mha, m = layers.read(layer()), INPUTS['data']
+  mha, m = read(layer()), INPUTS['data']
   points = np.concatenate([SPREAD.T, -SPREAD.T]) * D**0.5
   o = np.einsum('nd,dhk,hke->hne', points, mha.value, mha.out)
   want = np.sqrt((o**2).sum((1, 2)) / (2 * D))
@@ -399,13 +400,13 @@ def test_refuses_other_layers():
   params = layer()
   new = convert('mla', params, INPUTS['white'], latent_dim=3)
   with pytest.raises(ValueError, match=r'^Not the parameters of .*latent'):
-    layers.read(new)
+    read(new)
   new = convert('gqa', params, INPUTS['white'], kv_heads=1)
   with pytest.raises(ValueError, match=r'^Not the kernels .* key \(15, 1, 5\)'):
-    layers.read(new)
+    read(new)
   params['value']['bias'][0, 0] = np.inf
   with pytest.raises(ValueError, match=r'^The parameters of value are not fin'):
-    layers.read(params)
+    read(params)
   params = layer()
   params['query']['kernel'] = params['query']['kernel'][..., :2]
   params['key']['kernel'] = params['key']['kernel'][..., :2]

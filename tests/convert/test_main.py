@@ -370,7 +370,7 @@ def test_an_interrupt_leaves_nothing(bert, tmp_path, monkeypatch):
   def interrupted(*args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(output, '_report', interrupted)
+  monkeypatch.setattr(output, 'card', interrupted)
   with pytest.raises(KeyboardInterrupt):
     run(bert, tmp_path / 'out')
   assert {path.name for path in tmp_path.iterdir()} == {'bert'}

@@ -161,3 +161,11 @@ def test_only_mha_can_be_converted():
   )
   with pytest.raises(ValueError, match='is collab; only mha can be converted'):
     reparametrize.convert(new.model, new.params, dict(name='mqa'))
+
+
+def test_normalized_queries_and_keys_are_not_converted():
+  model, params, _, _ = given('bert_Model')
+  normalized = dict(attention=dict(model['attention'], normalize_qk=True))
+  for name in ('mqa', 'mha'):
+    with pytest.raises(ValueError, match=r'is mha with normalize_qk; only mha'):
+      reparametrize.convert(model | normalized, params, dict(name=name))

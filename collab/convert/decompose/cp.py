@@ -110,13 +110,14 @@ def initial(query_gram, key_gram, heads, rank):
   return x[:, best], y[:, best], m[:, best]
 
 
-def root(gram):
-  """The square root of a Gram matrix and its pseudo-inverse, [N, N] each."""
+def root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Square roots of Gram matrices and their pseudo-inverses, [..., N, N]."""
   values, vectors = np.linalg.eigh(gram)
-  values = np.sqrt(np.maximum(values, 0))
-  kept = values > 1e-7 * values[-1]
-  inverse = np.where(kept, 1 / np.where(kept, values, 1), 0)
-  return (vectors * values) @ vectors.T, (vectors * inverse) @ vectors.T
+  values = np.sqrt(np.maximum(values, 0))[..., None, :]
+  kept = values > 1e-7 * values[..., -1:]
+  inverse = np.divide(1, values, out=np.zeros_like(values), where=kept)
+  transposed = vectors.swapaxes(-1, -2)
+  return (vectors * values) @ transposed, (vectors * inverse) @ transposed
 
 
 def error(query_gram, key_gram, x, y, m):
@@ -125,25 +126,16 @@ def error(query_gram, key_gram, x, y, m):
   pu, pv = query_gram @ x, key_gram @ y
   inner = (pu * pv).reshape(H, -1, k).sum(1)
   gram = (x.T @ pu) * (y.T @ pv)
-  whole = _square(query_gram, key_gram, H)
+  whole = square(query_gram, key_gram, H)
   left = whole - 2 * (inner * m).sum() + ((m @ gram) * m).sum()
   return float(np.sqrt(max(left, 0) / max(whole, _TINY)))
 
 
-def _square(query_gram, key_gram, H):
+def square(query_gram: np.ndarray, key_gram: np.ndarray, H: int) -> float:
   """sum_h |A_h|^2 = sum_h <Gq_hh, Gk_hh>."""
   K = len(query_gram) // H
   q, k = (g.reshape(H, K, H, K) for g in (query_gram, key_gram))
   return float(sum((q[h, :, h] * k[h, :, h]).sum() for h in range(H)))
-
-
-class _Point(NamedTuple):
-  """Where the iteration is."""
-
-  x: np.ndarray  # [N, k]
-  y: np.ndarray  # [N, k]
-  m: np.ndarray  # [H, k]
-  pv: np.ndarray  # Gk Y, [N, k]
 
 
 def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
@@ -154,17 +146,17 @@ def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
   (Nesterov's momentum with restarts for ALS, arXiv 1810.05846.) It ends early
   where dtype sees no gain, or an error that is too small for it.
   """
-  whole = _square(query_gram, key_gram, len(m))
+  whole = square(query_gram, key_gram, len(m))
   parts = query_gram, key_gram, x, y, m
   query_gram, key_gram, x, y, m = (a.astype(dtype) for a in parts)
-  now = start = _Point(x, y, m, key_gram @ y)
+  now = start = x, y, m, key_gram @ y
   best, momentum, errors = np.inf, dtype(0), []
   while len(errors) < sweeps and best > _FLOOR[dtype]:
     new, explained = _sweep(query_gram, key_gram, start)
     error = np.sqrt(max(whole - explained, 0) / max(whole, _TINY))
     if error < best:
-      ahead = (a + momentum * (a - b) for a, b in zip(new, now, strict=True))
-      now, start, best = new, _Point(*ahead), error
+      start = [a + momentum * (a - b) for a, b in zip(new, now, strict=True)]
+      now, best = new, error
       momentum = min(momentum + dtype(0.1), dtype(0.9))
     elif start is now:
       break
@@ -175,7 +167,10 @@ def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
 
 
 def _sweep(query_gram, key_gram, point):
-  """The next point, and how much of sum_h |A_h|^2 it explains."""
+  """The next point, and how much of sum_h |A_h|^2 it explains.
+
+  A point is X [N, k], Y [N, k], m [H, k] and Gk Y [N, k].
+  """
   x, y, m, pv = point
   (H, k), N = m.shape, len(x)
   rows = lambda p, m: (p.reshape(H, -1, k) * m[:, None]).reshape(N, k)
@@ -191,7 +186,7 @@ def _sweep(query_gram, key_gram, point):
   explained = ((2 * inner - m @ gram) * m).sum(dtype=np.float64)
   # Columns of one length in U and V: their scales are free.
   u, v = (np.sqrt(np.maximum(np.diag(g), _TINY)) for g in (uu, vv))
-  return _Point(x / u, y / v, m * (u * v), pv / v), explained
+  return (x / u, y / v, m * (u * v), pv / v), explained
 
 
 def _solve(gram, right, old):

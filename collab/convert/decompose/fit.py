@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far converted layers are from the old ones, and fitting them closer.
+"""Measures how far converted layers are from the old, and fits them closer.
 
 Both compare outputs on the inputs that the old model's layers get:
 
@@ -8,7 +8,8 @@ Both compare outputs on the inputs that the old model's layers get:
 with sums over what is no padding. Axes: B batch, T queries, D model.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +20,13 @@ from tqdm import trange
 from collab.convert import intercept
 
 
-class Pair(NamedTuple):
-  """A layer before and after, both attention.Attention."""
-
-  old: Any
-  new: Any
-
-
-def errors(params, new, pairs, calibration=None):
+def errors(params: Mapping, new: Mapping, pairs: Mapping, calibration=None):
   """{path: error} of all layers.
 
   Args:
     params: of the old model.
     new: the same with other parameters at the paths.
-    pairs: {path: Pair}.
+    pairs: {path: (layer before, layer after)}, each an attention.Attention.
     calibration: calibration.Calibration; None for inputs that are white noise.
   """
 
@@ -47,14 +41,14 @@ def errors(params, new, pairs, calibration=None):
   if calibration is None:
     total = sums({path: [_noise(params, path)] for path in pairs})
   else:
-    see, total = _seen(params, pairs, calibration), None
-    for batch in calibration.batches:
-      found = jax.device_get(jax.jit(sums)(see(batch)))
-      total = found if total is None else jax.tree.map(np.add, total, found)
+    seen = map(_see(params, pairs, calibration), calibration.batches)
+    total = functools.reduce(
+      functools.partial(jax.tree.map, jnp.add), map(jax.jit(sums), seen)
+    )
   return {path: float(jnp.sqrt(_share(x))) for path, x in total.items()}
 
 
-def refine(params, new, pairs, calibration, steps, lr=1e-3):
+def refine(params, new, pairs, calibration, steps: int) -> dict:
   """Fits the new layers' parameters to the old outputs, all layers at once.
 
   Adam on the sum of the squared errors, each relative to its layer's outputs;
@@ -66,15 +60,15 @@ def refine(params, new, pairs, calibration, steps, lr=1e-3):
   """
   if steps < 1:
     raise ValueError(f'refine={steps}; expected at least 1.')
-  tx = optax.adam(optax.cosine_decay_schedule(lr, steps))
+  tx = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
-  olds = {path: intercept.get(params, path) for path in pairs}
-  own = [intercept.get(new, path) for path in pairs]
+  old = {path: intercept.get(params, path) for path in pairs}
+  own = {path: intercept.get(new, path) for path in pairs}
 
   def loss(own, calls):
     return sum(
-      _share(_sums(olds[path], tree, *pair, calls[path]))
-      for tree, (path, pair) in zip(own, pairs.items(), strict=True)
+      _share(_sums(old[path], own[path], *pair, calls[path]))
+      for path, pair in pairs.items()
     )
 
   @jax.jit
@@ -83,19 +77,19 @@ def refine(params, new, pairs, calibration, steps, lr=1e-3):
     updates, state = tx.update(grads, state, own)
     return optax.apply_updates(own, updates), state, value
 
-  see, batches = _seen(params, pairs, calibration), calibration.batches
+  see, batches = _see(params, pairs, calibration), calibration.batches
   own = jax.tree.map(jnp.asarray, own)
   state = tx.init(own)
   with trange(steps, desc='refine', disable=None) as bar:
     for i in bar:
       own, state, value = step(own, state, see(batches[i % len(batches)]))
       bar.set_postfix(error=f'{(float(value) / len(pairs)) ** 0.5:.4f}')
-  for path, tree in zip(pairs, own, strict=True):
+  for path, tree in own.items():
     new = intercept.put(new, path, jax.tree.map(np.asarray, tree))
   return new
 
 
-def _seen(params, pairs, calibration):
+def _see(params, pairs, calibration):
   """batch -> {path: Inputs of each call of the old layer}."""
 
   @jax.jit
@@ -125,13 +119,8 @@ def _sums(old_params, new_params, old, new, calls):
       )
       for layer, tree in ((old, old_params), (new, new_params))
     )
-    square = jnp.square(there).sum()
-    return (
-      jnp.square(here - there).sum(),
-      square,
-      there.sum((0, 1)),
-      valid.sum(),
-    )
+    lost = jnp.square(here - there).sum()
+    return lost, jnp.square(there).sum(), there.sum((0, 1)), valid.sum()
 
   return jax.tree.map(lambda *x: sum(x), *map(one, calls))
 

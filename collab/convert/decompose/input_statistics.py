@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the inputs of attention layers are like: means and covariances.
+"""Means and covariances of the inputs of attention layers.
 
 Axes: B batch, T queries, S keys, D model.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +37,17 @@ class Moments(NamedTuple):
   y_within: np.ndarray
 
 
-def white(D):
+def white(D: int) -> Moments:
   """Moments of inputs of which nothing is known; the mean is 0."""
   zero, one = np.zeros(D), np.eye(D)
   return Moments(zero, one, zero, one, one)
 
 
-def collect(model, params, batches, wanted, layers=None):
-  """{path: Moments} of attention layers over batches.
+def collect(model: Any, params: Mapping, batches: Sequence) -> dict:
+  """{path: Moments} of the attention layers of a model over batches.
 
   Args:
-    model, params, layers, wanted: as of `graft.run`.
+    model, params: as of `intercept.run`.
     batches: of the model; each shape is compiled once.
 
   Raises:
@@ -54,19 +56,18 @@ def collect(model, params, batches, wanted, layers=None):
 
   @jax.jit
   def sums(params, batch):
-    _, calls = intercept.run(model, params, batch, layers, wanted)
+    paths = intercept.paths(params)
+    _, calls = intercept.run(model, params, batch, paths)
     return {
       path: jax.tree.map(lambda *x: sum(x), *map(_sums, found))
       for path, found in calls.items()
     }
 
-  total = None
-  for batch in batches:
-    new = sums(params, batch)
-    new = jax.tree.map(lambda x: np.asarray(x, np.float64), new)
-    total = new if total is None else jax.tree.map(np.add, total, new)
-  if total is None:
+  if not batches:
     raise ValueError('There are no calibration batches.')
+  exact = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
+  found = (exact(sums(params, batch)) for batch in batches)
+  total = functools.reduce(functools.partial(jax.tree.map, np.add), found)
   return {path: _moments(path, x) for path, x in total.items()}
 
 

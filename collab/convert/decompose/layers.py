@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a multi-head attention layer as another variant's.
+"""Turns a multi-head attention layer into one of another variant.
 
     s_h = (x Wq_h + bq_h) . (y Wk_h),   out = sum_h (p_h y) Wv_h Wo_h + b
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from collab.attention.variants.collab import BIASES
 from collab.convert.decompose import cp
-from collab.convert.decompose.mha import Mha, read
+from collab.convert.decompose.input_statistics import Moments
+from collab.convert.decompose.mha import Mha
 
 
-def effects(mha, moments):
+def effects(mha: Mha, moments: Moments) -> np.ndarray:
   """What the weights of each head do to the output, [H].
 
     |S Wv_h Wo_h|, S S the covariance of the values' input
@@ -33,7 +34,7 @@ def effects(mha, moments):
   return np.maximum(size, 0.1 * np.sqrt((size**2).mean()) or 1.0)
 
 
-def grams(mha, moments, bias='content'):
+def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
   """What `cp.decompose` takes for `collab`: E[q q^T] and E[k k^T], [N, N].
 
   Queries are multiplied by the effects of their heads. Keys are taken about the
@@ -58,7 +59,7 @@ def grams(mha, moments, bias='content'):
 
 def collab(
   mha, moments, *, shared_dim: int, bias: str = 'content', sweeps: int = 100
-):
+) -> dict:
   """Wq_h Wk_h^T ~ U diag(m_h) V^T: see `cp`. Values stay as they are.
 
   bias='content' also takes what the fit gets wrong for the mean input, so that
@@ -84,15 +85,11 @@ def collab(
     c = np.einsum('dhk,hk->dh', mha.key, exact) - v @ ((mean @ u) * m).T
     new['content_bias'] = dict(kernel=c)
   elif bias == 'shared':
-    new['query'] |= dict(bias=b @ x)
-    new['key'] |= dict(bias=np.zeros(shared_dim))
-  zero = np.zeros(mha.value.shape[1:])
-  return new | dict(
-    value=_dense(mha.value, zero), out=_dense(mha.out, mha.bias)
-  )
+    new |= dict(query=_dense(u, b @ x), key=_dense(v))
+  return new | dict(value=_dense(mha.value), out=_dense(mha.out, mha.bias))
 
 
-def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd'):
+def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd') -> dict:
   """Keys and values of each group of heads in one head's width.
 
   pooling='svd' is the best that there is for scores and for values of heads
@@ -114,16 +111,11 @@ def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd'):
   else:
     query, query_bias, key = _group_keys(mha, moments, kv_heads)
     value, out, bias = _group_values(mha, moments, kv_heads)
-  zero = np.zeros((kv_heads, K))
-  return dict(
-    query=_dense(query, query_bias),
-    key=_dense(key, zero),
-    value=_dense(value, zero),
-    out=_dense(out, bias),
-  )
+  new = dict(query=_dense(query, query_bias), key=_dense(key))
+  return new | dict(value=_dense(value), out=_dense(out, bias))
 
 
-def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100):
+def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100) -> dict:
   """Scores decomposed at one head's width, values in one head's width.
 
   The mixing row m_h is offset + eq_h, the other embeddings are ones; the query
@@ -140,13 +132,13 @@ def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100):
     key=shared['key'],
     query_embedding=shared['mixing'] - offset,
     key_embedding=ones,
-    value=_dense(value[:, 0], np.zeros(K)),
+    value=_dense(value[:, 0]),
     value_embedding=ones,
     out=_dense(out, bias),
   )
 
 
-def mla(mha, moments, *, latent_dim: int):
+def mla(mha: Mha, moments: Moments, *, latent_dim: int) -> dict:
   """The r directions of the input that keys and values need most.
 
   Keys count by the queries that look at them, values by the output projection,
@@ -161,8 +153,8 @@ def mla(mha, moments, *, latent_dim: int):
   parts = [
     np.einsum('dhk,hkl->dhl', w, root).reshape(D, -1)
     for w, root in (
-      (mha.key, _roots(_query_moments(mha, moments))),
-      (mha.value, _roots(np.einsum('hkd,hld->hkl', mha.out, mha.out))),
+      (mha.key, cp.root(_query_moments(mha, moments))[0]),
+      (mha.value, cp.root(np.einsum('hkd,hld->hkl', mha.out, mha.out))[0]),
     )
   ]
   parts = [s @ x / max(np.linalg.norm(s @ x), 1e-30) for x in parts]
@@ -180,12 +172,12 @@ def mla(mha, moments, *, latent_dim: int):
   )
 
 
-__all__ = ['VARIANTS', 'Mha', 'effects', 'grams', 'read']
-
 VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
 
 
-def _dense(kernel, bias):
+def _dense(kernel, bias=None):
+  """Parameters of a projection, without bias those of one of zeros."""
+  bias = np.zeros(kernel.shape[1:]) if bias is None else bias
   return dict(kernel=kernel, bias=bias)
 
 
@@ -208,40 +200,26 @@ def _query_moments(mha, moments):
 
 
 def _group_keys(mha, moments, G):
-  """Queries [D, H, K], their biases [H, K] and keys [D, G, K].
+  """Queries [D, H, K], their biases [H, K] and keys [D, G, K]; see `_merge`.
 
-  Of a group, with A_h = S Wk_h and R_h R_h^T = E[q_h q_h^T], where queries are
-  multiplied by the effects of their heads, E is the K leading
-  left singular vectors of all A_h R_h; keys are S^-1 E, queries q_h A_h^T E.
+  R_h R_h^T = E[q_h q_h^T], where queries are multiplied by the effects of their
+  heads. Each head's queries are re-expressed in its group's directions.
   """
-  D, H, K = mha.query.shape
-  s, inverse = cp.root(moments.y_within)
-  a = np.einsum('de,ehk->dhk', s, mha.key)
-  seen = np.einsum('dhk,hkl->dhl', a, _roots(_query_moments(mha, moments)))
-  e = [_directions(x, K) for x in np.split(seen, G, 1)]
-  turn = np.einsum('dhk,hdl->hkl', a, np.repeat(e, H // G, 0))
-  return (
-    np.einsum('dhk,hkl->dhl', mha.query, turn),
-    np.einsum('hk,hkl->hl', mha.query_bias, turn),
-    np.einsum('de,gek->dgk', inverse, e),
-  )
+  roots, _ = cp.root(_query_moments(mha, moments))
+  key, turn = _merge(mha.key, roots, moments.y_within, G)
+  query = np.einsum('dhk,hkl->dhl', mha.query, turn)
+  return query, np.einsum('hk,hkl->hl', mha.query_bias, turn), key
 
 
 def _group_values(mha, moments, G):
   """Values [D, G, V], output projection [H, V, Dout] and its bias [Dout].
 
-  As for keys: E of all S Wv_h R_h with R_h R_h^T = Wo_h Wo_h^T; values are
-  S^-1 E, the output's part is E^T S Wv_h Wo_h.
+  See `_merge`, with R_h R_h^T = Wo_h Wo_h^T.
   """
-  D, H, V = mha.value.shape
-  s, inverse = cp.root(moments.y_cov)
-  a = np.einsum('de,ehk->dhk', s, mha.value)
-  roots = _roots(np.einsum('hkd,hld->hkl', mha.out, mha.out))
-  seen = np.einsum('dhk,hkl->dhl', a, roots)
-  e = np.stack([_directions(x, V) for x in np.split(seen, G, 1)])
-  value = np.einsum('de,gek->dgk', inverse, e)
-  turn = np.einsum('hdl,dhk->hlk', np.repeat(e, H // G, 0), a)
-  out = np.einsum('hlk,hkd->hld', turn, mha.out)
+  H, _, _ = mha.out.shape
+  roots, _ = cp.root(np.einsum('hkd,hld->hkl', mha.out, mha.out))
+  value, turn = _merge(mha.value, roots, moments.y_cov, G)
+  out = np.einsum('hkl,hkd->hld', turn, mha.out)
   mean = lambda w: np.einsum('d,dhk->hk', moments.y_mean, w)
   lost = np.einsum('hk,hkd->d', mean(mha.value), mha.out) - np.einsum(
     'hk,hkd->d', np.repeat(mean(value), H // G, 0), out
@@ -249,12 +227,25 @@ def _group_values(mha, moments, G):
   return value, out, mha.bias + lost
 
 
+def _merge(w, roots, cov, G):
+  """One projection for each group of heads, and what re-expresses a head in it.
+
+  With S S = cov, E has the K leading left singular vectors of all S W_h R_h of
+  a group. Its projection is S^-1 E, and (S W_h)^T E re-expresses a head.
+
+  Returns:
+    [D, G, K], [H, K, K].
+  """
+  D, H, K = w.shape
+  s, inverse = cp.root(cov)
+  a = np.einsum('de,ehk->dhk', s, w)
+  seen = np.einsum('dhk,hkl->dhl', a, roots)
+  e = np.stack([_directions(x, K) for x in np.split(seen, G, 1)])
+  turn = np.einsum('dhk,hdl->hkl', a, np.repeat(e, H // G, 0))
+  return np.einsum('de,gek->dgk', inverse, e), turn
+
+
 def _directions(x, n):
   """The n leading left singular vectors, [D, n] of [D, ...]."""
   x = x.reshape(len(x), -1)
   return np.linalg.svd(x, full_matrices=x.shape[1] < n)[0][:, :n]
-
-
-def _roots(grams):
-  """Square roots of Gram matrices [H, K, K]."""
-  return np.stack([cp.root(g)[0] for g in grams])

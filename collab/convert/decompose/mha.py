@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-head attention as what conversions start from, in float64.
+"""Reads the parameters of multi-head attention for conversion, in float64.
 
 Axes: D model, H heads, K key width, V value width.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+NAMES = 'query', 'key', 'value', 'out'  # of the parameters
 
 
 class Mha(NamedTuple):
@@ -28,22 +31,25 @@ class Mha(NamedTuple):
   bias: np.ndarray
 
 
-def read(params, scale=1.0) -> Mha:
-  """Mha of a layer's parameters; queries are multiplied by `scale`.
+def read(params: Mapping, scale: float = 0.0) -> Mha:
+  """Mha of a layer's parameters.
 
-  The layers made of it divide scores by sqrt(V), as multi-head attention does;
-  scale is for one that does not.
+  The layers made of it divide scores by sqrt(V). Where the layer scales them by
+  something else, the queries take up the difference.
+
+  Args:
+    params: of multi-head attention.
+    scale: of the scores, 0 for 1 / sqrt(V).
 
   Raises:
     ValueError: the parameters are another variant's, or not finite.
   """
-  names = 'query', 'key', 'value', 'out'
-  if params.keys() != {*names}:
+  if params.keys() != {*NAMES}:
     raise ValueError(
       f'Not the parameters of multi-head attention: {", ".join(params)}; '
-      f'expected {", ".join(names)}.'
+      f'expected {", ".join(NAMES)}.'
     )
-  kernels = {n: np.asarray(params[n]['kernel'], np.float64) for n in names}
+  kernels = {n: np.asarray(params[n]['kernel'], np.float64) for n in NAMES}
   heads = {w.shape[n != 'out'] for n, w in kernels.items() if w.ndim == 3}
   if len(heads) != 1 or any(w.ndim != 3 for w in kernels.values()):
     shapes = ', '.join(f'{n} {w.shape}' for n, w in kernels.items())
@@ -52,16 +58,11 @@ def read(params, scale=1.0) -> Mha:
     n: np.asarray(params[n].get('bias', np.zeros(w.shape[1 + (n == 'out') :])))
     for n, w in kernels.items()
   }
-  for name in names:
+  for name in NAMES:
     if not np.isfinite(kernels[name].sum() + biases[name].sum()):
       raise ValueError(f'The parameters of {name} are not finite.')
   query, key, value, out = kernels.values()
-  lifted = np.einsum('hk,hkd->d', biases['value'], out)
-  return Mha(
-    query * scale,
-    key,
-    biases['query'] * scale,
-    value,
-    out,
-    biases['out'] + lifted,
-  )
+  scale = scale * value.shape[-1] ** 0.5 or 1.0
+  query_bias = biases['query'] * scale
+  bias = biases['out'] + np.einsum('hk,hkd->d', biases['value'], out)
+  return Mha(query * scale, key, query_bias, value, out, bias)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How wide the keys of collaborative attention have to be, layer by layer."""
+"""Chooses the key widths of collaborative attention, layer by layer."""
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from collab.convert.decompose import cp, layers
+from collab.convert.decompose.input_statistics import Moments
+from collab.convert.decompose.mha import Mha
 
 SHARES = (1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
 SWEEPS = 20  # enough to tell widths apart
@@ -26,7 +27,7 @@ class Curve(NamedTuple):
   energy: float
 
 
-def curve(mha, moments, bias='content', more=()) -> Curve:
+def curve(mha: Mha, moments: Moments, bias: str, more: Iterable[int]) -> Curve:
   """Errors at shares of the full width, and at the widths in `more`."""
   D, H, K = mha.query.shape
   N = H * K
@@ -35,12 +36,10 @@ def curve(mha, moments, bias='content', more=()) -> Curve:
   errors = [
     cp.decompose(q, k, H, width, SWEEPS).error for width in sorted(widths)
   ]
-  q, k = (g.reshape(H, K, H, K) for g in (q, k))
-  energy = np.einsum('hkhl,hkhl->', q, k) / (H * K)
-  return Curve(sorted(widths), errors, float(energy))
+  return Curve(sorted(widths), errors, cp.square(q, k, H) / N)
 
 
-def for_error(curves, most):
+def for_error(curves: list[Curve], most: float) -> list[int]:
   """The smallest widths whose errors are at most `most`, a list.
 
   Raises:
@@ -54,7 +53,7 @@ def for_error(curves, most):
   ]
 
 
-def for_parameters(curves, cost, budget):
+def for_parameters(curves: list[Curve], cost: Callable, budget: int) -> list:
   """Widths that cost at most `budget`, with little error of the scores.
 
   All begin at the smallest; the layer that gains most for its parameters is

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of Hugging Face's Transformers, in and out, without torch.
+"""Reads and writes checkpoints of Hugging Face's Transformers, without torch.
 
 What a checkpoint holds becomes a model of ours, parameters of ours, or `rest`;
 written again, every tensor is bit for bit what it was. Half precision is read
 as float32 and stays so. See `families` for what is called what.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import fnmatch
 import math
 import pathlib
@@ -34,7 +34,6 @@ class Pretrained(NamedTuple):
   """A checkpoint.
 
   Attributes:
-    family: model_type of its config, a key of FAMILIES.
     model: all fields of models.build.
     params: nested dict of float32 NumPy arrays, as the model's init gives them.
     config: config.json as it was read.
@@ -43,7 +42,6 @@ class Pretrained(NamedTuple):
     names: {name: name in the file} where the two differ.
   """
 
-  family: str
   model: dict
   params: dict
   config: dict
@@ -52,7 +50,7 @@ class Pretrained(NamedTuple):
   names: Mapping = {}
 
 
-def load(folder, allow=()) -> Pretrained:
+def load(folder, allow: Iterable[str] = ()) -> Pretrained:
   """Reads a checkpoint.
 
   Args:
@@ -65,7 +63,6 @@ def load(folder, allow=()) -> Pretrained:
       message says what, where, and what is expected.
   """
   folder = pathlib.Path(folder)
-  allow = (allow,) if isinstance(allow, str) else tuple(allow)
   config = json_text.read_object(folder / folders.CONFIG)
   found = folders.read_tensors(folder)
   try:
@@ -78,7 +75,6 @@ def load(folder, allow=()) -> Pretrained:
   except ValueError as e:
     raise ValueError(f'{folder}: {e}') from e
   return Pretrained(
-    family=config['model_type'],
     model=plan.model,
     params=traverse_util.unflatten_dict(flat, sep='/'),
     config=config,
@@ -88,7 +84,7 @@ def load(folder, allow=()) -> Pretrained:
   )
 
 
-def meaning(pretrained) -> model_json.Meaning:
+def meaning(pretrained: Pretrained) -> model_json.Meaning:
   """What ids and outputs of a checkpoint stand for, as far as it says."""
   text, outputs = pretrained.tokenizer, pretrained.model.get('outputs')
   return model_json.Meaning(
@@ -97,7 +93,7 @@ def meaning(pretrained) -> model_json.Meaning:
   )
 
 
-def labelled(config, meaning):
+def labelled(config: dict, meaning: model_json.Meaning) -> dict:
   """The config with the classes of a Meaning, if these are others."""
   names = meaning.classes
   if not names or names == plans.classes(plans.reader(config)):
@@ -107,7 +103,7 @@ def labelled(config, meaning):
   return config | dict(id2label=by_id, label2id=ids)
 
 
-def save(folder, pretrained) -> None:
+def save(folder, pretrained: Pretrained) -> None:
   """Writes a checkpoint that Transformers reads, all of it or nothing.
 
   Args:
@@ -118,8 +114,8 @@ def save(folder, pretrained) -> None:
     ValueError: the folder exists; Transformers has no such attention; model or
       parameters are not those of the config.
   """
-  _, model, params, config, text, rest, names = pretrained
-  for place in ('attention', 'decoder_attention', 'cross_attention'):
+  model, params, config, text, rest, names = pretrained
+  for place in models.ATTENTIONS:
     if model.get(place, {}).get('name', 'mha') != 'mha':
       raise ValueError(
         f'{place} is {model[place]["name"]}; Transformers has only mha, in '
@@ -164,17 +160,16 @@ def _sort(plan, found, allow):
     if key in names:
       _check_waves(names[key], found[names[key]], plan.model)
       rest.append(names.pop(key))
-  unused = names.keys() - plan.entries
-  for key in sorted(unused):
+  for key in sorted(names.keys() - plan.entries):
     if _matches(key, plan.family.rest) or _matches(names[key], allow):
       rest.append(names.pop(key))
   unexpected = [names[key] for key in names.keys() - plan.entries]
   missing = [plan.name(key) for key in plan.entries.keys() - names]
   missing = [name for name in missing if not _matches(name, allow)]
-  told = dict(missing=missing, unexpected=unexpected)
-  told = [f'{k}: {folders.some(x)}' for k, x in told.items() if x]
-  if told:
-    raise ValueError(f'tensors of a {plan.architecture}, {"; ".join(told)}.')
+  wrong = dict(missing=missing, unexpected=unexpected)
+  wrong = [f'{k}: {folders.some(x)}' for k, x in wrong.items() if x]
+  if wrong:
+    raise ValueError(f'tensors of a {plan.architecture}, {"; ".join(wrong)}.')
   return names, rest
 
 
@@ -208,16 +203,14 @@ def _parameters(plan, names, found):
         f'{name} has shape {found[name].shape}, expected {numbers:,} numbers.'
       )
     want = part.write(*(np.broadcast_to(0.0, s) for s in shapes)).shape
-    if found[name].shape != want:
-      raise ValueError(
-        f'{name} has shape {found[name].shape}, expected {want}.'
-      )
     x = _float32(name, found[name])
+    if x.shape != want:
+      raise ValueError(f'{name} has shape {x.shape}, expected {want}.')
     flat |= zip(paths, part.read(x, *shapes), strict=True)
   if len(flat) < len(plan.shapes):
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), plan.batch)
-    init = jax.jit(models.build(**plan.model).init)
-    fresh = init(jax.random.key(0), zeros)['params']
+    model = models.build(**plan.model)
+    batch = models.zeros(model.example())
+    fresh = jax.jit(model.init)(jax.random.key(0), batch)['params']
     flat = {k: np.asarray(x) for k, x in tree_table.named(fresh).items()} | flat
   return flat
 
@@ -242,10 +235,9 @@ def _check_same(plan, model, params):
   ]
   if wrong:
     raise ValueError(f'model: {"; ".join(wrong)}.')
-  want = {k: f'{x.dtype}{list(x.shape)}' for k, x in plan.shapes.items()}
-  told = tree_table.differences(want, tree_table.shapes(params))
-  if told:
-    raise ValueError(f'parameters: {told}.')
+  want, got = tree_table.shapes(plan.shapes), tree_table.shapes(params)
+  if different := tree_table.differences(want, got):
+    raise ValueError(f'parameters: {different}.')
 
 
 def _given(x):

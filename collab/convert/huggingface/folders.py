@@ -6,6 +6,7 @@
 Everything is read as data: nothing is imported, executed or unpickled.
 """
 
+from collections.abc import Iterable
 import json
 import pathlib
 import re
@@ -23,7 +24,7 @@ CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
-def read_tokenizer(folder):
+def read_tokenizer(folder: pathlib.Path) -> str:
   """The text of tokenizer.json, '' if there is none; it has to be JSON."""
   path = folder / TOKENIZER
   if not path.exists():
@@ -32,7 +33,7 @@ def read_tokenizer(folder):
   return tokenizers.read(path)
 
 
-def read_tensors(folder):
+def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """{name: array} of a folder's one file or of its shards.
 
   Raises:
@@ -68,7 +69,7 @@ def read_tensors(folder):
   return found
 
 
-def write(folder, config, tensors, tokenizer=''):
+def write(folder, config: dict, tensors: dict, tokenizer: str) -> None:
   """A new folder of one file of tensors, all of it or nothing.
 
   Raises:
@@ -89,12 +90,12 @@ def write(folder, config, tensors, tokenizer=''):
     new.rename(folder)
 
 
-def some(names):
+def some(names: Iterable[str]) -> str:
   """The first names of many."""
   return tree_table.some(sorted(names), most=20)
 
 
-def read_file(path):
+def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
   """{name: array} of one file of safetensors."""
   try:
     return safetensors.numpy.load_file(path)

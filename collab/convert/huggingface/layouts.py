@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tensors of a module hold our parameters, in both directions.
+"""Translates between tensors of Transformers and our parameters.
 
 Torch's linear layers keep [out, in], GPT-2's [in, out]. Ours keep [D, H, K] of
 what makes heads, [H, K, D] of what puts them together, [in, out] of the rest.
@@ -16,8 +16,8 @@ class Part(NamedTuple):
   """A tensor of a module and the parameters in it.
 
   Attributes:
-    tensor: its name in the module, '' if it is the module.
-    params: their names in our module, likewise.
+    tensor: what its name adds to that of the module, '.weight' or ''.
+    params: what their names add to that of our module, '/kernel' or ''.
     write: parameters -> tensor.
     read: tensor, shape of each parameter -> parameters.
   """
@@ -61,25 +61,25 @@ def _split(x, *shapes):
 
 
 def _linear(weight, write, read):
-  bias = Part('bias', ('bias',), _join, _reshape)
-  return (Part('weight', (weight,), write, read), bias)
+  bias = Part('.bias', ('/bias',), _join, _reshape)
+  return (Part('.weight', (f'/{weight}',), write, read), bias)
 
 
 WHOLE = (Part('', ('',), _same, _reshape),)
 FIRST_ROW = (Part('', ('',), lambda x: x[None], _reshape),)  # [1, ...]
-TABLE = (Part('weight', ('embedding',), _same, _reshape),)
+TABLE = (Part('.weight', ('/embedding',), _same, _reshape),)
 NORM = _linear('scale', _same, _reshape)
 DENSE = _linear('kernel', lambda x: _rows(x).T, _transpose)
 HEADS = _linear('kernel', lambda x: _columns(x).T, _transpose)
 GPT_DENSE = _linear('kernel', _rows, _reshape)
-_QKV = ('query', 'key', 'value')
+_QKV = ('/query', '/key', '/value')
 GPT_HEADS = (
-  Part('weight', tuple(f'{n}/kernel' for n in _QKV), _columns, _split),
-  Part('bias', tuple(f'{n}/bias' for n in _QKV), _join, _split),
+  Part('.weight', tuple(f'{n}/kernel' for n in _QKV), _columns, _split),
+  Part('.bias', tuple(f'{n}/bias' for n in _QKV), _join, _split),
 )
 
 
-def patches(P):
+def patches(P: int) -> tuple[Part, Part]:
   """The convolution [D, C, P, P] that our kernel [P P C, D] is."""
 
   def write(x):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where everything of a checkpoint belongs, by its config alone."""
+"""Plans where each tensor of a checkpoint goes, by its config alone."""
 
+from collections.abc import Callable, Mapping
 import re
 from typing import NamedTuple
 
@@ -23,16 +24,14 @@ class Plan(NamedTuple):
     family: of the config's model_type.
     architecture: one of the family's.
     model: all fields of models.build.
-    batch: shapes of a batch, for the model's init.
     shapes: {path of a parameter: ShapeDtypeStruct}.
-    entries: {key: (paths of the parameters in it, layouts.Part, whether it is
-      of the body)}.
+    entries: {key: (paths of the parameters in it, layouts.Part, the name that
+      Transformers gives it)}.
   """
 
   family: Family
   architecture: str
   model: dict
-  batch: dict
   shapes: dict
   entries: dict
 
@@ -44,12 +43,10 @@ class Plan(NamedTuple):
 
   def name(self, key):
     """The name that Transformers gives to a tensor of ours."""
-    headless = self.architecture == next(iter(self.family.architectures))
-    _, _, of_body = self.entries[key]
-    return f'{self.family.prefix}.{key}' if of_body and not headless else key
+    return self.entries[key][-1]
 
 
-def make(config, pooler):
+def make(config: dict, pooler: bool) -> Plan:
   """The Plan of a config.
 
   Args:
@@ -63,7 +60,7 @@ def make(config, pooler):
   if kind not in list(FAMILIES):  # it may be anything
     raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
   family, get = FAMILIES[kind], reader(config)
-  for name, value in family.fixed.items():
+  for name, value in (family.fixed | dict(pruned_heads={})).items():
     got = config.get(name, value)
     if got != value:
       raise ValueError(f'{name} is {got!r}, expected {value!r}.')
@@ -74,13 +71,12 @@ def make(config, pooler):
       f'architecture {architecture!r}; there are {", ".join(legal)}.'
     )
   model = fields(family, architecture, get, pooler)
-  built = models.build(**model)
-  batch, shapes = built.example(), tree_table.named(models.shapes(built))
+  shapes = tree_table.named(models.shapes(models.build(**model)))
   entries = _entries(family, architecture, model, shapes)
-  return Plan(family, architecture, model, batch, shapes, entries)
+  return Plan(family, architecture, model, shapes, entries)
 
 
-def fields(family, architecture, get, pooler):
+def fields(family: Family, architecture: str, get, pooler: bool) -> dict:
   """All fields of models.build."""
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]
@@ -97,15 +93,16 @@ def fields(family, architecture, get, pooler):
     )
   model['activation'] = ACTIVATIONS[name]
   if 'head' in model:
+    legal = any(path == 'pooler' for _, path, *_ in family.body)
     needed = model['head'] in ('classify', 'choice')
-    model['pooler'] = family.pooler and (needed or pooler)
+    model['pooler'] = legal and (needed or pooler)
     model.setdefault('outputs', 0)
   if model.get('outputs') == LABELS:
     model['outputs'] = len(classes(get)) or get('num_labels', 2)
   return model
 
 
-def classes(get):
+def classes(get: Callable) -> tuple[str, ...]:
   """Names of the outputs by id2label, else by label2id; () if neither says."""
   names = _in_order('id2label', get('id2label', {}).items())
   ids = get('label2id', {})
@@ -131,7 +128,7 @@ def _in_order(field, pairs):
   return tuple(names[place] for place in wanted)
 
 
-def reader(config):
+def reader(config: Mapping) -> Callable:
   """get(name[, default]): a value of the default's kind; without, a count."""
 
   def get(name, default=None):
@@ -140,10 +137,8 @@ def reader(config):
     if value is None:
       raise ValueError(f'{name} is missing.')
     kind = int if default is None else type(default)
-    numbers = (int, float) if kind is float else kind
-    if not isinstance(value, numbers) or isinstance(value, bool) > (
-      kind is bool
-    ):
+    legal = (int, float) if kind is float else (kind,)
+    if type(value) not in legal:  # to isinstance, True is an int
       raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
     least = 1 if default is None else 0
     if kind in (int, float) and not least <= value < float('inf'):
@@ -154,21 +149,23 @@ def reader(config):
 
 
 def _entries(family, architecture, model, shapes):
-  """{key: (paths, Part, whether it is of the body)} of all parameters."""
+  """{key: (paths, Part, name)} of all parameters; see `Plan`."""
   found, left = {}, set(shapes)
-  rows = [(*row, False) for row in family.head]
-  rows += [(*row, True) for row in family.body]
+  headless = architecture == next(iter(family.architectures))
+  prefix = '' if headless else f'{family.prefix}.'
+  rows = [('', *row) for row in family.head]
+  rows += [(prefix, *row) for row in family.body]
   numbers = [int(n) for n in re.findall(r'/layer_(\d+)/', ' '.join(shapes))]
-  for module, path, layout, *only, of_body in rows:
+  for start, module, path, layout, *only in rows:
     if only and architecture not in only:
       continue
     parts = layout(model['patch']) if callable(layout) else layout
     for n in range(max(numbers, default=0) + 1):
       row = {}
       for part in parts:
-        key = '.'.join(filter(None, [module, part.tensor])).format(n)
-        paths = ['/'.join(filter(None, [path, p])) for p in part.params]
-        row[key] = [p.format(n) for p in paths], part, of_body
+        key = (module + part.tensor).format(n)
+        paths = [(path + param).format(n) for param in part.params]
+        row[key] = paths, part, start + key
       paths = [p for paths, *_ in row.values() for p in paths]
       if left.issuperset(paths):
         found |= row

@@ -1,74 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """DistilBERT, arXiv 1910.01108: without types and pooler."""
 
-from collab.convert.huggingface.families.family import (
-  EMBEDDINGS,
-  SPAN,
-  Family,
-  heads,
-  layer,
-)
-from collab.convert.huggingface.layouts import (
-  DENSE,
-  HEADS,
-  NORM,
-  WHOLE,
+from collab.convert.huggingface.families import encoder
+from collab.convert.huggingface.families.family import block
+from collab.convert.huggingface.layouts import DENSE
+
+# BERT's names of fields of config.json -> DistilBERT's.
+NAMES = dict(
+  hidden_size='dim',
+  num_hidden_layers='n_layers',
+  num_attention_heads='n_heads',
+  intermediate_size='hidden_dim',
+  hidden_act='activation',
+  hidden_dropout_prob='dropout',
+  attention_probs_dropout_prob='attention_dropout',
 )
 
 
 def fields(get):
-  return dict(
-    vocab_size=get('vocab_size'),
-    dim=get('dim'),
-    num_layers=get('n_layers'),
-    mlp_dim=get('hidden_dim'),
-    activation=get('activation', 'gelu'),
-    norm='post',
-    epsilon=1e-12,
-    dropout=get('dropout', 0.1),
-    attention_dropout=get('attention_dropout', 0.1),
-    activation_dropout=0.0,
-    positions='learned',
-    max_length=get('max_position_embeddings'),
-    first_position=0,
-    types=0,
-    embed_dim=0,
-    shared=False,
-    attention=dict(name='mha', num_heads=get('n_heads')),
-  )
+  named = lambda name, *default: get(NAMES.get(name, name), *default)
+  return encoder.fields(named) | dict(epsilon=1e-12, types=0)
 
 
-FAMILY = Family(
-  model='encoder',
-  fields=fields,
-  fixed=dict(pruned_heads={}),
-  architectures=heads('DistilBert'),
-  prefix='distilbert',
-  body=(
-    *EMBEDDINGS,
-    *layer(
-      'transformer.layer.{}',
-      'encoder/layer_{}',
-      {
-        'self_attention/query': ('attention.q_lin', HEADS),
-        'self_attention/key': ('attention.k_lin', HEADS),
-        'self_attention/value': ('attention.v_lin', HEADS),
-        'self_attention/out': ('attention.out_lin', DENSE),
-        'self_norm': ('sa_layer_norm', NORM),
-        'mlp_in': ('ffn.lin1', DENSE),
-        'mlp_out': ('ffn.lin2', DENSE),
-        'mlp_norm': ('output_layer_norm', NORM),
-      },
-    ),
+FAMILY = encoder.family(
+  'DistilBert',
+  fields,
+  body=block(
+    'transformer.layer.{}',
+    heads='attention.{letter}_lin',
+    out='attention.out_lin',
+    self_norm='sa_layer_norm',
+    mlp_in='ffn.lin1',
+    mlp_out='ffn.lin2',
+    mlp_norm='output_layer_norm',
+  ),
+  lm=(
+    'vocab_transform',
+    'vocab_layer_norm',
+    'vocab_projector',
+    'vocab_projector',
   ),
   head=(
-    SPAN,
-    ('vocab_transform', 'head/dense', DENSE),
-    ('vocab_layer_norm', 'head/norm', NORM),
-    ('vocab_projector.bias', 'head/bias', WHOLE),
     ('pre_classifier', 'head/Dense_0', DENSE),
     ('classifier', 'head/Dense_1', DENSE),
   ),
-  tied={'vocab_projector.weight': 'embeddings.word_embeddings.weight'},
-  rest=('embeddings.position_ids',),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a family of Hugging Face's models is: what is called what.
+"""What a family of Hugging Face's models is: which of its tensors are ours.
 
 A row: module in the checkpoint, path in our parameters, layout, and maybe the
 only architecture that it is for. '{}' stands for the number of a layer. A row
@@ -10,7 +10,7 @@ filled it; rows of heads come before those of the body.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from collab.convert.huggingface.layouts import DENSE, NORM, TABLE
+from collab.convert.huggingface.layouts import DENSE, HEADS, NORM
 
 LABELS = 'labels'  # stands for the number of labels in the config
 
@@ -25,6 +25,11 @@ ACTIVATIONS = dict(
 )
 
 
+# Of modules of a block beside the attention.
+_LAYOUTS = dict.fromkeys(['self_norm', 'cross_norm', 'mlp_norm'], NORM)
+_LAYOUTS |= dict(mlp_in=DENSE, mlp_out=DENSE)
+
+
 class Family(NamedTuple):
   """What checkpoints of one model_type have in common.
 
@@ -35,8 +40,7 @@ class Family(NamedTuple):
     fixed: field of config.json -> the value that it has if it is there.
     architectures: name -> fields that follow from it; the first is the body.
     prefix: of the body's names in the other architectures.
-    body, head: rows.
-    pooler: whether the body may have one.
+    body, head: rows. A body with one of a pooler may do without.
     tied: name -> name of the tensor that it has to equal, or stands for.
     waves: names of what has to be the table of exact sinusoids.
     rest: patterns of names that our models have no place for.
@@ -48,39 +52,57 @@ class Family(NamedTuple):
   architectures: Mapping
   prefix: str
   body: tuple
-  head: tuple
-  pooler: bool = False
+  head: tuple = ()
   tied: Mapping = {}
   waves: tuple = ()
   rest: tuple = ()
 
 
-def heads(name, *more):
-  """Architectures of an encoder; those of `more` are masked LMs too."""
-  fields = dict(
-    Model=dict(head='none'),
-    ForMaskedLM=dict(head='mlm'),
-    ForSequenceClassification=dict(head='classify', outputs=LABELS),
-    ForMultipleChoice=dict(head='choice'),
-    ForQuestionAnswering=dict(head='span'),
-  ) | {end: dict(head='mlm') for end in more}
-  return {name + end: value for end, value in fields.items()}
+def block(
+  module: str, path: str = 'encoder/layer_{}', *, heads: str, out: str, **others
+) -> list[tuple]:
+  """Rows of a transformer block.
+
+  Args:
+    module: of the block in the checkpoint; `heads`, `out` and the others are
+      modules within it.
+    path: of the block in our parameters.
+    heads: see `attention`, like `out`.
+    **others: modules of MLP and norms by our names.
+  """
+  return attention(module, f'{path}/self_attention', heads, out) + [
+    (f'{module}.{theirs}', f'{path}/{ours}', _LAYOUTS[ours])
+    for ours, theirs in others.items()
+  ]
 
 
-def layer(module, path, names):
-  """Rows of a layer, of {path in it: (module in it, layout)}."""
-  return tuple(
-    (f'{module}.{theirs}', f'{path}/{ours}', layout)
-    for ours, (theirs, layout) in names.items()
+def attention(module: str, path: str, heads: str, out: str) -> list[tuple]:
+  """Rows of an attention.
+
+  Args:
+    module: that has the projections in the checkpoint.
+    path: of the attention in our parameters.
+    heads: queries, keys and values in the module, with {name} for 'query',
+      'key' or 'value', or {letter} for its first letter.
+    out: the output projection in the module.
+  """
+  rows = [
+    (f'{module}.{heads.format(name=n, letter=n[0])}', f'{path}/{n}', HEADS)
+    for n in ('query', 'key', 'value')
+  ]
+  return [*rows, (f'{module}.{out}', f'{path}/out', DENSE)]
+
+
+def block_fields(get: Callable, dropout: float) -> dict:
+  """Fields of blocks by a config with BERT's names; see `Family.fields`."""
+  return dict(
+    dim=get('hidden_size'),
+    num_layers=get('num_hidden_layers'),
+    mlp_dim=get('intermediate_size'),
+    activation=get('hidden_act', 'gelu'),
+    epsilon=get('layer_norm_eps', 1e-12),
+    dropout=get('hidden_dropout_prob', dropout),
+    attention_dropout=get('attention_probs_dropout_prob', dropout),
+    activation_dropout=0.0,
+    attention=dict(name='mha', num_heads=get('num_attention_heads')),
   )
-
-
-# Rows that encoders have in common.
-EMBEDDINGS = (
-  ('embeddings.word_embeddings', 'embed', TABLE),
-  ('embeddings.position_embeddings', 'positions', TABLE),
-  ('embeddings.token_type_embeddings', 'types', TABLE),
-  ('embeddings.LayerNorm', 'embed_norm', NORM),
-)
-CLASSIFIER = ('classifier', 'head/Dense_0', DENSE)
-SPAN = ('qa_outputs', 'head', DENSE)

@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT-2: causal, pre-norm, linear layers that are not transposed."""
 
-from collab.convert.huggingface.families.family import Family, layer
-from collab.convert.huggingface.layouts import (
-  GPT_DENSE,
-  GPT_HEADS,
-  NORM,
-  TABLE,
-)
+from collab.convert.huggingface.families.family import Family
+from collab.convert.huggingface.layouts import GPT_DENSE, GPT_HEADS, NORM, TABLE
 
 
 def fields(get):
@@ -35,28 +30,20 @@ FAMILY = Family(
     scale_attn_weights=True,
     scale_attn_by_inverse_layer_idx=False,
     add_cross_attention=False,
-    pruned_heads={},
   ),
   architectures=dict(GPT2Model={}, GPT2LMHeadModel={}),
   prefix='transformer',
   body=(
     ('wte', 'embed', TABLE),
     ('wpe', 'positions', TABLE),
-    *layer(
-      'h.{}',
-      'decoder/layer_{}',
-      {
-        'self_attention': ('attn.c_attn', GPT_HEADS),
-        'self_attention/out': ('attn.c_proj', GPT_DENSE),
-        'self_norm': ('ln_1', NORM),
-        'mlp_in': ('mlp.c_fc', GPT_DENSE),
-        'mlp_out': ('mlp.c_proj', GPT_DENSE),
-        'mlp_norm': ('ln_2', NORM),
-      },
-    ),
+    ('h.{}.attn.c_attn', 'decoder/layer_{}/self_attention', GPT_HEADS),
+    ('h.{}.attn.c_proj', 'decoder/layer_{}/self_attention/out', GPT_DENSE),
+    ('h.{}.ln_1', 'decoder/layer_{}/self_norm', NORM),
+    ('h.{}.mlp.c_fc', 'decoder/layer_{}/mlp_in', GPT_DENSE),
+    ('h.{}.mlp.c_proj', 'decoder/layer_{}/mlp_out', GPT_DENSE),
+    ('h.{}.ln_2', 'decoder/layer_{}/mlp_norm', NORM),
     ('ln_f', 'decoder/norm', NORM),
   ),
-  head=(),
   tied={'lm_head.weight': 'wte.weight'},
   rest=('h.*.attn.bias', 'h.*.attn.masked_bias'),
 )

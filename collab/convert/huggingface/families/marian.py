@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marian: translators of OPUS-MT, one table for source, target and output."""
 
-from collab.convert.huggingface.families.family import Family, layer
-from collab.convert.huggingface.layouts import (
-  DENSE,
-  FIRST_ROW,
-  HEADS,
-  NORM,
-  TABLE,
-)
+from collab.convert.huggingface.families.family import Family, attention, block
+from collab.convert.huggingface.layouts import FIRST_ROW, TABLE
 
 
 def fields(get):
   if not get('scale_embedding', False):  # which it is where it is left out
     raise ValueError('scale_embedding is False, expected True.')
+  of_decoder = dict(name='mha', num_heads=get('decoder_attention_heads'))
   return dict(
     vocab_size=get('vocab_size'),
     dim=get('d_model'),
@@ -29,37 +24,18 @@ def fields(get):
     positions='sinusoidal_exact',
     max_length=get('max_position_embeddings'),
     attention=dict(name='mha', num_heads=get('encoder_attention_heads')),
-    decoder_attention=dict(
-      name='mha', num_heads=get('decoder_attention_heads')
-    ),
-    cross_attention=dict(name='mha', num_heads=get('decoder_attention_heads')),
+    decoder_attention=of_decoder,
+    cross_attention=of_decoder,
   )
 
 
-def _attention(ours, theirs, norm):
-  """{ours: (theirs, layout)} of an attention and its norm."""
-  rows = {
-    f'{ours}/{name}': (f'{theirs}.{name[0]}_proj', HEADS)
-    for name in ('query', 'key', 'value')
-  }
-  return rows | {
-    f'{ours}/out': (f'{theirs}.out_proj', DENSE),
-    norm: (f'{theirs}_layer_norm', NORM),
-  }
-
-
-_LAYER = _attention('self_attention', 'self_attn', 'self_norm')
-_LAYER |= {
-  'mlp_in': ('fc1', DENSE),
-  'mlp_out': ('fc2', DENSE),
-  'mlp_norm': ('final_layer_norm', NORM),
-}
-_CROSS = _attention('cross', 'encoder_attn', 'cross_norm')
-
-_TABLES = (
-  'encoder.embed_tokens.weight',
-  'decoder.embed_tokens.weight',
-  'lm_head.weight',
+_BLOCK = dict(
+  heads='self_attn.{letter}_proj',
+  out='self_attn.out_proj',
+  self_norm='self_attn_layer_norm',
+  mlp_in='fc1',
+  mlp_out='fc2',
+  mlp_norm='final_layer_norm',
 )
 
 FAMILY = Family(
@@ -80,10 +56,25 @@ FAMILY = Family(
   prefix='model',
   body=(
     ('shared', 'embed', TABLE),
-    *layer('encoder.layers.{}', 'encoder/layer_{}', _LAYER),
-    *layer('decoder.layers.{}', 'decoder/layer_{}', _LAYER | _CROSS),
+    *block('encoder.layers.{}', **_BLOCK),
+    *block(
+      'decoder.layers.{}',
+      'decoder/layer_{}',
+      **_BLOCK,
+      cross_norm='encoder_attn_layer_norm',
+    ),
+    *attention(
+      'decoder.layers.{}.encoder_attn',
+      'decoder/layer_{}/cross',
+      heads='{letter}_proj',
+      out='out_proj',
+    ),
   ),
   head=(('final_logits_bias', 'embed/bias', FIRST_ROW),),
-  tied=dict.fromkeys(_TABLES, 'shared.weight'),
+  tied={
+    'encoder.embed_tokens.weight': 'shared.weight',
+    'decoder.embed_tokens.weight': 'shared.weight',
+    'lm_head.weight': 'shared.weight',
+  },
   waves=('encoder.embed_positions.weight', 'decoder.embed_positions.weight'),
 )

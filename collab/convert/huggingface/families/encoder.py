@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the families of text encoders share: embeddings, heads, fields."""
+
+from collections.abc import Callable, Mapping
+
+from collab.convert.huggingface.families.family import (
+  LABELS,
+  Family,
+  block_fields,
+)
+from collab.convert.huggingface.layouts import DENSE, NORM, TABLE, WHOLE
+
+ARCHITECTURES = dict(
+  Model=dict(head='none'),
+  ForMaskedLM=dict(head='mlm'),
+  ForSequenceClassification=dict(head='classify', outputs=LABELS),
+  ForMultipleChoice=dict(head='choice'),
+  ForQuestionAnswering=dict(head='span'),
+)
+WORDS = 'embeddings.word_embeddings'
+EMBEDDINGS = (
+  (WORDS, 'embed', TABLE),
+  ('embeddings.position_embeddings', 'positions', TABLE),
+  ('embeddings.token_type_embeddings', 'types', TABLE),
+  ('embeddings.LayerNorm', 'embed_norm', NORM),
+)
+CLASSIFIER = ('classifier', 'head/Dense_0', DENSE)
+
+
+def fields(get: Callable, dropout: float = 0.1) -> dict:
+  """Fields of a model by a config with BERT's names; see `Family.fields`."""
+  return block_fields(get, dropout) | dict(
+    vocab_size=get('vocab_size'),
+    norm='post',
+    positions='learned',
+    max_length=get('max_position_embeddings'),
+    first_position=0,
+    types=get('type_vocab_size', 2),
+    embed_dim=0,
+    shared=False,
+  )
+
+
+def family(
+  name: str,
+  fields: Callable,
+  *,
+  body: tuple,
+  lm: tuple[str, str, str, str],
+  fixed: Mapping = {},
+  head: tuple = (CLASSIFIER,),
+  more: tuple[str, ...] = (),
+  rest: tuple = (),
+) -> Family:
+  """The Family of an encoder.
+
+  Args:
+    name: that its architectures begin with, 'Bert' of BertModel.
+    fields: see `Family`, like `fixed`.
+    body: rows of the body after the embeddings.
+    lm: modules of the masked LM's head: dense layer, norm, the one that has the
+      bias, and the output layer, whose weight is the table of embeddings.
+    head: rows of the other heads.
+    more: ends of the names of other architectures with the masked LM's head.
+    rest: see `Family`; positions' ids are in it already.
+  """
+  dense, norm, bias, output = lm
+  ends = ARCHITECTURES | {end: dict(head='mlm') for end in more}
+  tied = {f'{output}.weight': f'{WORDS}.weight'}
+  if output != bias:
+    tied[f'{output}.bias'] = f'{bias}.bias'
+  return Family(
+    model='encoder',
+    fields=fields,
+    fixed=fixed,
+    architectures={name + end: value for end, value in ends.items()},
+    prefix=name.lower(),
+    body=(*EMBEDDINGS, *body),
+    head=(
+      ('qa_outputs', 'head', DENSE),
+      (dense, 'head/dense', DENSE),
+      (norm, 'head/norm', NORM),
+      (f'{bias}.bias', 'head/bias', WHOLE),
+      *head,
+    ),
+    tied=tied,
+    rest=('embeddings.position_ids', *rest),
+  )

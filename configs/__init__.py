@@ -158,7 +158,7 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
   found = dict(name=name, num_heads=c.model.attention.num_heads)
   given = VARIANTS[name] | own.get(name, {})
   found |= {k: x(c) if callable(x) else x for k, x in given.items()}
-  layer = variants.variant('gqa' if name == 'mqa' else name)
+  layer = variants.variant(name)
   has = {field.name for field in dataclasses.fields(layer)}
   known = found | {k: x for k, x in OPTIONAL.items() if k in has} | found
   for key, text in fields.items():

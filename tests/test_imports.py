@@ -33,14 +33,6 @@ class Mine(Attention, kw_only=True):
     q = self.project('query', x, (H, K)) * scale[None, None, :, None]
     return Heads(q=q, k=k, v=v)
 
-  def count(self, D):
-    H, K = self.num_heads, self.head_dim(D)
-    biases = self.use_bias * (H * K + 2 * K + D)
-    return D * H * K + 2 * D * K + H + H * K * D + biases
-
-  def cache_size(self, D):
-    return 2 * self.head_dim(D)
-
 
 class NoAttention:
   pass
@@ -97,7 +89,10 @@ def test_an_attention():
   layer = attention.build('their_lab.attention:Mine', num_heads=3)
   x = jax.random.normal(jax.random.key(0), (2, 5, 6))
   params = layer.init(jax.random.key(1), x)['params']
-  assert layer.count(6) == sum(p.size for p in jax.tree.leaves(params))
+  D, H, K = 6, 3, 2
+  kernels = D * H * K + 2 * D * K + H + H * K * D
+  assert layer.count(D) == kernels + H * K + 2 * K + D
+  assert layer.cache_size(D) == 2 * K
   assert layer.apply({'params': params}, x).shape == x.shape
   with pytest.raises(TypeError, match=r'Mine has no field window; it has .*st'):
     attention.build('their_lab.attention:Mine', num_heads=3, window=7)

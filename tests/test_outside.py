@@ -91,13 +91,6 @@ class Mine(Attention, kw_only=True):
       k=both(y)[:, :, None],
       v=self.project('value', z, (H, K)),
     )
-
-  def count(self, D):
-    H, K = self.num_heads, self.head_dim(D)
-    return D * K + H * K + 2 * D * H * K + self.use_bias * (H * K + D)
-
-  def cache_size(self, D):
-    return (1 + self.num_heads) * self.head_dim(D)
 """
 # arXiv 2104.09864: queries and keys of multi-head attention, rotated.
 ROTARY = '''
@@ -214,10 +207,11 @@ def test_an_attention(lab, tmp_path, text, positions):
 
 def test_the_counts_of_a_variant(lab):
   lab('attention', VARIANT)
-  layer = attention.build('my_lab.attention:Mine', num_heads=3)
-  x = jnp.ones((2, 5, 6))
-  variables = layer.init(jax.random.key(0), x)
-  assert layer.count(6) == sum(x.size for x in jax.tree.leaves(variables))
+  D, H, K = 6, 3, 2
+  layer = attention.build('my_lab.attention:Mine', num_heads=H)
+  kernels = D * K + H * K + 2 * D * H * K
+  assert layer.count(D) == kernels + H * K + D
+  assert layer.cache_size(D) == (1 + H) * K
 
 
 def test_the_rotary_scores_depend_on_distances_alone(lab):

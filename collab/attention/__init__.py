@@ -12,7 +12,8 @@ supported.
 """
 
 from collab.attention.cache import Cache, cache_take
-from collab.attention.core import Attention, Heads, Positions
+from collab.attention.core import Attention
+from collab.attention.heads import Heads, Positions
 from collab.attention.masks import Mask
 from collab.attention.variants import build, names
 

@@ -51,6 +51,25 @@ class Options(NamedTuple):
   precision: Any
 
 
+def options(
+  kernel, B, T, row_floats, *, rate=0.0, precision=None, block=None, flash=None
+) -> Options:
+  """The Options of a kernel.
+
+  Args:
+    kernel: Kernel.
+    B, T: rows and queries of the call.
+    row_floats: that the kernel needs for a query.
+    rate: of dropout of the weights, one pattern for all heads and examples.
+    precision: of the matrix products.
+    block: queries at a time; by default `block_size`.
+    flash: a flash.Flash to run in instead, if it fits these inputs.
+  """
+  if flash:
+    return Options(flash, None, rate, precision)
+  return Options(kernel, block or block_size(B, row_floats, T), rate, precision)
+
+
 def block_size(B, row_floats, T):
   """Queries at a time that keep a block within the backend's budget.
 
@@ -86,9 +105,8 @@ def keep_pairs(key, rate, start, size, stop):
   return keep[None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(options, q, keys, mask, key):
-  """Runs a kernel over all queries.
+def forward(options, q, keys, mask, key):
+  """Runs a kernel over all queries; `attend` is the same with its gradient.
 
   Args:
     options: Options.
@@ -100,22 +118,15 @@ def attend(options, q, keys, mask, key):
   Returns:
     o [B, N, T, *], and the kernel's stats [B, N, T, *].
   """
-  return forward(options, q, keys, mask, key)
-
-
-def forward(options, q, keys, mask, key):
-  """As `attend`."""
   if options.block is None:
     return options.kernel.forward(q, keys, mask, options.precision)
   runs = _runs(options, q, keys, mask, key)
   blocks = _split(q, runs)
-  done = []
-  for run in runs:
 
-    def block(i, q, run=run):
-      return options.kernel.forward(q, *run.at(i), options.precision)
+  def block(run, i, q):
+    return options.kernel.forward(q, *run.at(i), options.precision)
 
-    done.append(run.map(block, blocks))
+  done = [run.map(functools.partial(block, run), blocks) for run in runs]
   o, stats = jax.tree.map(lambda *x: jnp.concatenate(x), *done)
   return _join(o, q.shape[2]), _join(stats, q.shape[2])
 
@@ -130,13 +141,13 @@ def backward(options, q, keys, mask, key, o, stats, g):
   stats = _split(stats, runs, jnp.inf)  # padding sees no key, whatever its bias
   rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)
   dqs, dkeys = [], []
+
+  def block(run, i, row):
+    dq, dkeys = options.kernel.backward(*row, *run.at(i), options.precision)
+    return dq.astype(q.dtype), dkeys
+
   for run in runs:
-
-    def block(i, row, run=run):
-      dq, dkeys = options.kernel.backward(*row, *run.at(i), options.precision)
-      return dq.astype(q.dtype), dkeys
-
-    dq, dkey = run.map_and_sum(block, rows)
+    dq, dkey = run.map_and_sum(functools.partial(block, run), rows)
     dqs.append(dq)
     dkeys.append(jax.tree.map(run.pad, dkey, keys))
   # Cotangents of the keys add up over the blocks in float32, cast once.
@@ -154,6 +165,7 @@ def _attend_backward(options, saved, gs):
   return *backward(options, *arguments, o, stats, gs[0]), None, None
 
 
+attend = jax.custom_vjp(forward, nondiff_argnums=(0,))
 attend.defvjp(_attend_forward, _attend_backward)
 
 

@@ -6,10 +6,15 @@ small as the variant allows (`cache_size` scalars a token). Heads come before
 places, as the kernels have them: a step reads the keys where they lie.
 """
 
+from typing import Any
+
 from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+from collab.attention.heads import Heads
+from collab.attention.masks import Mask
 
 
 @struct.dataclass
@@ -44,21 +49,92 @@ class Cache:
     """bool [B]: more was appended to the row than fits."""
     return self.index > self.length
 
-  def heads(self, h):
-    """The Heads h with the cache's keys in the place of its own."""
-    parts = jax.tree.map(_swap, (self.k, self.v, self.key_bias))
-    return h._replace(**dict(zip(('k', 'v', 'key_bias'), parts, strict=True)))
+  @property
+  def kept(self):
+    """(k, v, key_bias)."""
+    return self.k, self.v, self.key_bias
+
+  def heads(self, h: Heads) -> Heads:
+    """h with the cache's keys in the place of its own."""
+    k, v, key_bias = jax.tree.map(_swap, self.kept)
+    return h._replace(k=k, v=v, key_bias=key_bias)
+
+  def check_call(self, B: int, T: int, S: int | None, lengths):
+    """Whether the layer may be called with B rows of T queries.
+
+    Args:
+      B, T: sizes of inputs_q.
+      S: length of inputs_k, or None without.
+      lengths: of the call, or None.
+
+    Raises:
+      ValueError: what the call lacks, or must not have.
+    """
+    if (rows := self.index.shape[0]) != B:
+      raise ValueError(f'The cache has {rows} rows, the inputs {B}.')
+    if self.memory:
+      if S is not None or lengths is not None:
+        raise ValueError(
+          'A layer that has a memory takes inputs_q only; inputs_k, inputs_v '
+          'and their lengths go to prefill_memory, once.'
+        )
+    elif S is None and self.widths:
+      raise ValueError(
+        'The cache was made with inputs_k and has no memory yet. Cross '
+        'attention: call prefill_memory first; self-attention: pass inputs_k '
+        'in every call, or in none.'
+      )
+    elif S is not None and T not in (0, S):
+      raise ValueError(
+        f'Decoding adds a key for each query: got {S} tokens of inputs_k for '
+        f'{T} of inputs_q. The memory of cross attention goes to '
+        'prefill_memory, once.'
+      )
+
+  def restrict(self, mask: Mask | None, places: jax.Array) -> Mask:
+    """A Mask by which queries see nothing but what the cache holds.
+
+    Args:
+      mask: what the user allows, or None for all.
+      places: int [B|1, T], where the queries stand in their rows.
+    """
+    mask = mask or Mask()
+    if self.memory:
+      held = jnp.arange(self.length)[None] < self.index[:, None]
+      valid = held if mask.key_valid is None else held & mask.key_valid
+      return mask.replace(key_valid=valid)
+    if mask.q_positions is not None:
+      raise ValueError('The cache decides q_positions; leave them out.')
+    return mask.replace(causal=True, q_positions=places)
 
 
-def empty(h, widths=None):
-  """A cache with as many places as the Heads h have keys."""
+def empty(h: Heads, widths: tuple | None = None) -> Cache:
+  """A cache with as many places as the heads have keys."""
   parts = jax.tree.map(
     lambda x: jnp.zeros_like(_swap(x)), (h.k, h.v, h.key_bias)
   )
   return Cache(jnp.zeros(h.k.shape[0], jnp.int32), *parts, widths)
 
 
-def append(cache, h, lengths=None):
+def emptied(cache: Cache | None, S: int) -> Cache:
+  """The cache without what it holds, for a memory of S tokens.
+
+  Raises:
+    ValueError: there is none for cross attention, or it is too short.
+  """
+  if cache is None or cache.widths is None:
+    raise ValueError(
+      'prefill_memory needs decode=True and a cache made by init with '
+      'inputs_k (cross attention).'
+    )
+  if cache.length < S:
+    raise ValueError(
+      f'A memory of {S} tokens does not fit the cache of {cache.length}.'
+    )
+  return cache.replace(index=jnp.zeros_like(cache.index), memory=False)
+
+
+def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
   """Adds the keys of h to every row, each row at its own index.
 
   Args:
@@ -89,8 +165,7 @@ def append(cache, h, lengths=None):
     # A place beyond the end is dropped, never clamped onto the last one.
     return old.at[rows, :, places].set(new, mode='drop')
 
-  old = cache.k, cache.v, cache.key_bias
-  parts = jax.tree.map(write, old, (h.k, h.v, h.key_bias))
+  parts = jax.tree.map(write, cache.kept, (h.k, h.v, h.key_bias))
   return Cache(cache.index + added.astype(jnp.int32), *parts, cache.widths)
 
 
@@ -99,7 +174,7 @@ def _swap(x):
   return x.swapaxes(1, 2)
 
 
-def cache_take(cache, rows):
+def cache_take(cache: Any, rows: jax.Array) -> Any:
   """The cache collection with its rows reordered, for beam search.
 
   Args:

@@ -50,8 +50,8 @@ class Flash(NamedTuple):
     k = self._keys(keys, mask, C)
     den = dict(delta=1) if k.w is None else dict(w=H // C)
     like = Rows(x=k.x.shape[3], line=1, **den)
-    run = functools.partial(flash_tiles.forward, precision=precision)
-    out = self._call(run, _queries(mask, a=q), k, like, mask)
+    rows = Rows(a=q, segment=_line(mask and mask.q_segments))
+    out = self._call(flash_tiles.forward, precision, rows, k, like, mask)
     num = _join(out.x, C)
     den = out.delta if k.w is None else _join(out.w, C)
     # Under vmap both sides of the guard run: stay finite beyond it too.
@@ -75,14 +75,14 @@ class Flash(NamedTuple):
       dden = dict(delta=dden)
     else:
       dden = dict(w=_split(dden, C).astype(k.w.dtype))
-    rows = _queries(mask, a=q, x=_split(dnum, C), line=top, **dden)
-    run = functools.partial(flash_tiles.backward, precision=precision)
-    like = Rows(a=q.shape[3])
-    dq = self._call(run, rows, k, like, mask).a
-    like = Rows(*(x if x is None else x.shape[3] for x in k[:3]))
+    segment = _line(mask and mask.q_segments)
+    rows = Rows(a=q, x=_split(dnum, C), line=top, segment=segment, **dden)
+    run = functools.partial(self._call, flash_tiles.backward, precision)
+    dq = run(rows, k, Rows(a=q.shape[3]), mask).a
+    like = jax.tree.map(lambda x: x.shape[3], Rows(*k[:3]))
     if keys[2] is not None and k.w is None:
       like = like._replace(line=1)
-    d = self._call(run, k, rows, like, mask, queries=False)
+    d = run(k, rows, like, mask, queries=False)
     dx = _join(_add_up(d.x, k.x), C)
     dextra = None
     if k.w is not None:
@@ -122,11 +122,12 @@ class Flash(NamedTuple):
     segment = _line(mask and mask.kv_segments)
     return Rows(k, _split(x, C), w, line=line, segment=segment)
 
-  def _call(self, kernel, own, other, like, mask, queries=True):
+  def _call(self, kernel, precision, own, other, like, mask, queries=True):
     """Runs a kernel for each block of `own`, which it holds against `other`.
 
     Args:
-      kernel: kernel(own, other, out, queries=, causal=), of references.
+      kernel: of flash_tiles, a function of references.
+      precision: of the matrix products.
       own: Rows of the queries, or of the keys.
       other: Rows of the others.
       like: Rows of the widths of the results.
@@ -139,16 +140,16 @@ class Flash(NamedTuple):
     n, b = own.a.shape[2], self.block
     causal = mask is not None and mask.causal
     fill = (jnp.inf, MASKED) if queries else (MASKED, jnp.inf)
-    own, other = self._pad(own, fill[0]), _lie(self._pad(other, fill[1]))
-    padded = Rows(*flash_tiles.each(self._lanes, like[:3]), *like[3:])
-    run = functools.partial(
-      self._tiles,
-      functools.partial(kernel, queries=queries, causal=causal),
-      padded,
-      flash_tiles.tiles(
-        own.a.shape[2] // b, other.a.shape[2] // b, queries, causal
-      ),
+    own, other = self._pad(own, fill[0]), self._pad(other, fill[1])
+    # The other side's lines lie along the lanes.
+    other = other.map(lambda x: x, lambda x: x.swapaxes(2, 3))
+    padded = like.map(self._lanes, lambda width: width)
+    kernel = functools.partial(
+      kernel, queries=queries, causal=causal, precision=precision
     )
+    blocks = own.a.shape[2] // b, other.a.shape[2] // b
+    tiles = flash_tiles.tiles(*blocks, queries, causal)
+    run = functools.partial(self._tiles, kernel, padded, tiles)
     if jax.device_count() > 1:
       run = functools.partial(flash_devices.over_examples, run)
     out = run(own, other)
@@ -159,11 +160,9 @@ class Flash(NamedTuple):
     arrays, b = jax.tree.leaves((own[:3], other[:3])), self.block
     B, N = (max(x.shape[i] for x in arrays) for i in (0, 1))
     n = own.a.shape[2]
-
-    def result(width):
-      return jax.ShapeDtypeStruct((B, N, n, width), jnp.float32)
-
-    shapes = jax.tree.map(result, like)
+    shapes = jax.tree.map(
+      lambda width: jax.ShapeDtypeStruct((B, N, n, width), jnp.float32), like
+    )
     blocks = lambda x: _spec(x.shape, N, b)
     whole = lambda x: _spec(x.shape, N)
     return pl.pallas_call(
@@ -187,13 +186,10 @@ class Flash(NamedTuple):
     def wide(x):
       return pad(x, self._lanes(x.shape[3]) - x.shape[3])
 
-    line = functools.partial(pad, width=0)
-    padded = Rows(
-      *flash_tiles.each(wide, rows[:3]), *flash_tiles.each(line, rows[3:])
-    )
+    padded = rows.map(wide, lambda x: pad(x, 0))
     if rows.line is None:
       return padded
-    return padded._replace(line=line(rows.line, fill=fill))
+    return padded._replace(line=pad(rows.line, 0, fill))
 
   def _lanes(self, width):
     """What a width is padded to: vectors of 128, powers of two in Triton."""
@@ -230,17 +226,17 @@ def plan(q, k, v, mask, H, rate, precision):
   (T, K), (S, V) = q.shape[1::2], v.shape[1::2]
   if flash is None or rate or blocks.is_symbolic(*q.shape, *k.shape):
     return None
-  if mask and (mask.dense is not None or mask.q_positions is not None):
-    return None
-  precision = precision or jax.config.jax_default_matmul_precision
+  precision = precision or jax.config.jax_default_matmul_precision or 'default'
   precision = getattr(precision, 'name', precision)
-  if precision and str(precision).lower() not in PRECISIONS:
-    return None
-  if not {x.dtype.name for x in (q, k, v)} <= DTYPES[flash.platform]:
-    return None
-  if q.dtype != k.dtype or min(T, S) < flash.block:
-    return None
-  return flash if flash.fits(max(T, S), K, V, H, q.dtype.itemsize) else None
+  fits = (
+    not (mask and (mask.dense is not None or mask.q_positions is not None))
+    and str(precision).lower() in PRECISIONS
+    and {x.dtype.name for x in (q, k, v)} <= DTYPES[flash.platform]
+    and q.dtype == k.dtype
+    and min(T, S) >= flash.block
+    and flash.fits(max(T, S), K, V, H, q.dtype.itemsize)
+  )
+  return flash if fits else None
 
 
 def _is_shared(keys):
@@ -251,16 +247,6 @@ def _is_shared(keys):
 def _line(x):
   """[B, n] -> [B, 1, n, 1], or None."""
   return None if x is None else x[:, None, :, None].astype(jnp.int32)
-
-
-def _lie(rows):
-  return Rows(
-    *rows[:3], *flash_tiles.each(lambda x: x.swapaxes(2, 3), rows[3:])
-  )
-
-
-def _queries(mask, **fields):
-  return Rows(segment=_line(mask and mask.q_segments), **fields)
 
 
 def _split(x, C):

@@ -6,6 +6,7 @@ it is told that examples are independent and that nothing else may be split.
 """
 
 import functools
+import itertools
 
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -32,9 +33,8 @@ def _partition(run, B, mesh, arguments, results):
   examples = jax.tree.leaves(results)[0].sharding.spec[0]
 
   def sharding(x):
-    return NamedSharding(
-      mesh, PartitionSpec(examples if x.shape[0] == B else None)
-    )
+    spec = PartitionSpec(examples if x.shape[0] == B else None)
+    return NamedSharding(mesh, spec)
 
   arguments, results = jax.tree.map(sharding, (arguments, results))
   return mesh, run, results, arguments
@@ -42,20 +42,17 @@ def _partition(run, B, mesh, arguments, results):
 
 def _rule(B, arguments, results):
   """Shardy's rule: 'b x y, b z -> b w', of which only b may be split."""
-  whole = []
+  number = itertools.count()
 
   def factors(x):
-    names = ['b' if i == 0 and n == B else None for i, n in enumerate(x.shape)]
-    for i, name in enumerate(names):
-      if name is None:
-        names[i] = f'x{len(whole)}'
-        whole.append(names[i])
-    return ' '.join(names)
+    return ' '.join(
+      'b' if axis == 0 and n == B else f'x{next(number)}'
+      for axis, n in enumerate(x.shape)
+    )
 
-  sides = [
+  rule = ' -> '.join(
     ', '.join(map(factors, jax.tree.leaves(side)))
     for side in (arguments, results)
-  ]
-  return dict(
-    sharding_rule=' -> '.join(sides), need_replication_factors=tuple(whole)
   )
+  whole = tuple(f'x{i}' for i in range(next(number)))
+  return dict(sharding_rule=rule, need_replication_factors=whole)

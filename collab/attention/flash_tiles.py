@@ -34,10 +34,9 @@ class Rows(NamedTuple):
   line: Any = None  # row max | key bias
   segment: Any = None
 
-
-def each(f, xs):
-  """f of what is there, as a list that Rows can be made of."""
-  return [x if x is None else f(x) for x in xs]
+  def map(self, wide, line):
+    """Rows of wide(x) of the first three, and line(x) of the lines."""
+    return Rows(*jax.tree.map(wide, self[:3]), *jax.tree.map(line, self[3:]))
 
 
 def forward(own, other, out, *, queries, causal, precision):
@@ -110,11 +109,9 @@ def tiles(i, j, queries, causal):
 def _block(rows, j=None, size=None):
   """All of what is referred to, or block j of the side that is looped over."""
   if j is None:
-    return Rows(*each(lambda x: x[...], rows))
+    return jax.tree.map(lambda x: x[...], rows)
   at = pl.ds(pl.multiple_of(j * size, size), size)
-  return Rows(
-    *each(lambda x: x[at, :], rows[:3]), *each(lambda x: x[:, at], rows[3:])
-  )
+  return rows.map(lambda x: x[at, :], lambda x: x[:, at])
 
 
 def _scores(mine, theirs, ahead, queries, causal, precision):
@@ -127,15 +124,12 @@ def _scores(mine, theirs, ahead, queries, causal, precision):
   if bias is not None:
     s += bias
   if causal:
-    offset = ahead * s.shape[0] + _iota(s.shape, 0) - _iota(s.shape, 1)
+    i, j = (lax.broadcasted_iota(jnp.int32, s.shape, axis) for axis in (0, 1))
+    offset = ahead * s.shape[0] + i - j
     s = jnp.where(offset >= 0 if queries else offset <= 0, s, block_math.MASKED)
   if mine.segment is not None:
     s = jnp.where(mine.segment == theirs.segment, s, block_math.MASKED)
   return s
-
-
-def _iota(shape, axis):
-  return lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
 def _dot(x, y, dims, precision):

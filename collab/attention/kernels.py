@@ -39,26 +39,15 @@ SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
 # The choice -------------------------------------------------------------------
 
 
-def attend(
-  q,
-  k,
-  v,
-  key_bias,
-  mask,
-  H,
-  *,
-  rate=0.0,
-  key=None,
-  precision=None,
-  flash=True,
-):
+def attend(q, k, v, key_bias, mask, H, *, key=None, **how):
   """The kernel for these shapes on this backend; see the module.
 
   Args:
     q, k, v, key_bias, mask: see the module.
     H: number of heads.
-    rate, key, precision: as in `grouped`.
-    flash: whether an accelerator may run Pallas kernels, where they fit.
+    key: random key, needed if there is dropout.
+    **how: rate and precision, as in `grouped`; and flash, False to keep an
+      accelerator from running Pallas kernels where they fit.
 
   Returns:
     o [B, T, H, V] and alive.
@@ -66,14 +55,14 @@ def attend(
   if 0 in (*q.shape[:2], k.shape[1]):  # nothing to attend to, or from
     B, T, V = *q.shape[:2], v.shape[3]
     return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
-  run = functools.partial(
-    _attend, H=H, rate=rate, precision=precision, flash=flash
-  )
+  run = functools.partial(_attend, H=H, **how)
   spec = 'bthk,bshk,bshv,bsh->bthv,1111'
   return _auto(run, spec, (q, k, v, key_bias), mask, key)
 
 
-def _attend(q, k, v, key_bias, mask, key, *, H, rate, precision, flash):
+def _attend(
+  q, k, v, key_bias, mask, key, *, H, rate=0.0, precision=None, flash=True
+):
   def common(H):  # heads that share a tile
     plan = flashes.plan(q, k, v, mask, H, rate, precision) if flash else None
     return dict(rate=rate, key=key, precision=precision, flash=plan)
@@ -203,50 +192,21 @@ def mix(p, v, precision=None):
   return _auto(run, 'bhts,bshv->bthv', (p, v))[0]
 
 
-def blockwise(
-  q,
-  k,
-  v,
-  key_bias=None,
-  mask=None,
-  *,
-  rate=0.0,
-  key=None,
-  precision=None,
-  block=None,
-  flash=None,
-):
+def blockwise(q, k, v, key_bias=None, mask=None, *, key=None, **how):
   """As `grouped`, a block of queries at a time: memory linear in T.
 
   Args:
-    q, k, v, key_bias, mask, rate, key, precision: as in `grouped`.
-    block: queries at a time; by default blocks.block_size.
-    flash: a flash.Flash to run in instead, if it fits these inputs.
+    q, k, v, key_bias, mask, key: as in `grouped`.
+    **how: rate, precision, block and flash, as in blocks.options.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
-  if flash:
-    options = blocks.Options(flash, None, rate, precision)
-  else:
-    block = block or blocks.block_size(B, H * S, T)
-    options = blocks.Options(block_math.SOFTMAX, block, rate, precision)
+  options = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
   q, *keys = _head_major(H, q, k, v, key_bias)
   o, stats = blocks.attend(options, q, tuple(keys), mask, key)
   return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) != jnp.inf
 
 
-def shared_scores(
-  q,
-  k,
-  v,
-  key_bias,
-  mask=None,
-  *,
-  rate=0.0,
-  key=None,
-  precision=None,
-  block=None,
-  flash=None,
-):
+def shared_scores(q, k, v, key_bias, mask=None, *, key=None, **how):
   """As `blockwise` where q, k and v are one head: one exponential for all.
 
   Half of MHA's arithmetic and 1/H of its exponentials. Exact while each head's
@@ -256,11 +216,14 @@ def shared_scores(
   Args:
     q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
     mask: the same for all heads.
-    rate, key, precision, block, flash: as in `blockwise`.
+    key, **how: as in `blockwise`.
   """
   (B, T), (_, S, H) = q.shape[:2], key_bias.shape
   bias = key_bias.astype(block_math.at_least_float32(key_bias.dtype))
-  sides = shared.sides(B, T, S, H, v.shape[3], rate, precision, block, flash)
+  general = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
+  row_floats = S + 3 * H * v.shape[3]
+  fast = blocks.options(shared.SHARED, B, T, row_floats, **how)
+  sides = shared.Sides(fast, general)
   o, stats = shared.attend(sides, q, k, v, bias, mask, key)
   return o, stats[:, :, :1, :1] != jnp.inf
 
@@ -273,28 +236,21 @@ def fused(q, k, v, mask=None, *, implementation=None):
     mask: None, or causal alone.
     implementation: 'cudnn', 'xla', or None for JAX's own choice.
   """
+  q = jnp.repeat(q, heads(q, k, v) // q.shape[2], 2)
+  causal = mask is not None
   o = jax.nn.dot_product_attention(
-    jnp.repeat(q, heads(q, k, v) // q.shape[2], 2),
-    k,
-    v,
-    scale=1.0,
-    is_causal=mask is not None,
-    implementation=implementation,
+    q, k, v, scale=1.0, is_causal=causal, implementation=implementation
   )
   return o, jnp.ones((1, 1, 1, 1), bool)
 
 
 def heads(q, k, v, key_bias=None):
   """H, the number of heads that come out."""
-  if key_bias is not None:
-    return key_bias.shape[2]
-  return max(x.shape[2] for x in (q, k, v))
+  return max(x.shape[2] for x in jax.tree.leaves((q, k, v, key_bias)))
 
 
 def _head_major(H, q, k, v, key_bias):
   """-> q [B, H, T, K], k [B, Gk, S, K], v [B, Gv, S, V], key_bias [B, H, S]."""
   if q.shape[2] < H:
     q = jnp.repeat(q, H // q.shape[2], 2)
-  if key_bias is not None:
-    key_bias = key_bias.swapaxes(1, 2)
-  return *(x.swapaxes(1, 2) for x in (q, k, v)), key_bias
+  return jax.tree.map(lambda x: x.swapaxes(1, 2), (q, k, v, key_bias))

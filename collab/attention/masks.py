@@ -4,12 +4,15 @@
 Axes: B batch, H heads, T queries, S keys.
 """
 
-import math
+import functools
+import operator
 
 from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+from collab.attention import arguments
 
 
 @struct.dataclass
@@ -63,9 +66,8 @@ class Mask:
         positions = (start + jnp.arange(size))[None]
       else:
         positions = rows(self.q_positions, 1)
-      parts.append(
-        (jnp.arange(stop)[None, None] <= positions[..., None])[:, None]
-      )
+      seen = jnp.arange(stop)[None, None] <= positions[..., None]
+      parts.append(seen[:, None])
     if self.key_valid is not None:
       parts.append(self.key_valid[:, None, None, :stop])
     if self.q_segments is not None:
@@ -74,12 +76,7 @@ class Mask:
     if self.dense is not None:
       dense = self.dense[..., :stop]
       parts.append(dense if dense.shape[2] == 1 else rows(dense, 2))
-    if not parts:
-      return None
-    allowed = parts[0]
-    for part in parts[1:]:
-      allowed &= part
-    return allowed
+    return functools.reduce(operator.and_, parts) if parts else None
 
   @property
   def per_head(self):
@@ -160,42 +157,7 @@ def check(mask, batch, H, T, S):
     if (part := getattr(mask, name)) is not None:
       label = 'mask' if name == 'dense' else f'mask.{name}'
       shape = tuple(sizes[axis] for axis in axes)
-      parts[name] = flat(label, typed(label, part, kind), batch, shape)
+      part = arguments.typed(label, part, kind)
+      parts[name] = arguments.flat(label, part, batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
-
-
-def typed(name, x, kind):
-  """x as an array, if its items are of the kind: jnp.bool_ or jnp.integer."""
-  x = jnp.asarray(x)
-  if not jnp.issubdtype(x.dtype, kind):
-    # A cast would turn an additive mask (0 and -1e9) into its opposite.
-    expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
-    raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
-  # Integers of one type, for they are compared and subtracted.
-  return x.astype(int) if kind is jnp.integer else x
-
-
-def flat(name, x, batch, shape):
-  """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape]."""
-  n, B, dense = len(shape), math.prod(batch), len(shape) > 1
-  if dense:  # missing axes broadcast, too, as in linen
-    x = x.reshape(*[1] * (1 + n - x.ndim), *x.shape)
-  lead, own = x.shape[: x.ndim - n], x.shape[x.ndim - n :]
-  flat = lead in ((1,), (B,))
-  if dense and not flat:
-    lead = (*[1] * (len(batch) - len(lead)), *lead)
-  fits = lambda got, want, free: (
-    len(got) == len(want)
-    and all(i == j or (free and i == 1) for i, j in zip(got, want, strict=True))
-  )
-  if not (fits(own, shape, dense) and (flat or fits(lead, batch, True))):
-    raise ValueError(
-      f'{name} has shape {tuple(x.shape)}, expected {(*batch, *shape)} or 1 in '
-      'places that broadcast (batch, heads, queries, keys of this call).'
-    )
-  if flat:
-    return x
-  if set(lead) <= {1}:
-    return x.reshape(1, *own)
-  return jnp.broadcast_to(x, (*batch, *own)).reshape(B, *own)

@@ -32,23 +32,6 @@ class Sides(NamedTuple):
   general: blocks.Options
 
 
-def sides(B, T, S, H, V, rate, precision, block, flash):
-  """Sides with `block` queries at a time, or blocks.block_size.
-
-  With flash, a flash.Flash or None, both run in it.
-  """
-
-  def options(kernel, row_floats):
-    if flash:
-      return blocks.Options(flash, None, rate, precision)
-    size = block or blocks.block_size(B, row_floats, T)
-    return blocks.Options(kernel, size, rate, precision)
-
-  return Sides(
-    options(_SHARED, S + 3 * H * V), options(block_math.SOFTMAX, H * S)
-  )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(sides, q, k, v, key_bias, mask, key):
   """kernels.shared_scores.
@@ -66,12 +49,9 @@ def _forward(sides, q, k, v, key_bias, mask, key):
     o, stats = blocks.forward(options, q_, keys, mask, key)
     return form.leave(o.astype(v.dtype), stats)
 
-  safe = _is_safe(key_bias, mask)
-  o, stats = lax.cond(
-    safe,
-    lambda: run(sides.shared, _WEIGHTED),
-    lambda: run(sides.general, _EXPANDED),
-  )
+  top, low, _ = _extent(key_bias, mask)
+  safe = jnp.all(top - low <= SAFE_RANGE)
+  o, stats = _either(safe, run, sides)
   return (o, stats), (safe, q, k, v, key_bias, mask, key, o, stats)
 
 
@@ -84,20 +64,19 @@ def _backward(sides, saved, gs):
     rows = form.rows(o, stats, gs[0])
     return pull(blocks.backward(options, q_, keys, mask, key, *rows))
 
-  cotangents = lax.cond(
-    safe,
-    lambda: run(sides.shared, _WEIGHTED),
-    lambda: run(sides.general, _EXPANDED),
-  )
-  return *cotangents, None, None
+  return *_either(safe, run, sides), None, None
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _is_safe(key_bias, mask):
-  top, low = _extent(key_bias, mask)[:2]
-  return jnp.all(top - low <= SAFE_RANGE)
+def _either(safe, run, sides):
+  """run(options, form) of the side that `safe` decides for."""
+  return lax.cond(
+    safe,
+    lambda: run(sides.shared, _WEIGHTED),
+    lambda: run(sides.general, _EXPANDED),
+  )
 
 
 def _extent(key_bias, mask):
@@ -205,4 +184,4 @@ def _block_backward(q, o, stats, g, keys, allowed, keep, precision):
   return dq, (dk, du, dw)
 
 
-_SHARED = blocks.Kernel(_block_forward, _block_backward)
+SHARED = blocks.Kernel(_block_forward, _block_backward)

@@ -2,7 +2,6 @@
 """The models: stacks of one Block, composed by what the task needs."""
 
 from collections.abc import Mapping
-import dataclasses
 import math
 import numbers
 from typing import ClassVar, Protocol
@@ -38,8 +37,6 @@ SIZES = (
 )
 COUNTS = ('embed_dim', 'types', 'first_position', 'outputs')
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
-# Types of the fields of an attention that are checked, and what is one.
-SCALARS = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -115,19 +112,13 @@ def _check_attention(place, fields):
       f'model.{place}={fields!r}; expected a dict with a name, one of '
       f'{", ".join(attention.names())}.'
     )
-  name = fields['name']
-  if name not in attention.names():
-    return  # attention.build says so
-  layer = attention.variants.variant('gqa' if name == 'mqa' else name)
-  kinds = {field.name: field.type for field in dataclasses.fields(layer)}
+  layer = attention.variants.variant(fields['name'])
   for key, values in fields.items():
-    if (kind := kinds.get(key)) not in SCALARS:
-      continue
     for x in values if isinstance(values, tuple | list) else [values]:
-      if not isinstance(x, SCALARS[kind]) or (x is True and kind is not bool):
-        raise ValueError(
-          f'model.{place}.{key}={x!r}; expected {kind.__name__}.'
-        )
+      try:
+        attention.fields.check(layer, {key: x})
+      except (TypeError, ValueError) as e:
+        raise ValueError(f'model.{place}.{e}') from e
 
 
 def _check(fields):

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong says what it got and what is legal."""
 
+import copy
+import functools
+import pickle
+
 import jax
 import numpy as np
 import pytest
@@ -30,8 +34,9 @@ def fails(error, *words):
 def test_wrong_name_lists_the_right_ones():
   with fails(ValueError, "'mhe'", *attention.names()):
     attention.build('mhe', num_heads=3)
-  with fails(ValueError, "'mqa'", *VARIANTS):
-    variant('mqa')
+  with fails(ValueError, "'mhe'", *attention.names()):
+    variant('mhe')
+  assert variant('mqa') is variant('gqa')
 
 
 @pytest.mark.parametrize('name', attention.names())
@@ -50,6 +55,64 @@ def test_missing_field_is_named(name, field):
     attention.build(name, num_heads=3)
   with fails(TypeError, f'^{name} needs num_heads, {field}'):
     attention.build(name)
+
+
+@pytest.mark.parametrize(
+  'name, field, value, expected',
+  [
+    ('mha', 'num_heads', '4', 'int'),
+    ('mha', 'num_heads', 4.0, 'int'),
+    ('mha', 'num_heads', True, 'int'),
+    ('mha', 'num_heads', None, 'int'),
+    ('mha', 'qkv_features', 12.0, r'int \| None'),
+    ('mha', 'dropout_rate', '0.1', 'float'),
+    ('mha', 'dropout_rate', False, 'float'),
+    ('mha', 'use_bias', 1, 'bool'),
+    ('mha', 'deterministic', 'yes', r'bool \| None'),
+    ('gqa', 'kv_heads', '3', 'int'),
+    ('mhe_mul', 'offset', '1', 'float'),
+    ('collab', 'bias', 3, 'str'),
+  ],
+)
+def test_a_value_of_another_type(name, field, value, expected):
+  fields = V.FIELDS.get(name, {}) | dict(num_heads=6) | {field: value}
+  for build in (variant(name), functools.partial(attention.build, name)):
+    with fails(TypeError, f'^{field}={value!r}; expected {expected}.$'):
+      build(**fields)
+
+
+@pytest.mark.parametrize('rate', [2, -1, 1, float('nan'), np.float32(1.5)])
+def test_a_dropout_rate_that_is_no_probability_below_1(rate):
+  for build in (variant('mha'), functools.partial(attention.build, 'mha')):
+    with fails(ValueError, '^dropout_rate=', 'at least 0, below 1'):
+      build(num_heads=3, dropout_rate=rate)
+  with fails(ValueError, '^dropout_rate='):
+    attention.build('mha', num_heads=3).clone(dropout_rate=rate)
+
+
+def test_numbers_of_numpy_are_numbers():
+  layer = attention.build(
+    'mha',
+    num_heads=np.int64(3),
+    qkv_features=np.int32(6),
+    dropout_rate=np.float32(0.5),
+    use_bias=np.False_,
+    deterministic=np.True_,
+  )
+  assert layer.count(12) == 4 * 12 * 6
+
+
+@pytest.mark.parametrize('name', attention.names())
+def test_copies_of_a_layer(name):
+  """As of other linen modules: jax's own initialisers cannot be pickled."""
+  zeros = jax.nn.initializers.zeros
+  fields = V.FIELDS.get(name, {}) | dict(num_heads=6)
+  layer = attention.build(name, **fields)
+  assert copy.deepcopy(layer) == layer
+  layer = layer.clone(kernel_init=zeros)
+  again = pickle.loads(pickle.dumps(layer))
+  assert again == layer
+  assert again.count(12) == layer.count(12)
 
 
 @pytest.mark.parametrize('name', attention.names())
@@ -121,6 +184,19 @@ def test_a_mask_of_numbers(dtype):
   tree = layer.init(KEY, X)
   with fails(TypeError, f'mask.key_valid is {dtype}', 'expected bool'):
     layer.apply(tree, X, mask=valid, mutable=['cache'])
+
+
+@pytest.mark.parametrize('mask', ['causal', b'causal', {}, [[True], []]])
+def test_a_mask_that_is_no_array(mask):
+  got = type(mask).__name__
+  with fails(TypeError, f'^mask is a {got}, expected an array of bool, True'):
+    init('mha', apply=dict(mask=mask))
+  part = attention.Mask(key_valid='all')
+  with fails(TypeError, '^mask.key_valid is a str, expected an array of bool'):
+    init('mha', apply=dict(mask=part))
+  with fails(TypeError, '^lengths is a str, expected an array of int'):
+    layer = attention.build('mha', num_heads=3, decode=True)
+    layer.apply(layer.init(KEY, X), X, lengths='all', mutable=['cache'])
 
 
 @pytest.mark.parametrize(

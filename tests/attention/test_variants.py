@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from collab import attention
+from collab.attention.variants import variant
 from tests.attention import reference
 from tests.attention import variants as V
-from tests.attention.variants import D_OUT, B, S, T, close
+from tests.attention.variants import D_OUT, B, D, S, T, close
 
 every_case = pytest.mark.parametrize('case', V.CASES)
 every_name = pytest.mark.parametrize('case', attention.names())
@@ -53,27 +54,57 @@ def test_shapes(case):
   assert shape_of(V.build(case).init_with_output, key, x)[0] == x.shape
 
 
+def weights_and_biases(case, layer, D):
+  """Parameters of self-attention, but for the output projection's."""
+  H, d = layer.num_heads, (layer.qkv_features or D) // layer.num_heads
+  G, r, k, K = (
+    getattr(layer, name, 0)
+    for name in ('kv_heads', 'latent_dim', 'shared_dim', 'key_features')
+  )
+  K = K or H * d
+  if isinstance(layer, variant('collab')):
+    content = layer.use_bias * D * H if layer.bias == 'content' else 0
+    shared = 2 * k if layer.bias == 'shared' else 0
+    return 2 * D * k + H * k + D * H * d + content, H * d + shared
+  return dict(
+    mha=(2 * D * K + D * H * d, 2 * K + H * d),
+    gqa=(D * H * d + 2 * D * G * d, H * d + 2 * G * d),
+    sha=(3 * D * d, 3 * d),
+    skv=(2 * D * H * d, 2 * H * d),
+    el=(D * H * d, H * d),
+    mhe_add=(3 * D * d + 3 * H * d, 3 * d),
+    mhe_mul=(3 * D * d + 3 * H * d, 3 * d),
+    mla=(D * H * d + D * r + 2 * r * H * d, H * d),
+  )[type(layer).__module__.rpartition('.')[2]]
+
+
 @every_case
 @pytest.mark.parametrize('use_bias', [True, False])
-@pytest.mark.parametrize('features', [{}, dict(out_features=D_OUT)])
-def test_count_is_what_init_makes(case, use_bias, features):
-  layer, D = V.build(case, use_bias=use_bias, **features), V.width(case)
-  tree = shape_of(layer.init, jax.random.key(0), np.zeros((B, T, D), 'float32'))
-  sizes = jax.tree.map(
-    np.prod, tree['params'], is_leaf=lambda x: type(x) is tuple
-  )
-  assert layer.count(D) == sum(jax.tree.leaves(sizes))
+@pytest.mark.parametrize(
+  'features', [{}, dict(out_features=D_OUT), dict(qkv_features=None)]
+)
+def test_count_is_the_closed_form(case, use_bias, features):
+  layer = V.build(case, use_bias=use_bias, **features)
+  D = V.width(case) if layer.qkv_features else layer.num_heads * 5
+  H, Dout = layer.num_heads, layer.out_features or D
+  d = (layer.qkv_features or D) // H
+  weights, biases = weights_and_biases(case, layer, D)
+  want = weights + H * d * Dout + use_bias * (biases + Dout)
+  assert layer.count(D) == want
 
 
-@every_case
-def test_count_with_default_features(case):
-  layer = V.build(case, qkv_features=None)
-  D = layer.num_heads * 5
-  tree = shape_of(layer.init, jax.random.key(0), np.zeros((B, T, D), 'float32'))
-  sizes = jax.tree.map(
-    np.prod, tree['params'], is_leaf=lambda x: type(x) is tuple
-  )
-  assert layer.count(D) == sum(jax.tree.leaves(sizes))
+@pytest.mark.parametrize('case', ['mha', 'gqa', 'sha', 'mha_narrow'])
+def test_count_of_normalised_queries_and_keys(case):
+  plain, norm = V.build(case), V.build(case, normalize_qk=True)
+  width = 17 if case == 'mha_narrow' else V.d
+  assert norm.count(D) == plain.count(D) + 2 * width
+
+
+def test_costs_neither_need_dropout_keys_nor_a_free_layer():
+  layer = V.build('mha', dropout_rate=0.5)
+  bound = layer.bind({'params': V.params('mha')})
+  assert bound.count(D) == V.build('mha').count(D)
+  assert bound.cache_size(D) == V.build('mha').cache_size(D)
 
 
 @every_case

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variants: one file each, found by its name."""
+"""The variants of attention: one file each, found by its name."""
 
-import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -9,34 +8,32 @@ import pkgutil
 from collab import imports
 from collab.attention.core import Attention
 
-_ALIASES = {'mqa': ('gqa', dict(kv_heads=1))}
 
-
-def names():
+def names() -> list[str]:
   """What `build` takes: the files of this folder, and mqa (gqa, kv_heads=1)."""
   files = [module.name for module in pkgutil.iter_modules(__path__)]
-  return sorted([*files, *_ALIASES])
+  return sorted([*files, 'mqa'])
 
 
-def variant(name):
-  """The layer class in variants/<name>.py."""
-  if name not in names() or name in _ALIASES:
-    legal = ', '.join(n for n in names() if n not in _ALIASES)
-    raise ValueError(f'No attention variant {name!r}; there are {legal}.')
-  module = importlib.import_module(f'{__name__}.{name}')
+def variant(name: str) -> type[Attention]:
+  """The class of a variant by its name or import path; that of mqa is gqa's.
 
-  def is_variant(x):
-    return (
-      inspect.isclass(x)
-      and issubclass(x, Attention)
-      and x.__module__ == module.__name__
+  Raises:
+    ValueError: no variant of that name.
+  """
+  if cls := imports.subclass(name, Attention):
+    return cls
+  if name not in names():
+    raise ValueError(
+      f'No attention variant {name!r}; there are {", ".join(names())}.'
     )
-
-  ((_, cls),) = inspect.getmembers(module, is_variant)
+  module = f'{__name__}.{"gqa" if name == "mqa" else name}'
+  importlib.import_module(module)
+  (cls,) = (c for c in Attention.__subclasses__() if c.__module__ == module)
   return cls
 
 
-def build(variant_name=None, /, **fields):
+def build(variant_name: str | None = None, /, **fields) -> Attention:
   """An attention layer by the name of its variant.
 
     layer = build('mhe_mul', num_heads=8)
@@ -50,31 +47,21 @@ def build(variant_name=None, /, **fields):
       the module's inside @compact.
 
   Raises:
-    ValueError: no variant of that name.
-    TypeError: a field that the variant has not, or one that it needs.
+    ValueError: no variant of that name, or a value out of range.
+    TypeError: a field that the variant does not have, one that it needs, or a
+      value of another type.
   """
   name = fields.pop('name', None) if variant_name is None else variant_name
-  cls = imports.subclass(name, Attention)
-  if cls is None:
-    if name not in names():
-      raise ValueError(
-        f'No attention variant {name!r}; there are {", ".join(names())}.'
-      )
-    target, preset = _ALIASES.get(name, (name, {}))
-    cls, fields = variant(target), preset | fields
-  known = {
-    f.name: f for f in dataclasses.fields(cls) if f.name not in ('parent',)
-  }
-  if unknown := sorted(set(fields) - set(known)):
+  cls = variant(name)
+  if name == 'mqa':
+    fields = dict(kv_heads=1) | fields
+  known = dict(inspect.signature(cls).parameters)
+  del known['parent']
+  if unknown := sorted(fields.keys() - known):
     raise TypeError(
       f'{name} has no field {", ".join(unknown)}; it has {", ".join(known)}.'
     )
-  needed = [
-    n
-    for n, f in known.items()
-    if f.default is dataclasses.MISSING
-    and f.default_factory is dataclasses.MISSING
-  ]
+  needed = [n for n, p in known.items() if p.default is p.empty]
   if missing := [n for n in needed if n not in fields]:
     raise TypeError(f'{name} needs {", ".join(missing)}.')
   return cls(**fields)

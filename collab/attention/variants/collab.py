@@ -5,7 +5,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 def concatenate(key, shape, dtype=jnp.float32):
@@ -16,13 +17,8 @@ def concatenate(key, shape, dtype=jnp.float32):
   """
   del key
   H, k = shape
-  owner = np.concatenate(
-    [
-      np.full(len(part), h)
-      for h, part in enumerate(np.array_split(range(k), H))
-    ]
-  )
-  return jnp.asarray(owner == np.arange(H)[:, None], dtype)
+  widths = [len(part) for part in np.array_split(range(k), H)]
+  return jnp.asarray(np.repeat(np.eye(H), widths, 1), dtype)
 
 
 MIXING = {
@@ -66,7 +62,7 @@ class Collab(Attention, kw_only=True):
     k = self.project('key', y, K, use_bias=shared)
     mixing = self.vector('mixing', MIXING[self.mixing_init], (H, K), q)
     key_bias = None
-    if self.has_content_bias():
+    if self.use_bias and self.bias == 'content':
       key_bias = self.project('content_bias', y, H, use_bias=False) * V**-0.5
     return Heads(
       q=q[:, :, None] * mixing[None, None],
@@ -75,17 +71,3 @@ class Collab(Attention, kw_only=True):
       key_bias=key_bias,
       scale=V**-0.5,
     )
-
-  def has_content_bias(self):
-    return self.use_bias and self.bias == 'content'
-
-  def count(self, D):
-    H, K, V = self.num_heads, self.shared_dim, self.head_dim(D)
-    Dout = self.out_features or D
-    kernels = 2 * D * K + H * K + D * H * V + H * V * Dout
-    scores = {'content': D * H, 'shared': 2 * K, 'none': 0}[self.bias]
-    return kernels + self.use_bias * (scores + H * V + Dout)
-
-  def cache_size(self, D):
-    H = self.num_heads
-    return self.shared_dim + H * self.head_dim(D) + H * self.has_content_bias()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EL attention in its trainable form, a baseline of the MHE paper."""
 
-from typing import ClassVar
-
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class EL(Attention, kw_only=True):
@@ -13,7 +12,7 @@ class EL(Attention, kw_only=True):
   Parameters (no biases): 2 D^2. Cache: D scalars a token, the input itself.
   """
 
-  separate_values: ClassVar[bool] = False
+  separate_values = False
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
@@ -24,11 +23,3 @@ class EL(Attention, kw_only=True):
       )
     q = self.project('query', x, (H, K))
     return Heads(q=q, k=y.reshape(*y.shape[:2], H, K).astype(q.dtype))
-
-  def count(self, D):
-    H, K = self.num_heads, self.head_dim(D)
-    Dout = self.out_features or D
-    return D * H * K + H * K * Dout + self.use_bias * (H * K + Dout)
-
-  def cache_size(self, D):
-    return D

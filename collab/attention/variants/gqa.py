@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grouped-query attention; multi-query attention is kv_heads=1."""
 
-from typing import ClassVar
-
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class GQA(Attention, kw_only=True):
@@ -18,7 +17,7 @@ class GQA(Attention, kw_only=True):
 
   kv_heads: int
 
-  plain_projections: ClassVar[bool] = True
+  plain_projections = True
 
   def heads(self, x, y, z, positions):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])
@@ -29,13 +28,3 @@ class GQA(Attention, kw_only=True):
       k=self.project('key', y, (G, K)),
       v=self.project('value', z, (G, K)),
     )
-
-  def count(self, D):
-    H, G, K = self.num_heads, self.kv_heads, self.head_dim(D)
-    Dout = self.out_features or D
-    kernels = D * H * K + 2 * D * G * K + H * K * Dout
-    kernels += self.normalize_qk * 2 * K
-    return kernels + self.use_bias * (H * K + 2 * G * K + Dout)
-
-  def cache_size(self, D):
-    return 2 * self.kv_heads * self.head_dim(D)

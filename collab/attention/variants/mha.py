@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention, the baseline of both papers."""
 
-from typing import ClassVar
-
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class MHA(Attention, kw_only=True):
@@ -21,32 +20,18 @@ class MHA(Attention, kw_only=True):
   key_features: int = 0
   scale: float = 0.0
 
-  plain_projections: ClassVar[bool] = True
+  plain_projections = True
 
   def heads(self, x, y, z, positions):
     H, V = self.num_heads, self.head_dim(x.shape[-1])
-    K = self.key_dim(x.shape[-1])
+    if self.key_features % H:
+      raise ValueError(
+        f'num_heads={H} does not divide key_features={self.key_features}.'
+      )
+    K = self.key_features // H or V
     return Heads(
       q=self.project('query', x, (H, K)),
       k=self.project('key', y, (H, K)),
       v=self.project('value', z, (H, V)),
       scale=self.scale or V**-0.5,
     )
-
-  def key_dim(self, D):
-    H, V = self.num_heads, self.head_dim(D)
-    if self.key_features % H:
-      raise ValueError(
-        f'num_heads={H} does not divide key_features={self.key_features}.'
-      )
-    return self.key_features // H or V
-
-  def count(self, D):
-    H, K, V = self.num_heads, self.key_dim(D), self.head_dim(D)
-    Dout = self.out_features or D
-    kernels = 2 * D * H * K + D * H * V + H * V * Dout
-    kernels += self.normalize_qk * 2 * K
-    return kernels + self.use_bias * (2 * H * K + H * V + Dout)
-
-  def cache_size(self, D):
-    return self.num_heads * (self.key_dim(D) + self.head_dim(D))

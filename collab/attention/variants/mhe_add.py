@@ -4,7 +4,8 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class MHEAdd(Attention, kw_only=True):
@@ -43,11 +44,3 @@ class MHEAdd(Attention, kw_only=True):
     H, K = o.shape[2:]
     init = nn.initializers.normal(self.embedding_std)
     return o + self.vector('value_embedding', init, (H, K), o)[None, None]
-
-  def count(self, D):
-    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
-    kernels = 3 * D * K + 3 * H * K + H * K * Dout
-    return kernels + self.use_bias * (3 * K + Dout)
-
-  def cache_size(self, D):
-    return 2 * self.head_dim(D) + self.num_heads

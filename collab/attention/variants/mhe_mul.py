@@ -3,7 +3,8 @@
 
 from flax import linen as nn
 
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class MHEMul(Attention, kw_only=True):
@@ -40,11 +41,3 @@ class MHEMul(Attention, kw_only=True):
     init = nn.initializers.normal(self.embedding_std)
     e = self.vector(f'{name}_embedding', init, shape, like)
     return self.offset + e[None, None]
-
-  def count(self, D):
-    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
-    kernels = 3 * D * K + 3 * H * K + H * K * Dout
-    return kernels + self.use_bias * (3 * K + Dout)
-
-  def cache_size(self, D):
-    return 2 * self.head_dim(D)

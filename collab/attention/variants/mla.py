@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head latent attention."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class MLA(Attention, kw_only=True):
@@ -25,7 +26,7 @@ class MLA(Attention, kw_only=True):
 
   latent_dim: int
 
-  separate_values: ClassVar[bool] = False
+  separate_values = False
 
   def heads(self, x, y, z, positions):
     H, K, R = self.num_heads, self.head_dim(x.shape[-1]), self.latent_dim
@@ -56,15 +57,6 @@ class MLA(Attention, kw_only=True):
   def einsum(self, spec, x, kernel):
     kernel = kernel.astype(x.dtype)
     return jnp.einsum(spec, x, kernel, precision=self.precision)
-
-  def count(self, D):
-    H, K, R = self.num_heads, self.head_dim(D), self.latent_dim
-    Dout = self.out_features or D
-    kernels = D * H * K + D * R + 2 * R * H * K + H * K * Dout
-    return kernels + self.use_bias * (H * K + Dout)
-
-  def cache_size(self, D):
-    return self.latent_dim
 
 
 class Up(nn.Module):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single-head attention, the lower bound of the MHE paper."""
 
-from typing import ClassVar
-
-from collab.attention.core import Attention, Heads
+from collab.attention.core import Attention
+from collab.attention.heads import Heads
 
 
 class SHA(Attention, kw_only=True):
@@ -13,7 +12,7 @@ class SHA(Attention, kw_only=True):
   Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token.
   """
 
-  plain_projections: ClassVar[bool] = True
+  plain_projections = True
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
@@ -22,11 +21,3 @@ class SHA(Attention, kw_only=True):
       k=self.project('key', y, (K,))[:, :, None],
       v=self.project('value', z, (K,))[:, :, None],
     )
-
-  def count(self, D):
-    H, K, Dout = self.num_heads, self.head_dim(D), self.out_features or D
-    kernels = 3 * D * K + H * K * Dout + self.normalize_qk * 2 * K
-    return kernels + self.use_bias * (3 * K + Dout)
-
-  def cache_size(self, D):
-    return 2 * self.head_dim(D)

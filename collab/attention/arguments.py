@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the arrays of a call and brings their batch axes to one.
+
+Axes: B batch, T queries, S keys, D width of the inputs.
+"""
+
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+
+
+def inputs(
+  inputs_q: jax.Array, inputs_k: jax.Array | None, inputs_v: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Inputs of queries [B, T, D], keys [B, S, D'] and values [B, S, D'']."""
+  if inputs_k is None and inputs_v is not None:
+    raise ValueError('inputs_v needs inputs_k.')
+  x = inputs_q
+  y = x if inputs_k is None else inputs_k
+  z = y if inputs_v is None else inputs_v
+  batch = x.shape[:-2]
+  for name, part in (('inputs_k', y), ('inputs_v', z)):
+    if part.shape[:-1] != (*batch, y.shape[-2]):
+      raise ValueError(
+        f'{name} has shape {part.shape}, expected {(*batch, y.shape[-2])} '
+        'before its width.'
+      )
+  B = math.prod(batch)
+  return tuple(x.reshape(B, *x.shape[-2:]) for x in (x, y, z))
+
+
+def positions(name, x, batch: tuple, default: jax.Array) -> jax.Array:
+  """int [B|1, n] of positions [*batch, n], or the default where x is None."""
+  if x is None:
+    return default
+  return flat(name, typed(name, x, jnp.integer), batch, default.shape[1:])
+
+
+def lengths(x, batch: tuple) -> jax.Array | None:
+  """int [B] of lengths [*batch], or None."""
+  if x is None:
+    return None
+  x = typed('lengths', x, jnp.integer)
+  if x.shape != batch:
+    raise ValueError(f'lengths has shape {x.shape}, expected {batch}.')
+  return x.ravel()
+
+
+def typed(name, x, kind: type) -> jax.Array:
+  """x as an array, if its items are of the kind: jnp.bool_ or jnp.integer."""
+  expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
+  try:
+    x = jnp.asarray(x)
+  except (TypeError, ValueError) as e:  # strings, ragged lists
+    raise TypeError(
+      f'{name} is a {type(x).__name__}, expected an array of {expected}.'
+    ) from e
+  if not jnp.issubdtype(x.dtype, kind):
+    # A cast would turn an additive mask (0 and -1e9) into its opposite.
+    raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
+  # Integers of one type, for they are compared and subtracted.
+  return x.astype(int) if kind is jnp.integer else x
+
+
+def flat(name, x: jax.Array, batch: tuple, shape: tuple) -> jax.Array:
+  """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape].
+
+  Its batch may be one axis already. Of a mask per head, whose shape has more
+  than one axis, these broadcast too.
+  """
+  n, B, dense = len(shape), math.prod(batch), len(shape) > 1
+  if dense:  # missing axes broadcast, too, as in linen
+    x = x.reshape(*[1] * (1 + n - x.ndim), *x.shape)
+  lead, own = x.shape[: x.ndim - n], x.shape[x.ndim - n :]
+  is_flat = lead in ((1,), (B,))
+  if dense and not is_flat:
+    lead = (*[1] * (len(batch) - len(lead)), *lead)
+  legal = [(1, size) for size in (lead if is_flat else batch)]
+  legal += [(1, size) if dense else (size,) for size in shape]
+  got = (*lead, *own)
+  if len(got) != len(legal) or not all(map(operator.contains, legal, got)):
+    raise ValueError(
+      f'{name} has shape {tuple(x.shape)}, expected {(*batch, *shape)} or 1 in '
+      'places that broadcast (batch, heads, queries, keys of this call).'
+    )
+  if is_flat:
+    return x
+  if set(lead) <= {1}:
+    return x.reshape(1, *own)
+  return jnp.broadcast_to(x, (*batch, *own)).reshape(B, *own)

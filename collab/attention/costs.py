@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a layer costs: its parameters and its cache, counted by shape alone."""
+
+import functools
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Costs(NamedTuple):
+  """Scalars of the parameters, and those that decoding keeps a token."""
+
+  parameters: int
+  cache: int
+
+
+def of_layer(layer: nn.Module, D: int) -> Costs:
+  """Costs of an Attention layer for self-attention at width D."""
+  return _of_layer(layer.clone(parent=None, decode=True, dropout_rate=0.0), D)
+
+
+@functools.lru_cache  # a search over widths asks for the same layers
+def _of_layer(layer, D):
+  x = jax.ShapeDtypeStruct((1, 1, D), jnp.float32)
+  tree = jax.eval_shape(layer.init, jax.random.key(0), x)
+  parts = tree['params'], tree['cache']['past'].kept
+  return Costs(*(sum(x.size for x in jax.tree.leaves(part)) for part in parts))

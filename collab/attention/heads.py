@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes between the attention layer and a variant: heads and positions.
+
+Axes: B batch, T queries, S keys, H heads, G groups of heads that share, K key
+width, V value width.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Heads(NamedTuple):
+  """What a variant hands to the core; nothing that is shared is expanded.
+
+    o_h = softmax_s(scale q_h . k_h + key_bias_h) v_h,  h = 1..H
+
+  Gq, Gk and Gv each divide H; head h uses group h // (H / G).
+
+  Attributes:
+    q: [B, T, Gq, K].
+    k: [B, S, Gk, K].
+    v: [B, S, Gv, V], or None where the values are the keys.
+    key_bias: [B, S, H], already scaled, or None.
+    scale: of q . k; default 1 / sqrt(K).
+  """
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array | None = None
+  key_bias: jax.Array | None = None
+  scale: float | None = None
+
+
+class Positions(NamedTuple):
+  """Where the tokens of a call stand in their sequences.
+
+  Attributes:
+    queries: int [B|1, T].
+    keys: int [B|1, S].
+  """
+
+  queries: jax.Array
+  keys: jax.Array

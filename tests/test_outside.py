@@ -25,7 +25,8 @@ from functools import partial
 import numpy as np
 
 from collab import tasks
-from collab.data import epochs, examples, tokenizer_training
+from collab.data import epochs, examples
+from collab.data.tokenizer_training import prepare
 from collab.metrics import tokens
 
 CLASSES = 'animal', 'plant', 'stone'
@@ -39,8 +40,7 @@ class Mine(tasks.Task):
       with open(f'{data.path}/{split}.csv', newline='') as file:
         texts, classes = zip(*csv.reader(file))
       if split == 'train':
-        prepare, size = tokenizer_training.prepare, data.vocab_size
-        ours = prepare(workdir, '', lambda: texts, size)
+        ours = prepare(workdir, '', lambda: texts, data.vocab_size)
       self.texts[split] = examples.encode(zip(texts), ours, self.length)
       self.labels[split] = np.array([CLASSES.index(name) for name in classes])
     n = len(self.labels['train'])

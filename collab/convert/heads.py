@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from collab.convert import intercept
-from collab.models.transformer import Stack
+from collab.models.stack import Stack
 
 _OUT = ('out', 'kernel')
 

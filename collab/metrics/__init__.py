@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as plain functions; what is a library's is left to the library."""
 
+# ruff: noqa: E402, for a missing extra is told before an import fails
+from collab import extras
+
+extras.need()
+
 from collab.metrics.finite import nan_unless
 from collab.metrics.text import (
   bleu,

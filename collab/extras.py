@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layers do without: the packages of collab[train].
+"""Names the extra collab[train] where one of its packages is missing.
 
 `pip install collab` brings JAX, Flax and NumPy, which is all that
-`collab.attention` and `collab.models` need. What trains, converts and reads
-data needs the extra, and says so here.
+`collab.attention` and `collab.models` need. Training, conversion and data need
+the extra.
 """
 
 import functools
@@ -15,7 +15,7 @@ EXTRA = 'train'
 
 
 def need():
-  """Raises an ImportError that names the extra where a package is missing."""
+  """Raises an ImportError that names the extra if a package is missing."""
   if missing := _missing():
     raise ImportError(
       f'collab needs {", ".join(missing)} for this: pip install '
@@ -24,7 +24,7 @@ def need():
 
 
 def need_in_commands():
-  """Ends `python -m collab...` in a line where it would end in a traceback."""
+  """Ends `python -m collab...` in that one line, without a traceback."""
   words = sys.orig_argv
   if '-m' in words and words[words.index('-m') + 1].startswith('collab.'):
     try:
@@ -35,12 +35,9 @@ def need_in_commands():
 
 @functools.cache
 def _missing():
-  try:
-    lines = importlib.metadata.requires('collab') or ()
-  except (
-    importlib.metadata.PackageNotFoundError
-  ):  # used without being installed
+  if not _installed('collab'):  # but used from its folder
     return []
+  lines = importlib.metadata.requires('collab') or ()
   extra = [x for x in lines if re.search(f'extra == .{EXTRA}.', x)]
   names = [re.match(r'[\w.-]+', x)[0] for x in extra]
   return [name for name in names if not _installed(name)]

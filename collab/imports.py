@@ -2,13 +2,14 @@
 """Finds classes outside this package by an import path, my_lab.tasks:Mine."""
 
 import importlib
+from typing import Any
 
 
-def subclass(name, base):
-  """The class that 'module:Class' names; None if the name is no such path.
+def subclass(name: Any, base: type) -> type | None:
+  """The class that 'module:Class' names; None if the name has no colon.
 
-  The name may come from a file that somebody else wrote, of a workdir. So only
-  a module on sys.path is imported, and only a class of the right kind is taken.
+  The name may come from a workdir that somebody else wrote. So only a module on
+  sys.path is imported, and only a subclass of `base` is taken.
 
   Args:
     name: of a variant, a task or a model in a config.

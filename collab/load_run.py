@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from collab import model_json, models
 from collab.data import tokenizer
-from collab.runtime import checkpoint, tree_table
+from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
 
 
@@ -74,27 +74,19 @@ def read(workdir: str, config: ConfigDict) -> tuple:
       are of two models.
   """
   fields, meaning = model_json.read(workdir)
-  checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
-  )
-  try:
-    abstract = checkpoints.abstract()
-    _check(workdir, fields, abstract)
-    params = checkpoint.final_params(config, checkpoints, abstract)
-  finally:
-    checkpoints.close()
+  params = final_params.load(workdir, config)
+  _check(workdir, fields, params)
   return fields, meaning, params
 
 
-def _check(workdir, fields, abstract):
+def _check(workdir, fields, params):
   """Refuses a checkpoint that is not of the model."""
   try:
     expected = tree_table.shapes(models.shapes(models.build(**fields)))
   except Exception as e:  # Flax raises all kinds
     words = ' '.join(str(e).split())
     raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
-  got = tree_table.shapes(abstract)
-  if differences := tree_table.differences(expected, got):
+  if differences := tree_table.differences(expected, tree_table.shapes(params)):
     raise ValueError(
       f'{workdir}/model.json is not of the model in its checkpoints: '
       f'{differences}.'

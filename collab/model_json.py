@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""model.json of a workdir: what builds a model, and what its numbers mean."""
+"""model.json of a workdir: the fields of a model, its tokenizer and classes."""
 
 import pathlib
 import re
@@ -11,10 +11,10 @@ from collab.runtime import workdir as workdirs
 
 
 class Meaning(NamedTuple):
-  """What a model's ids and outputs stand for; empty where nobody says.
+  """What a model's ids and outputs stand for; empty where it is unknown.
 
   Attributes:
-    tokenizer: fingerprint of the tokenizer that it reads with.
+    tokenizer: fingerprint of its tokenizer.
     classes: names of the outputs of its head, in their order.
   """
 
@@ -22,17 +22,17 @@ class Meaning(NamedTuple):
   classes: tuple[str, ...] = ()
 
 
-def write(workdir, fields, meaning):
+def write(workdir: str | pathlib.Path, fields: dict, meaning: Meaning):
   """Writes the fields of models.build, and the Meaning, to a workdir."""
   path = pathlib.Path(workdir) / 'model.json'
   atomic.save_json(path, fields | meaning._asdict())
 
 
-def read(workdir):
-  """(all fields of models.build, Meaning); of old workdirs it is empty.
+def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
+  """All fields of models.build, and the Meaning, which old workdirs lack.
 
   Raises:
-    ValueError: the workdir does not have them, or they are damaged.
+    ValueError: the file is missing or damaged.
   """
   path = pathlib.Path(workdir) / 'model.json'
   if not path.exists():
@@ -44,18 +44,12 @@ def read(workdir):
   if 'image_size' in fields:  # until `channels` was a field, the data said it
     data = workdirs.read(workdir)['config']['data']
     fields = dict(channels=len(data.get('mean', 'RGB'))) | fields
-  known = {k: fields.pop(k) for k in Meaning._fields if k in fields}
-  meaning = Meaning(**known)
+  empty = Meaning._field_defaults.items()
+  meaning = Meaning(*(fields.pop(name, value) for name, value in empty))
+  json_text.require(meaning._asdict(), path, tokenizer=str, classes=tuple)
   classes, outputs = meaning.classes, fields.get('outputs')
-  if not isinstance(meaning.tokenizer, str):
-    raise ValueError(
-      f'{path} is damaged: tokenizer is {meaning.tokenizer!r}, expected a text.'
-    )
-  if not (
-    isinstance(classes, tuple)
-    and all(isinstance(name, str) for name in classes)
-    and len(classes) in (0, outputs)
-  ):
+  named = all(isinstance(name, str) for name in classes)
+  if not named or len(classes) not in (0, outputs):
     raise ValueError(
       f'{path} is damaged: classes is {classes!r}, expected the names of '
       f'outputs={outputs}.'
@@ -63,8 +57,8 @@ def read(workdir):
   return fields, meaning
 
 
-def check(workdir, meaning):
-  """Refuses to use the model of a workdir, if it has one, by another Meaning.
+def check(workdir: str | pathlib.Path, meaning: Meaning):
+  """Refuses to use the model of a workdir, if it has one, with another Meaning.
 
   Raises:
     ValueError: the tokenizer or the classes are not those of the model.
@@ -78,7 +72,7 @@ def check(workdir, meaning):
     raise ValueError(f'{workdir}: {_both(old, new)}.')
 
 
-def check_tokenizer(workdir, known, got):
+def check_tokenizer(workdir: str | pathlib.Path, known: str, got: str):
   """Refuses another tokenizer than a model's, by their fingerprints."""
   if known and got != known:
     raise ValueError(
@@ -87,13 +81,13 @@ def check_tokenizer(workdir, known, got):
     )
 
 
-def places(old, new):
-  """Where each of the classes `new` stands among `old`, a list.
+def places(old: tuple, new: tuple) -> list[int] | None:
+  """The place of each of the classes `new` among the classes `old`.
 
-  Names that differ in case, blanks or dashes are the same.
+  Names that differ in case, blanks or dashes only are the same.
 
   Returns:
-    None if one of the two has no names, or none but numbers (LABEL_0).
+    None if one of the two has no names, or only numbers (LABEL_0).
 
   Raises:
     ValueError: they are not the same classes; the message has both lists.
@@ -110,8 +104,8 @@ def places(old, new):
   raise ValueError(_both(old, new))
 
 
-def unnamed(classes):
-  """Whether classes are called by their places at most: 0, LABEL_0."""
+def unnamed(classes: tuple) -> bool:
+  """Whether the names of classes are only their places: 0, LABEL_0."""
   numbers = [re.sub(r'^label_', '', _plain(name)) for name in classes]
   return numbers == [str(place) for place in range(len(numbers))]
 

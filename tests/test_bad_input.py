@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from collab.data import pipeline
-from collab.runtime import identity, workdir
+from collab.runtime import changes, identity, workdir
 from collab.tasks import wmt14
 from collab.training import evaluation
 from tests import tiny
@@ -150,6 +150,21 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
   assert not (tmp_path / 'run.json').exists()
 
 
+def test_results_that_cannot_be_written(corpus, tmp_path):
+  """Refused before the training."""
+  folder = tmp_path / 'run'
+  words = f'--results={tmp_path}: Is a directory; expected a .jsonl file'
+  with pytest.raises(ValueError, match=words):
+    train.main(tiny.config(corpus), str(folder), False, str(tmp_path))
+  assert [path.name for path in folder.iterdir()] == ['lock']
+
+
+def test_workdir_that_is_not_a_folder(corpus):
+  for config in (None, tiny.config(corpus)):
+    with pytest.raises(ValueError, match='/dev/null is not a folder; expected'):
+      workdir.claim(config, '/dev/null')
+
+
 # Configs ----------------------------------------------------------------------
 
 
@@ -189,11 +204,11 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'data.corpus': 'x', 'data.path': ''}, ["TFDS cannot open 'x'"]),
     ({'data.corpus': '', 'data.path': ''}, ['There is no data: give local']),
     ({'data.vocabulary': 'none.json'}, ['no tokenizer file none.json']),
-    ({'optim.lr': float('nan')}, ['lr=nan; expected at least 0']),
+    ({'optim.lr': float('nan')}, ['optim.lr=nan; expected at least 0']),
     ({'total_steps': -5}, ['total_steps=-5; expected at least 1']),
     ({'total_steps': 0}, ['total_steps=0; expected at least 1']),
-    ({'optim.name': 'sgd'}, ["name='sgd'", 'adam, adamw']),
-    ({'optim.schedule': 'step'}, ["schedule='step'", 'inverse_sqrt']),
+    ({'optim.name': 'sgd'}, ["optim.name='sgd'", 'adam, adamw']),
+    ({'optim.schedule': 'step'}, ["optim.schedule='step'", 'inverse_sqrt']),
     ({'fsdp': 2}, ['fsdp=2 does not divide the 1 devices', 'legal are 1']),
     ({'accumulate': 3}, ['3 micro-batches do not divide', '8 rows']),
     ({'model.norm': 'last'}, ["norm='last'", 'post, pre']),
@@ -204,7 +219,7 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
     ({'model.encoder_layers': 0}, ['model.encoder_layers=0', 'at least 1']),
     ({'model.max_length': -1}, ['model.max_length=-1', 'at least 1']),
     ({'model.dropout': 1.5}, ['model.dropout=1.5', 'below 1']),
-    ({'model.epsilon': float('nan')}, ['model.epsilon=nan', 'finite']),
+    ({'model.epsilon': float('nan')}, ['model.epsilon=nan', 'below inf']),
     ({'model.dtype': 'int8'}, ["model.dtype='int8'", 'bfloat16']),
     ({'checkpoint.keep': 0}, ['checkpoint.average=2', 'checkpoint.keep=0']),
     ({'checkpoint.average': 3}, ['checkpoint.average=3', '2']),
@@ -555,7 +570,7 @@ def test_workdir_deleted_under_a_run(
     return batch(self, step)
 
   monkeypatch.setattr(pipeline.PackedPairs, 'batch', delete)
-  monkeypatch.setattr(workdir, 'check_data', lambda *args: None)
+  monkeypatch.setattr(changes, 'check_data', lambda *args: None)
   with pytest.raises(OSError, match=r'was deleted|is gone') as info:
     run(tiny.config(corpus), folder)
   assert '\n' not in str(info.value)

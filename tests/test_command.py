@@ -3,46 +3,16 @@
 
 import io
 
-from ml_collections import ConfigDict
 import pytest
 
 from collab import command
-from configs import wmt14
+from collab.runtime import workdir
 from tests import tiny
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch):
   monkeypatch.setenv('HOME', '/home/me')
-
-
-@pytest.mark.parametrize(
-  'given, wanted',
-  [
-    ('~', '/home/me'),
-    ('~/data', '/home/me/data'),
-    ('train=~/a.en,~/a.de', 'train=/home/me/a.en,/home/me/a.de'),
-    ('data~', 'data~'),
-    ('a/~/b', 'a/~/b'),
-    ('~nobody-of-this-name/x', '~nobody-of-this-name/x'),
-    ('', ''),
-  ],
-)
-def test_home(given, wanted):
-  assert command.path(given) == wanted
-
-
-def test_home_in_every_path_of_a_config():
-  c = wmt14.get_config('sample')
-  places = ('path', 'folder', 'vocabulary')
-  c.data.update(dict.fromkeys(places, '~/x'), files=('val=~/a,~/b', 'c'))
-  c.init_from = '~/run'
-  command.with_paths(c.lock())
-  assert [c.data[name] for name in places] == ['/home/me/x'] * 3
-  assert c.data.files == ('val=/home/me/a,/home/me/b', 'c')
-  assert c.init_from == '/home/me/run'
-  same = wmt14.get_config('sample')
-  assert command.with_paths(ConfigDict(same)) == same
 
 
 def test_home_in_arguments_of_commands():
@@ -88,3 +58,14 @@ def test_standard_input(stdin):
   stdin(b'fine\nf\xfcr\n')
   with pytest.raises(ValueError, match='Standard input, line 2: invalid UTF-8'):
     list(command.stdin_lines())
+
+
+def test_on_the_command_line(tmp_path):
+  """Without --config, by the folder alone; types are those of the config."""
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  words = ['train.py', '--config.total_steps=20', '--config.every.log', '5']
+  config = command.override(tmp_path, words)
+  assert config == tiny.config('corpus', total_steps=20, every__log=5)
+  wider = command.override(tmp_path, ['train.py', '--config.model.dim=8'])
+  with pytest.raises(ValueError, match=r'another config: model\.dim is 16'):
+    workdir.claim(wider, tmp_path)

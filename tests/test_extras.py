@@ -120,7 +120,9 @@ def test_command_without_the_extra_is_one_line(core, name):
   assert 'tensorflow-datasets' in line
 
 
-@pytest.mark.parametrize('name', ['data', 'training', 'convert', 'tasks.lm'])
+@pytest.mark.parametrize(
+  'name', ['data', 'metrics', 'training', 'convert', 'tasks.lm']
+)
 def test_package_without_the_extra_names_it(core, name):
   done = run(core, '-c', f'import collab.{name}')
   last = done.stderr.splitlines()[-1]

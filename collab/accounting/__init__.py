@@ -1,27 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs, and its attention beside multi-head attention."""
+"""Parameters and FLOPs of a model, and of its attention beside MHA's."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from collab import attention
+from collab import attention, models
 from collab.accounting import layer as layer_cost
 
 
-def size(tree):
+def size(tree: Any) -> int:
   """Number of scalars in a tree."""
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def attention_parameters(model):
-  """Scalars in a model's attention layers, in closed form.
-
-  Args:
-    model: models.Model.
-  """
+def attention_parameters(model: models.Model) -> int:
+  """Number of scalars in a model's attention layers, in closed form."""
   return sum(
     attention.build(**fields).count(model.dim)
     for place in model.attentions()
@@ -29,41 +27,33 @@ def attention_parameters(model):
   )
 
 
-def attention_cost(model, T):
-  """Sum of `layer.Cost` over a model's attention layers, T tokens everywhere.
-
-  Args:
-    model: models.Model.
-    T: tokens of the sequence, and of the memory.
-  """
-  total, known, dtype = layer_cost.Cost(), {}, model.block.dtype or jnp.float32
+def attention_cost(model: models.Model, T: int) -> layer_cost.Cost:
+  """Sums the Cost of a model's attention layers, with T tokens everywhere."""
+  costs, known, dtype = [], {}, model.block.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
     for fields in place.each():
       case = repr((fields, kind))
       if case not in known:
-        one = layer_cost.of(fields, model.dim, T, dtype=dtype, **kind)
-        known[case] = one.repeated(place.runs)
-      total += known[case]
-  return total
+        known[case] = layer_cost.of(fields, model.dim, T, dtype=dtype, **kind)
+      costs.append(known[case].repeated(place.runs))
+  return layer_cost.Cost(*map(sum, zip(*costs, strict=True)))
 
 
-def with_mha(model):
+def with_mha(model: models.Model) -> models.Model:
   """The same model with multi-head attention everywhere."""
   mha = {p.field: layer_cost.as_mha(p.fields) for p in model.attentions()}
-  own = model.block.names()
-  block = {name: x for name, x in mha.items() if name in own}
-  rest = {name: x for name, x in mha.items() if name not in own}
+  block, rest = model.block.of(mha)
   return model.clone(block=dataclasses.replace(model.block, **block), **rest)
 
 
-def tokens(model, data):
-  """Tokens of a training sequence of a model, by its config's data."""
+def tokens(model: models.Model, data: Mapping) -> int:
+  """Tokens of a training sequence of a model, by its config's `data`."""
   return data.row_length if 'row_length' in data else model.longest
 
 
-def si(x):
-  """12345678 as '12.3 M'."""
+def si(x: float) -> str:
+  """A number with an SI prefix: 12345678 as '12.3 M'."""
   prefixes = '', ' k', ' M', ' G', ' T', ' P'
   power = max(0, min(int(math.log10(max(x, 1))) // 3, len(prefixes) - 1))
   return f'{x / 1000**power:.3g}{prefixes[power]}'

@@ -31,6 +31,7 @@ from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
 from collab.io import atomic
 
+# Name and parameters, then as layer.Cost has its fields.
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
   'prefill', 'decode', 'cache', 'T*',
@@ -44,7 +45,9 @@ def main(argv):
   length = args.length or length
   rows = {}
   for name, one in tqdm(found.items(), 'counting', leave=False, disable=None):
-    rows[name] = accounting.attention_cost(one, length), _break_even(one)
+    first = one.attentions()[0].each()[0]
+    even = layer.break_even(first, one.dim)
+    rows[name] = accounting.attention_cost(one, length), even
   text = table(rows)
   dtype = found['mha'].block.dtype
   title = f'{args.config}: attention over {length:,} tokens, {dtype}'
@@ -91,31 +94,19 @@ def table(rows):
   lines = []
   for name, (cost, even) in rows.items():
     share = cost.parameters / mha.parameters
-    figures = cost.forward, cost.training, cost.activations
-    held = cost.prefill, cost.decode, cost.cache
-    lines.append(
-      [name, f'{cost.parameters:,}', f'{share:.3f}']
-      + [accounting.si(x) for x in figures]
-      + [accounting.si(x) if cost.cache else '' for x in held]
-      + [_tokens_text(even)]
-    )
+    figures = [accounting.si(x) for x in cost[1:]]
+    if not cost.cache:  # of a model that does not decode
+      figures[3:] = [''] * 3
+    tokens = f'{even:.0f}' if even else '-'
+    tokens = 'always' if math.isinf(even) else tokens
+    size = f'{cost.parameters:,}', f'{share:.3f}'
+    lines.append([name, *size, *figures, tokens])
   widths = [max(map(len, column)) for column in zip(HEAD, *lines, strict=True)]
   lines = [HEAD, ['-' * w for w in widths], *lines]
   return '\n'.join(
     f'| {" | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))} |'
     for line in lines
   )
-
-
-def _break_even(model):
-  """T* of the model's first attention layer."""
-  return layer.break_even(model.attentions()[0].each()[0], model.dim)
-
-
-def _tokens_text(even):
-  if math.isinf(even):
-    return 'always'
-  return f'{even:.0f}' if even else '-'
 
 
 def _config(path, words):

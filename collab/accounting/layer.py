@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one attention layer costs. Nothing is run: all of it is shapes."""
+"""What one attention layer costs, from shapes alone: nothing is run."""
 
-import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +11,17 @@ from collab import attention
 from collab.accounting import trace
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-  """Of a layer, one sequence of T tokens and batch 1.
+class Cost(NamedTuple):
+  """The cost of a layer for one sequence of T tokens.
 
   Attributes:
     parameters: scalars.
     forward: FLOPs of its matrix products.
-    training: those of forward and backward, to parameters and input.
-    prefill: those of T tokens into an empty cache of T places.
-    decode: those of one more token with T - 1 in the cache.
-    cache: bytes that decoding keeps.
+    training: FLOPs of forward and backward, to parameters and input.
     activations: bytes kept for the backward pass.
+    prefill: FLOPs of T tokens into an empty cache of T places.
+    decode: FLOPs of one more token with T - 1 in the cache.
+    cache: bytes that decoding keeps.
   """
 
   parameters: int = 0
@@ -32,25 +32,29 @@ class Cost:
   decode: int = 0
   cache: int = 0
 
-  def __add__(self, other):
-    mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
-    return Cost(*(a + b for a, b in zip(mine, others, strict=True)))
-
-  def repeated(self, runs):
-    """Of a layer that runs so many times with the same parameters."""
-    fields = {k: v * runs for k, v in dataclasses.asdict(self).items()}
-    return Cost(**fields | dict(parameters=self.parameters))
+  def repeated(self, runs: int) -> 'Cost':
+    """The cost of a layer that runs several times with the same parameters."""
+    total = Cost(*(x * runs for x in self))
+    return total._replace(parameters=self.parameters)
 
 
-def of(fields, D, T, *, causal=False, cross=False, dtype=jnp.float32):
-  """Cost of a layer.
+def of(
+  fields: Mapping,
+  D: int,
+  T: int,
+  *,
+  causal: bool = False,
+  cross: bool = False,
+  dtype: Any = jnp.float32,
+) -> Cost:
+  """The cost of one layer.
 
   Args:
     fields: of attention.build, with its name.
     D: width of the model.
     T: tokens, of the memory too.
-    causal: self-attention of a decoder: masked, and decodes from a cache.
-    cross: attends to a memory, which it keeps when decoding.
+    causal: self-attention of a decoder, which is masked and has a cache.
+    cross: attends to a memory, which its cache keeps.
     dtype: of the computation.
   """
   layer = attention.build(**fields, dtype=dtype)
@@ -109,17 +113,17 @@ def _decoding(layer, params, x, memory):
   )
 
 
-def as_mha(fields):
-  """Multi-head attention with as many heads, as wide, from an attention's."""
+def as_mha(fields: Mapping) -> dict:
+  """The fields of multi-head attention with the same heads, as wide."""
   kept = 'num_heads', 'qkv_features'
   return dict(name='mha') | {k: fields[k] for k in kept if k in fields}
 
 
-def break_even(fields, D):
+def break_even(fields: Mapping, D: int) -> float:
   """T* below which a forward pass costs less than multi-head attention's.
 
-  A forward pass over T tokens takes a T + b T^2 FLOPs; T* is where those of the
-  two are equal: 0 where MHA is never dearer, inf where it always is.
+  A forward pass over T tokens takes a T + b T^2 FLOPs; at T* both take the same
+  number. T* is 0 if MHA never costs more, inf if it always does.
   """
   a, b = polynomial(fields, D)
   a_mha, b_mha = polynomial(as_mha(fields), D)
@@ -128,8 +132,8 @@ def break_even(fields, D):
   return max(0.0, (a_mha - a) / (b - b_mha)) if b > b_mha else 0.0
 
 
-def polynomial(fields, D):
-  """(a, b) of a T + b T^2, from two lengths that are one block each."""
+def polynomial(fields: Mapping, D: int) -> tuple[float, float]:
+  """(a, b) of a T + b T^2, from two lengths that fit in one block each."""
   layer, T, found = attention.build(**fields), 64, []
   for n in (T, 2 * T):
     x = jax.ShapeDtypeStruct((1, n, D), jnp.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost against sequence length, and parameters against heads."""
+"""Draws cost against sequence length, and parameters against heads."""
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -42,10 +42,10 @@ def draw(found, title, path):
 
 
 def _shares(axes, x, curves):
-  """Each curve over the first one.
+  """Draws each curve divided by the first one.
 
-  Of curves that coincide each is seen: what comes later is thinner and smaller,
-  and its markers are at other places.
+  Curves that coincide can all be seen: later ones are thinner, and their
+  markers are smaller and at other places.
   """
   base, n = next(iter(curves.values())), len(curves)
   for i, (name, curve) in enumerate(curves.items()):
@@ -68,9 +68,9 @@ def _shares(axes, x, curves):
 
 
 def _parameters(fields, H, width):
-  """Of a layer of H heads of the same width, the model as wide as its heads.
+  """Parameters of a layer of H heads, in a model as wide as its heads.
 
-  What is given as a share of D (a key width) stays that share.
+  A field that is a share of D (a key width) stays that share.
   """
   D = width * fields['num_heads']
   scaled = {

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a function costs, read off its jaxpr; nothing is run or compiled."""
+"""Counts what a function costs from its jaxpr; nothing is run or compiled."""
 
 import collections
+from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
@@ -21,13 +22,13 @@ class Product(NamedTuple):
   dimension_numbers: Any = None
 
 
-def products(function, *arguments):
-  """How often each Product is computed, a Counter.
+def products(function: Callable, *arguments: Any) -> collections.Counter:
+  """Counts how often each Product is computed.
 
-  As they are executed: blocks that a causal kernel skips are not counted, what
-  a backward pass computes again is. Of a `cond` the cheaper side counts: the
-  other side is what shared scores fall back on. A Pallas kernel counts by its
-  own estimate; what a kernel of another library (cuDNN) does is not seen.
+  Products are counted as they are executed: without blocks that a causal kernel
+  skips, with what a backward pass computes again. Of a `cond` the cheaper side
+  counts; the other one is the fallback of shared scores. A Pallas kernel counts
+  by its own estimate. Kernels of other libraries (cuDNN) are not seen.
 
   Args:
     function: of arrays.
@@ -36,15 +37,15 @@ def products(function, *arguments):
   return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def flops(function, *arguments):
+def flops(function: Callable, *arguments: Any) -> int:
   """Floating-point operations of a function's `products`."""
   return _flops(products(function, *arguments))
 
 
-def saved_bytes(function, *arguments):
-  """Bytes that reverse mode keeps from the forward for the backward pass.
+def saved_bytes(function: Callable, *arguments: Any) -> int:
+  """Bytes that the forward pass keeps for the backward pass.
 
-  Without the arguments themselves, which are there anyway.
+  The arguments themselves do not count.
   """
 
   def residuals(*arguments):

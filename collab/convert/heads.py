@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from collab.convert import intercept
-from collab.models.transformer import Stack
+from collab.models.stack import Stack
 
 
 def ones(params: Mapping) -> dict:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and text: written whole or not at all, read or refused in one line."""
+"""Reading and writing files: atomic writes, and errors in one line."""

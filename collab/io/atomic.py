@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that are whole or absent, whoever is killed."""
+"""Atomic writes: a file or folder is whole or absent, even after a kill."""
 
+from collections.abc import Iterator
 import contextlib
 import fcntl
 import os
@@ -8,19 +9,20 @@ from pathlib import Path
 import shutil
 import socket
 import tempfile
+from typing import Any
 
 from collab.io import json_text
 
 
 @contextlib.contextmanager
-def beside(path):
-  """A path to write, file or folder, from which to move to `path`.
+def beside(path: str | Path) -> Iterator[Path]:
+  """Gives a temporary path, of a file or folder, to be renamed to `path`.
 
-  It lies in a hidden folder beside `path`, which goes at the end. That of a
-  killed process goes when the next one writes there: each holds a lock of its
-  own, which the system takes away when it dies. Nothing is removed of another
-  host, whose locks may not be seen from here, nor where a file system has no
-  locks.
+  It lies in a hidden folder beside `path`, which is removed at the end. The
+  folder of a killed process is removed when the next one writes there: each
+  process locks its own, and the system frees the lock when the process dies.
+  Folders of other hosts stay, because their locks may not be seen from here;
+  and all stay where the file system has no locks.
 
   Raises:
     OSError: there is no folder for `path`, or it cannot be written.
@@ -28,7 +30,7 @@ def beside(path):
   path = Path(path)
   ours = f'.collab.tmp-{socket.gethostname()}-'
   with contextlib.ExitStack() as stack:
-    with _locked(path.parent):  # so that none is there without its lock
+    with _locked(path.parent):  # so that no folder is there without its lock
       for left in path.parent.iterdir():
         if left.name.startswith(ours):
           _remove_unless_locked(left)
@@ -46,7 +48,7 @@ def _remove_unless_locked(folder):
 
 @contextlib.contextmanager
 def _locked(folder, flags=0):
-  """Whether a folder is locked by this process alone, until the end."""
+  """Locks a folder, and gives whether this process alone has it."""
   file = os.open(folder, os.O_RDONLY)
   try:
     locked = False
@@ -58,16 +60,16 @@ def _locked(folder, flags=0):
     os.close(file)
 
 
-def save_json(path, value):
-  """Writes `value` as JSON, all of it or nothing."""
+def save_json(path: str | Path, value: Any):
+  """Writes `value` as JSON, atomically."""
   write_text(path, json_text.to_json(value, indent=2) + '\n')
 
 
-def write_text(path, text):
-  """Writes a file so that it is at all times the old or the new one.
+def write_text(path: str | Path, text: str):
+  """Writes a file atomically: at all times it is the old or the new one.
 
   Raises:
-    OSError: it cannot be written; the old one stays, and nothing else does.
+    OSError: it cannot be written; the old one stays, and no temporary file.
   """
   with naming(path), beside(path) as new:
     with new.open('w', encoding='utf-8') as file:
@@ -78,8 +80,8 @@ def write_text(path, text):
 
 
 @contextlib.contextmanager
-def naming(path):
-  """An OSError within names this path; that of a failed write names none."""
+def naming(path: str | Path) -> Iterator[None]:
+  """Puts a path into an OSError; that of a failed write names none."""
   try:
     yield
   except OSError as e:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON: written of what JAX computes, and read with one kind of error."""
+"""Reads and writes JSON: numbers of JAX, and errors that name the file."""
 
 import json
 import math
+import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
 
-def parse(text):
+def parse(text: str) -> Any:
   """The value of a JSON text.
 
   Raises:
-    json.JSONDecodeError: it is none; also where Python's reader says so by
-      another error.
+    json.JSONDecodeError: it is not JSON, or too deep or long for Python.
   """
   try:
     return json.loads(text)
@@ -25,20 +26,20 @@ def parse(text):
     raise json.JSONDecodeError('Number of too many digits', text, 0) from None
 
 
-def tuples(x):
-  """A value with JSON's lists as the tuples that they were."""
+def tuples(x: Any) -> Any:
+  """Turns the lists of a JSON value into the tuples that they were."""
   if isinstance(x, dict):
     return {key: tuples(value) for key, value in x.items()}
   return tuple(map(tuples, x)) if isinstance(x, list) else x
 
 
-def parse_object(text, where, **fields):
+def parse_object(text: bytes, where: Any, **fields: type) -> dict:
   """The object of a JSON text, a dict; a ValueError says where it is from.
 
   Args:
     text: bytes.
     where: file, or file and line.
-    **fields: {name: type} of what it must have.
+    **fields: names and types of what it must have.
   """
   try:
     value = parse(text.decode())
@@ -51,8 +52,8 @@ def parse_object(text, where, **fields):
   return require(value, where, **fields)
 
 
-def require(value, where, **fields):
-  """A dict that has fields of these types; a ValueError says which not."""
+def require(value: dict, where: Any, **fields: type) -> dict:
+  """Checks the fields of a dict; a ValueError names one that is wrong."""
   for name, kind in fields.items():
     if name not in value:
       raise ValueError(f'{where} is damaged: it has no {name}.')
@@ -64,8 +65,8 @@ def require(value, where, **fields):
   return value
 
 
-def read_object(path, **fields):
-  """The object in a JSON file, as `parse_object` has it."""
+def read_object(path: pathlib.Path, **fields: type) -> dict:
+  """The object in a JSON file; see `parse_object`."""
   try:
     text = path.read_bytes()
   except OSError as e:
@@ -73,8 +74,8 @@ def read_object(path, **fields):
   return parse_object(text, path, **fields)
 
 
-def to_json(value, **options):
-  """JSON with all digits of floats; nan and inf become the strings of these."""
+def to_json(value: Any, **options: Any) -> str:
+  """JSON with all digits of floats; nan and inf become strings."""
 
   def plain(x):
     if isinstance(x, dict):
@@ -87,8 +88,8 @@ def to_json(value, **options):
   return json.dumps(plain(value), allow_nan=False, **options)
 
 
-def scalar(x):
-  """A Python scalar of a number of NumPy or JAX; others as they are."""
+def scalar(x: Any) -> Any:
+  """A number of NumPy or JAX as a Python scalar; others as they are."""
   return x.item() if isinstance(x, np.ndarray | np.generic | jax.Array) else x
 
 

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Lines of text, by one definition for all text that enters or leaves.
+r"""Reads lines of text, by one definition for all input and output.
 
-A line ends at \n or \r\n, and nowhere else: str.splitlines would end one at
-U+2028, U+0085, form feeds and others, which stand within sentences. A byte
-order mark before the first line is no part of it. Text is UTF-8.
+A line ends at \n or \r\n, and nowhere else: str.splitlines would also split at
+U+2028, U+0085, form feeds and others, which occur within sentences. A byte
+order mark before the first line is dropped. Text is UTF-8.
 """
 
+from collections.abc import Iterable, Iterator
 import contextlib
 import gzip
 import io
+from pathlib import Path
 import re
+from typing import Any, BinaryIO
 import zlib
 
 DAMAGE = OSError, EOFError, zlib.error
 
 
 @contextlib.contextmanager
-def opened(path):
-  """A file of bytes, plain or .gz; a ValueError that names it if it is bad."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+  """Opens a file of bytes, plain or .gz; a ValueError names a bad one."""
   try:
     with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
       yield file
@@ -25,8 +28,8 @@ def opened(path):
     raise ValueError(f'{path}: damaged or unreadable: {error}') from error
 
 
-def whole(path):
-  """The text of a file; a ValueError that names it if it is bad."""
+def whole(path: Path) -> str:
+  """The text of a file; a ValueError names a bad one."""
   with opened(path) as file:
     data = file.read()
   try:
@@ -38,7 +41,7 @@ def whole(path):
     ) from error
 
 
-def of_path(path):
+def of_path(path: Path) -> Iterator[str]:
   """Yields the lines of a file, plain or .gz, without their ends.
 
   Raises:
@@ -48,20 +51,20 @@ def of_path(path):
     yield from of_file(file, path)
 
 
-def records(path):
-  """Yields (number, line) of a file of one record a line; blank is none."""
+def records(path: Path) -> Iterator[tuple[int, str]]:
+  """Yields (number, line) of a file of records, without its blank lines."""
   for number, line in enumerate(of_path(path), 1):
     if line.strip():
       yield number, line
 
 
-def of_bytes(data, name):
-  """The same of bytes in memory."""
+def of_bytes(data: bytes, name: Any) -> Iterator[str]:
+  """Yields the lines of bytes in memory; see `of_file`."""
   return of_file(io.BytesIO(data), name)
 
 
-def of_file(file, name):
-  """The same of a file that is open for reading bytes.
+def of_file(file: BinaryIO, name: Any) -> Iterator[str]:
+  """Yields the lines of a file that is open for reading bytes.
 
   Args:
     file: yields bytes up to and including each \\n.
@@ -84,12 +87,12 @@ def of_file(file, name):
     ) from error
 
 
-def one(text):
-  """A text as one line: a model may well say the end of one."""
+def one(text: str) -> str:
+  """A text as one line: a model may generate the end of a line."""
   return re.sub('[\r\n]+', ' ', text)
 
 
-def at_least_one(rows, message):
+def at_least_one(rows: Iterable, message: str) -> Iterator:
   """Yields all rows; a ValueError with this message if there are none."""
   found = False
   for row in rows:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models: stacks of one Block, composed by what the task needs."""
+"""The models of all tasks, built by name from the fields of a config."""
 
 from collections.abc import Mapping
 import math
 import numbers
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flax import linen as nn
 import jax
@@ -23,26 +23,24 @@ MODELS = dict(
   encoder_decoder=EncoderDecoder,
   vit=ViT,
 )
-# Of any model that has such a field.
-SIZES = (
-  'dim',
-  'mlp_dim',
-  'num_layers',
-  'encoder_layers',
-  'decoder_layers',
-  'max_length',
-  'vocab_size',
-  'image_size',
-  'patch',
-)
-COUNTS = ('embed_dim', 'types', 'first_position', 'outputs')
+SIZE, COUNT = (1, 2**31), (0, 2**31)
+RATE = (0, 1)
+# Ranges of the fields of any model, [least, end).
+RANGES = {
+  **dict.fromkeys(('dim', 'mlp_dim', 'max_length', 'vocab_size'), SIZE),
+  **dict.fromkeys(('num_layers', 'encoder_layers', 'decoder_layers'), SIZE),
+  **dict.fromkeys(('image_size', 'patch'), SIZE),
+  **dict.fromkeys(('embed_dim', 'types', 'first_position', 'outputs'), COUNT),
+  **dict.fromkeys(('dropout', 'attention_dropout'), RATE),
+  **dict.fromkeys(('activation_dropout', 'drop_path'), RATE),
+  'epsilon': (0, math.inf),
+}
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
-RATES = ('dropout', 'attention_dropout', 'activation_dropout', 'drop_path')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 class Model(Protocol):
-  """What a model, a linen Module, says of itself; nobody asks for its name.
+  """What a linen Module says of itself, so that nobody asks for its name.
 
   Attributes:
     READS: 'texts' (rows of one text or two), 'stream' (rows of running text),
@@ -72,20 +70,19 @@ class Model(Protocol):
     """
 
 
-def build(name, **fields) -> Model:
+def build(name: str, **fields: Any) -> Model:
   """A model by name and fields, those of its BlockConfig among them.
 
   Raises:
     ValueError, TypeError: no such name, field or value; it lists the legal.
   """
-  model, own = find(name), BlockConfig.names()
+  model = find(name)
   _check(fields)
-  block = model.BLOCK | {k: x for k, x in fields.items() if k in own}
-  rest = {k: x for k, x in fields.items() if k not in own}
-  return model(block=BlockConfig(**block), **rest)
+  block, rest = BlockConfig.of(fields)
+  return model(block=BlockConfig(**model.BLOCK | block), **rest)
 
 
-def find(name):
+def find(name: str) -> type[nn.Module]:
   """The class of a model by its name, or its import path; else ValueError."""
   if cls := imports.subclass(name, nn.Module):
     return cls
@@ -94,12 +91,12 @@ def find(name):
   return MODELS[name]
 
 
-def zeros(shapes):
+def zeros(shapes: Any) -> Any:
   """Arrays of zeros for a tree of jax.ShapeDtypeStruct."""
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def shapes(model):
+def shapes(model: Model) -> Any:
   """The parameters of a Model, as ShapeDtypeStructs."""
   key = jax.random.key(0)
   return jax.eval_shape(model.init, key, model.example())['params']
@@ -122,24 +119,19 @@ def _check_attention(place, fields):
 
 
 def _check(fields):
-  """Refuses values that are none, with a ValueError."""
-
+  """Refuses fields that are out of range, with a ValueError."""
   for place in ATTENTIONS:
     if fields.get(place) or place == 'attention':
       _check_attention(place, fields.get(place))
   for key, value in fields.items():
-    number = isinstance(value, numbers.Real)
-    if key in SIZES:
-      good, legal = number and 1 <= value < 2**31, 'at least 1, below 2^31'
-    elif key in COUNTS:
-      good, legal = number and 0 <= value < 2**31, 'at least 0, below 2^31'
-    elif key in RATES:
-      good, legal = number and 0 <= value < 1, 'at least 0, below 1'
-    elif key == 'epsilon':
-      good, legal = number and 0 <= value < math.inf, 'at least 0, finite'
-    elif key == 'dtype' and isinstance(value, str):
-      good, legal = value in DTYPES, ', '.join(DTYPES)
-    else:
-      continue
-    if not good:
-      raise ValueError(f'model.{key}={value!r}; expected {legal}.')
+    if key in RANGES:
+      least, end = RANGES[key]
+      if not isinstance(value, numbers.Real) or not least <= value < end:
+        raise ValueError(
+          f'model.{key}={value!r}; expected at least {least}, below {end}.'
+        )
+  dtype = fields.get('dtype')
+  if isinstance(dtype, str) and dtype not in DTYPES:
+    raise ValueError(
+      f'model.dtype={dtype!r}; expected one of {", ".join(DTYPES)}.'
+    )

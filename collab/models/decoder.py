@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import BlockConfig, Place, Stack
+from collab.models.stack import Stack
+from collab.models.transformer import BlockConfig, Place
 
 
 class Decoder(nn.Module):
@@ -24,7 +25,7 @@ class Decoder(nn.Module):
     tied: whether one table embeds and gives logits.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
-    scan, remat: as in transformer.Stack.
+    scan, remat: as in stack.Stack.
     decode: keep caches.
   """
 
@@ -93,14 +94,8 @@ class Decoder(nn.Module):
       tokens: int [B, n].
       lengths: int [B], how many of the n are real, padded on the right.
     """
-    B, n = tokens.shape
-    start = jnp.zeros((B,), jnp.int32)
-    place = self.get_variable('cache', 'place', start)
-    new = place + (n if lengths is None else lengths)
-    self.put_variable(
-      'cache', 'place', start if self.is_initializing() else new
-    )
-    x = self._input(tokens, place[:, None] + jnp.arange(n)[None])
+    new = tokens.shape[1] if lengths is None else lengths
+    x = self._input(tokens, layers.next_positions(self, tokens, new))
     return self._logits(self.decoder(x, lengths=lengths))
 
   def _logits(self, x):

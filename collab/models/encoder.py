@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import BlockConfig, Place, Stack
+from collab.models.stack import Stack
+from collab.models.transformer import BlockConfig, Place
 
 HEADS = ('none', 'mlm', 'classify', 'choice', 'span')
 INIT = nn.initializers.normal(0.02)
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
     head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. Apart
       from the pooler it is all of `params` that depends on the task.
     outputs: of 'classify', 1 for regression.
-    scan, remat: as in transformer.Stack.
+    scan, remat: as in stack.Stack.
   """
 
   READS: ClassVar[str] = 'texts'

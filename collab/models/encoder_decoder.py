@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from collab.attention import Mask
 from collab.models import layers
-from collab.models.transformer import BlockConfig, Place, Stack
+from collab.models.stack import Stack
+from collab.models.transformer import BlockConfig, Place
 
 
 class EncoderDecoder(nn.Module):
@@ -28,7 +29,7 @@ class EncoderDecoder(nn.Module):
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: of learned positions and of decoding.
     output_bias: of the logits (Marian).
-    scan, remat: as in transformer.Stack.
+    scan, remat: as in stack.Stack.
     decode: the decoder keeps caches.
   """
 
@@ -73,13 +74,9 @@ class EncoderDecoder(nn.Module):
 
   @nn.nowrap
   def example(self, rows=1, length=1):
-    ends = 'source', 'target_inputs'
-    ends += tuple(
-      f'{side}_{what}'
-      for side in ('source', 'target')
-      for what in ('segments', 'positions')
-    )
-    return dict.fromkeys(ends, layers.ints(rows, length))
+    names = 'source', 'source_segments', 'source_positions'
+    names += 'target_inputs', 'target_segments', 'target_positions'
+    return dict.fromkeys(names, layers.ints(rows, length))
 
   @nn.nowrap
   def output_table(self, params):
@@ -143,13 +140,7 @@ class EncoderDecoder(nn.Module):
 
     `memory` only sizes the caches, at initialisation.
     """
-    B, n = tokens.shape
-    start = jnp.zeros((B,), jnp.int32)
-    place = self.get_variable('cache', 'place', start)
-    positions = place[:, None] + jnp.arange(n)[None]
-    self.put_variable(
-      'cache', 'place', start if self.is_initializing() else place + n
-    )
+    positions = layers.next_positions(self, tokens, tokens.shape[1])
     x = self._embed(tokens, self.target_positions, positions)
     return self.embed.logits(self.decoder(x, memory, positions=positions))
 

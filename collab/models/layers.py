@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings and positions, shared by all models. Axes: B batch, T, D, V."""
+"""Embeddings, positions, norms and MLPs of all models. Axes: B, T, D, V."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +21,14 @@ NORMS = dict(layer=nn.LayerNorm, rms=nn.RMSNorm)
 BLOCK_INIT = nn.initializers.xavier_uniform()
 
 
-def choose(what, name, legal):
+def choose(what: str, name: str, legal: Mapping) -> Any:
   """legal[name], or a ValueError that lists what is legal."""
   if name not in legal:
     raise ValueError(f'{what}={name!r} is none of {", ".join(legal)}.')
   return legal[name]
 
 
-def of_layer(fields, layer, layers):
+def of_layer(fields: Mapping, layer: int, layers: int) -> dict:
   """Fields of one layer: a tuple, at any depth, has a value for each of them.
 
   Raises:
@@ -49,7 +49,7 @@ def of_layer(fields, layer, layers):
   return pick('', fields)
 
 
-def drop_path(key, x, rate):
+def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
   """Stochastic depth: 0 with probability `rate`, else x / (1 - rate).
 
   One draw for each example, the first axis of x. Larsson et al., 2016.
@@ -91,9 +91,26 @@ def _mlp_out(config, h, width, deterministic):
 MLPS = dict(dense=dense_mlp, gated=gated_mlp)
 
 
-def ints(*shape):
+def ints(*shape: int) -> jax.ShapeDtypeStruct:
   """The shape and type of an int32 array."""
   return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def next_positions(module: nn.Module, tokens: jax.Array, new) -> jax.Array:
+  """Positions [B, n] of the next tokens [B, n] that a module decodes.
+
+  Args:
+    module: keeps in its cache how many it has decoded.
+    tokens: int [B, n].
+    new: int [] or [B], how many of the n are real; the others come again.
+  """
+  B, n = tokens.shape
+  start = jnp.zeros((B,), jnp.int32)
+  done = module.get_variable('cache', 'place', start)
+  module.put_variable(
+    'cache', 'place', start if module.is_initializing() else done + new
+  )
+  return done[:, None] + jnp.arange(n)[None]
 
 
 class Embed(nn.Module):
@@ -133,13 +150,13 @@ class Embed(nn.Module):
     return logits
 
 
-def table(vocab_size, dim, dtype=None, **options):
+def table(vocab_size: int, dim: int, dtype: Any = None, **options: Any):
   """A table [V, D] as BERT and GPT-2 have it: x = E[tokens], logits = x E^T."""
   init = nn.initializers.normal(0.02)
   return nn.Embed(vocab_size, dim, dtype, embedding_init=init, **options)
 
 
-def sinusoid(positions, D):
+def sinusoid(positions: jax.Array, D: int) -> jax.Array:
   """sin and cos of p / 10000^(2i/D), [B, T] -> [B, T, D] (1706.03762, 3.5)."""
   half = D // 2
   rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
@@ -148,7 +165,7 @@ def sinusoid(positions, D):
   return jnp.pad(x, ((0, 0), (0, 0), (0, D - 2 * half)))
 
 
-def exact_sinusoid(positions, D):
+def exact_sinusoid(positions: jax.Array, D: int) -> jax.Array:
   """As `sinusoid` of these rates; its own end in 1/10000 (tensor2tensor's)."""
   half = -(-D // 2)
   rates = (10000.0 ** (-2 * np.arange(half) / D)).astype(np.float32)
@@ -161,7 +178,7 @@ POSITIONS = (*WAVES, 'learned', 'none')
 
 
 class Positions(nn.Module):
-  """Adds what stands for positions to x: one of POSITIONS.
+  """Adds positional embeddings to x, of one of the kinds in POSITIONS.
 
   Parameters: max_length D if learned.
 

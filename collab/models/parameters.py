@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training has to know of the parameters of any model, by their names.
+"""Which parameters decay, which are matrices, and how deep they are, by name.
 
-Which of them decay, which are matrices, and at what depth of the model they
-are. Nothing outside of this room looks into a name of a parameter.
+Optimisers ask here. Nothing outside of collab.models looks into the names of
+parameters.
 """
 
 import re
+from typing import Any
 
 import jax
 import optax
@@ -13,8 +14,8 @@ import optax
 INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # below layer 0
 
 
-def decays(params):
-  """True where weights decay: rank >= 2 and no bias or scale by name.
+def decays(params: Any) -> Any:
+  """True where weights decay: rank >= 2, and not a bias or scale by name.
 
   The name decides besides the rank, because the bias of a head projection is
   [H, K] and a norm's scale is [layers, D] when layers are scanned.
@@ -27,11 +28,11 @@ def decays(params):
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def matrices(params):
+def matrices(params: Any) -> Any:
   """Which parameters Muon takes as matrices, and which axes are their inputs.
 
-  Kernels of layers: [D, H, K] is [D, H K], out/kernel [H, V, D] is [H V, D].
-  Embeddings, heads, biases and all else are Adam's (None).
+  These are the kernels of layers: [D, H, K] is [D, H K], and out/kernel
+  [H, V, D] is [H V, D]. Embeddings, heads, biases and others are Adam's: None.
   """
 
   def axes(path, x):
@@ -46,12 +47,12 @@ def matrices(params):
   return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def layer_rates(params, decay):
-  """Factors of the learning rate a layer: decay^(n + 1 - depth), n layers.
+def layer_rates(params: Any, decay: float) -> Any:
+  """Factors of the learning rate by layer: decay^(n + 1 - depth), n layers.
 
-  Depth is 0 for what makes the input (see `INPUTS`), i + 1 for layer i, n + 1
-  for what comes after the layers: a new head learns at the full rate, what is
-  deep in a pre-trained model moves less (Clark et al., 2020, ELECTRA).
+  Depth is 0 for the input (see `INPUTS`), i + 1 for layer i, and n + 1 after
+  the layers. So a new head learns at the full rate, and the first layers of a
+  pre-trained model change least (Clark et al., 2020, ELECTRA).
 
   Returns:
     A tree like params, of floats.

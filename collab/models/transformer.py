@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer layer, written once and used by all models.
+"""The transformer block, written once and used by all models.
 
-`BlockConfig` says what a block is, `Block` computes it, `Stack` runs many.
+`BlockConfig` says what a block is, `Block` computes it; stack.py runs many.
 Dropout is on where `apply` is given a 'dropout' random key, and off elsewhere;
 no flag is handed down. Axes: B batch, T queries, S memory, D model.
 """
@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 
 from flax import core
 from flax import linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from collab import attention
 from collab.models import layers
@@ -45,14 +42,6 @@ class Place(NamedTuple):
     """Fields of the attention of each layer with parameters of its own."""
     n = self.layers
     return [layers.of_layer(self.fields, i, n) for i in range(n)]
-
-
-# What the backward pass computes again: what its policy does not save.
-REMAT = dict(
-  none=jax.checkpoint_policies.everything_saveable,
-  dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  full=jax.checkpoint_policies.nothing_saveable,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,19 +89,20 @@ class BlockConfig:
     layers.choose('norm_kind', self.norm_kind, layers.NORMS)
 
   @classmethod
-  def names(cls):
-    """The names of the fields."""
-    return [field.name for field in dataclasses.fields(cls)]
+  def of(cls, fields: Mapping) -> tuple[dict, dict]:
+    """The fields of a model in two parts: a BlockConfig's, and the others."""
+    own = {field.name for field in dataclasses.fields(cls)}
+    rest = {k: x for k, x in fields.items() if k not in own}
+    return {k: x for k, x in fields.items() if k in own}, rest
 
-  def of_layer(self, i, n):
+  def of_layer(self, i: int, n: int) -> 'BlockConfig':
     """The config of layer i of n; ValueError if a tuple is not of n values."""
-    fields = {name: getattr(self, name) for name in self.names()}
-    return BlockConfig(**layers.of_layer(fields, i, n))
+    return BlockConfig(**layers.of_layer(vars(self), i, n))
 
-  def make_norm(self, **options):
+  def make_norm(self) -> nn.Module:
     """A norm as the block's own."""
     norm = layers.NORMS[self.norm_kind]
-    return norm(epsilon=self.epsilon, dtype=self.dtype, **options)
+    return norm(epsilon=self.epsilon, dtype=self.dtype)
 
 
 class Block(nn.Module):
@@ -221,96 +211,3 @@ class Block(nn.Module):
 
   def prefill_memory(self, memory, lengths=None):
     self.cross.prefill_memory(memory, lengths=lengths)
-
-
-class Stack(nn.Module):
-  """num_layers Blocks, and a last norm if they are pre-norm.
-
-  The parameters are layer_0, layer_1, ... whatever `scan` does, in memory as on
-  disk: a scan stacks them on the way in, which costs one copy of them a step
-  and saves compile time.
-
-  Attributes:
-    num_layers: number of blocks.
-    block: BlockConfig of all layers.
-    scan: run the blocks as a lax.scan; they have to be alike.
-    remat: what the backward pass computes again: 'none'; 'dots', all but the
-      products with parameters, little time for most of the memory; 'full', each
-      block from its input, a forward pass more for all of it. XLA's CPU backend
-      saves memory only with `scan`, as it may undo the rest.
-    drop_path: probability of leaving an f of the last block out; from 0 at the
-      first it grows evenly (Huang et al., 2016, stochastic depth).
-    shared: one block's parameters, layer_0, serve all layers (ALBERT). They
-      would share a cache too: not for decoding.
-    decode: keep caches.
-  """
-
-  num_layers: int
-  block: BlockConfig
-  scan: bool = False
-  remat: str = 'none'
-  drop_path: float = 0.0
-  shared: bool = False
-  decode: bool = False
-
-  def setup(self):
-    layers.choose('remat', self.remat, REMAT)
-    if not 0 <= self.drop_path < 1:
-      raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
-    n = 1 if self.shared else self.num_layers
-    blocks = [self.block.of_layer(i, n) for i in range(n)]
-    if self.scan and any(block != blocks[0] for block in blocks):
-      raise ValueError(
-        'scan=True needs layers alike, but fields of attention differ.'
-      )
-    self.layer = [Block(block, self.decode) for block in blocks]
-    if self.block.norm == 'pre':
-      self.norm = self.block.make_norm()
-
-  def __call__(self, x, *args, **kwargs):
-    """As Block."""
-    blocks = [*self.layer] * (self.num_layers if self.shared else 1)
-    rates = [None] * self.num_layers
-    if self.drop_path:
-      rates = list(np.linspace(0, self.drop_path, self.num_layers))
-    transformed = self.scan or self.remat != 'none'
-    if self.is_initializing() or self.decode or not transformed:
-      for block, rate in zip(blocks, rates, strict=True):
-        x = block(x, *args, **kwargs, drop_path=rate)
-    else:
-      x = self._functional(x, blocks, rates, args, kwargs)
-    return self.norm(x) if self.block.norm == 'pre' else x
-
-  def _functional(self, x, blocks, rates, args, kwargs):
-    """The blocks as calls of pure functions, for lax.scan and remat."""
-
-    def pure(block):
-      block = block.clone(parent=None)
-
-      def run(x, layer):
-        params, key, rate = layer
-        rngs = {} if key is None else {'dropout': key}
-        x = block.apply(
-          {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
-        )
-        return x, None
-
-      if self.remat == 'none':
-        return run
-      return jax.checkpoint(run, policy=REMAT[self.remat])
-
-    params = [block.variables['params'] for block in blocks]
-    keys = [None] * len(params)
-    if self.has_rng('dropout'):
-      keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
-    parts = list(zip(params, keys, rates, strict=True))
-    if self.scan:
-      stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-      return jax.lax.scan(pure(blocks[0]), x, stacked)[0]
-    for block, layer in zip(blocks, parts, strict=True):
-      x, _ = pure(block)(x, layer)
-    return x
-
-  def prefill_memory(self, memory, lengths=None):
-    for layer in self.layer:
-      layer.prefill_memory(memory, lengths)

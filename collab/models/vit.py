@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from collab.models import layers
-from collab.models.transformer import BlockConfig, Place, Stack
+from collab.models.stack import Stack
+from collab.models.transformer import BlockConfig, Place
 
 # Learned tokens before the patches, by `distillation`.
 TOKENS = dict(
@@ -31,7 +32,7 @@ class ViT(nn.Module):
       'head', whose own head's logits are averaged with the class token's.
     dim: D.
     num_layers: number of blocks.
-    drop_path, scan, remat: as in transformer.Stack.
+    drop_path, scan, remat: as in stack.Stack.
   """
 
   READS: ClassVar[str] = 'images'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a run alive: processes, signals, checkpoints, its folder."""
+"""How runs survive: processes, signals, checkpoints, the workdir."""
 
 from collab import extras
 

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be another when a run goes on, and what has been."""
+"""What may change when a run goes on, and a record of what has changed."""
+
+from collections.abc import Callable
+import importlib.metadata
+import pathlib
+import zlib
 
 from absl import logging
 from flax import traverse_util
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab.io import json_text
-from collab.runtime import provenance
+from collab.io import atomic, json_text
 
-# The numbers of a run stay what they are with others of these.
+# Changes of these leave the numbers of a run as they are.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
-# With others of these, or of JAX, they are those of no run from its start: the
+# After a change of these, or of JAX, no single run gives the same numbers: the
 # row of such a run enters no table. total_steps may only grow.
 RECORDED = ('fsdp', 'accumulate', 'total_steps')
 VERSIONS = ('jax', 'jaxlib')
 WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, accumulate'
-# Settings of JAX that results depend on: of a run they never change.
+# Settings of JAX that results depend on; they never change within a run.
 NUMERICS = (
   'jax_enable_x64',
   'jax_default_matmul_precision',
@@ -26,12 +31,13 @@ NUMERICS = (
 )
 
 
-def numerics():
+def numerics() -> dict:
+  """The settings of JAX that results depend on."""
   return {name: getattr(jax.config, name) for name in NUMERICS}
 
 
-def check(kept, config, workdir):
-  """Refuses to go on with what would be another run.
+def check(kept: dict, config: ConfigDict, workdir: str):
+  """Refuses to go on with a config or settings that make another run.
 
   Args:
     kept: of workdir.read.
@@ -60,7 +66,7 @@ def check(kept, config, workdir):
   now = numerics()
   if wrong := [
     f'{name} was {was}, is {now[name]}'
-    for name, was in kept.get('numerics', {}).items()
+    for name, was in kept['numerics'].items()
     if name in now and now[name] != was
   ]:
     raise ValueError(
@@ -69,8 +75,10 @@ def check(kept, config, workdir):
     )
 
 
-def found(kept, config, step, workdir, rates):
-  """The changes of a start that goes on from `step`, of config and JAX.
+def found(
+  kept: dict, config: ConfigDict, step: int, workdir: str, rates: Callable
+) -> list[dict]:
+  """What changes, of config and JAX, with a start that goes on from `step`.
 
   Args:
     kept, config, workdir: as in `check`.
@@ -88,18 +96,14 @@ def found(kept, config, step, workdir, rates):
   if new['total_steps'] != old['total_steps']:
     totals = old['total_steps'], new['total_steps']
     _check_rates(*map(rates, totals), totals, step, workdir)
-  here = provenance.versions()
+  last = {change['field']: change['now'] for change in kept['changes']}
   for name in VERSIONS:
-    field = f'versions.{name}'
-    new[field] = old[field] = here[name]
-    if isinstance(versions := kept.get('versions'), dict):
-      old[field] = versions.get(name, here[name])
-    for change in kept['changes']:
-      if change['field'] == field:
-        old[field] = change['now']
-    if old[field] != here[name]:
-      told = '%s goes on with %s %s, not %s: its results may be others.'
-      logging.warning(told, workdir, name, here[name], old[field])
+    field, here = f'versions.{name}', importlib.metadata.version(name)
+    new[field] = here
+    old[field] = last.get(field, kept['versions'].get(name, here))
+    if old[field] != here:
+      told = '%s goes on with %s %s, not %s: its results may differ.'
+      logging.warning(told, workdir, name, here, old[field])
   return [
     dict(step=step, field=key, was=old.get(key), now=new[key])
     for key in _differing(old, new)
@@ -117,41 +121,79 @@ def _check_rates(old, new, totals, step, workdir):
     )
 
 
-def off_tables(changes):
-  """Those of some changes that keep the row of their run from tables."""
+def check_data(workdir: str, task, steps: int):
+  """Refuses to go on with other data than the run began with.
+
+  Compared are the checksum in what the task says of its data, which those of
+  text have, and one of five batches from all over the run, of this process'
+  share: with another number of processes the text alone.
+
+  Args:
+    workdir: keeps them in data.json.
+    task: tasks.Task.
+    steps: of the run when it began.
+
+  Raises:
+    ValueError: the data has changed, or the file is damaged.
+  """
+  if jax.process_index() != 0:  # one reads all of the data for all
+    return
+  path = pathlib.Path(workdir) / 'data.json'
+  crc = 0
+  for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
+    for name, x in sorted(task.batch(step).items()):
+      crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
+  now = {k: x for k, x in task.describe().items() if k == 'checksum'}
+  now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
+  if not path.exists():
+    atomic.save_json(path, now)
+    return
+  old = json_text.read_object(path)
+  if changed := [
+    f'{key} was {old[key]}, is {now[key]}'
+    for key in now
+    if key in old and now[key] != old[key]
+  ]:
+    raise ValueError(
+      f'{workdir}: the data is not what the run began with: '
+      f'{"; ".join(changed)}.'
+    )
+
+
+def off_tables(changes: list[dict]) -> list[dict]:
+  """The changes that keep the row of a run out of tables."""
   return [x for x in changes if x['field'].startswith((*RECORDED, 'versions.'))]
 
 
-def read(path, config):
-  """The changes in a file, [] if it is missing; the config gets them.
+def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
+  """The changes in a file, none if it is missing, and the config after them.
 
   Args:
     path: of changes.json.
-    config: nested dict, changed in place.
+    config: before them.
 
   Raises:
     ValueError: the file is damaged.
   """
   if not path.exists():
-    return []
+    return [], config
   changes = json_text.read_object(path).get('changes')
+  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
   try:
     for change in changes:
       int(change['step'])
-      *groups, last = change['field'].split('.')
-      if groups == ['versions']:
+      field, now = change['field'], change['now']
+      group = field.split('.')[0]
+      if group == 'versions':
         continue
-      if (groups or [last])[0] not in FREE + RECORDED:
-        raise ValueError(f'{change["field"]} never changes')
-      values = config
-      for group in groups:
-        values = values[group]
-      if type(change['now']) is not type(values[last]):
-        raise ValueError(f'{change["field"]} is {change["now"]!r}')
-      values[last] = change['now']
+      if group not in FREE + RECORDED:
+        raise ValueError(f'{field} never changes')
+      if type(now) is not type(flat[field]):
+        raise ValueError(f'{field} is {now!r}')
+      flat[field] = now
   except (TypeError, LookupError, AttributeError, ValueError) as e:
     raise ValueError(f'{path} is damaged: {e}.') from e
-  return changes
+  return changes, traverse_util.unflatten_dict(flat, sep='.')
 
 
 def _differing(old, new):

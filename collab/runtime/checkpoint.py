@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole or not used.
+"""The checkpoints of a run, verified when they are read.
 
 Orbax writes them in the background and renames them into place, so that a
 killed writer leaves the earlier ones. It does not notice damaged array data:
@@ -8,12 +8,9 @@ checksums of the leaves are kept beside the arrays and compared after reading.
 
 from collections.abc import Callable
 import contextlib
-import os
 import pathlib
 import re
-import shutil
-import time
-from typing import NamedTuple
+from typing import Any
 
 from absl import logging
 import jax
@@ -21,9 +18,8 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
-from collab.runtime import checkpoint_io, tree_table
+from collab.runtime import checkpoint_io, held_folder, preservation, tree_table
 from collab.runtime import workdir as workdirs
 
 
@@ -40,8 +36,8 @@ class Checkpoints:
     best: metric whose best checkpoint stays too ('-name': the lower the
       better), '' for none.
     scheduled: step -> whether an undisturbed run saves it. What a preempted run
-      saves besides is there to go on from; it takes nobody's place.
-    read_only: for who only reads: no folder is made.
+      saves besides is there to go on from; it does not count against `keep`.
+    read_only: nothing is saved, so no folder is made.
 
   Raises:
     ValueError: keep < 1.
@@ -50,44 +46,33 @@ class Checkpoints:
 
   def __init__(
     self,
-    workdir,
-    keep,
-    best='',
-    scheduled=lambda step: True,
-    read_only=False,
+    workdir: str | pathlib.Path,
+    keep: int,
+    best: str = '',
+    scheduled: Callable[[int], bool] = lambda step: True,
+    read_only: bool = False,
   ):
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
     checkpoint_io.quiet()
-    self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
-    self._begun = pathlib.Path(workdir).absolute() / workdirs.BEGUN
-    self._keep, self._scheduled = keep, scheduled
+    workdir = pathlib.Path(workdir).absolute()
+    self._path, self._begun = workdir / 'checkpoints', workdir / workdirs.BEGUN
+    self._keep, self._best, self._scheduled = keep, best, scheduled
     self._damaged, self._folder, self._saved = set(), None, None
-    self._best = best
     rank = self._quality if best else None
-    kept = [policies.LatestN(1), _LatestScheduled(keep, scheduled)]
-    if best:
-      kept.append(
-        policies.BestN(
-          get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
-        )
-      )
     options = ocp.CheckpointManagerOptions(
       best_fn=rank,
-      preservation_policy=policies.AnyPreservationPolicy(kept),
+      preservation_policy=preservation.policy(keep, scheduled, rank),
       create=False,
     )
     with self._writing():
       if not read_only:
-        self._path.mkdir(parents=True, exist_ok=True)
+        self._folder = held_folder.HeldFolder(self._path)
       self._manager = ocp.CheckpointManager(
         self._path, options=options, item_handlers=checkpoint_io.handlers()
       )
-    # While it is open no other folder can be taken for this one.
-    if not read_only:
-      self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
 
-  def save(self, step, state, metrics=None):
+  def save(self, step: int, state: Any, metrics: dict | None = None):
     """Copies the state and returns; the copy is written in the background.
 
     The buffers of `state` may be donated as soon as this returns.
@@ -102,7 +87,7 @@ class Checkpoints:
       FloatingPointError: the state has a NaN or an infinity.
       OSError: this or the previous one cannot be written; the earlier are kept.
     """
-    if self._gone():  # Orbax would make it anew, and a run with half of it
+    if self._folder.gone():  # Orbax would make another, of half a run
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
@@ -112,16 +97,14 @@ class Checkpoints:
         f'save of step {step}: {self._path} has one of step {latest}; restore '
         'that first, or use another workdir.'
       )
-    if bad := tree_table.not_finite(state):
-      words = f'Step {step} is not saved, for these are not finite:'
-      raise FloatingPointError(
-        f'{words} {tree_table.some(bad)}; see {self._path}.'
-      )
+    if bad := tree_table.some(tree_table.not_finite(state)):
+      words = f'Step {step} is not saved, for these are not finite: {bad}'
+      raise FloatingPointError(f'{words}; see {self._path}.')
     self._saved = step
     with self._writing():
       checkpoint_io.save(self._manager, step, state, metrics or {})
 
-  def restore(self, abstract_state):
+  def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
     """The newest good state.
 
     Args:
@@ -142,7 +125,7 @@ class Checkpoints:
       )
     return None
 
-  def check_best(self, scores):
+  def check_best(self, scores: dict):
     """Refuses scores that no best checkpoint can be found by.
 
     Args:
@@ -164,7 +147,7 @@ class Checkpoints:
         'from before it.'
       )
 
-  def best(self, abstract_params, name='params'):
+  def best(self, abstract_params: Any, name: str = 'params'):
     """(step, parameters) of the checkpoint with the best metric.
 
     Args:
@@ -185,7 +168,7 @@ class Checkpoints:
       return step, state[name]
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
-  def average(self, n, abstract_params, name='params'):
+  def average(self, n: int, abstract_params: Any, name: str = 'params'):
     """Mean of the parameters in the n newest good scheduled checkpoints.
 
     Args:
@@ -198,26 +181,26 @@ class Checkpoints:
     """
     if not 1 <= n <= self._keep:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
-    total, count = None, 0
     self._wait()
     steps = [x for x in self._manager.all_steps() if self._scheduled(x)]
-    for _, state in self._good({name: abstract_params}, steps):
+    found = self._good({name: abstract_params}, steps)
+    total, count = None, 0
+    for count, (_, state) in enumerate(found, 1):
       new = jax.tree.map(lambda x: x.astype(jnp.float32), state[name])
-      total = new if count == 0 else jax.tree.map(jnp.add, total, new)
-      count += 1
+      total = jax.tree.map(jnp.add, total, new) if count > 1 else new
       if count == n:
         return jax.tree.map(
           lambda x, a: (x / n).astype(a.dtype), total, abstract_params
         )
     raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
 
-  def newest(self):
+  def newest(self) -> int | None:
     """The step of the newest checkpoint, None if there is none."""
     self._wait()
     return self._manager.latest_step()
 
-  def abstract(self, name='params'):
-    """state[name] of the newest good checkpoint, as ShapeDtypeStructs.
+  def abstract(self) -> Any:
+    """The parameters of the newest good checkpoint, as ShapeDtypeStructs.
 
     Raises:
       ValueError: there is none.
@@ -225,7 +208,7 @@ class Checkpoints:
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
       with contextlib.suppress(Exception):  # as in `_good`: damaged
-        return checkpoint_io.abstract(self._manager, step)[name]
+        return checkpoint_io.abstract(self._manager, step)['params']
     raise ValueError(f'{self._path} has no checkpoint.')
 
   def close(self):
@@ -234,34 +217,8 @@ class Checkpoints:
       self._wait()
     finally:
       self._manager.close()
-      if self._folder is not None:
-        if self._gone():
-          self._remove_rest()
-        os.close(self._folder)
-        self._folder = None
-
-  def _gone(self):
-    """Whether the folder was deleted since, though there may be another."""
-    try:
-      now = self._path.stat()
-    except FileNotFoundError:
-      return True
-    return not os.path.samestat(os.fstat(self._folder), now)
-
-  def _remove_rest(self):
-    """Removes what the writer has made of a folder that was deleted."""
-    quiet = 0
-    for _ in range(100):
-      name = str(self._saved)
-      for path in [self._path / name, *self._path.glob(f'{name}.*')]:
-        shutil.rmtree(path, ignore_errors=True)
-      for folder in (self._path, self._path.parent):
-        with contextlib.suppress(OSError):  # it is not empty, or not there
-          folder.rmdir()
-      quiet = 0 if self._path.exists() else quiet + 1
-      if quiet == 10:
-        return
-      time.sleep(0.1)  # writes that Orbax has given up end a little later
+      if self._folder:
+        self._folder.close(made_since=str(self._saved))
 
   def _wait(self):
     with self._writing():
@@ -315,51 +272,9 @@ class Checkpoints:
       yield
     except Exception as e:
       why = _line(e)
-      if self._folder is not None and self._gone():
+      if self._folder and self._folder.gone():
         why = 'it was deleted during the run'
       raise OSError(f'No checkpoint written in {self._path}: {why}') from e
-
-
-def check(config):
-  """Refuses what a run could only find out at its end, with a ValueError."""
-  c, every = config.checkpoint, config.every
-  if config.total_steps < 1:
-    raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')
-  if min(every.values()) < 1:
-    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
-  if c.final not in ('last', 'best'):
-    raise ValueError(f'checkpoint.final={c.final!r}; there are last, best.')
-  written = -(-config.total_steps // every.checkpoint)
-  if not 1 <= c.average <= min(written, c.keep):
-    raise ValueError(
-      f'checkpoint.average={c.average}, but checkpoint.keep={c.keep} of the '
-      f'{written} that total_steps={config.total_steps} makes.'
-    )
-  if c.final == 'best' and (not c.best or every.eval % every.checkpoint):
-    raise ValueError(
-      "checkpoint.final='best' needs checkpoint.best, a metric, and an "
-      f'every.eval that is a multiple of every.checkpoint; got {c.best!r}, '
-      f'{every.eval} and {every.checkpoint}.'
-    )
-
-
-def final_params(config, checkpoints, abstract_params):
-  """The parameters that a run is judged by at its end.
-
-  With config.checkpoint.final='best' those of the best checkpoint, with 'last'
-  the mean of the newest config.checkpoint.average; before the first step those
-  that there are. Of the moving average of the parameters if the optimiser keeps
-  one.
-
-  Raises:
-    ValueError: as `Checkpoints.best` and `Checkpoints.average`.
-  """
-  name = 'ema' if config.optim.ema else 'params'
-  if checkpoints.newest() == 0:  # converted, not trained: nothing to choose
-    return checkpoints.average(1, abstract_params, name)
-  if config.checkpoint.final == 'best':
-    return checkpoints.best(abstract_params, name)[1]
-  return checkpoints.average(config.checkpoint.average, abstract_params, name)
 
 
 def _line(e):
@@ -367,15 +282,3 @@ def _line(e):
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
   return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'
-
-
-class _LatestScheduled(NamedTuple):
-  """Orbax' policy for the newest `keep` checkpoints of an undisturbed run."""
-
-  keep: int
-  scheduled: Callable
-
-  def should_preserve(self, checkpoints, *, context):
-    steps = [c.step for c in checkpoints if self.scheduled(c.step)]
-    newest = set(steps[-self.keep :])
-    return [c.step in newest for c in checkpoints]

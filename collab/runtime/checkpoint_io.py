@@ -7,6 +7,7 @@ Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
 import functools
 import logging
 import sys
+from typing import Any
 
 import absl.logging
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ from collab.runtime import tree_table
 
 
 def quiet():
-  """Drops what Orbax logs: what fails there fails here, in one line."""
+  """Silences Orbax's logging: its errors are raised here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
-  # Tasks that Orbax abandons when one fails say so again as they are collected.
+  # Tasks that Orbax abandons when one fails report it again when collected.
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   if getattr(sys.excepthook, 'func', None) is not _but_closed_loops:
     sys.excepthook = functools.partial(_but_closed_loops, sys.excepthook)
@@ -45,7 +46,7 @@ def handlers():
   )
 
 
-def save(manager, step, state, metrics):
+def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: dict):
   """Starts to write; `state` may be donated as soon as this returns."""
   shapes, sums = tree_table.shapes(state), tree_table.checksums(state)
   table = {name: [shapes[name], sums[name]] for name in shapes}
@@ -56,7 +57,7 @@ def save(manager, step, state, metrics):
   manager.save(step, args=items, metrics=metrics)
 
 
-def abstract(manager, step):
+def abstract(manager: ocp.CheckpointManager, step: int) -> dict:
   """The tree of a checkpoint as ShapeDtypeStructs on one device."""
   found = manager.restore(
     step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())
@@ -74,7 +75,7 @@ def _unseal(leaves, step):
   return table
 
 
-def restore(manager, step, abstract):
+def restore(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
   """Reads a whole state, or the parameters of one.
 
   Args:

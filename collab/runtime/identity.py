@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identifies a run by the hash of its config, while configs gain new fields.
+"""Identifies a run by the hash of its config, even as configs gain fields.
 
-`CHANGES` says what configs have gained, so the form that a config had before
-each change can be made again. A result belongs to a config if its hash is that
-of any form. New results get the hash of the first form, which no later change
-alters.
+`CHANGES` lists what configs have gained, so that the form which a config had
+before each change can be made again. A result belongs to a config if its hash
+is that of any form. New results get the hash of the first form, which no later
+change alters.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import json
 from typing import Any, NamedTuple
 
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 
 class Added(NamedTuple):
@@ -28,22 +29,20 @@ class Added(NamedTuple):
   model: str = ''
 
   def undo(self, flat):
-    path = _path(self.field)
-    same = self._concerns(flat) and flat.get(path) == self.neutral
-    return {k: x for k, x in flat.items() if not (same and k == path)}
+    same = self._concerns(flat) and flat.get(self.field) == self.neutral
+    return {k: x for k, x in flat.items() if not (same and k == self.field)}
 
   def redo(self, flat):
-    path = _path(self.field)
-    if path in flat or not self._concerns(flat):
+    if self.field in flat or not self._concerns(flat):
       return flat
-    return flat | {path: self.neutral}
+    return flat | {self.field: self.neutral}
 
   def _concerns(self, flat):
-    return self.model in ('', flat.get(('model', 'name')))
+    return self.model in ('', flat.get('model.name'))
 
 
 class Renamed(NamedTuple):
-  """A field, or some of its values, that had another name.
+  """A field that had another name, or values that had other names.
 
   Attributes:
     field: its path.
@@ -76,45 +75,44 @@ CHANGES = (
 )
 
 
-def config_hash(config):
+def config_hash(config: ConfigDict) -> str:
   """Twelve hexadecimal digits that change with any value of the config."""
   return hashes(config)[-1]
 
 
-def hashes(config):
+def hashes(config: ConfigDict) -> list[str]:
   """The hash of each form of a config, the first form's last."""
   flat = _flatten(config.to_dict())
   forms = [flat]
   for change in CHANGES:
     flat = change.undo(flat)
     forms.append(flat)
-  return [_hash(traverse_util.unflatten_dict(form)) for form in forms]
+  return [_hash(_unflatten(form)) for form in forms]
 
 
-def upgrade(values):
-  """The form of today of a config, a dict, that a run kept in any form."""
+def upgrade(values: dict) -> dict:
+  """Today's form of a config that a run kept in any form."""
   flat = _flatten(values)
   for change in reversed(CHANGES):
     flat = change.redo(flat)
-  return traverse_util.unflatten_dict(flat)
+  return _unflatten(flat)
 
 
 def _flatten(values):
-  return traverse_util.flatten_dict(values, keep_empty_nodes=True)
+  return traverse_util.flatten_dict(values, keep_empty_nodes=True, sep='.')
 
 
-def _path(field):
-  return tuple(field.split('.'))
+def _unflatten(flat):
+  return traverse_util.unflatten_dict(flat, sep='.')
 
 
 def _rename(flat, field, new, values):
   """Field and values under other names; values: pairs (value, new value)."""
-  path = _path(field)
-  if path not in flat:
+  if field not in flat:
     return flat
-  value = flat[path]
+  value = flat[field]
   value = next((after for before, after in values if before == value), value)
-  return {k: x for k, x in flat.items() if k != path} | {_path(new): value}
+  return {k: x for k, x in flat.items() if k != field} | {new: value}
 
 
 def _hash(values):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C: in training a request to save and stop, the second an order."""
+"""What Ctrl-C does: first it asks training to save and stop, then it kills."""
 
+from collections.abc import Callable
 import contextlib
 import os
 import signal
@@ -12,14 +13,14 @@ stops it at once; then it goes on from the checkpoint before.
 
 
 @contextlib.contextmanager
-def at_once(clean):
-  """Makes Ctrl-C the end of the process: before there is anything to save.
+def at_once(clean: Callable[[], None]):
+  """Ends the process at Ctrl-C, while there is nothing to save yet.
 
-  No KeyboardInterrupt, which is lost where it comes within a callback of a
-  library (JAX has one in Python's garbage collection), and the run goes on.
+  A KeyboardInterrupt would be lost inside a callback of a library (JAX has one
+  in Python's garbage collection), and the run would go on.
 
   Args:
-    clean: called before.
+    clean: called before the end.
   """
 
   def stop(number, frame):
@@ -36,14 +37,13 @@ def at_once(clean):
 
 @contextlib.contextmanager
 def first_as_sigterm():
-  """Makes the first Ctrl-C a SIGTERM, for which the loop saves and returns.
+  """Turns the first Ctrl-C into SIGTERM, at which the loop saves and returns.
 
-  The second kills the process, from here on to its end: what is on disk is
-  whole at all times.
+  The second one kills the process, which is safe: files are whole at all times.
 
   Raises:
-    KeyboardInterrupt: at the end, if there was one: a script that started this
-      run should not go on as if it were done.
+    KeyboardInterrupt: at the end, if there was a Ctrl-C, so that a script which
+      started this run does not take it for done.
   """
   got = []
 

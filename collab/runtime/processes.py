@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run as several processes, one or more a host: how they act as one.
+"""How several processes, one or more a host, act as one run.
 
-JAX's runtime joins them and moves the arrays. Here is the rest: one process
-does first, or alone, what is done once, and the loss of one ends all of them in
-a line that names it. What they tell each other goes through the key-value store
-of that runtime, for no collective works any more once a process is lost.
+JAX's runtime joins them and moves the arrays. The rest is here: work that is
+done once is done by one process, first or alone; and the loss of one process
+ends all of them in a line that names it. Messages go through the key-value
+store of that runtime, because no collective works once a process is lost.
 """
 
 import atexit
+from collections.abc import Callable
 import contextlib
 import ctypes
 import itertools
@@ -19,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import jax
 from jax._src import distributed  # the public names lack the key-value store
@@ -27,29 +29,29 @@ from jax.experimental import multihost_utils
 from collab.io import json_text
 
 BEAT = 1.0  # seconds between two signs of life
-DAY = 24 * 3600 * 1000  # in ms: who waits that long waits for a lost process
-# How an error of XLA's runtime begins: what failed may be another process.
+DAY = 24 * 3600 * 1000  # in ms: a wait that long is for a lost process
+# How errors of XLA's runtime begin that the loss of another process can cause.
 STATUS = re.compile(
   r'\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|'
   r'UNAVAILABLE|UNKNOWN): '
 )
 
 _over = threading.Event()  # all have ended well, or this one by itself
-_names = itertools.count()  # of what is told, the same on all processes
-_kept = []  # what C calls back
+_names = itertools.count()  # of messages, the same on all processes
+_kept = []  # callbacks that C holds
 _telling = threading.Lock()  # taken once, by the thread that ends the process
 
 
 def join():
-  """Joins the processes of a run, if the environment says that it has more.
+  """Joins the processes of a run, if the environment says that it has several.
 
-  It does so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
-  (launch.sh --local), by a Slurm step of several tasks, or by
-  JAX_COORDINATOR_PORT on the hosts of a TPU pod. From here on process 0 alone
+  The environment does so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID (launch.sh --local), by a Slurm step of several tasks, or by
+  JAX_COORDINATOR_PORT on the hosts of a TPU pod. From here on only process 0
   has a standard output.
 
   Raises:
-    ValueError: a variable that is impossible, JAX_PLATFORMS included.
+    ValueError: a variable has an impossible value, JAX_PLATFORMS included.
   """
   _join()
   try:
@@ -76,7 +78,7 @@ def _join():
     found = {}
   else:
     return
-  # Its own timeout is for process 0: the others' loss is seen here before.
+  # Its own timeout is for process 0: the loss of another is seen here earlier.
   jax.distributed.initialize(
     **found, heartbeat_timeout_seconds=3 * patience + 10
   )
@@ -90,14 +92,14 @@ def _join():
 
 
 def wait():
-  """Until all processes are here."""
+  """Waits until all processes are here."""
   if _many():
     _client().wait_at_barrier(f'collab/{next(_names)}', DAY)
 
 
 @contextlib.contextmanager
 def first():
-  """Process 0 goes first: the others find done what it writes within."""
+  """Lets process 0 go first: the others find what it writes within."""
   if jax.process_index() > 0:
     wait()
   yield
@@ -105,8 +107,8 @@ def first():
     wait()
 
 
-def alone(make):
-  """make() of process 0, for all: numbers and strings, in lists and dicts."""
+def alone(make: Callable) -> Any:
+  """Runs make() on process 0 and broadcasts its result, which JSON can hold."""
   if not _many():
     return make()
   key = f'collab/{next(_names)}'
@@ -119,10 +121,10 @@ def alone(make):
 
 @contextlib.contextmanager
 def stop_signal():
-  """A function of the step just done: whether to stop after it, for SIGTERM.
+  """Gives a function of the step just done: whether SIGTERM asks to stop.
 
-  To be called after every step. Of several processes any may get the signal,
-  and all stop after the same step.
+  It is to be called after every step. Any of several processes may get the
+  signal, and all stop after the same step.
   """
   if _many():  # then JAX's runtime catches the signal
     yield multihost_utils.reached_preemption_sync_point
@@ -135,10 +137,10 @@ def stop_signal():
     signal.signal(signal.SIGTERM, before)
 
 
-def leave(error):
-  """Makes the end of this process, which `error` is, that of all.
+def leave(error: Exception):
+  """Ends all processes when this one ends by an error.
 
-  An error that the loss of another may be the cause of waits for its name.
+  If the error may come of the loss of another process, this waits for its name.
   """
   if not _many():
     return
@@ -184,8 +186,8 @@ def _patience():
 def _watch(patience):
   """Gives signs of life; process 0 looks for those of the others.
 
-  It counts its own beats, not the time: when all processes are held for a
-  while, none is lost.
+  Process 0 counts its own beats instead of seconds: when all processes are held
+  for a while, none is lost.
   """
   me, n = jax.process_index(), jax.process_count()
   silent, last = dict.fromkeys(range(1, n), 0), {}
@@ -215,13 +217,13 @@ def _watch(patience):
 
 
 def _report(process):
-  """Tells all that this one is lost."""
+  """Tells all processes that this one is lost."""
   with contextlib.suppress(Exception):  # nobody is there to be told
     _client().key_value_set('collab/lost/process', f'{process}', True)
 
 
 def _tell(process):
-  """Ends this process with a line on which one is lost."""
+  """Ends this process with a line that names the lost one."""
   _telling.acquire()  # and never released
   print(
     f'train.py: process {process} of {jax.process_count()} is lost (killed, '
@@ -234,9 +236,9 @@ def _tell(process):
 
 
 def _tell_before_abort():
-  """When process 0 is gone, JAX's runtime aborts; first say why.
+  """Says why before JAX's runtime aborts because process 0 is gone.
 
-  It may abort for other reasons, of which it has told itself.
+  When it aborts for another reason, it says so itself.
   """
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -249,7 +251,7 @@ def _tell_before_abort():
 
 
 def _answers(address):
-  """Whether a server of gRPC is there: it is the first to say something."""
+  """Whether a gRPC server is there: it sends the first byte by itself."""
   host, port = address.rsplit(':', 1)
   try:
     with socket.create_connection((host, int(port)), timeout=5) as connection:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a result came from: packages, machine and commit of the code."""
+"""Where a result comes from: packages, machine and commit of the code."""
 
 import contextlib
 import importlib.metadata
@@ -11,8 +11,8 @@ import subprocess
 import jax
 
 
-def versions():
-  """What a run ran on, for its result: packages, device, CPU, our commit."""
+def versions() -> dict[str, str]:
+  """Versions of packages, device, CPU and our commit, for a result."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
   return dict(
     python=platform.python_version(),
@@ -23,9 +23,9 @@ def versions():
   )
 
 
-def commit(folder):
-  """The commit of a git checkout, with + if files differ; '' if it is none."""
-  # A folder in the checkout of something else has no .git of its own.
+def commit(folder: pathlib.Path) -> str:
+  """The commit of a git checkout, with + if files differ; else ''."""
+  # A folder within another project's checkout has no .git of its own.
   if not (folder / '.git').exists() or not shutil.which('git'):
     return ''
   describe = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']

@@ -1,53 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """The leaves of a state as a table: name, type, shape, checksum.
 
-A table is what a checkpoint says of itself, and what two models differ in.
+Checkpoints keep such a table, and the differences of two models come from two.
 """
 
+from collections.abc import Collection, Sequence
 import json
+from typing import Any
 
+from flax import traverse_util
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 
-def named(tree):
-  """{'params/layer_0/kernel': leaf, ...}."""
+def named(tree: Any) -> dict:
+  """The leaves of a tree by name: {'params/layer_0/kernel': leaf, ...}."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): x
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
-def shapes(tree):
-  """{name: 'float32[64, 8]'} of anything with dtype and shape."""
+def shapes(tree: Any) -> dict[str, str]:
+  """{name: 'float32[64, 8]'} of leaves with a dtype and a shape."""
   return {k: f'{x.dtype}{list(x.shape)}' for k, x in named(tree).items()}
 
 
-def tree(shapes):
-  """What `shapes` was made of, as nested dicts of ShapeDtypeStruct."""
+def tree(shapes: dict[str, str]) -> dict:
+  """The inverse of `shapes`: nested dicts of ShapeDtypeStruct."""
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  found = {}
+  leaves = {}
   for name, text in shapes.items():
     kind, _, shape = text.partition('[')
-    *folders, last = name.split('/')
-    place = found
-    for folder in folders:
-      place = place.setdefault(folder, {})
-    place[last] = jax.ShapeDtypeStruct(
-      tuple(json.loads('[' + shape)), kind, sharding=here
-    )
-  return found
+    shape = tuple(json.loads('[' + shape))
+    leaves[name] = jax.ShapeDtypeStruct(shape, kind, sharding=here)
+  return traverse_util.unflatten_dict(leaves, sep='/')
 
 
-def checksums(tree):
+def checksums(tree: Any) -> dict[str, int]:
   """{name: checksum} of a tree of jax.Array."""
   # One at a time: more than 32 programs that communicate, started before the
   # first has ended, wait for each other for ever on XLA's simulated devices.
   return {k: int(checksum(x)) for k, x in named(tree).items()}
 
 
-def not_finite(tree):
+def not_finite(tree: Any) -> list[str]:
   """Names of the leaves of a tree of jax.Array that have a NaN or infinity."""
   return [k for k, x in named(jax.device_get(_finite(tree))).items() if not x]
 
@@ -57,28 +55,33 @@ def _finite(tree):
   return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
-def some(names, most=8):
-  """The first of many names, as text."""
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(map(str, names[:most])) + more
+def some(names: Sequence, most: int = 8, between: str = ', ') -> str:
+  """Joins names to a text, with `and n more` in place of those after `most`."""
+  more = f'{between}and {len(names) - most} more' if len(names) > most else ''
+  return between.join(map(str, names[:most])) + more
 
 
-def differences(expected, found, most=8):
-  """'a: expected float32[2], found none; ...' of two `shapes`, or ''."""
-  keys = sorted(expected.keys() | found.keys())
+def differences(
+  expected: dict, found: dict, names: Collection | None = None
+) -> str:
+  """'a: expected float32[2], found none; ...' of two `shapes`, or ''.
+
+  Args:
+    expected, found: what `shapes` gives.
+    names: of the leaves to compare, all by default.
+  """
+  keys = sorted(expected.keys() | found.keys() if names is None else names)
   keys.sort(key=lambda k: not k.startswith('params/'))  # opt only repeats them
   parts = [
     f'{k}: expected {expected.get(k, "none")}, found {found.get(k, "none")}'
     for k in keys
     if expected.get(k) != found.get(k)
   ]
-  if len(parts) > most:
-    parts = [*parts[:most], f'and {len(parts) - most} more']
-  return '; '.join(parts)
+  return some(parts, between='; ')
 
 
 @jax.jit
-def checksum(x):
+def checksum(x: jax.Array) -> jax.Array:
   """sum_i mix(bits(x_i) xor mix(i)) mod 2^32, mix the finaliser of MurmurHash3.
 
   Any change of one element changes it, others do with probability 1 - 2^-32.

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: its config, kept so that the folder alone can resume."""
+"""The folder of a run, which keeps its config and so can resume by itself."""
 
+from collections.abc import Callable, Iterator
+import contextlib
 import fcntl
+import functools
 import os
 import pathlib
 import shlex
 import socket
 import sys
-import zlib
 
-from absl import flags, logging
+from absl import logging
 import jax
-from ml_collections import ConfigDict, config_flags
-import numpy as np
+from ml_collections import ConfigDict
 
-from collab import command
-from collab.io import atomic, json_text, text_lines
-from collab.runtime import changes, identity, provenance
+from collab.io import atomic, json_text, paths, text_lines
+from collab.runtime import changes, identity, interrupt, processes, provenance
 
-# What any config has.
+# Parts that every config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
 PARTS |= dict(total_steps=int, seed=int, init_from=str)
 # In a workdir until there is a checkpoint: see `begin`.
@@ -27,51 +27,26 @@ BEGUN = 'checkpoints/begun'
 _written = set()  # the files run.json that this process has written
 
 
-def default(config_file, config):
-  """runs/<config>[-<argument>]-s<seed>, from the value of --config."""
-  name, _, argument = config_file.partition('.py:')
-  name = pathlib.Path(name.removesuffix('.py')).name
-  words = [name, *argument.replace('=', '').split(',')]
-  return f'runs/{"-".join(filter(None, words))}-s{config.seed}'
-
-
-def override(workdir, arguments):
-  """The config that a workdir keeps, with what a command line changes.
-
-  Args:
-    workdir: of a run.
-    arguments: the program, and --config.FIELD=VALUE for each change.
-
-  Raises:
-    ValueError: there is no run.
-    flags.Error, KeyError, AttributeError: as with --config=FILE.
-  """
-  values = flags.FlagValues()
-  config = config_flags.DEFINE_config_dict(
-    'config', claim(None, workdir), flag_values=values, sys_argv=arguments
-  )
-  values(arguments)
-  return config.value
-
-
-def claim(config, workdir):
+def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
   """Starts a run in a new workdir, or goes on in one of the same config.
 
-  What of the config may be another says `changes`; see also `go_on`.
+  Fields that may change are listed in changes.py; `go_on` records the changes.
 
   Args:
     config: ConfigDict, or None for the one that the workdir keeps.
-    workdir: path; made if need be.
+    workdir: path; the folder is made if it is missing.
 
   Returns:
     The run's config, locked.
 
   Raises:
-    ValueError: config is None and the workdir keeps none; or it keeps another,
-      and then the message says what differs; or a link leads out of it.
+    ValueError: config is None and the workdir keeps none; it keeps another one,
+      and the message says what differs; or a link leads out of the workdir.
   """
   folder = pathlib.Path(workdir)
   path = folder / 'run.json'
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f'{workdir} is not a folder; expected one for the run.')
   if config is None:
     if not path.exists():
       raise ValueError(f'{path} is missing: start the run with --config.')
@@ -82,7 +57,7 @@ def claim(config, workdir):
       raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
   if not callable(getattr(config, 'to_dict', None)):
     raise ValueError(f'--config gave {config!r}, expected a ConfigDict.')
-  command.with_paths(config)
+  paths.expand_all(config)
   _check_parts(config.to_dict(), '--config is not whole')
   check_links(workdir)
   if path.exists():
@@ -112,18 +87,24 @@ def claim(config, workdir):
   return config
 
 
-def go_on(config, workdir, step, rates, eval_only=False):
-  """Notes in changes.json what is new from `step` on; `read` has it then.
+def go_on(
+  config: ConfigDict,
+  workdir: str,
+  step: int,
+  rates: Callable,
+  eval_only: bool = False,
+):
+  """Records in changes.json what is new from `step` on.
 
   Args:
     config: of `claim`.
     workdir: of the run.
     step: that it goes on from.
-    rates: total_steps -> the schedule of the learning rate with so many.
-    eval_only: nothing is noted.
+    rates: total_steps -> the learning-rate schedule of a run of that length.
+    eval_only: nothing is recorded.
 
   Raises:
-    ValueError: as `changes.found`; or an evaluation is to have other steps.
+    ValueError: as `changes.found`; or total_steps differs in an evaluation.
   """
   kept = read(workdir)
   if eval_only:
@@ -141,10 +122,10 @@ def go_on(config, workdir, step, rates, eval_only=False):
     )
 
 
-def check_links(workdir):
-  """Refuses links out of a workdir: through them a run would write elsewhere.
+def check_links(workdir: str | pathlib.Path):
+  """Refuses links out of a workdir, through which a run would write elsewhere.
 
-  Those in the folder of Weights & Biases are its own.
+  The folder of Weights & Biases may have links of its own.
 
   Raises:
     ValueError: there is one.
@@ -162,14 +143,14 @@ def check_links(workdir):
       folders.remove('wandb')
 
 
-def begin(workdir):
-  """Marks that a run begins; refuses where its rows say that it has.
+def begin(workdir: str):
+  """Marks that a run begins; refuses if its rows show that it began before.
 
-  The mark is beside the checkpoints until there is one. It tells a run that was
-  killed before from one whose checkpoints are out of reach.
+  The mark stays until there is a checkpoint. With it a run that was killed
+  before that is told from one whose checkpoints are out of reach.
 
   Raises:
-    ValueError: there are rows, and neither checkpoint nor mark.
+    ValueError: there are rows, but neither a checkpoint nor the mark.
   """
   folder = pathlib.Path(workdir)
   if _has_rows(folder) and not (folder / BEGUN).exists():
@@ -203,11 +184,11 @@ def _take_tokenizer(config, folder):
   atomic.write_text(folder / kept.name, text_lines.whole(kept))
 
 
-def lock(workdir):
+def lock(workdir: str | pathlib.Path):
   """Makes this process the only run in a workdir, for as long as it lives.
 
   Raises:
-    ValueError: another one is.
+    ValueError: another process has the lock.
     OSError: the file cannot be written.
   """
   if jax.process_index() != 0:
@@ -223,56 +204,45 @@ def lock(workdir):
       f'{workdir} is in use by {holder}; expected one run at a time.'
     ) from None
   except OSError as e:  # some network file systems
-    told = '%s cannot be locked (%s): see that no other run uses it.'
+    told = '%s cannot be locked (%s): make sure that no other run uses it.'
     logging.warning(told, workdir, e.strerror)
   with atomic.naming(path):
     os.ftruncate(file, 0)
     os.write(file, f'process {os.getpid()} on {socket.gethostname()}'.encode())
 
 
-def check_data(workdir, task, steps):
-  """Refuses to go on with other data than the run began with.
+@contextlib.contextmanager
+def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
+  """Claims a workdir for this process alone, and keeps it while it lives.
 
-  Compared are the checksum in what the task says of its data, which those of
-  text have, and one of five batches from all over the run, of this process'
-  share: with another number of processes the text alone.
+  Ctrl-C ends the process at once. A run that began here and fails before its
+  first row is forgotten.
 
   Args:
-    workdir: keeps them in data.json.
-    task: tasks.Task.
-    steps: of the run when it began.
+    config, workdir: as for `claim`.
+    eval_only: there has to be a run.
 
   Raises:
-    ValueError: the data has changed, or the file is damaged.
+    ValueError: as `claim` and `lock`.
   """
-  if jax.process_index() != 0:  # one reads all of the data for all
-    return
-  path = pathlib.Path(workdir) / 'data.json'
-  crc = 0
-  for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
-    for name, x in sorted(task.batch(step).items()):
-      crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
-  now = {k: x for k, x in task.describe().items() if k == 'checksum'}
-  now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
-  if not path.exists():
-    atomic.save_json(path, now)
-    return
-  old = json_text.read_object(path)
-  if changed := [
-    f'{key} was {old[key]}, is {now[key]}'
-    for key in now
-    if key in old and now[key] != old[key]
-  ]:
-    raise ValueError(
-      f'{workdir}: the data is not what the run began with: '
-      f'{"; ".join(changed)}.'
-    )
+  with processes.first():
+    if eval_only:
+      read(workdir)
+    claim(config, workdir)
+    lock(workdir)
+    claim(config, workdir)  # no other run has been here in between
+  try:
+    with interrupt.at_once(functools.partial(abandon, workdir)):
+      yield
+  except Exception:
+    abandon(workdir)
+    raise
 
 
-def abandon(workdir):
-  """Forgets a run that this process began and that failed before its rows.
+def abandon(workdir: str | pathlib.Path):
+  """Forgets a run that this process began and that failed before its first row.
 
-  What others began stays: if there are no checkpoints, they may be out of
+  A run that another process began stays: its checkpoints may only be out of
   reach.
   """
   folder = pathlib.Path(workdir)
@@ -282,8 +252,8 @@ def abandon(workdir):
     (folder / BEGUN).unlink(missing_ok=True)
 
 
-def read(workdir):
-  """What `claim` and `go_on` kept.
+def read(workdir: str | pathlib.Path) -> dict:
+  """Reads what `claim` and `go_on` kept.
 
   Returns:
     dict(command, versions, numerics, config, changes, first_steps): the config
@@ -293,15 +263,11 @@ def read(workdir):
     ValueError: it is damaged.
   """
   path = pathlib.Path(workdir) / 'run.json'
-  kept = json_text.read_object(path)
-  config = kept.get('config')
-  if not isinstance(config, dict):
-    raise ValueError(f'{path} is damaged: it has no config.')
-  if not isinstance(kept.get('numerics', {}), dict):
-    raise ValueError(f'{path} is damaged: numerics is {kept["numerics"]!r}.')
-  _check_parts(config, f'{path} is damaged')
-  config = identity.upgrade(json_text.tuples(config))
-  found = changes.read(path.with_name('changes.json'), config)
+  kept = dict(numerics={}, versions={}) | json_text.read_object(path)
+  json_text.require(kept, path, config=dict, numerics=dict, versions=dict)
+  _check_parts(kept['config'], f'{path} is damaged')
+  config = identity.upgrade(json_text.tuples(kept['config']))
+  found, config = changes.read(path.with_name('changes.json'), config)
   steps = kept['config']['total_steps']
   return kept | dict(config=config, changes=found, first_steps=steps)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What train.py needs besides a task and a model."""
+"""Training: state, step, optimiser, evaluation, sharding and logs."""
 
 from collab import extras
 

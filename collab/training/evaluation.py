@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of a task: each example once, over all devices of a mesh."""
+"""Evaluates a model on a task: each example once, over all devices."""
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
+from jax.sharding import Mesh, Sharding
 import numpy as np
 from tqdm import tqdm
 
+from collab import models, tasks
 from collab.data import pipeline
 from collab.metrics.finite import nan_unless
 from collab.runtime import processes
 from collab.training import sharding
 
 
-def build(task, model, mesh):
-  """The evaluation of a task; its programs are compiled once.
+def build(task: tasks.Task, model: models.Model, mesh: Mesh) -> Callable:
+  """A function that evaluates a task; its programs are compiled once.
 
-  Of several processes, process 0 evaluates on one device.
+  With several processes, process 0 evaluates on one device.
 
   Args:
     task: tasks.Task.
@@ -24,26 +28,24 @@ def build(task, model, mesh):
     mesh: of `sharding.make_mesh`.
 
   Returns:
-    (params, split) -> dict of scores, and dict of lists: what each example adds
-    to them, on process 0. If the model gives NaN or infinity for any example,
-    its scores are NaN and there are no examples.
+    (params, split) -> dict of scores, and dict of lists with what each example
+    adds to them, on process 0. If the model gives NaN or infinity for any
+    example, the scores are NaN and there are no examples.
   """
-  programs, split_batch = {}, sharding.batch_sharding(mesh)
+  split_batch = sharding.batch_sharding(mesh)
   if jax.process_count() > 1:
     split_batch = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-  def run(computed, params):
-    function = computed.rows
-    if function not in programs:
-      programs[function] = jax.jit(functools.partial(function, model))
-    return rows(programs[function], params, computed, split_batch)
+  @functools.cache
+  def compiled(function):
+    return jax.jit(functools.partial(function, model))
 
   def evaluate(params, split):
     params, examples = sharding.local(params, mesh), {}
 
     def scores():
       found = {
-        name: run(computed, params)
+        name: rows(compiled(computed.rows), params, computed, split_batch)
         for name, computed in task.passes(model, split).items()
       }
       leaves = [x for x in jax.tree.leaves(found) if x.dtype.kind == 'f']
@@ -57,7 +59,12 @@ def build(task, model, mesh):
   return evaluate
 
 
-def rows(program, params, computed, split_batch):
+def rows(
+  program: Callable,
+  params: Any,
+  computed: tasks.Pass,
+  split_batch: Sharding,
+) -> Any:
   """What a Pass computes of all examples, in their order.
 
   Args:
@@ -85,11 +92,10 @@ def rows(program, params, computed, split_batch):
 
 
 def _filled(batch, devices):
-  """The batch with rows for all devices: more of row 0, of place -1."""
-  more = -len(batch['place']) % devices
-  batch = {
-    name: np.concatenate([x, np.repeat(x[:1], more, 0)])
-    for name, x in batch.items()
-  }
-  batch['place'][len(batch['place']) - more :] = -1
+  """Fills a batch up for all devices, with copies of row 0 at place -1."""
+  n = len(batch['place'])
+  rows = np.arange(n + -n % devices)
+  rows[n:] = 0
+  batch = {name: x[rows] for name, x in batch.items()}
+  batch['place'][n:] = -1
   return batch

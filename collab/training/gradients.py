@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of a batch, perhaps in several micro-batches."""
+"""Gradients of a batch, computed at once or in several micro-batches."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 
-def accumulate(loss, params, batch, key, n=1):
+def accumulate(
+  loss: Callable, params: Any, batch: Any, key: jax.Array, n: int = 1
+) -> tuple:
   """Gradient of a mean over the whole batch, from n micro-batches in a scan.
 
     L = sum_i s_i / sum_i w_i;  dL/dp = (sum_i ds_i/dp) / sum_i w_i
 
-  Exact whatever the weights w_i are (NaN if all are zero). Micro-batch i takes
-  the rows i, i + n, ...: of rows split over devices, each device cuts its own
-  and none are exchanged. Sums are float32 at least.
+  Exact for any weights w_i (NaN if all are zero). Micro-batch i takes the rows
+  i, i + n, ...: each device cuts its own rows, and none are exchanged. Sums are
+  float32 at least.
 
   Args:
     loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w free of

@@ -1,43 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of an earlier run as the first ones of another."""
+"""Initialises the parameters of a run from those of an earlier run."""
 
+import collections
 import pathlib
+from typing import Any
 
 import jax
+from jax.sharding import Sharding
 import numpy as np
 
 from collab import model_json
 from collab.data import tokenizer
-from collab.runtime import checkpoint, tree_table
+from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
 from collab.training import logs
 
-HEADS = ('head', 'distilled_head')  # what belongs to a task
+HEADS = ('head', 'distilled_head')  # these belong to a task
 # Parameters that have a row for each id.
 ROWS = ('embed/embedding', 'embed/bias', 'head/bias')
 
 
-def load(workdir, params, meaning, sharding=None):
-  """Replaces what an earlier run has by its parameters, and says what.
+def load(
+  workdir: str,
+  params: Any,
+  meaning: model_json.Meaning,
+  sharding: Sharding | None = None,
+) -> Any:
+  """Takes parameters from an earlier run where it has them, and prints which.
 
-  Parameters are the same if name, type and shape are. A head, which belongs to
-  a task, may differ; anything else of the same name and another shape may not,
-  but for tables with more rows than the tokenizer has ids. The outputs of a
-  head are brought into the order of the task's classes.
+  Parameters match if name, type and shape do. A head, which belongs to a task,
+  may have another shape. Other parameters of the same name may not, except that
+  tables may have more rows than the tokenizer has ids. The outputs of a head
+  are put in the order of the task's classes.
 
   Args:
-    workdir: of the earlier run; what its own evaluation used is read.
+    workdir: of the earlier run; the parameters of its evaluation are read.
     params: the fresh ones.
-    meaning: model_json.Meaning of these.
-    sharding: of what is read, one that all hosts have a part in; by default
-      one device.
+    meaning: of the model that they belong to.
+    sharding: of what is read, over all hosts; one device by default.
 
   Returns:
     A tree like params.
 
   Raises:
-    ValueError: no such run, no good checkpoint, another shape, nothing common,
-      another tokenizer, a head of as many other classes.
+    ValueError: no such run, no good checkpoint, another shape, nothing in
+      common, another tokenizer, or a head of as many other classes.
   """
   config, folder = workdirs.claim(None, workdir), pathlib.Path(workdir)
   known = model_json.Meaning()
@@ -45,19 +52,7 @@ def load(workdir, params, meaning, sharding=None):
     _, known = model_json.read(folder)
   if meaning.tokenizer:  # the task reads text
     model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
-  checkpoints = checkpoint.Checkpoints(
-    workdir, config.checkpoint.keep, config.checkpoint.best, read_only=True
-  )
-  try:
-    abstract = checkpoints.abstract()
-    if sharding:
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        abstract,
-      )
-    found = checkpoint.final_params(config, checkpoints, abstract)
-  finally:
-    checkpoints.close()
+  found = final_params.load(workdir, config, sharding)
   old, new = tree_table.named(found), tree_table.named(params)
   told = {}
   if meaning.tokenizer:
@@ -65,14 +60,11 @@ def load(workdir, params, meaning, sharding=None):
       told['tokenizer'] = 'not recorded there, so not compared'
     if meaning.tokenizer == (known.tokenizer or _beside(folder)):
       told |= _leave_padding(old, new)
-  shapes = tree_table.shapes(new), tree_table.shapes(old)
-  common = {k for k in new if shapes[0][k] == shapes[1].get(k)}
-  wrong = {k for k in new.keys() & old if k not in common}
-  wrong = {k for k in wrong if k.split('/')[0] not in HEADS}
+  expected, got = tree_table.shapes(new), tree_table.shapes(old)
+  common = {k for k in expected if expected[k] == got.get(k)}
+  wrong = [k for k in new if k in old.keys() - common and _part(k) not in HEADS]
   if wrong or not common:
-    differences = tree_table.differences(
-      *({k: x[k] for k in wrong or x} for x in shapes)
-    )
+    differences = tree_table.differences(expected, got, wrong or None)
     raise ValueError(f'init_from={workdir}: {differences}.')
   outputs = _outputs(new) & common
   if outputs and meaning.classes:
@@ -86,9 +78,9 @@ def load(workdir, params, meaning, sharding=None):
       **told,
     },
   )
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: old.get(name, x) if (name := _name(path)) in common else x,
-    params,
+  return jax.tree.unflatten(
+    jax.tree.structure(params),
+    [old[k] if k in common else x for k, x in new.items()],
   )
 
 
@@ -116,7 +108,7 @@ def _outputs(names):
   """Those of the last layer of each head, a set."""
   found = set()
   for head in HEADS:
-    mine = {n: n.rpartition('/')[0] for n in names if n.split('/')[0] == head}
+    mine = {n: n.rpartition('/')[0] for n in names if _part(n) == head}
     found |= {n for n, layer in mine.items() if layer == max(mine.values())}
   return found
 
@@ -139,12 +131,11 @@ def _order(workdir, old, outputs, classes, wanted):
   return dict(classes=f'were {tree_table.some(classes)}, put in order')
 
 
-def _name(path):
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+def _part(name):
+  return name.split('/')[0]
 
 
 def _names(names):
   """'embed (1), encoder (32)': parameters by the part that they belong to."""
-  parts = sorted(name.split('/')[0] for name in names)
-  counts = {part: parts.count(part) for part in parts}
+  counts = collections.Counter(sorted(map(_part, names)))
   return ', '.join(f'{part} ({n})' for part, n in counts.items()) or 'none'

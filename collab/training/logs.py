@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says of itself: metrics on disk, progress on the terminal."""
+"""Metrics of a run on disk, and its progress on the terminal."""
 
+from collections.abc import Mapping
 import errno
 import os
 import pathlib
@@ -17,12 +18,12 @@ from collab.io import atomic, json_text
 
 
 class Writer:
-  """Rows of metrics to workdir/metrics.jsonl, TensorBoard and perhaps W&B.
+  """Writes rows of metrics to workdir/metrics.jsonl, TensorBoard and W&B.
 
   A row is {"step": 7, "train/loss": 3.25, ...}, flushed as it is written. Rows
-  beyond `resume_step` and a torn last line are cut off first: if a run writes
-  the rows of a step before it saves that step, the file of one that was killed
-  and restarted equals that of one that was not (`is_timing` aside).
+  after `resume_step` and a torn last line are cut off first. A run writes the
+  rows of a step before it saves that step, so a run that was killed and started
+  again has the same file as one that was not (but for `is_timing`).
 
   Args:
     workdir: of the run.
@@ -30,11 +31,11 @@ class Writer:
     wandb: project at Weights & Biases, '' for none.
 
   Raises:
-    ValueError: wandb asked for and not installed; a line that is no row.
+    ValueError: wandb is not installed; or a line of the file is not a row.
     OSError: the files cannot be written.
   """
 
-  def __init__(self, workdir, resume_step=0, wandb=''):
+  def __init__(self, workdir: str, resume_step: int = 0, wandb: str = ''):
     self._file = self._events = self._wandb = None
     if jax.process_index() != 0:
       return
@@ -55,13 +56,13 @@ class Writer:
     start = SessionLog(status=SessionLog.START)  # hides what was cut off
     self._event(step=resume_step + 1, session_log=start)
 
-  def write(self, step, values):
-    """Writes a row, all of it or an OSError.
+  def write(self, step: int, values: Mapping):
+    """Writes a row: all of it, or nothing and raises OSError.
 
     Args:
       step: of the run.
-      values: dict name -> scalar of Python, NumPy or JAX; those that are not
-        `is_timing` by name should be a function of configuration and step.
+      values: name -> scalar of Python, NumPy or JAX. But for those that are
+        `is_timing` by name, they depend on config and step only.
     """
     if self._file is None:
       return
@@ -96,14 +97,14 @@ class Writer:
 
 
 class Progress:
-  """A bar on a terminal, a line a call of `show` elsewhere; on process 0.
+  """A progress bar on a terminal, elsewhere a line per `show`; process 0 only.
 
   Args:
     first: step that the run goes on from.
-    last: step that it ends at.
+    last: step that the run ends at.
   """
 
-  def __init__(self, first, last):
+  def __init__(self, first: int, last: int):
     self._first, self._last, self._began = first, last, None
     self._silent = jax.process_index() != 0
     self._bar = None
@@ -113,13 +114,13 @@ class Progress:
       )
 
   def step(self):
-    """One step is done."""
+    """Counts one more step as done."""
     self._began = self._began or time.monotonic()  # not the compilation
     if self._bar is not None:
       self._bar.update()
 
-  def show(self, step, values):
-    """Shows values (loss, lr, tokens_per_second, ...), at log intervals."""
+  def show(self, step: int, values: Mapping):
+    """Shows values such as the loss, and the time that is left."""
     words = [f'{name} {value:.4g}' for name, value in values.items()]
     if self._bar is not None:
       self._bar.set_postfix_str(', '.join(words))
@@ -136,16 +137,16 @@ class Progress:
       self._bar.close()
 
 
-def is_timing(name):
+def is_timing(name: str) -> bool:
   """Whether a metric depends on the clock: time/..., ...per_second..."""
   return name.startswith('time/') or 'per_second' in name
 
 
-def read_rows(path):
+def read_rows(path: str | pathlib.Path) -> list[dict]:
   """The rows of a metrics.jsonl, without a torn last line; [] if missing.
 
   Raises:
-    ValueError: another line is no row.
+    ValueError: another line is not a row.
   """
   path = pathlib.Path(path)
   lines = path.read_bytes().split(b'\n') if path.exists() else []
@@ -161,7 +162,7 @@ def read_rows(path):
   return rows
 
 
-def summary(title, values):
+def summary(title: str, values: Mapping):
   """Prints a title and a dict as two columns, on process 0."""
   if jax.process_index() == 0:
     width = max(map(len, values), default=0)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that are none: found, told, and kept out of the state."""
+"""Detects steps with NaN or infinity, reports them, and skips their updates."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -12,7 +13,7 @@ from collab.runtime import tree_table
 
 
 class Health(NamedTuple):
-  """What is finite in a good step.
+  """Loss and gradient norms of a step, all finite if the step is good.
 
   Attributes:
     loss: float32 [].
@@ -25,35 +26,35 @@ class Health(NamedTuple):
   squares: jax.Array
 
 
-def health(loss, grads):
-  """Of a step, within the compiled program."""
-  squares = [
-    jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(grads)
-  ]
-  squares = jnp.stack(squares)
+def health(loss: jax.Array, grads: Any) -> Health:
+  """The Health of a step, computed inside jit."""
+  leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(grads)]
+  squares = jnp.stack([jnp.sum(jnp.square(x)) for x in leaves])
   return Health(loss, jnp.sqrt(squares.sum()), squares)
 
 
-def unless_finite(health, old, new):
-  """`new` after a good step; after another `old`, but for the step's number."""
+def unless_finite(health: Health, old: dict, new: dict) -> dict:
+  """The state `new` after a good step, else `old` with the step counted."""
   good = jnp.isfinite(health.loss) & jnp.isfinite(health.norm)
   kept = jax.tree.map(lambda x, y: jnp.where(good, y, x), old, new)
   return kept | dict(step=new['step'])
 
 
-def watch(limit, params, rows, workdir):
-  """A function that looks at steps, and stops at one too many.
+def watch(
+  limit: int, params: Any, rows: Callable, workdir: str
+) -> Callable[[list[Health], int, int], None]:
+  """A function that checks steps, and ends the run at one bad step too many.
 
   Args:
-    limit: steps that are not finite and are skipped, of the whole run.
+    limit: how many steps may be skipped in the whole run.
     params: a tree with the names of the gradients.
     rows: step -> the training examples of its batch, from 0.
     workdir: of the run, for the message.
 
   Returns:
-    check(seen, step, skipped), of the Healths of the steps up to `step`, on the
-    host, and how many the run has skipped up to it. It tells of each that is
-    not finite, and raises FloatingPointError when they are more than `limit`.
+    check(seen, step, skipped): `seen` are the Healths, on the host, of the last
+    steps up to `step`, and `skipped` is how many the run has skipped so far. It
+    logs each bad step, and raises FloatingPointError at more than `limit`.
 
   Raises:
     ValueError: limit < 0.
@@ -78,7 +79,7 @@ def watch(limit, params, rows, workdir):
 
 
 def _told(health, index, names, rows):
-  """What was not finite in step index + 1, and with which examples."""
+  """Says what was not finite in step index + 1, and in which examples."""
   squares = zip(names, health.squares, strict=True)
   parts = [name for name, x in squares if not np.isfinite(x)]
   where = tree_table.some(parts) or 'no part alone'

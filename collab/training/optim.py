@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimiser of a config, with its schedule, and the parameters' average.
+"""Builds the optimiser and its learning-rate schedule from a config.
 
 A new optimiser is a function in `OPTIMIZERS`.
 """
 
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ def build(
   ema=0.0,
   layer_decay=1.0,
 ):
-  """The optimiser, and its learning rate for the log.
+  """The optimiser of the fields of config.optim, and its learning rate.
 
   Args:
     total_steps: at which 'linear' and 'cosine' arrive at `end_lr`.
@@ -88,22 +90,19 @@ def build(
     ValueError: a value out of range, or one that `name` or `schedule` ignores.
   """
   if name not in OPTIMIZERS:
-    raise ValueError(f'name={name!r}; there are {", ".join(OPTIMIZERS)}.')
+    raise ValueError(f'optim.name={name!r}; there are {", ".join(OPTIMIZERS)}.')
   if name == 'adam' and weight_decay:
     raise ValueError(
-      f'weight_decay={weight_decay}, but name={name!r}; only adamw and muon '
-      'decay.'
+      f'optim.weight_decay={weight_decay}, but optim.name={name!r}; only adamw '
+      'and muon decay.'
     )
-  for field, value in dict(
-    eps=eps, weight_decay=weight_decay, clip=clip
-  ).items():
-    if not 0 <= value < float('inf'):
-      raise ValueError(f'{field}={value}; expected at least 0.')
-  for field, value in dict(b1=b1, b2=b2, ema=ema).items():
-    if not 0 <= value < 1:
-      raise ValueError(f'{field}={value}; expected 0 <= {field} < 1.')
+  _check(math.inf, lr=lr, warmup_steps=warmup_steps, end_lr=end_lr)
+  _check(math.inf, eps=eps, weight_decay=weight_decay, clip=clip)
+  _check(1, b1=b1, b2=b2, ema=ema)
   if not 0 < layer_decay <= 1:
-    raise ValueError(f'layer_decay={layer_decay}; expected above 0, at most 1.')
+    raise ValueError(
+      f'optim.layer_decay={layer_decay}; expected above 0, at most 1.'
+    )
   rate = schedules.build(schedule, lr, warmup_steps, total_steps, end_lr)
   tx = OPTIMIZERS[name](rate, b1, b2, eps, weight_decay)
   parts = [optax.clip_by_global_norm(clip)] if clip else []
@@ -113,16 +112,24 @@ def build(
   return optax.chain(*parts) if len(parts) > 1 else tx, rate
 
 
+def _check(end, **values):
+  for field, value in values.items():
+    if not 0 <= value < end:
+      raise ValueError(
+        f'optim.{field}={value}; expected at least 0, below {end}.'
+      )
+
+
 def _by_layer(decay, updates, params):
   rates = parameters.layer_rates(updates, decay)
   return jax.tree.map(jnp.multiply, updates, rates)
 
 
-def ema_update(ema, params, decay):
+def ema_update(ema: Any, params: Any, decay: float) -> Any:
   """decay ema + (1 - decay) params."""
   return optax.incremental_update(params, ema, 1 - decay)
 
 
-def updates(opt):
-  """How many updates an optimiser has made, of its state: int32 []."""
+def updates(opt: Any) -> jax.Array:
+  """How many updates an optimiser has made, from its state: int32 []."""
   return optax.tree.get_all_with_path(opt, 'count')[0][1]

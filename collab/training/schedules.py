@@ -48,23 +48,21 @@ def build(name, lr, warmup, total, end_lr):
     ValueError: a value out of range, or one that the schedule ignores.
   """
   if name not in SCHEDULES:
-    raise ValueError(f'schedule={name!r}; there are {", ".join(SCHEDULES)}.')
-  values = dict(lr=lr, end_lr=end_lr, warmup_steps=warmup)
-  for field, value in values.items():
-    if not 0 <= value < float('inf'):
-      raise ValueError(f'{field}={value}; expected at least 0.')
-  if name in ('linear', 'cosine'):
-    if warmup >= total:
-      raise ValueError(
-        f'warmup_steps={warmup} leaves none of total_steps={total} for the '
-        f'{name} decay.'
-      )
-  elif end_lr:
+    legal = ', '.join(SCHEDULES)
+    raise ValueError(f'optim.schedule={name!r}; there are {legal}.')
+  ends = name in ('linear', 'cosine')
+  if ends and warmup >= total:
     raise ValueError(
-      f'end_lr={end_lr}, but schedule={name!r}; only linear and cosine end.'
+      f'optim.warmup_steps={warmup} leaves none of total_steps={total} for the '
+      f'{name} decay.'
+    )
+  if end_lr and not ends:
+    raise ValueError(
+      f'optim.end_lr={end_lr}, but optim.schedule={name!r}; only linear and '
+      'cosine end.'
     )
   if name == 'inverse_sqrt' and not warmup:
-    raise ValueError('warmup_steps=0; inverse_sqrt needs at least 1.')
+    raise ValueError('optim.warmup_steps=0; inverse_sqrt needs at least 1.')
 
   def rate(count):
     step = jnp.asarray(count, jnp.float32) + 1

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where arrays live: the mesh, and how batches and states lie on it.
+"""The mesh of devices, and how batches and states are sharded over it.
 
 Programs are written for the global arrays and compiled by `jax.jit`; these
 shardings alone decide between one device, data parallelism (every device holds
 the state) and FSDP (the state is split, and gathered where it is used).
 """
 
+from typing import Any
+
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
+
+from collab.runtime import tree_table
 
 AXES = ('data', 'fsdp')
 # Leaves of fewer elements are replicated: gathering them costs more in latency
@@ -16,7 +20,7 @@ AXES = ('data', 'fsdp')
 SMALL = 1 << 12
 
 
-def make_mesh(fsdp=1):
+def make_mesh(fsdp: int = 1) -> Mesh:
   """All devices as a mesh [data, fsdp] with data = devices / fsdp.
 
   Args:
@@ -38,21 +42,21 @@ def make_mesh(fsdp=1):
   )
 
 
-def batch_sharding(mesh):
-  """The leading axis over all devices."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Splits the leading axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def replicated(mesh):
-  """Everything on every device."""
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Keeps everything on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def local(tree, mesh):
+def local(tree: Any, mesh: Mesh) -> Any:
   """A state, or a part of it, for this host to compute with alone.
 
-  Of one host it is the tree itself; of several, a copy of it all on one device
-  of each. All hosts have to call it.
+  With one host it is the tree itself. With several it is a copy of all of it on
+  one device of each host, and all hosts have to call this.
   """
   if jax.process_count() == 1:
     return tree
@@ -60,7 +64,7 @@ def local(tree, mesh):
   return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
-def state_shardings(mesh, abstract_state):
+def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
   """A sharding for each leaf of a state.
 
   Replicated when fsdp = 1. Otherwise the largest axis that fsdp divides is
@@ -89,8 +93,8 @@ def state_shardings(mesh, abstract_state):
   )
 
 
-def put(batch, sharding):
-  """This host's rows, as parts of global arrays.
+def put(batch: Any, sharding: NamedSharding) -> Any:
+  """Places this host's rows on its devices, as parts of global arrays.
 
   Args:
     batch: pytree of numpy arrays [b, ...] with b the rows of this host, the
@@ -106,10 +110,7 @@ def put(batch, sharding):
   """
   rows = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
   if len(rows) != 1 or rows == {()}:
-    shapes = {
-      jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(x)
-      for path, x in jax.tree_util.tree_leaves_with_path(batch)
-    }
+    shapes = tree_table.shapes(batch)
     raise ValueError(f'Leaves of a batch differ in their rows: {shapes}.')
   [(b,)] = rows
   devices = len(sharding.addressable_devices)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads at the start and at the end of a run."""
+"""The summaries that a run prints and writes at its start and its end."""
 
 import json
 import pathlib
 import time
+from typing import Any
 
 from clu import parameter_overview
 import jax
@@ -13,22 +14,24 @@ from collab.io import atomic, json_text
 from collab.runtime import changes, identity, provenance
 from collab.runtime import workdir as workdirs
 from collab.training import logs
+from collab.training.experiment import Experiment
 
 
-def start(config, workdir, task, model, params, mesh, step):
+def start(made: Experiment, params: Any, step: int):
   """Prints devices, sizes, the cost of attention beside MHA's, and the data.
 
   Writes model.json and parameters.txt.
   """
+  config, workdir, task, model = made[:4]
   tokens = accounting.tokens(model, config.data)
   mha = accounting.attention_cost(accounting.with_mha(model), tokens)
   cost = accounting.attention_cost(model, tokens)
-  kind, shape = jax.devices()[0].device_kind, dict(mesh.shape)
+  kind, shape = jax.devices()[0].device_kind, dict(made.mesh.shape)
   logs.summary(
     f'{config.task.name} with {config.model.attention.name}, '
     f'seed {config.seed}',
     {
-      'devices': f'{mesh.devices.size} x {kind}, {shape}',
+      'devices': f'{made.mesh.devices.size} x {kind}, {shape}',
       'parameters': f'{accounting.size(params):,}',
       **{f'  {k}': f'{accounting.size(v):,}' for k, v in params.items()},
       **_attention(cost, mha, tokens),
@@ -52,33 +55,31 @@ def start(config, workdir, task, model, params, mesh, step):
 def _attention(cost, mha, tokens):
   """Lines on what attention costs beside multi-head attention."""
 
-  def line(name, unit):
-    value, of = getattr(cost, name), getattr(mha, name)
-    return f'{accounting.si(value)}{unit}, {value / of:.2f} of mha'
-
-  lines = {
-    'in attention': f'{cost.parameters:,}, '
-    f'{cost.parameters / mha.parameters:.2f} of mha',
-    f'  of {tokens:,} tokens': line('forward', 'FLOP forward'),
-    '  training': line('training', 'FLOP'),
-    '  kept for it': line('activations', 'B'),
-  }
-  if cost.cache:  # of a model that decodes
-    lines |= {
-      '  prefill': line('prefill', 'FLOP'),
-      '  one token more': line('decode', 'FLOP'),
-      '  cache': line('cache', 'B'),
-    }
+  titles = dict(
+    forward=(f'  of {tokens:,} tokens', 'FLOP forward'),
+    training=('  training', 'FLOP'),
+    activations=('  kept for it', 'B'),
+    prefill=('  prefill', 'FLOP'),
+    decode=('  one token more', 'FLOP'),
+    cache=('  cache', 'B'),
+  )
+  share = cost.parameters / mha.parameters
+  lines = {'in attention': f'{cost.parameters:,}, {share:.2f} of mha'}
+  for name, (title, unit) in titles.items():
+    if value := getattr(cost, name):  # 0 where a model does not decode
+      share = f'{value / getattr(mha, name):.2f} of mha'
+      lines[title] = f'{accounting.si(value)}{unit}, {share}'
   return lines
 
 
-def end(config, workdir, model, params, step, scores, examples):
-  """Writes result.json and examples.json; prints the scores and where it is."""
+def end(made: Experiment, params: Any, step: int, scores: dict, examples: dict):
+  """Writes result.json and examples.json, and prints the scores."""
   if jax.process_index() > 0:
     return
-  rows = logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
+  config, folder = made.config, pathlib.Path(made.workdir)
+  rows = logs.read_rows(folder / 'metrics.jsonl')
   seconds = sum(row.get('time/seconds', 0) for row in rows)
-  kept = workdirs.read(workdir)
+  kept = workdirs.read(folder)
   result = dict(
     command=kept['command'],
     date=time.strftime('%Y-%m-%d'),
@@ -89,13 +90,12 @@ def end(config, workdir, model, params, step, scores, examples):
     steps=step,
     seconds=round(seconds, 1),
     parameters=accounting.size(params),
-    attention_parameters=accounting.attention_parameters(model),
+    attention_parameters=accounting.attention_parameters(made.model),
     versions=provenance.versions(),
     metrics=scores,
   )
   if changed := changes.off_tables(kept['changes']):
     result['changes'] = changed
-  folder = pathlib.Path(workdir)
   atomic.write_text(
     folder / 'examples.json', json_text.to_json(examples) + '\n'
   )
@@ -105,12 +105,25 @@ def end(config, workdir, model, params, step, scores, examples):
     {k: _short(v) for k, v in scores.items()},
   )
   print(
-    f'In {workdir}: result.json, examples.json, metrics.jsonl, tensorboard/, '
+    f'In {folder}: result.json, examples.json, metrics.jsonl, tensorboard/, '
     'checkpoints/'
   )
 
 
-def append(workdir, path):
+def check_results(path: str):
+  """Refuses, before a run, a file that its result cannot be appended to."""
+  if jax.process_index() > 0:
+    return
+  try:
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).open('a').close()
+  except OSError as e:
+    raise ValueError(
+      f'--results={path}: {e.strerror}; expected a .jsonl file.'
+    ) from e
+
+
+def append(workdir: str, path: str):
   """Appends the result.json of a finished run to a .jsonl file as one line.
 
   Raises:
@@ -118,16 +131,16 @@ def append(workdir, path):
   """
   if jax.process_index() > 0:
     return
-  path, folder = pathlib.Path(path), pathlib.Path(workdir)
-  result = json_text.read_object(folder / 'result.json', steps=int)
+  result = json_text.read_object(
+    pathlib.Path(workdir) / 'result.json', steps=int
+  )
   total = workdirs.read(workdir)['config']['total_steps']
   if result['steps'] < total:
     raise ValueError(
       f'--results={path}: {workdir} is at step {result["steps"]:,} of '
       f'{total:,}, expected a finished run; nothing is appended.'
     )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
+  with pathlib.Path(path).open('a') as file:
     file.write(json.dumps(result) + '\n')
 
 

@@ -126,9 +126,8 @@ def test_break_even():
   assert layer.break_even(wide, D) == 0  # content bias: never cheaper
 
 
-def test_sums():
+def test_repeated():
   one = layer.of(VARIANTS['mha'], D, T)
-  assert (one + one).forward == 2 * one.forward
   assert one.repeated(3).forward == 3 * one.forward
   assert one.repeated(3).parameters == one.parameters
 

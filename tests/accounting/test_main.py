@@ -33,6 +33,13 @@ def test_table(tmp_path, capsys):
   assert found['sha']['T*'] == 'always'
 
 
+def test_cost_is_the_sum_over_layers():
+  model = command.model(get('lm', 'sample'))
+  one = accounting.attention_cost(model.clone(num_layers=1), 7)
+  both = accounting.attention_cost(model.clone(num_layers=2), 7)
+  assert both == accounting.layer.Cost(*(2 * x for x in one))
+
+
 def test_curves_of_many_variants_are_told_apart(tmp_path, monkeypatch):
   """Each has a look of its own, also where it lies upon others."""
   figures = []

@@ -28,9 +28,6 @@ for line in sys.stdin:
   if not os.fork():
     os.chdir(folder)
     sys.argv, code = ['train.py', *argv], 0
-    sys.modules['absl.flags'].FLAGS.unparse_flags()
-    for name in ('config', 'workdir', 'results', 'eval_only'):
-      sys.modules['absl.flags'].FLAGS.__delattr__(name)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
       try:

@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from collab.runtime import workdir
+from collab.training import state, step
 from configs import glue, lm, vit
 from tests import tiny
 from tests.fuzz.damage import Refused, fuzz, outcome
@@ -110,7 +111,8 @@ def test_values(family, data, tmp_path_factory, monkeypatch, draw):
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
   monkeypatch.chdir(folder)
-  monkeypatch.setattr(train, 'jax', Tracing())
+  for module in (state, step):
+    monkeypatch.setattr(module, 'jax', Tracing())
   found = outcome(run, config.lock(), folder, kinds=KINDS)
   assert found is True or isinstance(found, Refused)
   if isinstance(found, Refused):

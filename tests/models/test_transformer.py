@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from collab.models import layers
-from collab.models.transformer import Block, BlockConfig, Stack
+from collab.models.stack import Stack
+from collab.models.transformer import Block, BlockConfig
 from tests.models import small
 from tests.models.small import ATTENTION, D
 

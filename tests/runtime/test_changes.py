@@ -2,8 +2,10 @@
 """What may change when a run goes on, and what is kept of it."""
 
 import json
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from collab.runtime import changes, workdir
@@ -180,12 +182,35 @@ def test_damaged(text, tmp_path):
     workdir.read(tmp_path)
 
 
-def test_on_the_command_line(tmp_path):
-  """Without --config, by the folder alone; types are those of the config."""
-  workdir.claim(tiny.config('corpus'), tmp_path)
-  words = ['train.py', '--config.total_steps=20', '--config.every.log', '5']
-  config = workdir.override(tmp_path, words)
-  assert config == tiny.config('corpus', total_steps=20, every__log=5)
-  wider = workdir.override(tmp_path, ['train.py', '--config.model.dim=8'])
-  with pytest.raises(ValueError, match=r'another config: model\.dim is 16'):
-    workdir.claim(wider, tmp_path)
+def task(checksum='a', **batches):
+  """A task whose batches are all 1 but for those given."""
+  return types.SimpleNamespace(
+    describe=lambda: dict(rows=7, checksum=checksum, kinds=('a', 'b')),
+    batch=lambda step: dict(x=np.full(3, batches.get(f'step_{step}', 1))),
+  )
+
+
+def test_the_same_data(tmp_path):
+  for _ in range(2):
+    changes.check_data(tmp_path, task(), 9)
+  assert json.loads((tmp_path / 'data.json').read_text())['checksum'] == 'a'
+  # On two processes a batch is another one.
+  path, text = tmp_path / 'data.json', (tmp_path / 'data.json').read_text()
+  path.write_text(text.replace('1 processes', '2 processes'))
+  changes.check_data(tmp_path, task(step_4=2), 9)
+
+
+@pytest.mark.parametrize(
+  'other, words',
+  [
+    (dict(checksum='b'), r'with: checksum was a, is b\.'),
+    (dict(step_4=2), 'with: checksum of batches, 1 processes was '),
+    (dict(checksum='b', step_8=2), 'with: .*a, is b; checksum of batches'),
+  ],
+)
+def test_other_data(other, words, tmp_path):
+  changes.check_data(tmp_path, task(), 9)
+  kept = (tmp_path / 'data.json').read_bytes()
+  with pytest.raises(ValueError, match=f'not what the run began {words}'):
+    changes.check_data(tmp_path, task(**other), 9)
+  assert (tmp_path / 'data.json').read_bytes() == kept

@@ -65,7 +65,7 @@ def test_every_form_of_a_config_is_upgraded_to_it(family):
   flat = identity._flatten(now)
   for change in identity.CHANGES:
     flat = change.undo(flat)
-    assert identity.upgrade(identity.traverse_util.unflatten_dict(flat)) == now
+    assert identity.upgrade(identity._unflatten(flat)) == now
 
 
 def test_a_workdir_of_the_first_form_goes_on(tmp_path):

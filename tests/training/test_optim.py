@@ -192,19 +192,19 @@ def test_ema():
 @pytest.mark.parametrize(
   'fields, message',
   [
-    (dict(name='sgd'), "name='sgd'; there are adam, adamw"),
+    (dict(name='sgd'), "optim.name='sgd'; there are adam, adamw"),
     (
       dict(schedule='step'),
-      "schedule='step'; there are inverse_sqrt, linear, cosine, constant",
+      "optim.schedule='step'; there are inverse_sqrt, linear, cosine, constant",
     ),
-    (dict(schedule='inverse_sqrt'), 'warmup_steps=0; inverse_sqrt needs'),
-    (dict(warmup_steps=9), 'warmup_steps=9 leaves none of total_steps=9'),
+    (dict(schedule='inverse_sqrt'), 'optim.warmup_steps=0; inverse_sqrt needs'),
+    (dict(warmup_steps=9), 'optim.warmup_steps=9 leaves none of total_steps=9'),
     (dict(schedule='constant', end_lr=0.1), 'only linear and cosine end'),
     (dict(name='adam', weight_decay=0.1), 'only adamw and muon'),
-    (dict(lr=-1.0), 'lr=-1.0; expected at least 0'),
-    (dict(clip=math.nan), 'clip=nan; expected at least 0'),
-    (dict(layer_decay=0.0), 'layer_decay=0.0; expected above 0'),
-    (dict(ema=1.0), 'ema=1.0; expected 0 <= ema < 1'),
+    (dict(lr=-1.0), 'optim.lr=-1.0; expected at least 0'),
+    (dict(clip=math.nan), 'optim.clip=nan; expected at least 0'),
+    (dict(layer_decay=0.0), 'optim.layer_decay=0.0; expected above 0'),
+    (dict(ema=1.0), 'optim.ema=1.0; expected at least 0, below 1'),
   ],
 )
 def test_errors(fields, message):

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that a user gives, with ~ for the home folder."""
+
+import os
+import re
+
+
+def expand(text: str) -> str:
+  """A path, or a list of them, with ~ for the home wherever a path begins.
+
+  Shells know it at the beginning of a word only, and so neither in
+  --workdir=~/run nor in train=~/a.en,~/a.de.
+  """
+  return re.sub(r'(?<![^=,])~[^/=,]*', lambda x: os.path.expanduser(x[0]), text)
+
+
+def expand_all(config):
+  """Expands ~ in all texts of a ConfigDict, in place."""
+  for name, value in config.items():
+    if hasattr(value, 'items'):
+      expand_all(value)
+    elif isinstance(value, str):
+      config[name] = expand(value)
+    elif isinstance(value, tuple):
+      config[name] = tuple(
+        expand(x) if isinstance(x, str) else x for x in value
+      )

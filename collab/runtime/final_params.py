@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters that a run is evaluated with at its end."""
+
+import contextlib
+from typing import Any
+
+import jax
+from jax.sharding import Sharding
+from ml_collections import ConfigDict
+
+from collab.runtime.checkpoint import Checkpoints
+
+
+def choose(config: ConfigDict, checkpoints: Checkpoints, abstract: Any) -> Any:
+  """Reads the parameters from the checkpoints that the config asks for.
+
+  With config.checkpoint.final='best' these are of the best checkpoint, with
+  'last' the mean of the newest config.checkpoint.average. They are the moving
+  average of the parameters if the optimiser keeps one. A run without steps has
+  one checkpoint, which is taken.
+
+  Args:
+    config: of the run.
+    checkpoints: of the run.
+    abstract: the parameters' shapes and shardings, of arrays or structs.
+
+  Raises:
+    ValueError: as `Checkpoints.best` and `Checkpoints.average`.
+  """
+  name = 'ema' if config.optim.ema else 'params'
+  if checkpoints.newest() == 0:  # converted, not trained: nothing to choose
+    return checkpoints.average(1, abstract, name)
+  if config.checkpoint.final == 'best':
+    return checkpoints.best(abstract, name)[1]
+  return checkpoints.average(config.checkpoint.average, abstract, name)
+
+
+def load(
+  workdir: str, config: ConfigDict, sharding: Sharding | None = None
+) -> Any:
+  """Reads the parameters of another run from its workdir.
+
+  Args:
+    workdir: of the run.
+    config: of the run.
+    sharding: of what is read, over all hosts; one device by default.
+
+  Raises:
+    ValueError: there is no good checkpoint; or as `choose`.
+  """
+  keep, best = config.checkpoint.keep, config.checkpoint.best
+  with contextlib.closing(
+    Checkpoints(workdir, keep, best, read_only=True)
+  ) as checkpoints:
+    abstract = checkpoints.abstract()
+    if sharding:
+      abstract = jax.tree.map(lambda x: x.update(sharding=sharding), abstract)
+    return choose(config, checkpoints, abstract)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a run logs, evaluates and saves, by the `every` of its config."""
+
+from ml_collections import ConfigDict
+
+
+def due(config: ConfigDict, what: str, step: int) -> bool:
+  """Whether 'log', 'eval' or 'checkpoint' follows a step, counted from 1."""
+  first = what == 'log' and step == 1  # a user sees at once that it runs
+  last = step == config.total_steps
+  return first or last or step % config.every[what] == 0
+
+
+def check(config: ConfigDict):
+  """Refuses what a run would find out at its end, with a ValueError."""
+  c, every = config.checkpoint, config.every
+  if config.total_steps < 1:
+    raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')
+  if min(every.values()) < 1:
+    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
+  if c.final not in ('last', 'best'):
+    raise ValueError(f'checkpoint.final={c.final!r}; there are last, best.')
+  written = -(-config.total_steps // every.checkpoint)
+  if not 1 <= c.average <= min(written, c.keep):
+    raise ValueError(
+      f'checkpoint.average={c.average}, but checkpoint.keep={c.keep} of the '
+      f'{written} that total_steps={config.total_steps} makes.'
+    )
+  if c.final == 'best' and (not c.best or every.eval % every.checkpoint):
+    raise ValueError(
+      "checkpoint.final='best' needs checkpoint.best, a metric, and an "
+      f'every.eval that is a multiple of every.checkpoint; got {c.best!r}, '
+      f'{every.eval} and {every.checkpoint}.'
+    )

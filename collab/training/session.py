@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The context that the loop of a run lives in: its log, its progress, its end.
+
+Within it Ctrl-C and SIGTERM ask the loop to save and stop.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from typing import NamedTuple
+
+from collab.runtime import checkpoint, interrupt, processes
+from collab.training import logs
+from collab.training.experiment import Experiment
+
+
+class Session(NamedTuple):
+  """What the loop writes to, and what may stop it.
+
+  Attributes:
+    writer: of rows of metrics.
+    progress: on the terminal.
+    stopped: number of the step just done -> whether to stop after it. Called
+      after every step, by all processes.
+  """
+
+  writer: logs.Writer
+  progress: logs.Progress
+  stopped: Callable[[int], bool]
+
+
+@contextlib.contextmanager
+def opened(
+  made: Experiment,
+  checkpoints: checkpoint.Checkpoints,
+  step: int,
+  eval_only: bool,
+) -> Iterator[Session]:
+  """Opens the logs of a run that goes on from a step; closes all at the end.
+
+  With `eval_only`, whose loop has no steps, there are no logs.
+
+  Raises:
+    OSError: at the end, if the last checkpoint could not be written.
+    KeyboardInterrupt: at the end, if there was a Ctrl-C.
+  """
+  config, closing = made.config, contextlib.closing
+  with interrupt.first_as_sigterm(), closing(checkpoints):
+    if eval_only:
+      yield Session(None, None, None)
+      return
+    with (
+      closing(logs.Writer(made.workdir, step, config.wandb)) as writer,
+      closing(logs.Progress(step, config.total_steps)) as progress,
+      processes.stop_signal() as stopped,
+    ):
+      yield Session(writer, progress, stopped)

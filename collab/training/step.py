@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step: loss, gradients and update, as one compiled program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from collab.training import gradients, nonfinite, optim, sharding
+from collab.training.experiment import Experiment
+
+
+def build(made: Experiment, state: Any) -> Callable:
+  """The compiled step, for a state and batches that lie on the mesh.
+
+  Args:
+    made: gives the loss and the optimiser.
+    state: of state.start; the next ones lie on the devices as it does.
+
+  Returns:
+    (state, batch, key) -> state, dict of scalars for the log, and Health. The
+    state that is given is donated.
+  """
+  config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
+
+  def loss(params, batch, key):
+    params = jax.lax.with_sharding_constraint(params, whole)  # gathers them
+    rngs = dict(dropout=key)
+    total, weight, aux = made.task.loss(made.model, params, batch, rngs)
+    return total, (weight, aux)
+
+  def train_step(state, batch, key):
+    key = jax.random.fold_in(key, state['step'])
+    (mean, (weight, aux)), grads = gradients.accumulate(
+      loss, state['params'], batch, key, config.accumulate
+    )
+    updates, opt = tx.update(grads, state['opt'], state['params'])
+    params = optax.apply_updates(state['params'], updates)
+    new = dict(step=state['step'] + 1, params=params, opt=opt)
+    if decay := config.optim.ema:
+      new['ema'] = optim.ema_update(state['ema'], params, decay)
+    health = nonfinite.health(mean, grads)
+    new = nonfinite.unless_finite(health, state, new)
+    scalars = dict(
+      loss=mean,
+      lr=made.schedule(optim.updates(state['opt'])),
+      gradient_norm=health.norm,
+      skipped=new['step'] - optim.updates(new['opt']),
+      weight=weight,
+      **{name: value / weight for name, value in aux.items()},
+    )
+    return new, scalars, health
+
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(
+    train_step, donate_argnums=0, out_shardings=(shardings, whole, whole)
+  )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from collab import accounting, attention, models
-from collab.runtime import checkpoint, identity, workdir
+from collab.runtime import identity, plan, workdir
 from collab.training import optim
 import configs
 
@@ -122,7 +122,7 @@ def test_builds(name, variant):
     peak = float(schedule(max(config.optim.warmup_steps, 1) - 1))
     assert peak == pytest.approx(config.optim.lr, rel=0.01)
     # What a run would only find out at its end.
-    checkpoint.check(config)
+    plan.check(config)
     assert config.every.eval % config.every.checkpoint == 0
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from collab import model_json
+from collab.data.samples import classification
 from collab.model_json import Meaning
 from collab.tasks import glue, superglue
 
@@ -105,7 +106,7 @@ def test_every_subtask_of_classes_names_them(family):
   for name, subtask in family.subtasks.items():
     classes = subtask.outputs > 1 and subtask.head == 'classify'
     assert len(subtask.classes) == (subtask.outputs if classes else 0), name
-    sample = glue.sentences.CLASSES.get(subtask.form, ())
+    sample = classification.CLASSES.get(subtask.form, ())
     assert len(sample) == len(subtask.classes), name
 
 

@@ -49,6 +49,10 @@ MASKS = {
 }
 
 
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def run(kernel, args, w, mask=None, flash=TWO_HEADS):
   return compiled(getattr(kernels, kernel), flash=flash)(args, w, mask)
 
@@ -72,7 +76,9 @@ def agree(kernel, args, w, mask=None, **static):
 # The formula ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('kind', MASKS)
+@pytest.mark.parametrize(
+  'kind', [kind if kind == 'all' else slow(kind) for kind in MASKS]
+)
 @pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
 def test_every_mask(kernel, kind):
   args, w = problem(**SHARED, T=T, S=S)
@@ -96,7 +102,7 @@ def test_any_sharing(groups, bias):
 
 
 @pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
-@pytest.mark.parametrize('T, S', [(16, 16), (5, 47), (47, 5), (32, 33)])
+@pytest.mark.parametrize('T, S', [(5, 47), (47, 5), slow(16, 16), slow(32, 33)])
 def test_lengths_that_fill_their_blocks_or_not(kernel, T, S):
   args, w = problem(**SHARED | dict(H=2), T=T, S=S, K=1, V=17)
   agree(kernel, args, w, masks.Mask(causal=True))

@@ -6,7 +6,10 @@ import pytest
 from tests.training.test_devices import on_devices
 
 
-@pytest.mark.parametrize('name, calls', [('mha', 3), ('mhe_add', 6)])
+@pytest.mark.parametrize(
+  'name, calls',
+  [('mha', 3), pytest.param('mhe_add', 6, marks=pytest.mark.slow)],
+)
 def test_the_batch_stays_split(name, calls):
   """The gradient of one device, and no example goes to another one."""
   found = on_devices(8, name, module='tests.attention.flash_on_devices')

@@ -23,6 +23,9 @@ every_case = V.few(V.CASES)
 every_name = V.few(attention.names())
 B, T = 2, 3
 CAUSAL = attention.Mask(causal=True)
+half = pytest.mark.parametrize(
+  'dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)]
+)
 
 
 def inputs(case):
@@ -53,7 +56,10 @@ def transformed(transform, case, **fields):
 
 
 @every_name
-@pytest.mark.parametrize('transform', TRANSFORMS)
+@pytest.mark.parametrize(
+  'transform',
+  ['remat', 'jit', pytest.param('remat of jit', marks=pytest.mark.slow)],
+)
 def test_transformed_layers_decode_as_self_attention(case, transform):
   """Arguments become arrays of their own: none is the object it was."""
   x, params = inputs(case), V.params(case)
@@ -267,7 +273,7 @@ def test_nnx_decodes(case):
 
 
 @every_case
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@half
 def test_no_dtype_is_promoted_without_a_cast(case, dtype):
   """Forward, backward, dropout, sown weights and caches, traced."""
 
@@ -355,7 +361,7 @@ def test_no_tokens_are_appended(case):
 
 
 @every_name
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@half
 def test_parameters_of_numpy_keep_the_dtype(case, dtype):
   """NumPy promotes a bfloat16 array and a float to float32."""
   x, layer = inputs(case), V.build(case, dtype=dtype)

@@ -63,7 +63,9 @@ def test_every_variant(case):
 
 
 @pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
-@pytest.mark.parametrize('kind', ['none', 'all'])
+@pytest.mark.parametrize(
+  'kind', ['all', pytest.param('none', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('bias_range', [1, 80])
 def test_every_block_and_rows_without_keys(kernel, kind, bias_range):
   """Blocks that do not fill up; both sides of the guard; dropout."""

@@ -13,19 +13,19 @@ QUICK = [
   signals.killed_at_row,
   signals.killed_while_saving,
   signals.terminated,
-  signals.interrupted,
   signals.two_at_once,
-  storage.full_at_cache,
-  storage.data_changes,
 ]
 SLOW = [
+  signals.interrupted,
   signals.interrupted_twice,
   signals.stalled,
   signals.clock_goes_back,
   storage.damaged,
+  storage.full_at_cache,
   storage.full_at_checkpoint,  # a thread of Orbax may print a traceback as well
   storage.full_at_metrics,
   storage.read_only,
+  storage.data_changes,
   storage.data_vanishes,
   storage.cache_changes,
 ]

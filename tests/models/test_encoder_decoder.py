@@ -241,8 +241,13 @@ LAYERS = dict(encoder_layers=2, decoder_layers=2)
 @pytest.mark.parametrize(
   'places, norm, options',
   [
-    (PLACES[0], 'pre', [dict(scan=True), dict(remat='full')]),
     (PLACES[2], 'post', [dict(scan=True, remat='full')]),
+    pytest.param(
+      PLACES[0],
+      'pre',
+      [dict(scan=True), dict(remat='full')],
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_scan_and_remat_change_nothing(places, norm, options):

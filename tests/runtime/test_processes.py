@@ -207,6 +207,7 @@ def check_lost(ends, victim):
       assert f'so process {i} stops too' in last
 
 
+@pytest.mark.slow
 def test_restart_after_a_loss(text, cache, two, tmp_path):
   """Both again, and the numbers are those of the undisturbed run."""
   processes = start(2, text, tmp_path, cache)

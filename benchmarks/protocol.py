@@ -34,14 +34,14 @@ def measure(cases, rounds, title, carried=None):
 
   Args:
     cases: dict of name -> (function, arguments).
-      rounds: how often each case runs.
-      title: title of the progress bar.
-      carried: index of an argument that each run consumes (it is donated). The
-        run's second result takes its place in the next run.
+    rounds: how often each case runs.
+    title: title of the progress bar.
+    carried: index of an argument that each run consumes (it is donated). The
+      run's second result takes its place in the next run.
 
-    Returns:
-      dict of name -> dict(ms, low, high, temp_mib): the median and quartiles in
-      milliseconds, and the peak of temporary memory that XLA plans for.
+  Returns:
+    dict of name -> dict(ms, low, high, temp_mib): the median and quartiles in
+    milliseconds, and the peak of temporary memory that XLA plans for.
   """
   compiled = {}
   for name, (function, arguments) in cases.items():

@@ -99,7 +99,7 @@ class Classification(tasks.Task):
     subtask: a key of family.subtasks.
     family: Family.
 
-    Raises:
+  Raises:
     ValueError: there is no such sub-task, or the data is faulty.
   """
 

@@ -30,7 +30,7 @@ ARMS = {
   'mqa': 'MQA',
   'mhe_mul': 'MHE-MUL',
 }
-# Of BERT-base, as printed, and of two numbers of a task the mean.
+# BERT-base, as printed; the mean of two numbers where a task has two.
 PAPER = {
   'once': ('91.7', '88.8/83.8', '63.2', '88.8/88.7'),
   'collab-192-plain': ('90.7', '87.7/82.4', '65.3', '88.3/88.0'),
@@ -38,7 +38,7 @@ PAPER = {
 
 
 def measure(task: str) -> dict:
-  """{label: tables.Measured} of the arms of a task."""
+  """Returns {label: tables.Measured} of the arms of a task."""
   arms = {f'{task}-{arm}': label for arm, label in ARMS.items()}
   return tables.measure(['glue'], METRICS[task], arms, ARMS['original'])
 

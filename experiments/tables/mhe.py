@@ -22,14 +22,14 @@ MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
 
 
 class Task(NamedTuple):
-  """A row of blocks: what the paper ran, and what we did.
+  """A task in the table: what the paper ran, and what we did.
 
   Attributes:
-    title: the task.
-    ours: the data that we have.
-    study: its name, '' of what nobody has run here.
-    of: its metric.
-    prefix: of the names of arms.
+    title: name of the task.
+    ours: our data set.
+    study: name of our study, '' if we have none.
+    of: metric of the task.
+    prefix: prefix of the names of arms.
     baseline: the arm with multi-head attention.
   """
 
@@ -56,13 +56,13 @@ TASKS = [
 
 
 def prr(score: float, mha: float, lower: bool = False) -> float:
-  """Performance retention ratio."""
+  """Computes the performance retention ratio."""
   share = tables.ratio(score, mha)
   return 2 - share if lower else share
 
 
 def peop(one: tuple, sha: tuple, lower: bool = False) -> float:
-  """Performance elasticity of parameters, of two (score, parameters)."""
+  """Computes the performance elasticity of parameters, (score, parameters)."""
   gain = tables.ratio(one[0], sha[0]) - 1
   more = tables.ratio(one[1], sha[1]) - 1
   return tables.ratio(-gain if lower else gain, more)

@@ -57,8 +57,8 @@ def sacrebleu(replicates: np.ndarray, d: float) -> np.ndarray:
   """Tests |d_r| - mean |d| > |d|, as sacreBLEU's paired bootstrap does.
 
   Koehn, 2004. The results agree to the last digit. If the difference is clear,
-  the test is in effect one-sided, so that p is about half of a two-sided one. A
-  difference of exactly 0 is never significant.
+  the test is in effect one-sided, so that p is about half of a two-sided one.
+  If all replicates are 0, p is 1 / (R + 1), although nothing differs.
   """
   return (np.abs(replicates) - np.abs(replicates).mean() > abs(d)) | (d == 0)
 

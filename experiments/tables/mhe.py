@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """MHE against its baselines: 2310.07911, the tables of scores, PRR and PEoP.
 
-The paper's scores could not be recovered, so there is no column of
-them. Ours are small models of other data sets, on GLUE a MiniLM that is
-converted and not trained from nothing: another scale; the tables of the tasks
-say more. PRR is the score over MHA's, of a perplexity
-1 - (ppl - ppl_MHA) / ppl_MHA. PEoP is our reading of the paper: the gain over
-SHA's score, relative to it, over the same of attention's parameters: high where
-few parameters buy much. p is against MHA, of BLEU by sacreBLEU. What is not in
-the table was not run.
+The paper's scores could not be recovered, so there is no column of them. Ours
+are small models of other data sets, and on GLUE a MiniLM that was converted and
+not trained from scratch. The scale differs; the tables of the tasks say more.
+PRR is the score over MHA's; for a perplexity it is 1 - (ppl - ppl_MHA) /
+ppl_MHA. PEoP is our reading of the paper: the relative gain over SHA's score,
+divided by the relative increase of attention's parameters. It is high where few
+parameters buy much. p is against MHA; for BLEU it is sacreBLEU's. What is not
+in the table was not run.
 """
 
 from typing import NamedTuple

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLEU against key width: 2006.16362, the figure of WMT-14.
 
-The paper: WMT-14 English-German, 4.5 million pairs, Transformer base
-of width 512. Ours: Multi30k English-German, 29,000 captions, 1,000 to test, a
-model of width 192: another scale, so compare how BLEU falls with the width, a
-half and a quarter of the model's, and not its level. p is sacreBLEU's, about
-half of a two-sided one.
+The paper uses WMT-14 English-German (4.5 million pairs) and Transformer base of
+width 512. We use Multi30k English-German (29,000 captions, 1,000 to test) and a
+model of width 192. The scale differs, so compare how BLEU falls with the width
+(a half and a quarter of the model's), and not its level. p is sacreBLEU's,
+about half of a two-sided one.
 """
 
 from experiments import metric

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Every variant and kernel against linen's MHA and jax.nn's attention.
+r"""Times attention variants and kernels against linen's MHA and jax.nn.
 
   ./launch.sh python -m benchmarks.attention [--causal] [--save]
 
-Whole layers (projections included) and bare kernels, forward and forward plus
-backward (all parameters and the input), float32, D=768, H=12, 2,048 tokens at
-each length (or one row, if that is longer). `share` is of linen's time in the
-same run; `of GEMM` the share that is reached of the rate of a 2048-cubed
-product, measured in the same run, by the FLOPs of the matrix products that the
-layer's program has (what a causal kernel skips is not in them); `products` what
-these take alone, one by one at their shapes, about the limit of the layer, and
-its share of linen's time.
+Cases are whole layers (projections included) and bare kernels, in float32 with
+D=768 and H=12. Each length has 2,048 tokens in all, or one row if that is
+longer. Each case is timed forward, and forward plus backward (the gradient to
+all parameters and the input). The columns:
+
+  share     the time as a share of linen's, in the same run
+  of GEMM   the FLOP rate as a share of that of a 2048-cubed product, measured
+            in the same run. FLOPs are those of the matrix products in the
+            layer's program, without the blocks that a causal kernel skips.
+  products  the time of these matrix products alone, one by one at their
+            shapes, and its share of linen's time. The layer can hardly be
+            faster.
 """
 
 import argparse
@@ -40,7 +44,7 @@ LAYERS = {
 
 
 def layers(x, causal):
-  """Layer name -> (function of (variables, x), arguments)."""
+  """Returns {layer name: (function of (variables, x), arguments)}."""
   T = x.shape[1]
   linen_mask = None
   if causal:
@@ -65,7 +69,10 @@ def layers(x, causal):
 
 
 def bare_kernels(x, causal):
-  """Kernel name -> (function, (q, k, v, ...)), heads already projected."""
+  """Returns {kernel name: (function, (q, k, v, ...))}.
+
+  The heads are projected already.
+  """
   B, T, _ = x.shape
   q = x.reshape(B, T, H, D // H)
   one, bias = q[:, :, :1], q[..., 0]
@@ -92,7 +99,7 @@ def bare_kernels(x, causal):
 
 
 def with_backward(function):
-  """The function's value and its gradient to all arguments."""
+  """Makes a function of the value and its gradient to all arguments."""
 
   def loss(*arguments):
     return (function(*arguments) ** 2).sum()

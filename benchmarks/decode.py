@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""One decoding step of every variant, beside linen's MHA with its cache.
+r"""Times one decoding step of every variant against linen's MHA with a cache.
 
   ./launch.sh python -m benchmarks.decode [--save]
 
-The whole layer, float32, D=768, H=12: one token a row, a cache of S places that
-is all but full and is handed on from step to step (donated, so that nothing is
-copied). `share` is of linen's time in the same run. `limit` is the larger of
-the bytes that have to be read, cache and parameters, at the bandwidth of a sum
-over 256 MiB, and the FLOPs at the rate of a 2048-cubed product, both measured
-in the same run; `of limit` is what share of that speed is reached.
+A case is the whole layer in float32 with D=768 and H=12, and decodes one token
+a row. Its cache of S places is nearly full. Each step receives the cache of the
+step before, donated so that nothing is copied. The columns:
+
+  share     the time as a share of linen's, in the same run
+  limit     the least possible time, the larger of two: reading the cache and
+            the parameters at the bandwidth of a sum over 256 MiB, and computing
+            the FLOPs at the rate of a 2048-cubed product. Both rates are
+            measured in the same run.
+  of limit  `limit` as a share of the time
 """
 
 import argparse
@@ -26,7 +30,7 @@ ROUNDS = 20
 
 
 def cases(B, S):
-  """Name -> (step(params, cache, x) -> (y, cache), arguments)."""
+  """Returns {name: (step(params, cache, x) -> (y, cache), arguments)}."""
   modules = {'linen': nn.MultiHeadDotProductAttention(num_heads=H, decode=True)}
   for name, fields in LAYERS.items():
     modules[name] = attention.build(num_heads=H, decode=True, **fields)
@@ -48,14 +52,17 @@ def case(module, B, S):
 
 
 def nearly_full(x, S):
-  """An index leaves room for the rounds; keys and values are random."""
+  """Fills a cache with random keys and values, nearly to its end.
+
+  The index leaves room for the tokens of all rounds.
+  """
   if jnp.issubdtype(x.dtype, jnp.integer):
     return jnp.full_like(x, S - ROUNDS - 2)
   return jax.random.normal(jax.random.key(2), x.shape, x.dtype)
 
 
 def measured(title, B, S, bandwidth, gemm):
-  """What protocol.measure returns, with rates, cache and limit."""
+  """Measures the cases; adds parameters, cache size and limit to each."""
   found, extra = cases(B, S), {}
   for name, (_, (params, cache, _)) in found.items():
     fields = dict(num_heads=H) | LAYERS.get(name, LAYERS['mha'])

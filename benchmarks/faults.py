@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Faults tried on runs of train.py, and how they were survived.
+r"""Injects faults into runs of train.py and records how the runs survive them.
 
   ./launch.sh python -m benchmarks.faults --save [--kills 50]
 
-Each disturbs a run, goes on with it, and compares: rows of metrics (but for
-what depends on the clock), scores and checkpoints have to be those of a run
-that nothing disturbed, to the bit; or one line says what is wrong, and the
-files are as they were. The faults are those of tests/faults.
+Each case disturbs a run, resumes it, and compares it with an undisturbed run.
+Metrics (except those that depend on the clock), scores and checkpoints have to
+be equal to the bit. Where a fault makes that impossible, the run has to end
+with a one-line error and leave the files as they were. The faults are those of
+tests/faults.
 """
 
 import argparse
@@ -50,7 +51,7 @@ FAULTS = {
 
 
 def tried(name, fault, lab, folder):
-  """A row of the table."""
+  """Tries one fault; returns a row of the table."""
   began = time.monotonic()
   try:
     outcome, told = 'survived', fault(lab, folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Draws benchmarks/results/attention.png from attention.json beside it.
+r"""Draws benchmarks/results/attention.png from attention.json.
 
 ./launch.sh python -m benchmarks.figure
 """

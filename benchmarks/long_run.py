@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Whether a long run grows: memory, open files and the time of a step.
+r"""Measures whether memory, open files or step time grow during a long run.
 
   ./launch.sh python -m benchmarks.long_run --save [--steps 20000]
 
-train.py as a user starts it, on the bundled sample with a model of 9,000
-parameters: 2,000 rows of metrics, 40 evaluations, 80 checkpoints. Its process
-is looked at from outside, twice a second; quarters of the run are compared by
-their medians. Beside the time of a step by the clock, which other work on the
-machine disturbs, stands that of all its threads on a processor.
+The run is train.py as a user starts it, on the bundled sample with a model of
+9,000 parameters. It writes 2,000 rows of metrics, makes 40 evaluations and
+saves 80 checkpoints. The process is sampled from outside twice a second, and
+the medians of the four quarters of the run are compared. Step time is given
+twice: by the clock, which other work on the machine disturbs, and as CPU time
+over all threads.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks import protocol
 from collab.training import logs
 
 ROOT = pathlib.Path(__file__).parents[1]
-LOG = 10  # steps of a row of metrics
+LOG = 10  # steps between two rows of metrics
 SIZES = {
   'data.vocab_size': 300,
   'data.batch_size': 8,
@@ -41,15 +42,15 @@ SIZES = {
 
 
 class Sample(NamedTuple):
-  """A look at the process.
+  """A sample of the process.
 
   Attributes:
-    step: that it has written metrics of.
-    seconds: on processors, of all its threads.
-    mib: resident and its own: not what is mapped from files, which the system
-      may drop and read again.
-    files: open ones.
-    threads: of it.
+    step: the last step that it has written metrics for.
+    seconds: CPU time of all its threads.
+    mib: resident memory of its own, in MiB. Memory mapped from files does not
+      count, because the system may drop it and read it again.
+    files: number of open files.
+    threads: number of threads.
   """
 
   step: int
@@ -60,9 +61,9 @@ class Sample(NamedTuple):
 
 
 def look(pid, step):
-  """A Sample; OSError if the process is gone."""
+  """Takes a Sample; raises OSError if the process is gone."""
   proc = pathlib.Path(f'/proc/{pid}')
-  # After the name, which is in parentheses and may have spaces.
+  # The fields after the name, which is in parentheses and may have spaces.
   stat = (proc / 'stat').read_text().rpartition(')')[2].split()
   status = (proc / 'status').read_text()
   kib = int(status.split('RssAnon:')[1].split()[0])
@@ -77,7 +78,7 @@ def look(pid, step):
 
 
 def run(workdir, steps):
-  """Samples of a run, and the milliseconds of a step by each row's clock."""
+  """Runs train.py; returns Samples, and each row's milliseconds a step."""
   sizes = SIZES | dict(total_steps=steps)
   command = [sys.executable, ROOT / 'train.py', f'--workdir={workdir}']
   command += [f'--config={ROOT}/configs/wmt14_mhe_mul.py:sample']
@@ -96,7 +97,7 @@ def run(workdir, steps):
         rows += new.count(b'"train/loss"')
       try:
         samples.append(look(process.pid, LOG * (rows - 1)))  # and step 1
-      except (OSError, IndexError):  # it has just ended
+      except (OSError, IndexError):  # the process has just ended
         break
   if process.wait():
     sys.exit((workdir / 'log').read_text())
@@ -109,7 +110,7 @@ def run(workdir, steps):
 
 
 def quarters(samples, clock, steps):
-  """Medians of the four quarters: {what: [first, ..., fourth]}."""
+  """Returns the medians of the four quarters: {what: [first, ..., fourth]}."""
   found = {}
   part = [min(4 * x.step // steps, 3) for x in samples]
   for name in ('mib', 'files', 'threads'):
@@ -133,7 +134,7 @@ def quarters(samples, clock, steps):
 
 
 def draw(samples, clock, path):
-  """Memory, step time and open files against the step."""
+  """Plots memory, step time and open files against the step."""
   import matplotlib
 
   matplotlib.use('Agg')

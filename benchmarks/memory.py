@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Temporary memory of training a layer, over sequence lengths.
+r"""Measures the temporary memory of training a layer against sequence length.
 
   ./launch.sh python -m benchmarks.memory [--causal] [--save]
 
-Forward and backward of the whole layer, one row, float32, D=768, H=12: what XLA
-plans for temporaries. `of T` is how much more the last length takes than the
-first, as a share of what linear memory would: 1.00 is linear, linen's T x T
-weights tend to the ratio of the lengths.
+A case is forward and backward of the whole layer on one row, in float32 with
+D=768 and H=12. The figures are what XLA plans for temporaries. `of T` is the
+growth from the first to the last length as a share of linear growth: 1.00 is
+linear, and linen's T x T weights tend to the ratio of the lengths.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.attention import D, layers, with_backward
 
 
 def temporaries(T, causal):
-  """Layer name -> MiB."""
+  """Returns {layer name: MiB of temporary memory}."""
   x = jax.ShapeDtypeStruct((1, T, D), jnp.float32)
   found = {}
   for name, (function, arguments) in layers(x, causal).items():

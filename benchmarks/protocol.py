@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How everything here is timed, so that figures of one run compare.
+"""The timing protocol of all benchmarks, so that figures of one run compare.
 
-Compiled beforehand, one warm-up, then rounds in which every case runs once, in
-an order that is shuffled anew each round; the median of a case is its figure,
-and only ratios within one run are quoted.
+Cases are compiled beforehand and warmed up once. Then they are timed in rounds:
+each round runs every case once, in a newly shuffled order. The figure of a case
+is its median over the rounds. Only ratios within one run are quoted.
 """
 
 import collections
@@ -35,12 +35,12 @@ def measure(cases, rounds, title, carried=None):
   Args:
     cases: dict of name -> (function, arguments).
     rounds: how often each case runs.
-    title: of the progress bar.
-    carried: number of an argument that each run consumes (it is donated) and
-      gives back, changed, as its second result; for the next run.
+    title: title of the progress bar.
+    carried: index of an argument that each run consumes (it is donated). The
+      run's second result takes its place in the next run.
 
   Returns:
-    dict of name -> dict(ms, low, high, temp_mib): median and quartiles in
+    dict of name -> dict(ms, low, high, temp_mib): the median and quartiles in
     milliseconds, and the peak of temporary memory that XLA plans for.
   """
   compiled = {}
@@ -76,18 +76,18 @@ def measure(cases, rounds, title, carried=None):
 
 
 def products(cases, rounds):
-  """What the matrix products of each case take one by one, at their shapes.
+  """Times the matrix products of each case alone, one by one at their shapes.
 
-  About what a program with these products takes at least; a little less if it
-  need not make room for each result.
+  Their sum is about the least time of a program with these products. The
+  program can be slightly faster if it need not allocate each result.
 
   Args:
-    cases: as `measure` takes them.
+    cases: as in `measure`.
     rounds: how often each product runs.
 
   Returns:
-    dict of name -> dict(product_ms, flops): their sum in milliseconds, and
-    their FLOPs.
+    dict of name -> dict(product_ms, flops): the sum of the products' times in
+    milliseconds, and the sum of their FLOPs.
   """
   counted = {
     name: trace.products(function, *arguments)
@@ -114,19 +114,19 @@ def products(cases, rounds):
 
 
 def gemm_rate():
-  """FLOP/s of a 2048-cubed float32 product, best of 10."""
+  """Measures the FLOP/s of a 2048-cubed float32 product, best of 10."""
   x = jnp.ones((2048, 2048))
   return 2 * 2048**3 / _best(jnp.matmul, x, x)
 
 
 def bandwidth():
-  """Bytes/s of reading 256 MiB, best of 10."""
+  """Measures the bytes/s of reading 256 MiB, best of 10."""
   x = jnp.ones((64, 2**20))
   return x.nbytes / _best(jnp.sum, x)
 
 
 def _best(function, *arguments):
-  """Seconds of the fastest of 10 runs."""
+  """Returns the seconds of the fastest of 10 runs."""
   run = jax.jit(function).lower(*arguments).compile()
   jax.block_until_ready(run(*arguments))
   seconds = []
@@ -138,7 +138,7 @@ def _best(function, *arguments):
 
 
 def machine():
-  """What the figures depend on."""
+  """Describes the machine and the versions that the figures depend on."""
   return dict(
     date=datetime.date.today().isoformat(),
     command=shlex.join(['python', '-m', _module(), *sys.argv[1:]]),
@@ -152,7 +152,7 @@ def machine():
 
 
 def save(name, figures):
-  """Writes benchmarks/results/<name>.json with the machine beside it."""
+  """Writes benchmarks/results/<name>.json, with the machine and versions."""
   RESULTS.mkdir(exist_ok=True)
   path = RESULTS / f'{name}.json'
   path.write_text(

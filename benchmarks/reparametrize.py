@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The decomposition of heads' score matrices against tensorly's parafac.
+r"""Compares our decomposition of score matrices with tensorly's parafac.
 
   ./launch.sh python -m benchmarks.reparametrize [--save]
 
-A layer of BERT-base's size, k = 384, float32: both sides start at the same
-point and make the same number of sweeps, in turns; errors are those of the
-D x H x D tensor. Then twelve layers, 100 sweeps each, and their memory.
+The layer has BERT-base's size, with k = 384, in float32. Both sides start at
+the same point, make the same number of sweeps and take turns. Errors are those
+of the D x H x D tensor. Then our side decomposes twelve layers, 100 sweeps
+each, and its memory is measured.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from benchmarks import protocol
 from collab.convert.decompose import cp
 
 D, H, RANK, LAYERS, SWEEPS = 768, 12, 384, 12, 100
-ROUNDS, PART = 3, 4  # of the comparison, and the sweeps of each
+ROUNDS, PART = 3, 4  # rounds of the comparison, and sweeps in each
 
 # Floating-point operations of a sweep (N = D): Gq X and Gk Y, three products
 # [k, N] [N, k], two solutions for [N, k] and three Cholesky factors.
@@ -30,10 +31,10 @@ FLOP = 4 * D**2 * RANK + 10 * D * RANK**2 + RANK**3
 
 
 def projections(seed):
-  """Wq, Wk [D, D] with scores of a decaying spectrum.
+  """Makes Wq and Wk [D, D] whose scores have a decaying spectrum.
 
-  The heads look at the same directions of the input, which matter less and
-  less (i^-0.75), each in its own way, and at some noise.
+  All heads look at the same directions of the input, each in its own way, and
+  at some noise. The weight of direction i falls as i^-0.75.
   """
   rng = np.random.default_rng(seed)
   basis = np.linalg.qr(rng.normal(size=(D, D)))[0]
@@ -47,13 +48,13 @@ def gram(w):
 
 
 def dense(wq, wk):
-  """Wq_h Wk_h^T, [D, H, D]."""
+  """Computes Wq_h Wk_h^T, [D, H, D]."""
   q, k = (w.reshape(D, H, -1) for w in (wq, wk))
   return np.stack([q[:, h] @ k[:, h].T for h in range(H)], 1)
 
 
 def dense_error(tensor, u, m, v):
-  """|A - U diag(m) V^T| / |A|, of the tensor as it is."""
+  """Computes |A - U diag(m) V^T| / |A| from the full tensor."""
   left = sum(
     ((tensor[:, h] - (u * m[h]) @ v.T) ** 2).sum(dtype='d') for h in range(H)
   )
@@ -61,7 +62,7 @@ def dense_error(tensor, u, m, v):
 
 
 def compare(parafac, rounds):
-  """Seconds of a sweep, errors and number of sweeps; the sides take turns."""
+  """Returns seconds a sweep, errors and number of sweeps of both sides."""
   wq, wk = projections(0)
   grams, tensor = (gram(wq), gram(wk)), dense(wq, wk)
   ours = start = cp.decompose(*grams, H, RANK, 0)
@@ -93,7 +94,7 @@ def compare(parafac, rounds):
 
 
 def whole_model():
-  """Seconds and errors of twelve layers."""
+  """Returns seconds and errors of decomposing twelve layers."""
   grams = [[gram(w) for w in projections(seed)] for seed in range(LAYERS)]
   seconds, errors = 0.0, []
   for layer in tqdm(grams, 'twelve layers', leave=False, disable=None):
@@ -104,19 +105,19 @@ def whole_model():
 
 
 def timed(function, *arguments, **options):
-  """Seconds, and what the function returns."""
+  """Returns the seconds that a call takes, and its result."""
   start = time.perf_counter()
   found = function(*arguments, **options)
   return time.perf_counter() - start, found
 
 
 def peak_mib():
-  """The most memory that this process has held so far."""
+  """Returns the peak memory of this process so far, in MiB."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def gemm_rate():
-  """GFLOP/s of a 2048-cubed float32 product of one thread, best of 5."""
+  """Measures GFLOP/s of a 2048-cubed float32 product, one thread, best of 5."""
   x = np.ones((2048, 2048), 'f')
   with threadpool_limits(1, 'blas'):
     return 2 * 2048**3 / min(timed(np.matmul, x, x)[0] for _ in range(5)) / 1e9

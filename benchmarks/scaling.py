@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Scaling on paper: what a step communicates, and the batch that hides it.
+r"""Computes what a training step communicates, and the batch that hides it.
 
   ./launch.sh python -m benchmarks.scaling [--save]
 
-For the model of every base config: the bytes that a chip sends in a step of
-data parallelism and of FSDP, float32, by the formulas of ring algorithms,
+Nothing is run. For the model of every base config this computes the bytes that
+a chip sends in a step of data parallelism and of FSDP, in float32, by the
+formulas of ring algorithms:
 
   data parallel   2 (n - 1) / n 4 P     all-reduce of the gradients
   FSDP            3 (n - 1) / n 4 P     all-gather of the parameters for the
                   forward and for the backward pass, reduce-scatter of the
                   gradients
 
-and the tokens a chip has to have in a step so that communication, were none of
-it hidden behind computing, is a tenth of the time. FLOPs are counted on the
-traced forward and backward pass. `sent` counts the collectives of a compiled
-program: tests/test_scaling.py does so with the step of train.py.
+It also computes how many tokens a chip needs in a step so that communication
+takes a tenth of the time, even if none of it overlaps with computation. FLOPs
+are counted on the traced forward and backward pass. `sent` counts the
+collectives of a compiled program; tests/test_scaling.py applies it to the step
+of train.py.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from collab.io import atomic
 
 CHIPS = (8, 64, 512)
 EFFICIENCY = 0.9
-UTILISATION = 0.5  # of the peak, which no program reaches
+UTILISATION = 0.5  # of the peak FLOP rate, which no program reaches
 # How often a chip sends (n - 1) / n of the parameters' bytes.
 PASSES = {'data parallel': 2, 'FSDP': 3}
 CONFIGS = ('lm', 'lm:ptb', 'mlm', 'wmt14', 'glue', 'squad', 'vit')
@@ -48,12 +50,12 @@ DECIDED_BY_DATA = dict(
 
 
 class Chip(NamedTuple):
-  """Published rates.
+  """The published rates of a chip.
 
   Attributes:
-    flops: peak per second, bfloat16, dense.
-    sent: bytes per second that it sends to the others, all links.
-    within: chips that reach each other at this rate.
+    flops: peak FLOP/s in bfloat16, dense.
+    sent: bytes/s that it sends to other chips, over all links.
+    within: number of chips that reach each other at this rate.
   """
 
   flops: float
@@ -61,7 +63,7 @@ class Chip(NamedTuple):
   within: int = 10**9
 
 
-# Sources: in scaling.md.
+# The sources are in scaling.md.
 RATES = {
   'TPU v4': Chip(275e12, 1.1e15 / 4096, 4096),
   'TPU v5e': Chip(197e12, 51.2e12 / 256, 256),
@@ -73,9 +75,9 @@ RATES = {
 
 
 class Model(NamedTuple):
-  """Of a base config: what it trains, and FLOPs of a token in training.
+  """The model of a base config: what it trains, and its FLOPs for each token.
 
-  A token of a translation model is one of the source and one of the target.
+  A token of a translation model is one source token and one target token.
   """
 
   parameters: int
@@ -83,7 +85,7 @@ class Model(NamedTuple):
 
 
 def model(name):
-  """The Model of 'family[:argument]', from shapes alone."""
+  """Computes the Model of the config 'family[:argument]' from shapes alone."""
   family, _, argument = name.partition(':')
   config = importlib.import_module(f'configs.{family}').get_config(argument)
   fields = config.model.to_dict() | DECIDED_BY_DATA[family]
@@ -104,16 +106,17 @@ def model(name):
 
 
 def volume(model, way, n):
-  """Bytes that each of n chips sends in a step."""
+  """Returns the bytes that each of n chips sends in a step."""
   return PASSES[way] * (n - 1) / n * 4 * model.parameters
 
 
 def tokens(model, way, n, chip):
-  """Tokens of a chip from which on communication is 1 - EFFICIENCY of a step.
+  """Returns a chip's tokens at which communication is 1 - EFFICIENCY of a step.
 
     F t / (U f) = E / (1 - E) volume / s
 
-  t tokens, F FLOPs of one, f peak, U utilisation, E efficiency, s bytes/s sent.
+  t tokens, F FLOPs of one token, f peak FLOP/s, U utilisation, E efficiency,
+  s bytes/s sent.
   """
   seconds = volume(model, way, n) / chip.sent
   computing = EFFICIENCY / (1 - EFFICIENCY) * seconds
@@ -131,7 +134,7 @@ _ARRAY = re.compile(r'\b[a-z]+(\d+)\[([\d,]*)\]')
 
 
 def collectives(hlo):
-  """[(kind, bytes of the result, chips that take part)] of a program's text."""
+  """Finds [(kind, bytes of the result, chips)] of a program's collectives."""
   found = []
   for line in hlo.splitlines():
     if match := _LINE.search(line):
@@ -145,11 +148,11 @@ def collectives(hlo):
 
 
 def sent(kind, size, n):
-  """Bytes that a chip sends in a collective, by ring algorithms."""
+  """Returns the bytes that a chip sends in a collective, by ring algorithms."""
   times = {
     'all-reduce': 2 * (n - 1) / n,
     'all-gather': (n - 1) / n,
-    'reduce-scatter': n - 1,  # its result is the n-th part
+    'reduce-scatter': n - 1,  # its result is one n-th of the input
     'all-to-all': (n - 1) / n,
     'collective-permute': 1,
   }
@@ -157,7 +160,10 @@ def sent(kind, size, n):
 
 
 def _group(line):
-  """How many take part: mesh['a'=8,'b'=1] {'a'}, [1,8]<=[8] or {{0,1,...}}."""
+  """Returns how many chips take part in a collective.
+
+  The forms are mesh['a'=8,'b'=1] {'a'}, [1,8]<=[8] and {{0,1,...}}.
+  """
   groups = line.partition('replica_groups=')[2]
   if match := re.match(r'mesh\[(.*?)\] ?\{(.*?)\}', groups):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
@@ -173,7 +179,7 @@ def _group(line):
 
 
 def tables():
-  """Markdown of volumes and of batches."""
+  """Returns Markdown tables of the volumes and of the batches."""
   found = {name: model(name) for name in CONFIGS}
   lines = ['## Sent by each of 64 chips in a step', '']
   lines += _row('config', 'parameters', 'FLOPs a token', *PASSES)
@@ -198,7 +204,7 @@ def tables():
 
 
 def _counts(chip):
-  """Of CHIPS those that this interconnect joins."""
+  """Returns those of CHIPS that this interconnect joins."""
   if chip == 'H100, InfiniBand':
     return CHIPS[1:]
   return [n for n in CHIPS if n <= RATES[chip].within]

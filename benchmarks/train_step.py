@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What a training step costs, and what train.py and its data add to it.
+r"""Measures a training step, and the overhead of train.py and of its data.
 
   ./launch.sh python -m benchmarks.train_step [--save]
 
-The `wmt14:small` model on the bundled sample, so that nothing is needed: the
-compiled step on a batch that lies on the device, its achieved GFLOP/s beside a
-bare matrix product of this machine, tokens/s per variant; the steps per second
-of train.py's own loop beside those of the bare step; batches/s of the data.
-`products` is what the step's matrix products take, each alone at its shapes: no
-step with these products is faster, and `of limit` is the share that is reached.
+The model is `wmt14:small` on the bundled sample, so no data set is needed. For
+each variant the compiled step is timed on a batch that is on the device, which
+gives tokens/s and GFLOP/s beside those of a bare matrix product. The loop of
+train.py is then timed beside the bare step, and batches/s of the data are
+measured.
+
+`products` is the time of the step's matrix products, each alone at its shape.
+No step with these products is faster; `of limit` is `products` as a share of
+the step's time.
 """
 
 import argparse
@@ -36,7 +39,7 @@ VARIANTS += ('mhe_mul', 'mla')
 
 
 def config_of(variant, **changes):
-  """wmt14:small of a variant on the sample, with its own row and batch size."""
+  """Returns wmt14:small with a variant, on the sample, sized for this table."""
   config = wmt14.get_config(f'small,{variant}')
   config.data.corpus = 'sample'
   config.update_from_flattened_dict(changes)
@@ -44,7 +47,7 @@ def config_of(variant, **changes):
 
 
 def bare_step(config, task):
-  """(step(params, opt, batch, key), its arguments): as train.py's step."""
+  """Returns (step(params, opt, batch, key), its arguments), as in train.py."""
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   tx, _ = optim.build(total_steps=config.total_steps, **config.optim)
   batch = jax.tree.map(jnp.asarray, task.batch(0))
@@ -57,16 +60,16 @@ def bare_step(config, task):
   def step(params, opt, batch, key):
     (mean, aux), grads = gradients.accumulate(loss, params, batch, key)
     updates, opt = tx.update(grads, opt, params)
-    logged = mean, aux, optax.tree.norm(grads)  # train.py's step has them too
+    logged = mean, aux, optax.tree.norm(grads)  # as in train.py's step
     return optax.apply_updates(params, updates), opt, logged
 
   return step, (params, tx.init(params), batch, jax.random.key(0))
 
 
 def loop_rate(config, steps):
-  """(steps/s of train.py, steps/s of the bare step), alternating in one run.
+  """Returns steps/s of train.py and of the bare step, alternating in one run.
 
-  train.py's figure is from its own log: every interval but the first one.
+  train.py's figure comes from its own log, without the first interval.
   """
   changes = {'total_steps': steps, 'optim.warmup_steps': 1}
   changes |= {'every.log': steps // 4, 'every.eval': 10**9}
@@ -78,7 +81,7 @@ def loop_rate(config, steps):
     run = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
     params, opt, batch, key = arguments
     bare = []
-    # The final evaluation translates: not what is measured here.
+    # The final evaluation translates, which is not measured here.
     kept = evaluation.build
     evaluation.build = lambda *_: lambda *_: ({}, {})
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beam search: the most probable texts of a model, over any step function.
+"""Beam search for the most probable sequences, over any step function.
 
 Step functions, arguments and axes are those of `decoding`; N is the size of the
 beam.
@@ -19,22 +19,23 @@ from collab.attention import cache_take
 def beam(
   step, cache, prompt, *, eos, pad, max_length, size=4, alpha=0.6, **optional
 ):
-  """score(y) = log p(y) / ((5 + |y|) / 6)^alpha, the N best that are found.
+  """Finds the N best y by score(y) = log p(y) / ((5 + |y|) / 6)^alpha.
 
   Wu et al., 2016 (GNMT), equation 14; |y| counts eos. Each step keeps the N
-  most probable continuations of the live hypotheses. Those that end here join
-  the N best finished ones; the others stay live. A live one is given up if it
-  could not beat the worst of N finished ones even if all that follows had
-  probability 1. A row is done when none is live. Of equals, what finished first
-  wins, then the better parent, then the lower id. size=1 is decoding.greedy.
+  most probable continuations of the live hypotheses. Continuations that end
+  compete for the N best finished ones; the others stay live. A live hypothesis
+  is dropped if it could not beat the worst of N finished ones even with
+  probability 1 for all later tokens. A row is done when it has no live
+  hypothesis. Among equals the earlier finished one wins, then the better
+  parent, then the lower id. size=1 is decoding.greedy.
 
   Args:
     size: N.
-    alpha: 0 or more; 0 for no penalty.
+    alpha: length penalty, 0 or more; 0 for none.
 
   Returns:
     decoding.Decoded, tokens [B, N, L] and scores [B, N], best first. Where
-    fewer than N hypotheses are found, the rest is pad, with score -inf.
+    fewer than N hypotheses are found, the rest is pad with score -inf.
   """
   check(size, alpha)
   logits, cache, limits = decoding.prefill(
@@ -50,7 +51,7 @@ def beam(
     _, ids = jax.lax.top_k(logits, min(N, V))
     gained = jnp.take_along_axis(jax.nn.log_softmax(logits), ids, axis=-1)
     sums = s.live[:, :, None] + gained
-    # NaN of positive sign is sorted first, and so shows in the result.
+    # A NaN of positive sign sorts first, and so shows in the result.
     sums = jnp.where(jnp.isnan(sums), jnp.nan, sums)
     sums = jnp.where(s.live[:, :, None] == -jnp.inf, -jnp.inf, sums)
     live, best = jax.lax.top_k(sums.reshape(B, -1), N)
@@ -62,7 +63,7 @@ def beam(
     new = jnp.where(ended, live / penalty[t], -jnp.inf)
     scores, best = jax.lax.top_k(jnp.concatenate([s.scores, new], axis=1), N)
     finished = jnp.concatenate([s.finished, tokens], axis=1)[rows, best]
-    # Sums are negative and only fall: at best, the longest penalty helps.
+    # Sums are negative and only decrease, so the longest penalty is the bound.
     hopeless = live / penalty[limits] <= scores[:, -1:]
     live = jnp.where(ended | hopeless, -jnp.inf, live)
     return _Beams(t, parents, last, tokens, live, finished, scores)
@@ -72,13 +73,13 @@ def beam(
     logits, new = decoding.call(step, s.last.reshape(B * N, 1), cache, V)
     s = select(s, logits.reshape(B, N, V))
     origin = (rows * N + s.parents).reshape(-1)
-    # What a step hands back untouched (the memory of cross attention) is the
-    # same for all hypotheses of a row: nothing to reorder.
+    # What a step returns unchanged (the memory of cross attention) is the same
+    # for all hypotheses of a row, so there is nothing to reorder.
     take = lambda x, before: x if x is before else cache_take(x, origin)
     return s, jax.tree.map(take, new, cache)
 
   empty = jnp.full((B, N, max_length), pad, jnp.int32)
-  one = jnp.where(jnp.arange(N) == 0, 0.0, -jnp.inf)[None]  # hypothesis: ''
+  one = jnp.where(jnp.arange(N) == 0, 0.0, -jnp.inf)[None]  # one hypothesis: ''
   live = jnp.where(limits > 0, one, -jnp.inf)
   scores = jnp.where(limits > 0, -jnp.inf, one)
   none = jnp.zeros((B, N), jnp.int32)
@@ -87,13 +88,13 @@ def beam(
   cache = cache_take(cache, jnp.repeat(jnp.arange(B), N))
   alive = lambda carry: jnp.any(carry[0].live != -jnp.inf)
   s, _ = jax.lax.while_loop(alive, advance, (s, cache))
-  # Where nothing finished, there may be the tokens of what was given up.
+  # Where nothing finished, the tokens of a dropped hypothesis may remain.
   tokens = jnp.where(s.scores[:, :, None] == -jnp.inf, pad, s.finished)
   return decoding.Decoded(tokens, s.scores)
 
 
 def check(size, alpha):
-  """Refuses, with a ValueError, what `beam` cannot be run with."""
+  """Raises ValueError for settings that `beam` does not support."""
   if size < 1:
     raise ValueError(f'size must be 1 or more, got {size}.')
   if not 0 <= alpha < math.inf:
@@ -104,9 +105,9 @@ class _Beams(NamedTuple):
   """The state of beam search after t tokens."""
 
   t: jax.Array
-  parents: jax.Array  # [B, N], which hypothesis each one continues
-  last: jax.Array  # [B, N], its last token
+  parents: jax.Array  # [B, N], the hypothesis that each one continues
+  last: jax.Array  # [B, N], the last token of each
   tokens: jax.Array  # [B, N, L]
-  live: jax.Array  # [B, N], its log probability; -inf: it does not live
+  live: jax.Array  # [B, N], log probability; -inf if not live
   finished: jax.Array  # [B, N, L]
-  scores: jax.Array  # [B, N], of the finished ones, best first
+  scores: jax.Array  # [B, N], of finished hypotheses, best first

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: arguments, errors in a line, standard input."""
+"""Shared code of the commands: arguments, one-line errors, standard input."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,13 @@ from collab.io import paths, text_lines
 from collab.runtime import processes
 from collab.runtime import workdir as workdirs
 
-flags.disclaim_key_flags()  # the flags are those of the program
+flags.disclaim_key_flags()  # only the program's own flags are key flags
 
 
 class Parser(argparse.ArgumentParser):
   """An argument parser that raises ValueError and takes no abbreviations.
 
-  In arguments without a type, which may be paths, ~ is the home folder.
+  In arguments without a type, which may be paths, ~ means the home folder.
   """
 
   def __init__(self, **options):
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def errors_in_a_line(prog: str) -> Iterator[None]:
-  """Ends the program with the line `prog: ...` if its input is at fault."""
+  """Ends the program with the line `prog: ...` on an error of its input."""
   try:
     yield
   except (ValueError, OSError) as e:
@@ -49,7 +49,7 @@ def errors_in_a_line(prog: str) -> Iterator[None]:
 
 
 def stdin_lines() -> Iterator[str]:
-  """Yields the lines of standard input without white space around them.
+  """Yields the lines of standard input without surrounding white space.
 
   Raises:
     ValueError: a line is not UTF-8.
@@ -59,10 +59,11 @@ def stdin_lines() -> Iterator[str]:
 
 
 def print_lines(prog: str, lines: Sequence):
-  """Prints a line for each line of input: its text, or an empty line.
+  """Prints one line for each line of input: its text, or an empty line.
 
-  An exception in the place of a text makes an empty line, and is reported on
-  standard error with its number. So lines of output are those of the input.
+  A text may be an exception. It makes an empty line, and is reported on
+  standard error with its line number. So line numbers of output and input
+  agree.
 
   Raises:
     ValueError: at the end, if there were exceptions.
@@ -82,11 +83,12 @@ def print_lines(prog: str, lines: Sequence):
 
 
 def train(main: Callable, check_file: Callable):
-  """Runs train.py as its command line says; an error ends it in one line.
+  """Runs train.py by its command line, and reports an error in one line.
 
   Args:
-    main: (config, workdir, eval_only, results), of the flags.
-    check_file: value of --config -> None; refuses one that names no file.
+    main: function of (config, workdir, eval_only, results), from the flags.
+    check_file: function of the value of --config; raises ValueError if it does
+      not name a file.
   """
   try:
     _define_flags()
@@ -97,12 +99,12 @@ def train(main: Callable, check_file: Callable):
     )
   except KeyboardInterrupt:
     print('train.py: stopped by Ctrl-C.', file=sys.stderr)
-    sys.exit(130)  # as shells have it
+    sys.exit(130)  # the exit code of shells
   except Exception as e:
     processes.leave(e)
     if os.environ.get('COLLAB_TRACEBACK'):
       raise
-    # ml_collections wraps what a config raises in the text of a traceback.
+    # ml_collections puts the error of a config into the text of a traceback.
     words = re.sub(r'Traceback \(most.*\n\w+: ', '', str(e), flags=re.DOTALL)
     sys.exit(f'train.py: {" ".join(words.split()) or type(e).__name__}')
 
@@ -119,7 +121,7 @@ def _define_flags():
 
 
 def _keep_programs():
-  """Keeps compiled programs, so that the next start is quick."""
+  """Caches compiled programs on disk, so that the next start is quick."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     home = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
     jax.config.update('jax_compilation_cache_dir', f'{home}/collab')
@@ -136,11 +138,11 @@ def _parse(check_file, argv):
       values.config = override(values.workdir, rest)
       return rest[:1]
     return values(rest)
-  except OSError:  # of a config that is not there, or that opens what is not
+  except OSError:  # the config is missing, or opens a missing file
     check_file(config_flags.get_config_filename(values['config']))
     raise
-  except (KeyError, AttributeError) as e:  # of ml_collections
-    (inner,) = e.args  # the text, or an exception of the text
+  except (KeyError, AttributeError) as e:  # raised by ml_collections
+    (inner,) = e.args  # the message, or an exception with the message
     words = '. '.join(str(*getattr(inner, 'args', [inner])).split('\n'))
     raise ValueError(f'--config has no field {words}') from e
 
@@ -161,14 +163,14 @@ def _start(main, argv):
 
 
 def override(workdir: str, arguments: list[str]) -> ConfigDict:
-  """The config that a workdir keeps, with the changes of a command line.
+  """Returns the config kept in a workdir, with the changes of a command line.
 
   Args:
-    workdir: of a run.
+    workdir: workdir of a run.
     arguments: the program, and --config.FIELD=VALUE for each change.
 
   Raises:
-    ValueError: there is no run.
+    ValueError: the workdir has no run.
     flags.Error, KeyError, AttributeError: as with --config=FILE.
   """
   values = flags.FlagValues()
@@ -183,7 +185,7 @@ def override(workdir: str, arguments: list[str]) -> ConfigDict:
 
 
 def _default_workdir(config_file, config):
-  """runs/<config>[-<argument>]-s<seed>, from the value of --config."""
+  """Makes runs/<config>[-<argument>]-s<seed> from the value of --config."""
   name, _, argument = config_file.partition('.py:')
   name = pathlib.Path(name.removesuffix('.py')).name
   words = [name, *argument.replace('=', '').split(',')]

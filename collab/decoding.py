@@ -3,27 +3,27 @@
 
   step(tokens [B, n] int32, cache, lengths=None) -> (logits [B, n, V], cache)
 
-appends n tokens to what the cache (any pytree of arrays [B, ...]) holds of each
-row; the caller closes over the parameters. lengths [B], how many of the n are
-real, comes with the prompt, and only if prompt_lengths does. All but arrays is
-static under jit.
+It appends n tokens to what the cache (any pytree of arrays [B, ...]) holds of
+each row; the caller closes over the parameters. lengths [B], how many of the n
+are real, is passed with the prompt, and only if prompt_lengths is given. Under
+jit, all arguments except arrays are static.
 
 Axes: B rows, P prompt, L = max_length, V vocabulary.
 
-Arguments of these two and of beam_search.beam:
-  step, cache: see above; the cache as it is before the prompt. It needs
-    P + L - 1 places a row: the last token is not fed back.
+Arguments of these two functions and of beam_search.beam:
+  step, cache: see above; the cache is that before the prompt. It needs P + L -
+    1 places a row, because the last token is not fed back.
   prompt: int [B, P], padded on the right; for translation P = 1 (bos).
-  eos: id that ends a row and belongs to it, or -1: nothing does.
+  eos: id that ends a row and belongs to it, or -1 for none.
   pad: id that fills a row after its end.
-  max_length: L, how many tokens to generate at most.
+  max_length: L, the maximum number of tokens to generate.
   prompt_lengths: int [B], each 1 to P; default P.
   limits: int [B], each row's own max_length, cut to L; default L. A row ends at
-    its limit without eos; with 0 it is empty, score 0.
+    its limit without eos; with 0 it is empty and has score 0.
 
-What does not fit is a ValueError. What a jitted program cannot refuse (NaN
-logits, a traced prompt length outside of 1 to P) makes the row's scores NaN. No
-row depends on another.
+Impossible arguments raise a ValueError. What a jitted program cannot refuse
+(NaN logits, a traced prompt length outside of 1 to P) makes the row's scores
+NaN. Rows do not depend on each other.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ import numpy as np
 
 from collab.io import text_lines
 
-CHUNK = 512  # tokens of a prompt at a time
+CHUNK = 512  # tokens of a prompt that are processed at a time
 
 
 class Decoded(NamedTuple):
-  """What decoding returns; beam search has an axis of N texts after B.
+  """The result of decoding; for beam search N sequences follow the axis B.
 
   Attributes:
     tokens: int32 [B, L], without the prompt; eos, then pad, at the end.
@@ -53,13 +53,13 @@ class Decoded(NamedTuple):
 
 
 def empty_cache(model, rows, places, *memory):
-  """The cache of a model that has decoded nothing yet: zeros.
+  """Makes the cache of a model that has decoded nothing yet, as zeros.
 
   Args:
     model: models.Decoder or models.EncoderDecoder.
     rows: B.
-    places: tokens that a row may have.
-    *memory: of the encoder, [B, S, D], if the model attends to one.
+    places: maximum number of tokens of a row.
+    *memory: the encoder's output, [B, S, D], if the model attends to one.
   """
   init = functools.partial(model.clone(decode=True).init, method='next_logits')
   tokens = jnp.zeros((rows, places), jnp.int32)
@@ -68,7 +68,7 @@ def empty_cache(model, rows, places, *memory):
 
 
 def step_of(model, params, method='next_logits') -> Callable:
-  """The step function of a model: its method that reads and fills a cache."""
+  """Makes a step function of a model's method that reads and fills a cache."""
   decoder = model.clone(decode=True)
 
   def step(tokens, cache, **lengths):
@@ -82,10 +82,10 @@ def step_of(model, params, method='next_logits') -> Callable:
 
 
 def line(tokenizer, ids, score):
-  """The text of a row of Decoded as one line.
+  """Converts a row of Decoded to text in one line.
 
-  A line break in it becomes a blank. If the score is not finite, the tokens
-  mean nothing, and a FloatingPointError is returned instead of the text.
+  A line break becomes a blank. If the score is not finite, the tokens have no
+  meaning, and a FloatingPointError is returned instead of the text.
   """
   if not math.isfinite(score):
     return FloatingPointError("the model's outputs are not finite")
@@ -93,7 +93,7 @@ def line(tokenizer, ids, score):
 
 
 def greedy(step, cache, prompt, *, eos, pad, max_length, **optional):
-  """y_t = argmax_y p(y | y_<t), the lowest id of equals."""
+  """Decodes y_t = argmax_y p(y | y_<t), the lowest id among equals."""
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
   choose = lambda logits, t: jnp.argmax(logits, axis=-1)
   return _roll_out(step, start, choose, eos, pad, max_length)
@@ -113,18 +113,18 @@ def sample(
   top_p=1.0,
   **optional,
 ):
-  """y_t ~ p(y | y_<t)^(1 / temperature), within top_k, then within top_p.
+  """Samples y_t ~ p(y | y_<t)^(1 / temperature), within top_k, then top_p.
 
   Token t of row b depends on the key, b and t. Scores are those of p itself.
 
   Args:
     key: random key.
     temperature: above 0.
-    top_k: only the k most probable tokens, 0 for all.
-    top_p: only the most probable tokens, up to and including the one with which
-      they reach this probability; 1 for all.
+    top_k: keeps only the k most probable tokens; 0 keeps all.
+    top_p: keeps only the most probable tokens, up to and including the one with
+      which they reach this probability; 1 keeps all.
   """
-  tiny = np.finfo(np.float32).tiny  # compiled code may take less for 0
+  tiny = np.finfo(np.float32).tiny  # less may count as 0 in compiled code
   if not tiny <= temperature < math.inf:
     raise ValueError(f'temperature must be above 0, got {temperature}.')
   if top_k < 0:
@@ -134,9 +134,9 @@ def sample(
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
 
   def choose(logits, t):
-    # The bits of row b do not depend on B (jax_threefry_partitionable).
+    # The bits of row b are independent of B (jax_threefry_partitionable).
     key_t = jax.random.fold_in(key, t)
-    # The largest becomes 0, so that a small temperature cannot overflow.
+    # The largest logit becomes 0, so that a small temperature cannot overflow.
     logits = (logits - logits.max(-1, keepdims=True)) / temperature
     if not top_k and top_p == 1:
       return jax.random.categorical(key_t, logits)
@@ -152,7 +152,7 @@ def sample(
 
 
 def prefill(step, cache, prompt, eos, pad, L, prompt_lengths=None, limits=None):
-  """Checks, runs the prompt; first logits [B, V], the cache, limits [B]."""
+  """Checks, and runs the prompt: logits [B, V], the cache, limits [B]."""
   if L < 1:
     raise ValueError(f'max_length must be 1 or more, got {L}.')
   prompt = jnp.asarray(prompt)
@@ -180,10 +180,10 @@ def prefill(step, cache, prompt, eos, pad, L, prompt_lengths=None, limits=None):
 
 
 def _read(step, cache, prompt, n, padded):
-  """Appends the prompt, CHUNK tokens at a time; the logits [B, V] after it.
+  """Appends the prompt, CHUNK tokens at a time; returns logits [B, V] after it.
 
-  So the logits [B, P, V] never exist in full. Those after it are NaN where n,
-  the lengths, is outside of 1 to P. Only if `padded` does step get lengths.
+  So the logits [B, P, V] never exist in full. The returned logits are NaN where
+  a length in n is outside of 1 to P. step gets lengths only if `padded`.
   """
   B, P = prompt.shape
   first = (P - 1) % CHUNK + 1
@@ -209,7 +209,7 @@ def _read(step, cache, prompt, n, padded):
 
 
 def _per_row(name, x, default, B, low, high):
-  """x as int32 [B], its values checked as far as they are known."""
+  """Converts x to int32 [B], and checks its values as far as they are known."""
   x = [default] * B if x is None else x
   x = x if isinstance(x, jax.core.Tracer) else np.asarray(x)
   if x.shape != (B,) or x.dtype.kind not in 'iu':
@@ -222,7 +222,7 @@ def _per_row(name, x, default, B, low, high):
 
 
 def call(step, tokens, cache, V=None, **lengths):
-  """step(...), its logits checked and float32."""
+  """Calls step(...), checks its logits and casts them to float32."""
   logits, cache = step(tokens, cache, **lengths)
   if logits.shape != (*tokens.shape, V or logits.shape[-1]):
     want = (*tokens.shape, V or 'V')
@@ -231,7 +231,7 @@ def call(step, tokens, cache, V=None, **lengths):
 
 
 def _roll_out(step, start, choose, eos, pad, L):
-  """One continuation of each row by choose(logits [B, V], t) -> ids [B]."""
+  """Extends each row once by choose(logits [B, V], t) -> ids [B]."""
   logits, cache, limits = start
   B, V = logits.shape
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names the extra collab[train] where one of its packages is missing.
+"""Reports a missing package of the extra collab[train] by name.
 
-`pip install collab` brings JAX, Flax and NumPy, which is all that
-`collab.attention` and `collab.models` need. Training, conversion and data need
-the extra.
+`pip install collab` installs JAX, Flax and NumPy, which suffice for
+`collab.attention` and `collab.models`. Training, conversion and data need the
+extra.
 """
 
 import functools
@@ -24,7 +24,7 @@ def need():
 
 
 def need_in_commands():
-  """Ends `python -m collab...` in that one line, without a traceback."""
+  """Ends `python -m collab...` with that one line, without a traceback."""
   words = sys.orig_argv
   if '-m' in words and words[words.index('-m') + 1].startswith('collab.'):
     try:
@@ -35,7 +35,7 @@ def need_in_commands():
 
 @functools.cache
 def _missing():
-  if not _installed('collab'):  # but used from its folder
+  if not _installed('collab'):  # it runs from its source folder
     return []
   lines = importlib.metadata.requires('collab') or ()
   extra = [x for x in lines if re.search(f'extra == .{EXTRA}.', x)]

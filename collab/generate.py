@@ -4,8 +4,9 @@ r"""Continues lines of text with a trained language model.
   python -m collab.generate --workdir=DIR --prompt='The statement'
   python -m collab.generate --workdir=DIR --temperature=0 < in.txt > out.txt
 
-One line in, the same line and what follows out, up to the end of the line. A
-line that is too long is empty; standard error names it, and the exit code is 1.
+For each line of input, the same line and its continuation are printed, up to
+the end of the line. A line that is too long gives an empty line; standard error
+names it, and the exit code is 1.
 """
 
 import functools
@@ -30,31 +31,31 @@ def generate(
   batch_size=16,
   **within,
 ):
-  """Lines of text that begin with the prompts.
+  """Continues prompts; returns lines of text that begin with them.
 
   Args:
     model: Decoder.
     params: its parameters.
     tokenizer: data.tokenizer.Tokenizer.
     prompts: list of str, which may be empty.
-    length: tokens to add to each at most.
+    length: maximum number of tokens to add to each.
     temperature: 0 is greedy; see `decoding.sample`.
-    seed: of the random choices; a line's depend on its place as well.
+    seed: seed of the random choices, which also depend on a line's place.
     batch_size: prompts at a time.
     **within: top_k and top_p of `decoding.sample`.
 
   Returns:
-    For each prompt a line; or an exception in its place: it and `length` are
-    more than the model's max_length, or its outputs are not finite.
+    A list with a line for each prompt. It has an exception instead if prompt
+    and `length` exceed the model's max_length, or if outputs are not finite.
 
   Raises:
-    ValueError: length < 1, or whatever `decoding.sample` refuses.
+    ValueError: length < 1, or an argument that `decoding.sample` refuses.
   """
   if length < 1:
     raise ValueError(f'length must be 1 or more, got {length}.')
   if not -(2**63) <= seed < 2**63:
     raise ValueError(f'seed={seed}; expected a number of 64 bits.')
-  # A line begins after the end of one: so the model has seen it.
+  # A prompt follows the end of a line, as lines did in training.
   ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
   decode = decoding.greedy
   if temperature:
@@ -87,7 +88,7 @@ def generate(
 
 
 def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
-  """Decoded of prompt [B, P]: [B, length], [B]."""
+  """Decodes after the prompt [B, P]; returns Decoded: [B, length], [B]."""
   B, P = prompt.shape
   return decode(
     decoding.step_of(model, params),

@@ -6,17 +6,18 @@ from typing import Any
 
 
 def subclass(name: Any, base: type) -> type | None:
-  """The class that 'module:Class' names; None if the name has no colon.
+  """Returns the class named by 'module:Class'; None if the name has no colon.
 
-  The name may come from a workdir that somebody else wrote. So only a module on
-  sys.path is imported, and only a subclass of `base` is taken.
+  The name may come from a workdir that somebody else wrote. So only modules on
+  sys.path are imported, and only subclasses of `base` are accepted.
 
   Args:
-    name: of a variant, a task or a model in a config.
-    base: what the class has to derive from.
+    name: name of a variant, a task or a model in a config.
+    base: class that the result has to derive from.
 
   Raises:
-    ValueError: no such module or class, or one that does not derive from base.
+    ValueError: there is no such module or class, or it does not derive from
+      base.
   """
   if not isinstance(name, str) or ':' not in name:
     return None
@@ -25,7 +26,7 @@ def subclass(name: Any, base: type) -> type | None:
     found = getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError, TypeError, ValueError) as e:
     raise ValueError(f'{name} cannot be imported: {e}.') from e
-  # Not issubclass, which protocols refuse.
+  # issubclass would refuse protocols.
   if base not in getattr(found, '__mro__', ()):
     raise ValueError(
       f'{name} is {found!r}; expected a subclass of '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a finished run: its model, parameters, tokenizer and config."""
+"""Loads a finished run for inference: model, parameters, tokenizer, config."""
 
 import pathlib
 
@@ -13,13 +13,14 @@ from collab.runtime import workdir as workdirs
 
 
 def load(workdir: str, task: str) -> tuple:
-  """The model of a run of this task and the parameters of its evaluation.
+  """Loads the model of a run of this task, with its evaluation's parameters.
 
   Returns:
     model, params, Tokenizer, the run's config.
 
   Raises:
-    ValueError: no run, one of another task, no checkpoint, or damaged ones.
+    ValueError: there is no run, it has another task, or its checkpoints are
+      missing or damaged.
   """
   config = workdirs.claim(None, workdir)
   if config.task.name != task:
@@ -39,17 +40,18 @@ def load(workdir: str, task: str) -> tuple:
 
 
 def tokenizer_of(folder, text: str, fields: dict, meaning):
-  """The tokenizer of a model, from the text of its tokenizer.json.
+  """Makes the tokenizer of a model from the text of its tokenizer.json.
 
   Args:
-    folder: that has the two, for messages.
-    text: of tokenizer.json.
-    fields: of models.build.
+    folder: folder of the two, for messages.
+    text: text of tokenizer.json.
+    fields: fields of models.build.
     meaning: model_json.Meaning of the model.
 
   Raises:
-    ValueError: it is damaged, is another model's, or has ids that the model has
-      not. More rows than ids are no fault: some pad their tables.
+    ValueError: it is damaged, belongs to another model, or has ids beyond the
+      model's table. A table may have more rows than ids, because some models
+      pad it.
   """
   path = f'{folder}/tokenizer.json'
   words = tokenizer.parse(text, path)
@@ -65,13 +67,13 @@ def tokenizer_of(folder, text: str, fields: dict, meaning):
 
 
 def read(workdir: str, config: ConfigDict) -> tuple:
-  """All fields of models.build, their Meaning, and the parameters of a run.
+  """Reads all fields of models.build, their Meaning, and a run's parameters.
 
-  The parameters are those of its evaluation.
+  The parameters are those of the run's evaluation.
 
   Raises:
     ValueError: model.json or the checkpoints are missing or damaged, or they
-      are of two models.
+      belong to different models.
   """
   fields, meaning = model_json.read(workdir)
   params = final_params.load(workdir, config)
@@ -80,10 +82,10 @@ def read(workdir: str, config: ConfigDict) -> tuple:
 
 
 def _check(workdir, fields, params):
-  """Refuses a checkpoint that is not of the model."""
+  """Refuses a checkpoint that does not fit the model."""
   try:
     expected = tree_table.shapes(models.shapes(models.build(**fields)))
-  except Exception as e:  # Flax raises all kinds
+  except Exception as e:  # Flax raises any kind of exception
     words = ' '.join(str(e).split())
     raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
   if differences := tree_table.differences(expected, tree_table.shapes(params)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""model.json of a workdir: the fields of a model, its tokenizer and classes."""
+"""Reads and writes model.json: a model's fields, tokenizer and classes."""
 
 import pathlib
 import re
@@ -11,11 +11,11 @@ from collab.runtime import workdir as workdirs
 
 
 class Meaning(NamedTuple):
-  """What a model's ids and outputs stand for; empty where it is unknown.
+  """The meaning of a model's ids and outputs; empty where it is unknown.
 
   Attributes:
     tokenizer: fingerprint of its tokenizer.
-    classes: names of the outputs of its head, in their order.
+    classes: names of the outputs of its head, in order.
   """
 
   tokenizer: str = ''
@@ -23,13 +23,13 @@ class Meaning(NamedTuple):
 
 
 def write(workdir: str | pathlib.Path, fields: dict, meaning: Meaning):
-  """Writes the fields of models.build, and the Meaning, to a workdir."""
+  """Writes the fields of models.build and the Meaning to a workdir."""
   path = pathlib.Path(workdir) / 'model.json'
   atomic.save_json(path, fields | meaning._asdict())
 
 
 def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
-  """All fields of models.build, and the Meaning, which old workdirs lack.
+  """Reads the fields of models.build and the Meaning, which old workdirs lack.
 
   Raises:
     ValueError: the file is missing or damaged.
@@ -41,7 +41,7 @@ def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
     )
   fields = json_text.tuples(json_text.read_object(path))
   fields = identity.upgrade(dict(model=fields))['model']
-  if 'image_size' in fields:  # until `channels` was a field, the data said it
+  if 'image_size' in fields:  # older files have no `channels`
     data = workdirs.read(workdir)['config']['data']
     fields = dict(channels=len(data.get('mean', 'RGB'))) | fields
   empty = Meaning._field_defaults.items()
@@ -58,7 +58,7 @@ def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
 
 
 def check(workdir: str | pathlib.Path, meaning: Meaning):
-  """Refuses to use the model of a workdir, if it has one, with another Meaning.
+  """Refuses a Meaning that differs from that of the workdir's model, if any.
 
   Raises:
     ValueError: the tokenizer or the classes are not those of the model.
@@ -73,7 +73,7 @@ def check(workdir: str | pathlib.Path, meaning: Meaning):
 
 
 def check_tokenizer(workdir: str | pathlib.Path, known: str, got: str):
-  """Refuses another tokenizer than a model's, by their fingerprints."""
+  """Refuses a tokenizer other than the model's, by their fingerprints."""
   if known and got != known:
     raise ValueError(
       f'{workdir}: its model was trained with the tokenizer {known}, as its '
@@ -82,17 +82,17 @@ def check_tokenizer(workdir: str | pathlib.Path, known: str, got: str):
 
 
 def places(old: tuple, new: tuple) -> list[int] | None:
-  """The place of each of the classes `new` among the classes `old`.
+  """Finds the index of each class of `new` in `old`.
 
-  Names that differ in case, blanks or dashes only are the same.
+  Names that differ only in case, blanks or dashes are equal.
 
   Returns:
-    None if one of the two has no names, or only numbers (LABEL_0).
+    A list, or None if one of the two has no names or only numbers (LABEL_0).
 
   Raises:
-    ValueError: they are not the same classes; the message has both lists.
+    ValueError: the classes differ; the message has both lists.
   """
-  if old == new:  # though one may be there twice
+  if old == new:  # even if a name occurs twice
     return list(range(len(old))) or None
   for same in (str, _plain):
     at = {same(name): place for place, name in enumerate(old)}
@@ -105,7 +105,7 @@ def places(old: tuple, new: tuple) -> list[int] | None:
 
 
 def unnamed(classes: tuple) -> bool:
-  """Whether the names of classes are only their places: 0, LABEL_0."""
+  """Returns whether the names of classes are only numbers: 0, LABEL_0."""
   numbers = [re.sub(r'^label_', '', _plain(name)) for name in classes]
   return numbers == [str(place) for place in range(len(numbers))]
 

@@ -3,8 +3,9 @@ r"""Translates lines of text with a trained run.
 
   python -m collab.translate --workdir=DIR < in.en > out.de
 
-One line in, one line out; an empty line stays empty. So does one that is too
-long, which standard error names; the exit code is 1 then.
+For each line of input one line is printed; an empty line stays empty. A line
+that is too long gives an empty line; standard error names it, and the exit code
+is 1.
 """
 
 import functools
@@ -18,10 +19,11 @@ from collab.training import evaluation, sharding
 
 
 def translate(model, params, tokenizer, sentences, beam=4, alpha=0.6):
-  """For each sentence its translation as one line, '' for ''.
+  """Translates sentences, each to one line; '' stays ''.
 
-  Or an exception in its place: it is longer than the model takes, or the
-  model's outputs for it are not finite. Arguments as of wmt14.translations.
+  The result has an exception in place of a translation if the sentence is
+  longer than the model supports, or if the model's outputs are not finite.
+  Arguments as in wmt14.translations.
   """
   ids, most = wmt14.encode(tokenizer, sentences), wmt14.longest(model)
   found = [''] * len(ids)

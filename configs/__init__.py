@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments: a complete config for each family, changed by words.
+"""Configs of experiments: a complete config a family, changed by words.
 
-What follows the colon of --config=configs/FILE.py:ARGUMENT is a list of words,
+The text after the colon of --config=configs/FILE.py:ARGUMENT is a list of words
 in any order: a sub-task, a size, a variant of attention, or key=value for a
-field of the attention. The files that set some of the words are experiments of
-the papers.
+field of the attention. Files that fix some of the words are experiments of the
+papers.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from collab import attention
 from collab.attention import variants
 
 SIZES = ('sample', 'small')
-# The fields of a variant in configs; a function is a value that depends on the
-# config. Variants that are not here have none.
+# The fields of each variant in configs. A function computes its value from the
+# config. Variants that are not listed have no fields.
 VARIANTS = {name: {} for name in attention.names()} | dict(
   mha=dict(key_features=0),
   collab=dict(
     shared_dim=lambda c: c.model.dim // 2,
-    # The papers' encoders: the content bias, none on the shared projections.
+    # As in the papers' encoders: a content bias, and no biases on projections.
     bias='content',
     mixing_init='normal',
   ),
@@ -32,7 +32,7 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
   mhe_mul=dict(offset=1.0),
   mla=dict(latent_dim=lambda c: c.model.dim // 4),
 )
-# Fields of an attention that are in no config unless given, and their types.
+# Fields of an attention that configs lack unless given, and their types.
 OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
 
 
@@ -47,7 +47,7 @@ def check(config: str):
 
 
 def base() -> ConfigDict:
-  """A config with the fields that all families share, without task and data.
+  """Makes the fields that all families share, without task and data.
 
   A family adds its own fields and changes those in which it differs.
   """
@@ -70,13 +70,13 @@ def base() -> ConfigDict:
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
-  c.skip_nonfinite = 0  # steps that may be skipped for a NaN, in all
-  # The last `keep` and the best by a metric (- if lower is better) stay. At the
-  # end final='best' evaluates the best of them; 'last' the parameters' moving
-  # average or, without optim.ema, the mean of the last `average`.
+  c.skip_nonfinite = 0  # bad steps (NaN, infinity) that the whole run may skip
+  # The newest `keep` checkpoints and the best one by a metric (- if lower is
+  # better) stay. At the end, final='best' evaluates the best one; 'last' the
+  # moving average or, without optim.ema, the mean of the newest `average`.
   c.checkpoint = dict(keep=3, best='-val/nll', average=1, final='best')
   c.seed = 0
-  c.init_from = ''  # workdir of a run whose parameters this one starts with
+  c.init_from = ''  # workdir of a run to initialise parameters from
   c.wandb = ''  # project at Weights & Biases
   return c
 
@@ -85,10 +85,10 @@ class Words(NamedTuple):
   """The words of a config's argument.
 
   Attributes:
-    subtask: '' of a family without sub-tasks.
-    model: '' of a family without models.
-    size: '' is that of the paper.
-    variant: of attention, mha unless said.
+    subtask: '' in a family without sub-tasks.
+    model: '' in a family without models.
+    size: '' for the paper's size.
+    variant: variant of attention, mha by default.
     fields: {key: value, as text} of the attention.
   """
 
@@ -104,14 +104,15 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
 
   Args:
     argument: e.g. 'mnli,mhe_mul,small,num_heads=8'.
-    subtasks: names of which the first is the default.
-    models: likewise.
+    subtasks: names of the sub-tasks; the first is the default.
+    models: names of the models; the first is the default.
 
   Returns:
     Words.
 
   Raises:
-    ValueError: an unknown word, or two of a kind; it lists the legal ones.
+    ValueError: there is an unknown word, or two of a kind; the message lists
+      the legal ones.
   """
   kinds = dict.fromkeys(subtasks, 'sub-task') | dict.fromkeys(models, 'model')
   kinds |= dict.fromkeys(SIZES, 'size') | dict.fromkeys(VARIANTS, 'variant')
@@ -140,19 +141,19 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
 
 
 def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
-  """Sets the attention of a config that has its task and size.
+  """Sets the attention of a config whose task and size are set.
 
   Args:
     c: the config, whose attention has num_heads.
-    words: Words; in `fields` a list with slashes, shared_dim=96/64/64, has a
+    words: Words. In `fields`, a list with slashes, shared_dim=96/64/64, has a
       value for each layer.
-    **own: {variant: fields} in which a family differs from `VARIANTS`.
+    **own: {variant: fields} where a family differs from `VARIANTS`.
 
   Returns:
     c.
 
   Raises:
-    ValueError: a field that this attention does not have, or of another type.
+    ValueError: this attention does not have a field, or its type is wrong.
   """
   name, fields = words.variant, words.fields
   found = dict(name=name, num_heads=c.model.attention.num_heads)

@@ -34,7 +34,7 @@ which the paper gets by decomposing a fine-tuned model and fine-tuning it again;
 
 from configs import attend, base, parse
 
-# Sub-task -> examples of the published training set, epochs.
+# {sub-task: (examples of the published training set, epochs)}.
 TRAINING = dict(
   mnli=(392_702, 3),
   cola=(8_551, 3),
@@ -46,7 +46,7 @@ TRAINING = dict(
   rte=(2_490, 10),
   wnli=(635, 3),
 )
-# What BERT-base adds to `configs.base` or changes in it.
+# The fields that BERT-base adds to `configs.base` or changes in it.
 BERT_BASE = dict(
   name='encoder',
   num_layers=12,
@@ -56,12 +56,12 @@ BERT_BASE = dict(
   max_length=512,
   first_position=0,  # row of the first token's position; 2 in RoBERTa
   types=2,
-  embed_dim=0,  # of factorised embeddings, 0: dim
-  shared=False,  # one layer's parameters for all layers
+  embed_dim=0,  # width of factorised embeddings, 0: dim
+  shared=False,  # whether all layers share one layer's parameters
   pooler=True,
   attention_dropout=0.1,
 )
-# Pre-trained models, by where they differ from BERT-base.
+# Pre-trained models, as differences from BERT-base.
 MODELS = dict(
   bert={},
   distilbert=dict(num_layers=6, types=0, pooler=False),
@@ -72,27 +72,27 @@ MODELS = dict(
     dropout=0.0,
     attention_dropout=0.0,
   ),
-  # 6 layers of 384, which one CPU fine-tunes; all-MiniLM-L6-v2 is of this form.
+  # 6 layers of 384, which one CPU can fine-tune, like all-MiniLM-L6-v2.
   minilm=dict(dim=384, num_layers=6, mlp_dim=1536),
 )
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(TRAINING), tuple(MODELS))
-  # Everybody skips the few damaged rows that QQP is published with.
+  # QQP is published with a few damaged rows, which are always skipped.
   malformed = 'skip' if words.subtask == 'qqp' else 'fatal'
   data, model = dict(corpus='glue', malformed=malformed), MODELS[words.model]
   return sentences('glue', words, data, BERT_BASE | model, TRAINING)
 
 
 def sentences(task, words, data, model, training):
-  """The config of a task that classifies sentences, by BERT's recipe.
+  """Makes the config of a task that classifies sentences, by BERT's recipe.
 
   Args:
-    task: its name.
+    task: name of the task.
     words: configs.Words.
-    data: fields of `data` that are the task's own.
+    data: fields of `data` that only this task has.
     model: fields of an encoder.
     training: {sub-task: (examples, epochs)}.
   """

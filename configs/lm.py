@@ -28,7 +28,7 @@ SUBTASKS = ('wikitext103', 'wikitext2', 'ptb')
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, SUBTASKS)
   subtask = words.subtask
   c = base()
@@ -39,10 +39,10 @@ def get_config(argument: str = ''):
     kind='bpe',  # or 'words', a closed vocabulary
     vocab_size=32_768,
     vocabulary='',  # a tokenizer.json instead of one trained here
-    folder='',  # of the tokens, default WORKDIR/data
+    folder='',  # folder of the tokens, default WORKDIR/data
     row_length=512,
     batch_size=64,  # rows: 32,768 tokens an update
-    eval_stride=128,  # tokens of a row that count, after the first
+    eval_stride=128,  # tokens that count in a window, after the first
   )
   c.model.update(
     name='decoder',

@@ -23,7 +23,7 @@ SUBTASKS = dict(text='', lm1b='lm1b', wiki40b='wiki40b/en')
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   c = base()
   c.task = dict(name='mlm', rate=0.15)
@@ -32,7 +32,7 @@ def get_config(argument: str = ''):
     path='',  # folder of text files, plain or .gz
     vocab_size=32_768,
     vocabulary='',  # a tokenizer.json instead of one trained here
-    folder='',  # of the tokens, default WORKDIR/data
+    folder='',  # folder of the tokens, default WORKDIR/data
     row_length=512,
     batch_size=256,
   )

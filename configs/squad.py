@@ -26,7 +26,7 @@ from configs import attend, base, glue, parse
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
   c = base()

@@ -20,7 +20,7 @@ from configs import glue, parse
 
 PASSAGES = ('boolq', 'multirc', 'record')
 
-# Sub-task -> examples of the published training set, epochs.
+# {sub-task: (examples of the published training set, epochs)}.
 TRAINING = dict(
   boolq=(9_427, 10),
   cb=(250, 10),
@@ -34,7 +34,7 @@ TRAINING = dict(
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(TRAINING))
   length = 256 if words.subtask in PASSAGES else 128
   data = dict(corpus='super_glue', row_length=length)

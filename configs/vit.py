@@ -34,7 +34,7 @@ recovered), at collaborative key widths 768 / 512 / 384 / 256 / 128 / 64:
 
 from configs import attend, base, parse
 
-# Sub-task -> images to train with, mean and deviation of their channels.
+# {sub-task: (training images, mean and deviation of their channels)}.
 SUBTASKS = dict(
   imagenet=(1_271_167, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
   cifar10=(45_000, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
@@ -45,7 +45,7 @@ SUBTASKS = dict(
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
   images, mean, std = SUBTASKS[subtask]
@@ -53,9 +53,9 @@ def get_config(argument: str = ''):
   c.task = dict(name='image', label_smoothing=0.1)
   c.data = dict(
     corpus='imagenet2012' if subtask == 'imagenet' else subtask,
-    path='',  # of local files instead
+    path='',  # path of local files instead
     held_out=10_000 if subtask == 'imagenet' else 5_000,
-    damaged='error',  # or 'skip': an image that does not decode
+    damaged='error',  # or 'skip' for images that do not decode
     image_size=224,
     batch_size=1024,
     mean=mean,
@@ -64,7 +64,7 @@ def get_config(argument: str = ''):
       crop='resized',  # 'padded', 'none'
       padding=0,
       flip=True,
-      ops=2,  # of RandAugment
+      ops=2,  # operations of RandAugment
       magnitude=9.0,
       erasing=0.25,
       mixup=0.8,
@@ -92,14 +92,14 @@ def get_config(argument: str = ''):
 
 
 def train_for(c, images, epochs, warmup):
-  """Sets the steps of training and of warm-up, given in epochs."""
+  """Sets the steps of training and of warm-up from epochs."""
   c.total_steps = epochs * images // c.data.batch_size
   c.optim.warmup_steps = warmup * images // c.data.batch_size
 
 
 def few_pixels(c, subtask):
   """Changes the recipe to images of 28 x 28 or 32 x 32 pixels."""
-  digits = subtask == 'mnist'  # a mirrored digit is none
+  digits = subtask == 'mnist'  # a mirrored digit is not a digit
   c.data.image_size = 28 if 'mnist' in subtask else 32
   c.data.augment.update(crop='padded', padding=4, flip=not digits)
   c.model.update(patch=4, dim=384, mlp_dim=1536, attention=dict(num_heads=6))
@@ -126,7 +126,7 @@ def resize(c, subtask, size, images):
     c.model.update(activation='gelu_tanh', attention=dict(num_heads=4))
     if subtask == 'imagenet':
       c.data.image_size, c.model.patch = 64, 8
-    elif 'mnist' in subtask:  # centred, and 16 patches are enough
+    elif 'mnist' in subtask:  # digits are centred, so 16 patches suffice
       c.data.augment.padding, c.model.patch = 1, 7
     else:
       c.data.augment.padding = 2

@@ -23,7 +23,7 @@ from configs import attend, base, parse
 
 
 def get_config(argument: str = ''):
-  """The config that the words of the argument ask for."""
+  """Makes the config that the words of the argument describe."""
   words = parse(argument)
   c = base()
   c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
@@ -35,7 +35,7 @@ def get_config(argument: str = ''):
     target='de',
     vocab_size=32_768,
     vocabulary='',  # a tokenizer.json instead of one trained here
-    folder='',  # of the tokenised text, default WORKDIR/data
+    folder='',  # folder of the tokenised text, default WORKDIR/data
     row_length=256,
     batch_size=112,  # rows: 28,672 tokens an update
     too_long='drop',  # or 'truncate'

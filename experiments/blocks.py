@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables with a block of rows for each task, tested against its first."""
+"""Makes tables with a block of rows for each task, tested against its first."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from experiments.table import Table
 
 
 class Block(NamedTuple):
-  """The arms of one task.
+  """The arms of one task in a table.
 
   Attributes:
-    title: the task.
-    studies: names of those that the arms are of.
-    metric: that they are compared by.
-    labels: {arm: what it is called}; the others are tested against the first.
+    title: name of the task.
+    studies: names of the studies that the arms belong to.
+    metric: metric that compares the arms.
+    labels: {arm: its name}; the others are tested against the first.
   """
 
   title: str
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 def compare(title: str, text: str, blocks: list[Block]) -> Table:
-  """Makes a Table of some Blocks; notes on how to read it follow its text."""
+  """Makes a Table of Blocks; notes on how to read it follow its text."""
   measured = [
     table.measure(x.studies, x.metric, x.labels, next(iter(x.labels.values())))
     for x in blocks
@@ -41,7 +41,7 @@ def compare(title: str, text: str, blocks: list[Block]) -> Table:
     rows = -(-len(blocks) // columns)
     figure.set_figheight(1 + 2.5 * rows)
     for place, (block, found) in enumerate(zip(blocks, measured, strict=True)):
-      # Their intervals are narrower than those of the scores.
+      # Intervals of differences are narrower than those of the scores.
       axis = figure.add_subplot(rows, columns, place + 1)
       first, *_ = labels = [*block.labels.values()]
       table.bars(axis, labels, table.differences(found))

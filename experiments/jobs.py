@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a study as jobs: which commands are left, their locks, their rows."""
+"""Runs a study's runs as jobs: open commands, locks, and rows of results."""
 
 import fcntl
 import pathlib
@@ -12,13 +12,13 @@ from experiments import results, study
 
 
 class Jobs:
-  """The jobs of a sweep; its threads share one object of this class.
+  """The jobs of a sweep; all threads share one object of this class.
 
   Args:
-    name: of the study.
-    folder: of all results.
+    name: name of the study.
+    folder: folder of all results.
     planned: {name of a run: the run with the folders that its row shows}.
-    collect: take finished runs only, start none.
+    collect: whether to record finished runs only, and start none.
   """
 
   def __init__(self, name, folder, planned, collect=False):
@@ -27,7 +27,7 @@ class Jobs:
     self.children, self.failed, self.recorded = {}, {}, set()
 
   def todo(self, run: study.Run) -> list[list[str]]:
-    """The commands that are left to run, [] if all is recorded."""
+    """Lists the commands that are left to run, [] if all is recorded."""
     row, whole = self._row(run)
     if whole:
       return []
@@ -42,12 +42,12 @@ class Jobs:
     return commands[1:] if run.source and workdir.exists() else commands
 
   def make(self, run: study.Run):
-    """Makes a run once no other process does; keeps the reason if it fails."""
+    """Makes a run unless another process does; keeps the reason if it fails."""
     try:
       log = pathlib.Path(f'{run.workdir}.log')
       log.parent.mkdir(parents=True, exist_ok=True)
-      # The log is the lock: a child inherits it, and has it while it lives,
-      # though the sweep may not.
+      # The log is also the lock. A child process inherits it and holds it while
+      # it lives, even if the sweep has ended.
       with log.open('ab') as file:
         while not _locked(file):
           if self.stopping.wait(1):
@@ -67,10 +67,10 @@ class Jobs:
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=file,
-        start_new_session=True,  # Ctrl-C is for the sweep alone
+        start_new_session=True,  # Ctrl-C goes to the sweep alone
       )
       self.children[run.name] = child, log
-      if self.stopping.is_set():  # meanwhile
+      if self.stopping.is_set():  # the sweep has stopped meanwhile
         child.terminate()
       code = child.wait()
       del self.children[run.name]
@@ -94,18 +94,18 @@ class Jobs:
       self.failed[run.name] = f'{last} (no result)'
 
   def _row(self, run):
-    """The row of a run or None, and whether it is complete, with examples."""
+    """Returns the row of a run or None, and whether it is complete."""
     row = results.find(run, self.planned[run.name], self.name, self.folder)
     return row, bool(row and row.get('arm') and row['examples'])
 
   def stop(self):
-    """Tells running children to save and end; no other run begins."""
+    """Tells running children to save and end, and starts no other run."""
     self.stopping.set()
     for child, _ in list(self.children.values()):
       child.terminate()
 
   def status(self) -> str:
-    """The running jobs and the steps that they have done, in a line."""
+    """Describes the running jobs and their steps in a line."""
     shown = []
     for name, (_, log) in sorted(self.children.copy().items()):
       words = _last_line(log).split(',')[0]
@@ -114,7 +114,7 @@ class Jobs:
 
 
 def _locked(file):
-  """Tries to lock a file; whether it is ours now."""
+  """Tries to lock a file; returns whether this process has the lock."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
@@ -123,13 +123,13 @@ def _locked(file):
 
 
 def _with_parent():
-  """Words before a command that end it when its parent ends, if possible."""
+  """Returns a command prefix that ends a child with its parent, if possible."""
   found = shutil.which('setpriv')
   return [found, '--pdeathsig', 'TERM'] if found else []
 
 
 def _last_line(log):
-  """The last line of a log that is not blank."""
+  """Returns the last line of a log that is not blank."""
   with log.open('rb') as file:
     file.seek(max(0, log.stat().st_size - 4096))
     lines = file.read().decode(errors='replace').split('\n')

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""A Kneser-Ney n-gram model: the baseline that a language model has to beat.
+r"""Trains a Kneser-Ney n-gram model, the baseline for language models.
 
   python -m experiments.kneser_ney --path=DIR --vocab_size=8000
   python -m experiments.kneser_ney --path=DIR --vocab_size=33283 --kind=words
 
-Trained and tested on the tokens that an `lm` run with this vocabulary sees, it
-is measured as the run is: by the perplexity of a word.
+It is trained and tested on the tokens of an `lm` run with this vocabulary, and
+has the same metric: the perplexity of a word.
 """
 
 import json
@@ -31,13 +31,14 @@ class KneserNey:
 
     p_n(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + g(h) p_{n-1}(w | h')
 
-  h' is h without its first token, c(h) = sum_w c(hw), p_0 = 1 / V, and g(h) is
-  what the discounts took. c counts occurrences at the highest order, and below
-  it the different tokens that stand before hw. D has a value each for counts of
-  1, 2, and 3 or more, from the counts of counts of its order.
+  h' is h without its first token, c(h) = sum_w c(hw), and p_0 = 1 / V. g(h) is
+  the mass that the discounts remove. c counts occurrences at the highest order;
+  below it, c counts the different tokens before hw. D has one value each for
+  counts of 1, 2, and 3 or more, computed from the counts of counts of its
+  order.
 
   Args:
-    tokens: int [n], what to train on.
+    tokens: int [n], the training tokens.
     vocab_size: V.
     order: the longest n-gram.
   """
@@ -45,14 +46,14 @@ class KneserNey:
   def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
     self._V = vocab_size
     tokens = np.asarray(tokens, np.int64)
-    # ids[n][i]: which n-gram ends at place i; -1 if it would begin before 0.
+    # ids[n][i] is the n-gram that ends at i; -1 if it would begin before 0.
     ids, keys, counts = [np.zeros(len(tokens), np.int64)], [], []
     for n in range(1, order + 1):
       key = self._keys(ids[-1], tokens, n)
       found, first, inverse, count = np.unique(
         key[n - 1 :], return_index=True, return_inverse=True, return_counts=True
       )
-      if n > 1:  # what stands before the (n - 1)-grams
+      if n > 1:  # tokens before the (n - 1)-grams
         ends = ids[-1][n - 1 :][first]
         counts[-1] = np.bincount(ends, minlength=len(keys[-1]))
       ids.append(np.concatenate([np.full(n - 1, -1), inverse.reshape(-1)]))
@@ -65,7 +66,7 @@ class KneserNey:
     ]
 
   def log_probs(self, tokens: np.ndarray) -> np.ndarray:
-    """log p(token | the order - 1 tokens before), float [n]."""
+    """Computes log p(token | the order - 1 tokens before), float [n]."""
     tokens = np.asarray(tokens, np.int64)
     p = np.full(len(tokens), 1 / self._V)
     ids = np.zeros(len(tokens), np.int64)
@@ -81,12 +82,12 @@ class KneserNey:
     return np.log(p)
 
   def _keys(self, ids, tokens, n):
-    """A number for each n-gram (what stands before, token); -1: too short."""
+    """Makes a number for each n-gram (context, token); -1 if too short."""
     before = np.concatenate([[0 if n == 1 else -1], ids[:-1]])
     return np.where(before < 0, -1, before * self._V + tokens)
 
   def _level(self, context, counts, size):
-    """(c - D(c)) / c(h) of each n-gram, and g(h) of each context."""
+    """Computes (c - D(c)) / c(h) of each n-gram, and g(h) of each context."""
     discount = discounts(counts)[np.minimum(counts, 3)]
     total = np.bincount(context, counts, size)
     taken = np.bincount(context, discount, size)
@@ -96,16 +97,16 @@ class KneserNey:
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-  """D of a count of 0, 1, 2 and more; Chen and Goodman, equation 17."""
+  """Computes D for counts 0, 1, 2, 3+; Chen and Goodman, equation 17."""
   n = [np.count_nonzero(counts == i) for i in range(5)]
-  if not all(n[1:]):  # too small a text to tell
+  if not all(n[1:]):  # the text is too small for an estimate
     return np.array([0.0, 0.5, 0.5, 0.5])
   y = n[1] / (n[1] + 2 * n[2])
   return np.array([0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)])
 
 
 def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
-  """Trains and tests a model; its settings and the perplexity of a word."""
+  """Trains and tests a model; returns settings and perplexity of a word."""
   start, source = time.monotonic(), text.read('', path)
   with tempfile.TemporaryDirectory() as folder:
     words = tokenizer_training.prepare(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of the tables, as functions of sums over examples."""
+"""Defines the metrics of the tables, as functions of sums over examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,17 +12,18 @@ from experiments import intervals, results
 
 
 class Metric(NamedTuple):
-  """A score of a task.
+  """A metric of a task.
 
   Attributes:
-    title: for the table's head, with its unit.
-    sums: (examples of a run, its metrics) -> [N, K], what each example adds.
-    score: sums [..., K] -> scores [...].
-    name: of the score in a run's metrics, for runs without examples.
-    scale: that this is multiplied by.
-    digits: behind the point, in a table.
-    lower: whether less is better.
-    test: against a baseline.
+    title: heading in the table, with the unit.
+    sums: function (examples of a run, its metrics) -> [N, K], what each example
+      adds.
+    score: function sums [..., K] -> scores [...].
+    name: name of the score in a run's metrics, for runs without examples.
+    scale: factor of that score.
+    digits: number of decimal places in a table.
+    lower: whether lower is better.
+    test: test against a baseline.
   """
 
   title: str
@@ -35,7 +36,7 @@ class Metric(NamedTuple):
   test: Callable = intervals.two_sided
 
   def value(self, found: dict) -> float:
-    """The score in the metrics of a run, nan where there is none."""
+    """Returns the score in the metrics of a run, nan if it is missing."""
     return self.scale * results.as_float(found.get(self.name))
 
 
@@ -44,13 +45,13 @@ def _bleu(sums):
 
 
 def _text(examples, found):
-  """Loss and words of each piece; words are spread evenly over tokens."""
+  """Returns loss and words of each piece; words are spread over its tokens."""
   nll, tokens = (np.float64(examples[key]) for key in ('nll', 'tokens'))
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
 def _classes(examples, found):
-  """Counts of right answers, predicted, true and found positives, examples."""
+  """Counts right answers, predicted, true and found positives, examples."""
   gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
   right = np.equal(examples['gold'], examples['predicted'])
   return np.stack([right, ours, gold, gold & ours, np.ones(len(gold))], 1)
@@ -63,11 +64,11 @@ def _f1_accuracy(sums):
 
 
 def _moments(examples, found):
-  """First and second moments of values, and of ranks in the whole test set."""
+  """Computes moments of values, and of ranks in the whole test set."""
   columns = []
   for rank in (np.asarray, stats.rankdata):
     x, y = (rank(np.float64(examples[key])) for key in ('gold', 'predicted'))
-    x, y = (z - np.mean(z) for z in (x, y))  # sums without cancellation
+    x, y = (z - np.mean(z) for z in (x, y))  # centred: sums do not cancel
     columns += [x, y, x * x, y * y, x * y]
   return np.stack([*columns, np.ones(len(columns[0]))], 1)
 
@@ -82,7 +83,7 @@ def _correlations(sums):
 
 
 def _share(sums):
-  """The first sum in % of the last."""
+  """Computes the first sum as % of the last."""
   return 100 * sums[..., 0] / sums[..., -1]
 
 

@@ -3,12 +3,13 @@ r"""Measures what re-parametrisation without fine-tuning does to embeddings.
 
   python -m experiments.minilm --model=MODEL_DIR --glue=DIR
 
-MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0), DIR has GLUE's STS-B. Calibration is
-on sentences of its training set; on those of the dev set, for each key width,
-by weights alone and by looking at inputs: the mean cosine of the embeddings to
-the original's, and Spearman's correlation of the pairs' cosines with the gold
-scores; and of layers whose own key widths cost as many parameters, "per layer".
-An embedding is the mean over tokens, of length one.
+MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0); DIR has GLUE's STS-B. Calibration
+uses sentences of its training set. For each key width, the model is converted
+by weights alone and by looking at inputs ("per layer": the layers have own key
+widths that cost as many parameters). On the dev set two things are measured:
+the mean cosine of the embeddings to the original's, and Spearman's correlation
+of the pairs' cosines with the gold scores. An embedding is the mean over
+tokens, scaled to length one.
 """
 
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ RESULTS = study.RESULTS / 'minilm.jsonl'
 
 
 def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
-  """Yields a row for the original, and one for each key width and way."""
+  """Yields a row for the original, and one for each key width and method."""
   found = source.read(folder)
   parts = glue.local('stsb', data, 'fatal').readers
   train = [text for x in parts['train']() for text in x.texts]
@@ -52,7 +53,7 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
     for way in ('plain', 'data-aware', 'per layer'):
       inputs = None if way == 'plain' else seen
       fields, budget = dict(name='collab', shared_dim=k), None
-      if way == 'per layer':  # as many parameters as the others have
+      if way == 'per layer':  # with the parameters of the other methods
         fields, budget = dict(name='collab'), ('parameters', size)
       start = time.monotonic()
       new = reparametrize.convert(
@@ -73,7 +74,7 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
 
 
 def embed(model, params, rows, size=64):
-  """Embeddings of length one, [N, D], of examples.Rows."""
+  """Computes embeddings of length one, [N, D], of examples.Rows."""
   model = models.build(**model)
   params = jax.tree.map(jnp.asarray, params)
 
@@ -87,7 +88,7 @@ def embed(model, params, rows, size=64):
   order = np.argsort(rows.lengths, kind='stable')
   found = np.zeros((len(rows), model.dim), np.float32)
   for i in range(0, len(rows), size):
-    # The last batch begins earlier, so that all have one size.
+    # The last batch begins earlier, so that all batches have one size.
     indices = order[max(min(i, len(rows) - size), 0) :][:size]
     width = examples.width(rows, indices, 128)
     found[indices] = program(params, examples.pad(rows, indices, width))
@@ -95,7 +96,7 @@ def embed(model, params, rows, size=64):
 
 
 def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
-  """What is left: cosines to the original, and Spearman's correlation."""
+  """Computes cosines to the original, and Spearman's correlation."""
   pairs = got.reshape(-1, 2, got.shape[-1])
   cosines = (pairs[:, 0] * pairs[:, 1]).sum(-1)
   return dict(

@@ -14,12 +14,12 @@ from experiments.tables import glue_reparametrised as glue
 README = study.ROOT.parent / 'README.md'
 BEGIN = '<!-- made by python -m experiments.readme -->'
 END = '<!-- as far as here -->'
-TASKS = {  # study: what is shown of it
+TASKS = {  # {study: title}
   'translation': ('Multi30k, BLEU', metric.BLEU),
   'lm': ('WikiText-2, perplexity', metric.PERPLEXITY),
   'vision': ('Fashion-MNIST, top-1', metric.TOP1),
 }
-ARMS = {  # their names in the studies, '' where it has none
+ARMS = {  # {arm: name in the README}
   'MHA': ('mha', 'mha', 'mha'),
   'MHA, keys 1/2': ('mha-96', '', ''),
   'MHA, keys 1/4': ('mha-48', '', ''),
@@ -35,7 +35,7 @@ ARMS = {  # their names in the studies, '' where it has none
 
 
 def trained() -> str:
-  """The table of models that were trained from scratch."""
+  """Makes the table of models trained from scratch."""
   columns = {}
   for i, (name, (title, of)) in enumerate(TASKS.items()):
     arms = {x[i]: label for label, x in ARMS.items() if x[i]}
@@ -50,7 +50,7 @@ def trained() -> str:
 
 
 def converted() -> str:
-  """The table of a MiniLM that was converted and fine-tuned."""
+  """Makes the table of a MiniLM that was converted and fine-tuned."""
   labels, sizes, columns = glue.ARMS.values(), {}, {}
   for task, of in glue.METRICS.items():
     found = glue.measure(task)
@@ -60,13 +60,13 @@ def converted() -> str:
 
 
 def _markdown(head, labels, sizes, columns):
-  """A Markdown table with a row for each label.
+  """Makes a Markdown table with a row for each label.
 
   Args:
-    head: what labels are.
-    labels: of the rows.
+    head: heading of the labels.
+    labels: labels of the rows.
     sizes: title of the second column, and {label: its text}.
-    columns: {title: (metric, result of table.measure, labels it is for)}.
+    columns: {title: (metric, result of table.measure, labels it applies to)}.
   """
   second, texts = sizes
   rows = {
@@ -80,7 +80,7 @@ def _markdown(head, labels, sizes, columns):
 
 
 def dates() -> str:
-  """The dates of the first and of the last run of the studies."""
+  """Returns the dates of the first and of the last run of the studies."""
   found = [
     row['date']
     for name in (*TASKS, 'glue')
@@ -91,12 +91,12 @@ def dates() -> str:
 
 
 def section() -> str:
-  """All that the README has between its two comments, and these."""
+  """Makes the part of the README between its two comments, with these."""
   return f'{BEGIN}\n\n{trained()}\n\n{converted()}\n\n{dates()}.\n\n{END}'
 
 
 def replaced(text: str) -> str:
-  """The README's text with the tables as they are now."""
+  """Replaces the tables in the README's text by the current ones."""
   before, begin, rest = text.partition(BEGIN)
   _, end, after = rest.partition(END)
   if not (begin and end):
@@ -114,7 +114,7 @@ def _cell(one, of):
 
 
 def _seeds(measured):
-  """How many seeds the arms have, for a heading."""
+  """Says how many seeds the arms have, for a heading."""
   numbers = sorted({x.interval.seeds for x in measured.values()})
   return f'seeds: {" or ".join(map(str, numbers)) or "none"}'
 

@@ -3,8 +3,9 @@ r"""Measures how much the heads of a model have in common, for a table.
 
   python -m experiments.redundancy MODEL_DIR --calibration=DIR/multi30k/train.en
 
-The curves of `collab.analysis.redundancy`, of the weights and as inputs of the
-text weigh them: the share of the energy that the r largest components hold.
+The curves are those of `collab.analysis.redundancy`: the share of the energy in
+the r largest components. They are computed from the weights alone, and weighted
+by the inputs of the text.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ RESULTS = 'redundancy.json'
 
 
 def curves(folder: str, text: str, rows: int) -> dict:
-  """{kind: {layer: {name: curve}}}, also of Gaussian weights."""
+  """Returns {kind: {layer: {name: curve}}}, also for Gaussian weights."""
   found = source.read(folder)
   model, batches = calibration.read(found, text, rows)
   inputs = input_statistics.collect(model, found.params, batches)

@@ -5,8 +5,8 @@
                                        arm, examples; source, of converted ones
   results/<study>/<run>.json.gz        examples.json of the run's workdir
 
-Many processes may write: a lock on the study's folder orders them; on that of
-all it would wait for itself, for atomic writes lock that.
+Many processes may write. A lock on the study's folder orders them. The folder
+of all results cannot be locked, because atomic writes lock it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def rows(path: pathlib.Path, **fields: type) -> list[dict]:
     **fields: {name: type} that each row must have.
 
   Raises:
-    ValueError: a row is damaged; it names file and line.
+    ValueError: a row is damaged; the message names file and line.
   """
   text, found = path.read_bytes() if path.exists() else b'', []
   for number, line in enumerate(text.splitlines(), 1):
@@ -49,10 +49,10 @@ def find(run, planned, name, folder):
 
   Args:
     run: study.Run.
-    planned: the same run with the names of folders that are to be shown, so
-      that a row is a run's wherever its data are.
-    name: of the study.
-    folder: of all results.
+    planned: the same run with the folder names that a row shows, so that a row
+      does not depend on where the data is.
+    name: name of the study.
+    folder: folder of all results.
   """
   folder, hashes = pathlib.Path(folder), study.hashes(planned)
   for row in rows(folder / f'{name}.jsonl'):
@@ -64,7 +64,7 @@ def find(run, planned, name, folder):
   hashes = study.hashes(run)
   for path in sorted(folder.glob('*.jsonl')):
     for row in rows(path):
-      # One that changed on its way is of no config.
+      # A row whose config changed during the run belongs to no config.
       same = row.get('seed') == run.seed and row.get('config_hash') in hashes
       if same and not {'arm', 'changes'} & row.keys():
         return row
@@ -76,10 +76,10 @@ def record(run, planned, result, name, folder):
 
   Args:
     run: study.Run.
-    planned: the same run, as `find` has it.
-    result: of train.py: result.json, or a row of it.
-    name: of the study.
-    folder: of all results.
+    planned: the same run, as in `find`.
+    result: result of train.py: result.json, or a row of it.
+    name: name of the study.
+    folder: folder of all results.
   """
   folder, row = pathlib.Path(folder), dict(result, command=study.text(planned))
   trained = row['config_hash'], run.seed
@@ -89,7 +89,7 @@ def record(run, planned, result, name, folder):
   if examples.exists():
     row['examples'] = f'{name}/{run.name}.json.gz'
     (folder / name).mkdir(parents=True, exist_ok=True)
-    # Without a date in it, so that the same run is the same file.
+    # Without a date, so that the same run gives the same file.
     text = gzip.compress(examples.read_bytes(), mtime=0)
     new = folder / f'{row["examples"]}.{os.getpid()}'
     new.write_bytes(text)
@@ -100,7 +100,7 @@ def record(run, planned, result, name, folder):
     own = {(x['arm'], x['seed']): x for x in kept if 'arm' in x}
     own[row['arm'], row['seed']] = row
     others = [x for x in kept if 'arm' not in x]
-    if not run.source:  # the row that train.py wrote of it
+    if not run.source:  # the row that train.py wrote for it
       key = 'config_hash', 'seed'
       others = [x for x in others if tuple(map(x.get, key)) != trained]
     ordered = others + [own[key] for key in sorted(own)]
@@ -108,13 +108,13 @@ def record(run, planned, result, name, folder):
 
 
 def about(words: str) -> dict:
-  """Fields that say how a row was made: command, date, versions."""
+  """Returns fields on how a row was made: command, date, versions."""
   date = time.strftime('%Y-%m-%d')
   return dict(command=words, date=date, versions=provenance.versions())
 
 
 def examples(row: dict, folder: str | pathlib.Path) -> dict | None:
-  """Reads what a row keeps of each example, {name: list} or None."""
+  """Reads a row's data on each example, {name: list} or None."""
   if not row.get('examples'):
     return None
   path = pathlib.Path(folder) / row['examples']
@@ -126,7 +126,7 @@ def examples(row: dict, folder: str | pathlib.Path) -> dict | None:
 
 
 def as_float(value: object) -> float:
-  """A metric as a float, nan if it is missing or not a number."""
+  """Converts a metric to a float, nan if it is missing or not a number."""
   try:
     return float(value)
   except (TypeError, ValueError, OverflowError):
@@ -134,7 +134,7 @@ def as_float(value: object) -> float:
 
 
 def _key(run):
-  """The field of a row with the hash that identifies its run."""
+  """Returns the field of a row with the hash that identifies its run."""
   return 'source' if run.source else 'config_hash'
 
 

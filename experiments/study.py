@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study: arms that are compared, as runs with their commands.
+"""Plans a study: the arms that it compares, as runs with their commands.
 
-A file of experiments/studies holds a list ARMS. In its values {data} is the
-folder of the data sets, {runs} that of the workdirs.
+A file of experiments/studies has a list ARMS. In its values {data} is the
+folder of the data sets, and {runs} that of the workdirs.
 """
 
 import pathlib
@@ -18,11 +18,11 @@ from collab.runtime import identity
 from collab.runtime import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
-NAME = re.compile(r'[\w.-]+', re.ASCII)  # of what becomes a folder and a job
+NAME = re.compile(r'[\w.-]+', re.ASCII)  # valid as a folder and a job name
 STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
-# How a step is computed, not what.
+# Fields that affect how a step is computed, but not its result.
 HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
-# A converted model has its own; all else is the recipe of its source.
+# A converted model has its own values; all others are those of its source.
 OF_THE_MODEL = ('model', 'init_from')
 _EXPECTED = 'expected a name of letters, digits, ".", "-" and "_"'
 
@@ -31,12 +31,12 @@ class Arm(NamedTuple):
   """One of the alternatives that a study compares.
 
   Attributes:
-    name: of the arm.
+    name: name of the arm.
     config: value of train.py's --config.
     overrides: {field of the config: value}.
-    seeds: one run each.
+    seeds: seeds, with one run each.
     source: instead of a config, the arm whose finished runs are converted and
-      trained again, by the recipe that they had.
+      trained again by the same recipe.
     convert: flags of collab.convert.
   """
 
@@ -49,13 +49,13 @@ class Arm(NamedTuple):
 
 
 class Run(NamedTuple):
-  """An arm with a seed: one training.
+  """An arm with a seed: one training run.
 
   Attributes:
-    name: <arm>-s<seed>, its place in folders.
-    arm: Arm, its values filled in.
-    seed: of the run.
-    workdir: of the run.
+    name: <arm>-s<seed>, its name in folders.
+    arm: Arm with its values filled in.
+    seed: seed of the run.
+    workdir: workdir of the run.
     source: the Run that is converted, or None.
   """
 
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
 
 def path_of(study: str) -> pathlib.Path:
-  """The file of a study, by its path or its name in experiments/studies."""
+  """Returns the file of a study, by path or by name in experiments/studies."""
   path = pathlib.Path(study)
   path = path if path.suffix == '.py' else STUDIES / f'{study}.py'
   if not path.exists():
@@ -84,10 +84,11 @@ def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
   Args:
     study: name or path.
     data: folder of the data sets.
-    folder: of the workdirs, of which <folder>/<study>/<run> are this study's.
+    folder: folder of the workdirs; a run of this study has
+      <folder>/<study>/<run>.
 
   Raises:
-    ValueError: no such study, or an arm of one that does not fit.
+    ValueError: there is no such study, or one of its arms is invalid.
   """
   path, found = path_of(study), {}
   for arm in runpy.run_path(str(path)).get('ARMS', ()):
@@ -121,7 +122,7 @@ def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
 
 
 def commands(run: Run) -> list[list[str]]:
-  """The commands that make a run, each a list of arguments of Python."""
+  """Lists the commands that make a run, each as arguments of Python."""
   workdir = f'--workdir={run.workdir}'
   if run.source:
     convert = ['-m', 'collab.convert', run.source.workdir, run.workdir]
@@ -133,18 +134,18 @@ def commands(run: Run) -> list[list[str]]:
 
 
 def text(run: Run) -> str:
-  """The commands of a run and of its sources, as one line for people."""
+  """Formats the commands of a run and of its sources as one line."""
   before = [text(run.source)] if run.source else []
   return ' && '.join(before + [command_line(x) for x in commands(run)])
 
 
 def command_line(words: list[str]) -> str:
-  """Arguments of Python as a line for a shell."""
+  """Formats arguments of Python as a line for a shell."""
   return shlex.join(['python', *words])
 
 
 def config(run: Run) -> ConfigDict:
-  """The config of a run; a converted run has that of its source."""
+  """Returns the config of a run; a converted run has that of its source."""
   if run.source:
     return config(run.source)
   path, _, argument = run.arm.config.partition(':')
@@ -157,12 +158,12 @@ def config(run: Run) -> ConfigDict:
 
 
 def config_hash(run: Run) -> str:
-  """The config hash that a new result of the run gets."""
+  """Returns the config hash that a new result of the run gets."""
   return identity.config_hash(config(run))
 
 
 def hashes(run: Run) -> list[str]:
-  """The config hashes that a result of the run may have."""
+  """Returns the config hashes that a result of the run may have."""
   return identity.hashes(config(run))
 
 
@@ -170,7 +171,7 @@ def finished(run: Run) -> dict | None:
   """Reads the result.json of a finished run; None if it is not finished.
 
   Raises:
-    ValueError: the workdir is that of another run.
+    ValueError: the workdir belongs to another run.
   """
   folder = pathlib.Path(run.workdir)
   if not (folder / 'run.json').exists():
@@ -191,7 +192,7 @@ def finished(run: Run) -> dict | None:
 
 
 def elsewhere(folder: str) -> dict[str, str]:
-  """{config hash: workdir} of all finished runs in a folder."""
+  """Returns {config hash: workdir} of all finished runs in a folder."""
   found = {}
   for path in sorted(pathlib.Path(folder).rglob('result.json')):
     try:
@@ -209,6 +210,6 @@ def _of_config(run):
 
 
 def _recipe(config, run):
-  """The fields of a config that plan and workdir must agree on."""
+  """Returns the fields of a config in which plan and workdir must agree."""
   left_out = HOW + (OF_THE_MODEL if run.source else ())
   return {k: x for k, x in config.items() if k not in left_out}

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes the runs of a study that are not finished, as many at a time as fit.
+r"""Makes a study's unfinished runs, as many at a time as fit.
 
   ./launch.sh python -m experiments.sweep STUDY --data=DIR
   ./launch.sh python -m experiments.sweep STUDY --data=DIR --print
   ./launch.sh python -m experiments.sweep STUDY --data=DIR --slurm | sbatch
 
 STUDY is a name in experiments/studies, or a path. A run is finished if
-experiments/results has its row (by config and seed), or its workdir, or another
-one in --runs of the same config, has its result; then its row and its examples
-are taken from there. All others begin, or go on: ending the sweep, with Ctrl-C,
-SIGTERM or kill -9, loses nothing; the same command goes on. RUNS/STUDY/RUN.log
-has what a run says. --collect is for runs that were begun by hand: it takes
-those that are finished and trains nothing. On a CPU each job has its own cores;
-on a machine with one accelerator say --jobs=1.
+experiments/results has its row (by config and seed), or if its workdir, or
+another one in --runs with the same config, has its result. Then its row and its
+examples are taken from there. All other runs are started or resumed. Ending the
+sweep by Ctrl-C, SIGTERM or kill -9 loses nothing; the same command resumes it.
+RUNS/STUDY/RUN.log has the output of a run. --collect is for runs that were
+started by hand: it records finished ones and trains nothing. On a CPU each job
+has its own cores; on a machine with one accelerator use --jobs=1.
 """
 
 from concurrent import futures
@@ -28,7 +28,7 @@ import tqdm
 from collab import command
 from experiments import jobs, results, study
 
-MEMORY = 4 << 30  # of a job, generously
+MEMORY = 4 << 30  # memory of a job, with a margin
 SLURM = r"""#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array={parts}
@@ -81,12 +81,12 @@ def sweep(shared: jobs.Jobs, runs: list[study.Run], number: int):
 
 
 def _cores():
-  have = hasattr(os, 'sched_getaffinity')  # not on a Mac
+  have = hasattr(os, 'sched_getaffinity')  # a Mac lacks it
   return os.sched_getaffinity(0) if have else range(os.cpu_count())
 
 
 def _pin(cores):
-  """Binds this thread, and so what it starts, to some cores.
+  """Binds this thread and its child processes to some cores.
 
   Two unpinned XLA processes on two cores slow each other down several times.
   """
@@ -100,7 +100,7 @@ def _fitting():
 
 
 def _part(run):
-  """The part of the job array that makes a run: that of its source."""
+  """Returns the part of the job array that makes a run: that of its source."""
   return run.source.name if run.source else run.name
 
 
@@ -127,7 +127,7 @@ def _parse(argv):
 
 
 def _found(runs, folder):
-  """The runs, each with a workdir in `folder` that has finished it, if any."""
+  """Returns the runs, with workdirs in `folder` that have finished them."""
   others, found = study.elsewhere(folder), {}
   for run in runs:
     if run.source:
@@ -142,7 +142,7 @@ def _found(runs, folder):
 def _check_place():
   """Raises a ValueError outside the project's folder.
 
-  A study names configs and train.py relative to it; elsewhere these would be
+  A study names configs and train.py relative to it. Elsewhere these would be
   files of another project, or of a folder of data.
   """
   project = study.ROOT.parent
@@ -156,7 +156,7 @@ def main(argv: list[str]):
   runs = study.plan(args.study, args.data or 'data', args.runs)
   name = study.path_of(args.study).stem
   for path in sorted(pathlib.Path(args.results).glob('*.jsonl')):
-    results.rows(path)  # refused once, not by each run
+    results.rows(path)  # refused once here, not by each run
   shown = {run.name: run for run in study.plan(args.study)}
   parts = list(dict.fromkeys(map(_part, runs)))
   if args.part is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tables of scores with intervals: Markdown, CSV and a figure.
 
-The modules in experiments/tables and experiments/questions say which; all of it
-comes from the rows and examples in experiments/results, so that it is the same
-whenever it is made.
+The modules in experiments/tables and experiments/questions define the tables.
+Everything is computed from the rows and examples in experiments/results, so a
+table is the same whenever it is made.
 """
 
 from collections import defaultdict
@@ -32,9 +32,9 @@ class Table(NamedTuple):
   """A table with its figure and text.
 
   Attributes:
-    title: of the Markdown.
+    title: title of the Markdown.
     text: the docstring of its module: a line on what it is, and the paragraphs
-      that are to stand before the table.
+      before the table.
     rows: dicts {column: text}.
     draw: function of a Figure.
   """
@@ -50,8 +50,8 @@ class Measured(NamedTuple):
 
   Attributes:
     interval: intervals.Interval.
-    attention: parameters of its attention.
-    steps: of training.
+    attention: number of parameters of its attention.
+    steps: steps of training.
     examples: whether the interval is over examples too.
   """
 
@@ -64,13 +64,13 @@ class Measured(NamedTuple):
 def measure(studies, metric, arms, baseline='mha'):
   """Measures the arms that have rows: {name: Measured}.
 
-  If one run's examples are missing, all intervals are over seeds alone.
+  If the examples of one run are missing, all intervals are over seeds alone.
 
   Args:
-    studies: names of those that the arms are of.
+    studies: names of the studies that the arms belong to.
     metric: metric.Metric.
     arms: {arm in the rows: its name here}.
-    baseline: name of the one that the others are tested against.
+    baseline: name of the arm that the others are tested against.
   """
   folder = study.RESULTS
   rows = [
@@ -81,7 +81,7 @@ def measure(studies, metric, arms, baseline='mha'):
   ]
   sums, score = [_sums(row, metric, folder) for row in rows], metric.score
   examples = not any(x is None for x in sums)
-  if not examples:  # a run is its own one example
+  if not examples:  # each run is its only example
     sums = [[[metric.value(row['metrics'])]] for row in rows]
     score = lambda x: x[..., 0]
   counts, seeds, sizes = {}, defaultdict(list), {}
@@ -120,15 +120,15 @@ def _sums(row, metric, folder):
 
 
 def ratio(x: float, y: float) -> float:
-  """x / y; nan where y is 0, as the score of a run that diverged may be."""
+  """Computes x / y; nan if y is 0, as for the score of a diverged run."""
   return x / y if y else math.nan
 
 
 def cells(found, metric, mean='mean'):
-  """The cells of a table's row on an arm, {column: text}.
+  """Makes the cells of a table's row on an arm, {column: text}.
 
   Args:
-    found: Measured, or None of what was not run.
+    found: Measured, or None if the arm was not run.
     metric: metric.Metric.
     mean: name of the column with the score.
   """
@@ -153,7 +153,7 @@ def cells(found, metric, mean='mean'):
 
 
 def notes(measured: Iterable[Mapping], baseline: str = 'mha') -> str:
-  """How to read a table of some results of `measure`, as text."""
+  """Says how to read a table of some results of `measure`."""
   every = [x for found in measured for x in found.values()]
   if not every:
     return 'No run has finished yet.'
@@ -171,7 +171,7 @@ def notes(measured: Iterable[Mapping], baseline: str = 'mha') -> str:
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
-  """A Markdown table of dicts {column: text}."""
+  """Makes a Markdown table of dicts {column: text}."""
   columns = list(rows[0])
   lines = columns, ['---'] * len(columns), *(row.values() for row in rows)
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -192,20 +192,20 @@ def write(name: str, table: Table, folder: pathlib.Path) -> list:
   atomic.write_text(paths[1], text)
   figure = Figure(figsize=(9, 4), layout='constrained')
   table.draw(figure)
-  # Which numbers it shows: bytes of a PNG depend on the library that drew it.
+  # Identifies the numbers; a PNG's bytes depend on the library that drew it.
   source = hashlib.sha256(text.encode()).hexdigest()
   figure.savefig(paths[2], dpi=110, metadata={'Source': source})
   return paths
 
 
 def scores(found: Mapping[str, Measured]) -> dict:
-  """{name: (mean, low, high)} of all arms."""
+  """Returns {name: (mean, low, high)} of all arms."""
   every = {name: one.interval for name, one in found.items()}
   return {k: (x.mean, x.low, x.high) for k, x in every.items()}
 
 
 def differences(found: Mapping[str, Measured]) -> dict:
-  """{name: (difference to the baseline, low, high)} of the other arms."""
+  """Returns {name: (difference to the baseline, low, high)} of other arms."""
   every = {name: one.interval for name, one in found.items()}
   return {k: (x.difference, *x.span) for k, x in every.items() if x.span}
 
@@ -224,7 +224,7 @@ def bars(axis: Axes, labels: Sequence, numbers: Mapping):
 
 
 def points(axis: Axes, numbers: Mapping, along: str, **style):
-  """Draws numbers with their intervals; those that are not finite are left out.
+  """Draws the finite ones of some numbers, with their intervals.
 
   Args:
     axis: to draw on.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and FLOPs of a model, and of its attention beside MHA's."""
+"""Counts parameters and FLOPs of models, and compares attention with MHA."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -14,12 +14,12 @@ from collab.accounting import layer as layer_cost
 
 
 def size(tree: Any) -> int:
-  """Number of scalars in a tree."""
+  """Counts the scalars in a tree."""
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def attention_parameters(model: models.Model) -> int:
-  """Number of scalars in a model's attention layers, in closed form."""
+  """Counts the scalars in a model's attention layers, in closed form."""
   return sum(
     attention.build(**fields).count(model.dim)
     for place in model.attentions()
@@ -28,7 +28,7 @@ def attention_parameters(model: models.Model) -> int:
 
 
 def attention_cost(model: models.Model, T: int) -> layer_cost.Cost:
-  """Sums the Cost of a model's attention layers, with T tokens everywhere."""
+  """Sums the Cost of a model's attention layers, each on T tokens."""
   costs, known, dtype = [], {}, model.block.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
@@ -41,19 +41,19 @@ def attention_cost(model: models.Model, T: int) -> layer_cost.Cost:
 
 
 def with_mha(model: models.Model) -> models.Model:
-  """The same model with multi-head attention everywhere."""
+  """Returns the same model with multi-head attention everywhere."""
   mha = {p.field: layer_cost.as_mha(p.fields) for p in model.attentions()}
   block, rest = model.block.of(mha)
   return model.clone(block=dataclasses.replace(model.block, **block), **rest)
 
 
 def tokens(model: models.Model, data: Mapping) -> int:
-  """Tokens of a training sequence of a model, by its config's `data`."""
+  """Returns the tokens of a training sequence, from the config's `data`."""
   return data.row_length if 'row_length' in data else model.longest
 
 
 def si(x: float) -> str:
-  """A number with an SI prefix: 12345678 as '12.3 M'."""
+  """Formats a number with an SI prefix: 12345678 as '12.3 M'."""
   prefixes = '', ' k', ' M', ' G', ' T', ' P'
   power = max(0, min(int(math.log10(max(x, 1))) // 3, len(prefixes) - 1))
   return f'{x / 1000**power:.3g}{prefixes[power]}'

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What the attention of every variant costs in the model of a config.
+r"""Compares what each attention variant would cost in the model of a config.
 
   python -m collab.accounting --config=configs/lm.py
   python -m collab.accounting --config=configs/wmt14.py:small --length=512
 
-Variants have the config's fields where they have them, else their family's.
-Prints a table and writes accounting.md and accounting.png to --out (default
-runs/accounting/<config>). Nothing is trained, no data is read. All figures are
-of the attention layers alone, which is what variants differ in:
+Nothing is trained and no data is read. A table is printed, and accounting.md
+and accounting.png are written to --out (default runs/accounting/<config>). A
+variant takes its fields from the config where the config has them, else the
+defaults of its family. All figures are those of the attention layers alone,
+because variants differ in nothing else:
 
-  forward, training  FLOPs of matrix products, one sequence of `length` tokens;
-                     training is forward and backward with what is recomputed
+  forward, training  FLOPs of the matrix products for one sequence of `length`
+                     tokens; training is forward and backward, with whatever is
+                     recomputed
   activations        bytes kept for the backward pass
-  prefill, decode    FLOPs to fill a cache with `length` tokens, and of one more
-  cache              bytes, full
-  T*                 tokens below which a layer's forward pass (bidirectional)
-                     takes fewer FLOPs than multi-head attention's
+  prefill, decode    FLOPs to fill a cache with `length` tokens, and to decode
+                     one more
+  cache              bytes of a full cache
+  T*                 number of tokens below which the forward pass of a layer
+                     (bidirectional) takes fewer FLOPs than that of multi-head
+                     attention
 """
 
 import contextlib
@@ -31,7 +35,7 @@ from collab import accounting, attention, command, models
 from collab.accounting import layer, plots
 from collab.io import atomic
 
-# Name and parameters, then as layer.Cost has its fields.
+# The variant's name and its parameters, then the fields of layer.Cost in order.
 HEAD = (
   'variant', 'parameters', 'share', 'forward', 'training', 'activations',
   'prefill', 'decode', 'cache', 'T*',
@@ -60,12 +64,12 @@ def main(argv):
 
 
 def variants(path, argument):
-  """({variant: model}, tokens of a sequence) of a config's family.
+  """Returns ({variant: model}, tokens of a sequence) for a config's family.
 
-  mha is the first.
+  The first variant is mha.
 
   Raises:
-    ValueError: no such config, or one that fails.
+    ValueError: the config does not exist, or raises an error.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -74,14 +78,14 @@ def variants(path, argument):
   given = argument.split(',')
   base = _config(path, given)
   words = [x for x in given if x not in attention.names()]
-  plain = [x for x in words if '=' not in x]  # without fields of another's
+  plain = [x for x in words if '=' not in x]  # fields belong to one variant
   own, found = base.model.attention.name, {}
   for name in dict.fromkeys(['mha', *attention.names(), own]):
     if name == own:
       found[name] = model(base)
       continue
     for some in (words, plain):
-      with contextlib.suppress(ValueError):  # a config may know no variants
+      with contextlib.suppress(ValueError):  # a config may have no variants
         found[name] = model(_config(family, [name, *some]))
         break
   found = {'mha': accounting.with_mha(found[own])} | found
@@ -89,13 +93,13 @@ def variants(path, argument):
 
 
 def table(rows):
-  """Markdown of {variant: (Cost, T*)}; FLOPs and bytes with SI prefixes."""
+  """Formats {variant: (Cost, T*)} as a Markdown table with SI prefixes."""
   mha = next(iter(rows.values()))[0]
   lines = []
   for name, (cost, even) in rows.items():
     share = cost.parameters / mha.parameters
     figures = [accounting.si(x) for x in cost[1:]]
-    if not cost.cache:  # of a model that does not decode
+    if not cost.cache:  # the model does not decode
       figures[3:] = [''] * 3
     tokens = f'{even:.0f}' if even else '-'
     tokens = 'always' if math.isinf(even) else tokens
@@ -110,7 +114,7 @@ def table(rows):
 
 
 def _config(path, words):
-  """What a config file, a program of the user's, makes of some words."""
+  """Runs a config file, which is the user's program, with some words."""
   try:
     get_config = runpy.run_path(str(path)).get('get_config')
     if get_config is None:
@@ -118,12 +122,16 @@ def _config(path, words):
     return get_config(','.join(words))
   except ValueError:
     raise
-  except Exception as e:  # as, away from its project, No module named 'configs'
+  except Exception as e:  # for example: No module named 'configs'
     raise ValueError(f'{path} fails: {type(e).__name__}: {e}.') from e
 
 
 def model(config):
-  """The model of a config; what data decides does not matter to attention."""
+  """Builds the model of a config.
+
+  Fields that the data would decide are made up, because attention does not
+  depend on them.
+  """
   fields = config.model.to_dict()
   data, given = config.data.to_dict(), (*fields, 'block', 'parent')
   open_ = {

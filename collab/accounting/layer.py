@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one attention layer costs, from shapes alone: nothing is run."""
+"""Computes the cost of one attention layer from shapes, without running it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ class Cost(NamedTuple):
   """The cost of a layer for one sequence of T tokens.
 
   Attributes:
-    parameters: scalars.
-    forward: FLOPs of its matrix products.
-    training: FLOPs of forward and backward, to parameters and input.
+    parameters: number of scalars.
+    forward: FLOPs of the matrix products.
+    training: FLOPs of forward and backward, to the parameters and the input.
     activations: bytes kept for the backward pass.
-    prefill: FLOPs of T tokens into an empty cache of T places.
-    decode: FLOPs of one more token with T - 1 in the cache.
-    cache: bytes that decoding keeps.
+    prefill: FLOPs to fill an empty cache of T places with T tokens.
+    decode: FLOPs of one more token with T - 1 tokens in the cache.
+    cache: bytes of the decoding cache.
   """
 
   parameters: int = 0
@@ -33,7 +33,7 @@ class Cost(NamedTuple):
   cache: int = 0
 
   def repeated(self, runs: int) -> 'Cost':
-    """The cost of a layer that runs several times with the same parameters."""
+    """Returns the cost of several runs of a layer with the same parameters."""
     total = Cost(*(x * runs for x in self))
     return total._replace(parameters=self.parameters)
 
@@ -47,15 +47,16 @@ def of(
   cross: bool = False,
   dtype: Any = jnp.float32,
 ) -> Cost:
-  """The cost of one layer.
+  """Computes the cost of one layer.
 
   Args:
-    fields: of attention.build, with its name.
+    fields: fields of attention.build, including the name.
     D: width of the model.
-    T: tokens, of the memory too.
-    causal: self-attention of a decoder, which is masked and has a cache.
-    cross: attends to a memory, which its cache keeps.
-    dtype: of the computation.
+    T: number of tokens, and length of the memory.
+    causal: whether this is a decoder's self-attention, which is masked and has
+      a cache.
+    cross: whether the layer attends to a memory, which its cache keeps.
+    dtype: dtype of the computation.
   """
   layer = attention.build(**fields, dtype=dtype)
   x, *memory = [jax.ShapeDtypeStruct((1, T, D), dtype)] * (1 + cross)
@@ -74,7 +75,7 @@ def of(
 
 
 def _forward(layer, causal, *inputs):
-  """The layer as a function of parameters and inputs; shapes of the former."""
+  """Makes the layer a function (params, inputs); adds its params' shapes."""
   mask = attention.Mask(causal=True) if causal else None
   shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)['params']
 
@@ -114,16 +115,16 @@ def _decoding(layer, params, x, memory):
 
 
 def as_mha(fields: Mapping) -> dict:
-  """The fields of multi-head attention with the same heads, as wide."""
+  """Returns fields of multi-head attention with the same heads and width."""
   kept = 'num_heads', 'qkv_features'
   return dict(name='mha') | {k: fields[k] for k in kept if k in fields}
 
 
 def break_even(fields: Mapping, D: int) -> float:
-  """T* below which a forward pass costs less than multi-head attention's.
+  """Computes T*, below which a forward pass is cheaper than MHA's.
 
-  A forward pass over T tokens takes a T + b T^2 FLOPs; at T* both take the same
-  number. T* is 0 if MHA never costs more, inf if it always does.
+  A forward pass over T tokens takes a T + b T^2 FLOPs; at T* both layers take
+  the same number. T* is 0 if MHA never costs more, and inf if it always does.
   """
   a, b = polynomial(fields, D)
   a_mha, b_mha = polynomial(as_mha(fields), D)
@@ -133,7 +134,7 @@ def break_even(fields: Mapping, D: int) -> float:
 
 
 def polynomial(fields: Mapping, D: int) -> tuple[float, float]:
-  """(a, b) of a T + b T^2, from two lengths that fit in one block each."""
+  """Fits (a, b) of a T + b T^2 to two lengths that fit in one block each."""
   layer, T, found = attention.build(**fields), 64, []
   for n in (T, 2 * T):
     x = jax.ShapeDtypeStruct((1, n, D), jnp.float32)

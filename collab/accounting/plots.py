@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws cost against sequence length, and parameters against heads."""
+"""Plots the cost of attention against sequence length and number of heads."""
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -14,12 +14,12 @@ HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
 
 
 def draw(found, title, path):
-  """Writes a PNG of shares of multi-head attention.
+  """Writes a PNG of costs as shares of the cost of multi-head attention.
 
   Args:
-    found: {variant: model}, of one width and number of heads, mha first.
-    title: of the figure.
-    path: of the file.
+    found: {variant: model}, with equal width and number of heads, mha first.
+    title: title of the figure.
+    path: path of the file.
   """
   figure = Figure(figsize=(12, 5), layout='constrained')
   left, right = figure.subplots(1, 2)
@@ -44,8 +44,8 @@ def draw(found, title, path):
 def _shares(axes, x, curves):
   """Draws each curve divided by the first one.
 
-  Curves that coincide can all be seen: later ones are thinner, and their
-  markers are smaller and at other places.
+  Coinciding curves all remain visible: later ones are thinner, with smaller
+  markers at other places.
   """
   base, n = next(iter(curves.values())), len(curves)
   for i, (name, curve) in enumerate(curves.items()):
@@ -68,9 +68,9 @@ def _shares(axes, x, curves):
 
 
 def _parameters(fields, H, width):
-  """Parameters of a layer of H heads, in a model as wide as its heads.
+  """Counts the parameters of a layer of H heads, in a model as wide as these.
 
-  A field that is a share of D (a key width) stays that share.
+  A field that is a share of D (a key width) keeps that share.
   """
   D = width * fields['num_heads']
   scaled = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what a function costs from its jaxpr; nothing is run or compiled."""
+"""Counts the FLOPs and saved bytes of a function from its jaxpr."""
 
 import collections
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from jax.extend import core
 
 
 class Product(NamedTuple):
-  """A matrix product: its FLOPs, 2 m n k, and what lax.dot_general takes.
+  """A matrix product: its FLOPs, 2 m n k, and the arguments of lax.dot_general.
 
-  Of the products in a Pallas kernel only the sum of their FLOPs is known.
+  The products inside a Pallas kernel count as one, with the sum of their FLOPs
+  and no arguments.
   """
 
   flops: int
@@ -23,27 +24,28 @@ class Product(NamedTuple):
 
 
 def products(function: Callable, *arguments: Any) -> collections.Counter:
-  """Counts how often each Product is computed.
+  """Counts how often each matrix product is computed, without running anything.
 
-  Products are counted as they are executed: without blocks that a causal kernel
-  skips, with what a backward pass computes again. Of a `cond` the cheaper side
-  counts; the other one is the fallback of shared scores. A Pallas kernel counts
-  by its own estimate. Kernels of other libraries (cuDNN) are not seen.
+  The counts are those of the execution: products that the backward pass
+  recomputes count again, and blocks that a causal kernel skips do not count. Of
+  a `cond` the cheaper branch counts, since the other one is the fallback of
+  shared scores. A Pallas kernel counts by its own cost estimate. Kernels of
+  other libraries (cuDNN) are not counted.
 
   Args:
-    function: of arrays.
+    function: function of arrays.
     *arguments: arrays or jax.ShapeDtypeStructs.
   """
   return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def flops(function: Callable, *arguments: Any) -> int:
-  """Floating-point operations of a function's `products`."""
+  """Sums the floating-point operations of a function's `products`."""
   return _flops(products(function, *arguments))
 
 
 def saved_bytes(function: Callable, *arguments: Any) -> int:
-  """Bytes that the forward pass keeps for the backward pass.
+  """Counts the bytes that the forward pass keeps for the backward pass.
 
   The arguments themselves do not count.
   """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trained attention holds: how alike heads are, and their spectra."""
+"""Analyses trained attention: redundancy of heads, and their spectra."""

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""How much the heads of a trained model have in common (2006.16362, figure 1).
+r"""Measures how much the heads of a trained model have in common.
 
   python -m collab.analysis.redundancy MODEL_DIR
   python -m collab.analysis.redundancy MODEL_DIR --calibration=FILE --out=DIR
 
-A head's own scores Wq_h Wk_h^T say how much of its width it needs, projections
-stacked over heads how much all of them need together. Writes redundancy.md and
-redundancy.png; with text also the same of the projections of such inputs, and
-importance.png: what the model loses with each of its heads.
+This is figure 1 of arXiv 2006.16362. The spectrum of a head's own scores,
+Wq_h Wk_h^T, shows how much of its width the head needs. The spectrum of the
+projections stacked over heads shows how much all heads need together. The
+command writes redundancy.md and redundancy.png. With a calibration text, it
+also weights the spectra by the text's inputs, and writes importance.png: what
+the model loses without each head.
 
-MODEL_DIR is a folder of Hugging Face's or the workdir of a run.
+MODEL_DIR is a checkpoint of Hugging Face or the workdir of a run.
 """
 
 from collections.abc import Mapping
@@ -31,21 +33,21 @@ SHARES = 0.90, 0.95, 0.99
 WEIGHTS = 'the weights'
 INPUTS = 'the weights on inputs of the text'
 GAUSSIAN = 'Gaussian weights'
-ABLATED = 32  # texts: each head is left out on all of them
+ABLATED = 32  # texts; each head is ablated on all of them
 
 
 # Tables -----------------------------------------------------------------------
 
 
 def label(path: tuple) -> str:
-  """A layer's name for tables and figures, 'encoder 0' or 'decoder 0 cross'."""
+  """Names a layer for tables and figures: 'encoder 0' or 'decoder 0 cross'."""
   return ' '.join(
     name.removeprefix('layer_') for name in path if name != 'self_attention'
   )
 
 
 def energy_table(found: Mapping) -> str:
-  """Components that hold SHARES of `spectrum.of_layers`, as Markdown."""
+  """Formats how many components hold each of SHARES, as a Markdown table."""
   names = 'a head', 'queries', 'keys', 'queries keysᵀ'
   rows = [('layer', *names)]
   for path, (own, _) in found.items():
@@ -60,7 +62,7 @@ def energy_table(found: Mapping) -> str:
 
 
 def _cell(curves):
-  """Components needed, the mean over curves of one length."""
+  """Formats the components needed, the mean over curves of one length."""
   counts = [
     np.mean([spectrum.needed(curve, share) for curve in curves])
     for share in SHARES
@@ -69,7 +71,7 @@ def _cell(curves):
 
 
 def ablation_table(lost: Mapping) -> str:
-  """What `heads.ablation` returns, as Markdown, in percent."""
+  """Formats the result of `heads.ablation` as Markdown, in percent."""
   H = max(map(len, lost.values()))
   rows = [('layer', *(f'head {h}' for h in range(H)))]
   for path, x in lost.items():
@@ -97,7 +99,7 @@ PANELS = {
 
 
 def draw_energy(file, kinds: Mapping) -> None:
-  """Energy against components, a line a layer; kinds: {of what: of_layers}."""
+  """Plots energy against components, a line a layer; kinds: {kind: curves}."""
   figure = Figure((12.5, 0.6 + 3.4 * len(kinds)), layout='constrained')
   grid = figure.subplots(len(kinds), len(PANELS), sharey=True, squeeze=False)
   for row, (kind, found) in zip(grid, kinds.items(), strict=True):
@@ -128,7 +130,7 @@ def _draw_panel(axis, found, styles):
 
 
 def draw_ablation(file, lost: Mapping) -> None:
-  """A heat map of `heads.ablation`, layers by heads."""
+  """Draws a heat map of `heads.ablation`, layers by heads."""
   H = max(map(len, lost.values()))
   grid = np.full((len(lost), H), np.nan)
   for row, x in zip(grid, lost.values(), strict=True):
@@ -155,15 +157,16 @@ def draw_ablation(file, lost: Mapping) -> None:
 
 
 def analyse(folder: str, text: str, out: str) -> list[pathlib.Path]:
-  """Writes what the module's docstring says; returns the files.
+  """Writes the report and the figures; returns their paths.
 
   Args:
     folder: see source.read.
-    text: see calibration.read, or '' for what weights alone tell.
-    out: folder, made if need be.
+    text: see calibration.read; '' analyses the weights alone.
+    out: output folder, created if it is missing.
 
   Raises:
-    ValueError, OSError: what cannot be read, analysed or written.
+    ValueError, OSError: the model cannot be read or analysed, or the output
+      cannot be written.
   """
   found = source.read(folder)
   params = found.params
@@ -187,7 +190,7 @@ def analyse(folder: str, text: str, out: str) -> list[pathlib.Path]:
 
 
 def report(folder: str, kinds: Mapping, lost: Mapping) -> str:
-  """redundancy.md."""
+  """Makes the text of redundancy.md."""
   shares = ', '.join(f'{100 * share:.0f}' for share in SHARES)
   parts = [f'# Heads of {pathlib.Path(folder).resolve().name}']
   for kind, found in kinds.items():

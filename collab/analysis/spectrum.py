@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many directions the heads of a layer use, one by one and together.
+"""Computes how many directions the heads of a layer use, alone and together.
 
-Energy is the squares of singular values. Axes: D model, H heads, K width of a
-head, N = H K.
+Energy means squared singular values. Axes: D model, H heads, K width of a head,
+N = H K.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from collab.convert.decompose.mha import NAMES, Mha, read
 
 
 class Energy(NamedTuple):
-  """The share that the r largest components hold, r = 1, 2, ...; float64.
+  """The share of energy in the r largest components, r = 1, 2, ...; float64.
 
   Attributes:
-    head: of Wq_h Wk_h^T, the mean over heads, [K].
-    query: of [Wq_1 ... Wq_H], [min(D, N)].
-    key: of [Wk_1 ... Wk_H].
-    product: of [Wq_1 ... Wq_H] [Wk_1 ... Wk_H]^T.
+    head: that of Wq_h Wk_h^T, the mean over heads, [K].
+    query: that of [Wq_1 ... Wq_H], [min(D, N)].
+    key: that of [Wk_1 ... Wk_H].
+    product: that of [Wq_1 ... Wq_H] [Wk_1 ... Wk_H]^T.
   """
 
   head: np.ndarray
@@ -33,14 +33,14 @@ class Energy(NamedTuple):
 
 
 def of_layer(mha: Mha, inputs: Moments) -> Energy:
-  """The principal components of a layer's projections.
+  """Computes the principal components of a layer's projections.
 
-  They are those of Cx^(1/2) Wq and Cy^(1/2) Wk, where C are the covariances of
-  the inputs, of keys about the mean of their row. With `white` inputs they are
-  the weights' own.
+  These are the components of Cx^(1/2) Wq and Cy^(1/2) Wk. Cx and Cy are the
+  covariances of the inputs; that of the keys is about the mean of each row.
+  With `white` inputs they are the components of the weights themselves.
   """
   D, H, K = mha.query.shape
-  # Any root will do: the singular values of R^T W are those of C^(1/2) W.
+  # Any root gives the same singular values, R^T W or C^(1/2) W.
   wq, wk = (
     np.linalg.cholesky(cov).T @ w.reshape(D, -1)
     for cov, w in ((inputs.x_cov, mha.query), (inputs.y_within, mha.key))
@@ -51,7 +51,7 @@ def of_layer(mha: Mha, inputs: Moments) -> Energy:
 
 
 def _shares(a, b=None):
-  """Cumulative shares of a or a b^T, of matrices [..., D, n]."""
+  """Returns cumulative shares for a or a b^T, matrices [..., D, n]."""
   x = np.linalg.qr(a, mode='r')
   if b is not None:
     x = x @ np.linalg.qr(b, mode='r').swapaxes(-1, -2)
@@ -63,7 +63,10 @@ def _shares(a, b=None):
 
 
 def gaussian(mha: Mha) -> Mha:
-  """A baseline: the layer with random projections, whose heads are unlike."""
+  """Makes a random-projection baseline: the layer with Gaussian weights.
+
+  Its heads have nothing in common.
+  """
   rng = np.random.default_rng(0)
   return mha._replace(
     query=rng.normal(size=mha.query.shape), key=rng.normal(size=mha.key.shape)
@@ -71,14 +74,14 @@ def gaussian(mha: Mha) -> Mha:
 
 
 def of_layers(params: Mapping, inputs: Mapping | None = None) -> dict:
-  """{path: (Energy, that of Gaussian weights)} of multi-head attention layers.
+  """Returns {path: (Energy, Energy of Gaussian weights)} of all MHA layers.
 
   Args:
-    params: of a model.
-    inputs: {path: Moments}, default white.
+    params: parameters of a model.
+    inputs: {path: Moments}; white inputs by default.
 
   Raises:
-    ValueError: no such layers, or one of which nothing can be said.
+    ValueError: there are no such layers, or one cannot be analysed.
   """
   trees = {
     path: intercept.get(params, path) for path in intercept.paths(params)
@@ -98,5 +101,5 @@ def of_layers(params: Mapping, inputs: Mapping | None = None) -> dict:
 
 
 def needed(curve: np.ndarray, share: float) -> int:
-  """The number of components that hold a share of the energy."""
+  """Returns the number of components that hold a share of the energy."""
   return int(np.searchsorted(curve, share)) + 1

@@ -6,9 +6,9 @@
   variables = layer.init(jax.random.key(0), x)      # x [B, T, D]
   y = layer.apply(variables, x, mask=attention.Mask(causal=True))
 
-`names()` lists the variants. mha stands where
-flax.linen.MultiHeadDotProductAttention stood; `Attention` says what is not
-supported.
+`names()` lists the variants. mha replaces
+flax.linen.MultiHeadDotProductAttention; the docstring of `Attention` lists what
+is not supported.
 """
 
 from collab.attention.cache import Cache, cache_take

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the arrays of a call and brings their batch axes to one.
+"""Validates the arrays of an attention call and flattens their batch axes.
 
 Axes: B batch, T queries, S keys, D width of the inputs.
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 def inputs(
   inputs_q: jax.Array, inputs_k: jax.Array | None, inputs_v: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Inputs of queries [B, T, D], keys [B, S, D'] and values [B, S, D'']."""
+  """Checks inputs: queries [B, T, D], keys [B, S, D'], values [B, S, D'']."""
   if inputs_k is None and inputs_v is not None:
     raise ValueError('inputs_v needs inputs_k.')
   x = inputs_q
@@ -32,14 +32,14 @@ def inputs(
 
 
 def positions(name, x, batch: tuple, default: jax.Array) -> jax.Array:
-  """int [B|1, n] of positions [*batch, n], or the default where x is None."""
+  """Checks positions [*batch, n]: int [B|1, n], or the default for None."""
   if x is None:
     return default
   return flat(name, typed(name, x, jnp.integer), batch, default.shape[1:])
 
 
 def lengths(x, batch: tuple) -> jax.Array | None:
-  """int [B] of lengths [*batch], or None."""
+  """Checks lengths [*batch]; returns int [B], or None for None."""
   if x is None:
     return None
   x = typed('lengths', x, jnp.integer)
@@ -49,7 +49,7 @@ def lengths(x, batch: tuple) -> jax.Array | None:
 
 
 def typed(name, x, kind: type) -> jax.Array:
-  """x as an array, if its items are of the kind: jnp.bool_ or jnp.integer."""
+  """Converts x to an array; its items have to be jnp.bool_ or jnp.integer."""
   expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
   try:
     x = jnp.asarray(x)
@@ -60,18 +60,18 @@ def typed(name, x, kind: type) -> jax.Array:
   if not jnp.issubdtype(x.dtype, kind):
     # A cast would turn an additive mask (0 and -1e9) into its opposite.
     raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
-  # Integers of one type, for they are compared and subtracted.
+  # The integers get one type, because they are compared and subtracted.
   return x.astype(int) if kind is jnp.integer else x
 
 
 def flat(name, x: jax.Array, batch: tuple, shape: tuple) -> jax.Array:
-  """x, [*batch, *shape] with 1 where it broadcasts, as [B|1, *shape].
+  """Reshapes x from [*batch, *shape] to [B|1, *shape]; axes of 1 broadcast.
 
-  Its batch may be one axis already. Of a mask per head, whose shape has more
-  than one axis, these broadcast too.
+  Its batch may be one axis already. In a mask per head, whose shape has more
+  than one axis, the other axes may broadcast too.
   """
   n, B, dense = len(shape), math.prod(batch), len(shape) > 1
-  if dense:  # missing axes broadcast, too, as in linen
+  if dense:  # missing axes also broadcast, as in linen
     x = x.reshape(*[1] * (1 + n - x.ndim), *x.shape)
   lead, own = x.shape[: x.ndim - n], x.shape[x.ndim - n :]
   is_flat = lead in ((1,), (B,))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels compute for one block of queries, forward and backward.
+"""The arithmetic of the kernels for one block of queries, forward and backward.
 
-Axes: B batch, t queries of the block, S keys, H heads, G groups that share, K
-key width, V value width. Layout: head-major, [B, H, t, K] and [B, G, S, K]. The
-heads of a group are folded into the query axis for every product.
+Axes: B batch, t queries of the block, S keys, H heads, G groups of heads, K key
+width, V value width. The layout is head-major: [B, H, t, K] and [B, G, S, K].
+Every product folds the heads of a group into the query axis.
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 def scores(q, k, key_bias, allowed, precision):
-  """[B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
+  """Computes scores: [B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
   B, H, t, K = q.shape
   G, S = k.shape[1:3]
   q = q.reshape(B, G, H // G * t, K)
@@ -26,7 +26,7 @@ def scores(q, k, key_bias, allowed, precision):
 
 
 def mix(p, v, precision):
-  """[B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
+  """Mixes values: [B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
   B, H, t, S = p.shape
   G, V = v.shape[1], v.shape[3]
   p = p.astype(v.dtype).reshape(B, G, H // G * t, S)
@@ -34,7 +34,7 @@ def mix(p, v, precision):
 
 
 def matmul(spec, x, y, precision):
-  """einsum that adds up in float32 (or better) whatever the inputs are."""
+  """Computes an einsum that accumulates in at least float32."""
   total = np.promote_types(at_least_float32(x.dtype), at_least_float32(y.dtype))
   if x.dtype != y.dtype:
     x, y = x.astype(total), y.astype(total)
@@ -44,19 +44,22 @@ def matmul(spec, x, y, precision):
 
 
 def at_least_float32(dtype):
-  """float32, or float64 for float64, also under strict promotion."""
+  """Returns float64 for float64, else float32, also under strict promotion."""
   return np.promote_types(dtype, np.float32)
 
 
 def with_range_of_float32(dtype):
-  """The dtype itself, but float32 for float16, which ends at 6e-8."""
+  """Returns the dtype, but float32 for float16.
+
+  The smallest positive float16 is 6e-8.
+  """
   return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
 def matmul_tn(x, y, precision):
   """x^T y over rows, [B, G, r, S], [B, G, r, X] -> float32 [B, G, S, X].
 
-  XLA's CPU backend is up to 4 times faster at y^T x for the narrow y here.
+  XLA's CPU backend computes y^T x up to 4 times faster for the narrow y here.
   """
   return matmul('bgrs,bgrx->bgxs', x, y, precision).swapaxes(2, 3)
 
@@ -72,9 +75,9 @@ def _softmax_forward(q, keys, allowed, keep, precision):
   den = e.sum(-1, keepdims=True)
   o = mix(e if keep is None else e * keep, v, precision) / den
   if allowed is not None:
-    dead = top <= MASKED  # NaN is not: it must come out
+    dead = top <= MASKED  # false for NaN, which must reach the output
     o, top = jnp.where(dead, 0.0, o), jnp.where(dead, jnp.inf, top)
-  # Not log(den) + top: next to a score of 10^4 it would lose three digits.
+  # log(den) + top would lose three digits of den next to a score of 10^4.
   return o.astype(v.dtype), jnp.concatenate([top, den], -1)
 
 
@@ -82,7 +85,7 @@ def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
   k, v, key_bias = keys
   (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
   top, den = stats[..., :1], stats[..., 1:]
-  # The weights are divided, not g: in float16 what is left of g would be zero.
+  # Dividing the weights and not g keeps g from underflowing to 0 in float16.
   p = jnp.exp(scores(q, k, key_bias, allowed, precision) - top) / den
   delta = (g.astype(den.dtype) * o.astype(den.dtype)).sum(-1, keepdims=True)
   g = g.astype(v.dtype).reshape(B, Gv, -1, V)

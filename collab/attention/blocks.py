@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop over blocks of queries that the kernels run in.
+"""Runs a kernel over blocks of queries, so that no T x S array exists.
 
-A kernel says what happens to one block of t queries and all the keys that it
-may see (`Kernel`); `attend` cuts the queries into blocks, forward and backward,
-so that no T x S array exists and memory is linear in T and in S. The softmax
-of a block is exact and needs no running maximum. The backward pass computes a
-block again from saved row statistics. Causal blocks are cut to the keys that
-they can see.
+A `Kernel` computes one block of t queries with all keys that the block may see.
+`attend` splits the queries into blocks, forward and backward, so that memory is
+linear in T and in S. The softmax of a block is exact and needs no running
+maximum. The backward pass recomputes a block from saved row statistics. Causal
+blocks are cut to the keys that they can see.
 
-Axes: B batch, N heads (1 where they share), T queries, S keys, n blocks of t
+Axes: B batch, N heads (1 where heads share), T queries, S keys, n blocks of t
 queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
 """
 
@@ -20,12 +19,12 @@ import jax
 from jax import export, lax
 import jax.numpy as jnp
 
-# On a CPU, 16 to 64 MiB are alike in time, less is slower; an accelerator wants
-# few large blocks.
+# On a CPU, blocks of 16 to 64 MiB take equally long and smaller ones longer. An
+# accelerator is faster with few large blocks.
 BLOCK_BYTES = {'cpu': 32 << 20}
 DEFAULT_BLOCK_BYTES = 256 << 20
-SYMBOLIC_BLOCK = 128  # queries, where a size is not known before it runs
-CAUSAL_PARTS = 8  # lengths to which the keys of causal blocks are cut
+SYMBOLIC_BLOCK = 128  # queries of a block when the length is symbolic
+CAUSAL_PARTS = 8  # number of lengths to which causal blocks cut their keys
 
 
 class Kernel(NamedTuple):
@@ -43,27 +42,27 @@ class Kernel(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What is known before tracing."""
+  """The settings of a kernel that are known before tracing."""
 
   kernel: Kernel  # or flash.Flash
-  block: int | None  # queries at a time; None: flash.Flash cuts them itself
-  rate: float  # of dropout
+  block: int | None  # queries at a time; None: flash.Flash makes its own blocks
+  rate: float  # of the dropout
   precision: Any
 
 
 def options(
   kernel, B, T, row_floats, *, rate=0.0, precision=None, block=None, flash=None
 ) -> Options:
-  """The Options of a kernel.
+  """Chooses the Options of a kernel.
 
   Args:
-    kernel: Kernel.
-    B, T: rows and queries of the call.
-    row_floats: that the kernel needs for a query.
-    rate: of dropout of the weights, one pattern for all heads and examples.
-    precision: of the matrix products.
+    kernel: a Kernel.
+    B, T: number of rows and of queries in the call.
+    row_floats: number of floats that the kernel needs for each query.
+    rate: dropout rate of the weights; heads and examples share one pattern.
+    precision: precision of the matrix products.
     block: queries at a time; by default `block_size`.
-    flash: a flash.Flash to run in instead, if it fits these inputs.
+    flash: a flash.Flash that replaces the kernel if it fits these inputs.
   """
   if flash:
     return Options(flash, None, rate, precision)
@@ -71,9 +70,10 @@ def options(
 
 
 def block_size(B, row_floats, T):
-  """Queries at a time that keep a block within the backend's budget.
+  """Chooses a number of queries that keeps a block within the backend's budget.
 
-  All of them if that is not twice as much: two small ones are slower than one.
+  If all queries take less than twice the budget, they form one block, because
+  two small blocks are slower.
   """
   if is_symbolic(T):
     return SYMBOLIC_BLOCK
@@ -85,15 +85,15 @@ def block_size(B, row_floats, T):
 
 
 def is_symbolic(*sizes):
-  """Whether jax.export leaves one of the sizes open."""
+  """Returns whether one of the sizes is symbolic, as under jax.export."""
   return any(map(export.is_symbolic_dim, sizes))
 
 
 def keep_pairs(key, rate, start, size, stop):
-  """Dropout of attention weights, one pattern for all heads and examples.
+  """Makes a dropout mask for attention weights, shared by heads and examples.
 
-  A function of (key, query, key position) alone, whichever kernel asks and
-  however it cuts its blocks.
+  The mask depends on the key and on the positions of query and key alone, not
+  on the kernel or the size of its blocks.
 
   Returns:
     float32 [1, 1, size, stop]: 0 with probability `rate`, else 1 / (1 - rate).
@@ -106,12 +106,12 @@ def keep_pairs(key, rate, start, size, stop):
 
 
 def forward(options, q, keys, mask, key):
-  """Runs a kernel over all queries; `attend` is the same with its gradient.
+  """Runs a kernel over all queries; `attend` also has a gradient.
 
   Args:
     options: Options.
     q: [B, N, T, K].
-    keys: tuple of [B, *, S, *] (or None) for the kernel.
+    keys: tuple of arrays [B, *, S, *], or None, for the kernel.
     mask: masks.Mask or None.
     key: random key, or None if options.rate is 0.
 
@@ -132,7 +132,7 @@ def forward(options, q, keys, mask, key):
 
 
 def backward(options, q, keys, mask, key, o, stats, g):
-  """The cotangents of q and of keys, given what `forward` returned and o's."""
+  """Computes the cotangents of q and keys from the results of `forward`."""
   if options.block is None:
     return options.kernel.backward(
       q, o, stats, g, keys, mask, options.precision
@@ -150,7 +150,7 @@ def backward(options, q, keys, mask, key, o, stats, g):
     dq, dkey = run.map_and_sum(functools.partial(block, run), rows)
     dqs.append(dq)
     dkeys.append(jax.tree.map(run.pad, dkey, keys))
-  # Cotangents of the keys add up over the blocks in float32, cast once.
+  # The keys' cotangents are summed over blocks in float32 and cast once.
   dkeys = jax.tree.map(lambda x, *d: sum(d).astype(x.dtype), keys, *dkeys)
   return _join(jnp.concatenate(dqs), q.shape[2]), dkeys
 
@@ -170,7 +170,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 class _Run(NamedTuple):
-  """Blocks first..last of n, each of t queries, which see the keys 0..stop."""
+  """Blocks first to last of n, each of t queries, which see keys 0 to stop."""
 
   first: int
   last: int
@@ -180,13 +180,13 @@ class _Run(NamedTuple):
   t: int
 
   def map(self, f, rows):
-    """f(i, block i of rows) for each block, outputs stacked."""
+    """Applies f(i, block i of rows) to each block and stacks the outputs."""
     if self.last - self.first == 1:
       return jax.tree.map(lambda x: x[None], f(self.first, self._one(rows)))
     return lax.map(lambda x: f(*x), self._all(rows))
 
   def map_and_sum(self, f, rows):
-    """f -> (output, term): outputs stacked, terms added up."""
+    """Applies f -> (output, term); stacks the outputs and sums the terms."""
     if self.last - self.first == 1:
       out, total = f(self.first, self._one(rows))
       return out[None], total
@@ -201,7 +201,7 @@ class _Run(NamedTuple):
     return out, total
 
   def pad(self, x, like):
-    """Zeros for the keys beyond stop."""
+    """Returns zeros for the keys beyond stop."""
     extra = like.shape[2] - self.stop
     return jnp.pad(x, [(0, extra if i == 2 else 0) for i in range(x.ndim)])
 
@@ -214,9 +214,9 @@ class _Run(NamedTuple):
 
 
 def _runs(options, q, keys, mask, key):
-  """Cuts the queries into blocks, and the blocks into runs of equal length.
+  """Splits the queries into blocks, and the blocks into runs with equal keys.
 
-  Symbolic lengths cannot be compared: all blocks are one run then.
+  Symbolic lengths cannot be compared; then all blocks form one run.
   """
   T, S = q.shape[2], keys[0].shape[2]
   n = -(-T // options.block)
@@ -243,7 +243,7 @@ def _runs(options, q, keys, mask, key):
 
 
 def _split(x, runs, fill=0):
-  """[B, N, T, *] -> [n, B, N, t, *], padded with `fill`."""
+  """Reshapes [B, N, T, *] -> [n, B, N, t, *], padded with `fill`."""
   n, t = runs[0].n, runs[0].t
   B, N, T, *rest = x.shape
   pad = [(0, n * t - T if axis == 2 else 0) for axis in range(x.ndim)]
@@ -252,6 +252,6 @@ def _split(x, runs, fill=0):
 
 
 def _join(x, T):
-  """[n, B, N, t, *] -> [B, N, T, *]."""
+  """Reshapes [n, B, N, t, *] -> [B, N, T, *]."""
   n, B, N, t, *rest = x.shape
   return jnp.moveaxis(x, 0, 2).reshape(B, N, n * t, *rest)[:, :, :T]

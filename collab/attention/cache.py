@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decoding keeps: whatever `heads` returned that has an S axis, once.
+"""The decoding cache: the keys and values of a layer, stored unexpanded.
 
-Nothing is expanded to all heads and no key is kept twice, so the cache is as
-small as the variant allows (`cache_size` scalars a token). Heads come before
-places, as the kernels have them: a step reads the keys where they lie.
+The cache stores whatever `heads` returned with an S axis, once. Nothing is
+expanded to all heads and no key is stored twice, so the cache is as small as
+the variant allows (`cache_size` scalars a token). The head axis comes before
+the places, as in the kernels, so that a step reads the keys without a copy.
 """
 
 from typing import Any
@@ -19,17 +20,17 @@ from collab.attention.masks import Mask
 
 @struct.dataclass
 class Cache:
-  """The keys and values of L places for each of B rows.
+  """The keys and values of B rows with L places each.
 
   Attributes:
-    index: int32 [B], how many places of the row are taken; more than L once a
+    index: int32 [B], number of used places in each row; more than L once the
       row has overflowed.
     k: [B, Gk, L, K].
     v: [B, Gv, L, V], or None where the values are the keys.
     key_bias: [B, H, L] or None.
-    widths: of inputs_q, inputs_k and inputs_v, if init was given inputs_k.
-    memory: whether what it holds is the memory of cross attention, to which
-      nothing is added.
+    widths: widths of inputs_q, inputs_k and inputs_v, if init had inputs_k.
+    memory: whether this is the cache of a cross attention's memory, to which
+      nothing is appended.
   """
 
   index: jax.Array
@@ -41,12 +42,12 @@ class Cache:
 
   @property
   def length(self):
-    """L."""
+    """L, the number of places in a row."""
     return self.k.shape[2]
 
   @property
   def overflowed(self):
-    """bool [B]: more was appended to the row than fits."""
+    """bool [B]: whether more was appended to the row than fits."""
     return self.index > self.length
 
   @property
@@ -55,20 +56,20 @@ class Cache:
     return self.k, self.v, self.key_bias
 
   def heads(self, h: Heads) -> Heads:
-    """h with the cache's keys in the place of its own."""
+    """Replaces the keys and values of h by those of the cache."""
     k, v, key_bias = jax.tree.map(_swap, self.kept)
     return h._replace(k=k, v=v, key_bias=key_bias)
 
   def check_call(self, B: int, T: int, S: int | None, lengths):
-    """Whether the layer may be called with B rows of T queries.
+    """Checks that the layer may be called with B rows of T queries.
 
     Args:
       B, T: sizes of inputs_q.
-      S: length of inputs_k, or None without.
-      lengths: of the call, or None.
+      S: length of inputs_k, or None without inputs_k.
+      lengths: lengths of the call, or None.
 
     Raises:
-      ValueError: what the call lacks, or must not have.
+      ValueError: the call lacks an argument, or has a forbidden one.
     """
     if (rows := self.index.shape[0]) != B:
       raise ValueError(f'The cache has {rows} rows, the inputs {B}.')
@@ -92,11 +93,11 @@ class Cache:
       )
 
   def restrict(self, mask: Mask | None, places: jax.Array) -> Mask:
-    """A Mask by which queries see nothing but what the cache holds.
+    """Makes a Mask that also hides the places beyond what the cache holds.
 
     Args:
-      mask: what the user allows, or None for all.
-      places: int [B|1, T], where the queries stand in their rows.
+      mask: the user's mask, or None.
+      places: int [B|1, T], positions of the queries in their rows.
     """
     mask = mask or Mask()
     if self.memory:
@@ -109,7 +110,7 @@ class Cache:
 
 
 def empty(h: Heads, widths: tuple | None = None) -> Cache:
-  """A cache with as many places as the heads have keys."""
+  """Makes an empty cache with as many places as the heads have keys."""
   parts = jax.tree.map(
     lambda x: jnp.zeros_like(_swap(x)), (h.k, h.v, h.key_bias)
   )
@@ -117,10 +118,10 @@ def empty(h: Heads, widths: tuple | None = None) -> Cache:
 
 
 def emptied(cache: Cache | None, S: int) -> Cache:
-  """The cache without what it holds, for a memory of S tokens.
+  """Empties the cache, for a memory of S tokens.
 
   Raises:
-    ValueError: there is none for cross attention, or it is too short.
+    ValueError: there is no cache for cross attention, or it is too short.
   """
   if cache is None or cache.widths is None:
     raise ValueError(
@@ -135,17 +136,17 @@ def emptied(cache: Cache | None, S: int) -> Cache:
 
 
 def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
-  """Adds the keys of h to every row, each row at its own index.
+  """Appends the keys of h to every row, each row at its own index.
 
   Args:
-    cache: Cache of L places.
+    cache: a Cache of L places.
     h: Heads of n tokens.
-    lengths: int [B], how many of the n are real, default all; the next call
-      writes over the rest.
+    lengths: int [B], how many of the n tokens are real; all by default. The
+      next call overwrites the others.
 
   Returns:
-    The new Cache. Tokens beyond L are dropped and show in `overflowed`, as do
-    lengths that are not 0 to n: their rows are lost.
+    The new Cache. Tokens beyond L are dropped, which `overflowed` shows. A
+    length outside of 0 to n also makes its row overflow.
   """
   B, n = h.k.shape[:2]
   added = jnp.full(B, n)
@@ -157,12 +158,12 @@ def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
 
   def write(old, new):
     new = new.astype(old.dtype)
-    if B == n == 1:  # a scatter of one token would copy all that is held
+    if B == n == 1:  # a scatter of one token would copy the whole cache
       put = lambda: lax.dynamic_update_slice_in_dim(
         old, _swap(new), cache.index[0], 2
       )
       return lax.cond(cache.index[0] < cache.length, put, lambda: old)
-    # A place beyond the end is dropped, never clamped onto the last one.
+    # A place beyond the end is dropped; clamping would overwrite the last.
     return old.at[rows, :, places].set(new, mode='drop')
 
   parts = jax.tree.map(write, cache.kept, (h.k, h.v, h.key_bias))
@@ -170,15 +171,15 @@ def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
 
 
 def _swap(x):
-  """[B, L, G, *] <-> [B, G, L, *]."""
+  """Swaps [B, L, G, *] <-> [B, G, L, *]."""
   return x.swapaxes(1, 2)
 
 
 def cache_take(cache: Any, rows: jax.Array) -> Any:
-  """The cache collection with its rows reordered, for beam search.
+  """Reorders the rows of a cache collection, for beam search.
 
   Args:
     cache: a 'cache' collection (any pytree of arrays [B, ...]).
-    rows: int [B'], which row each new row continues.
+    rows: int [B'], the old row that each new row continues.
   """
   return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one attention layer. A variant only says how the inputs become heads.
+"""The attention layer; a variant only defines how inputs become heads.
 
 Axes: B batch, T queries, S keys, D model, H heads, V value width.
 """
@@ -21,35 +21,39 @@ class Attention(nn.Module):
 
     out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
-  Abstract: a variant defines `heads`, perhaps `finish`, and is final. Fields
-  have linen's names, order and defaults, by keyword from `decode` on. A row
-  with nothing to attend to has zero heads and zero gradients (linen: the mean
-  of the values); masks are bool (linen: any number).
+  Abstract: a variant defines `heads`, perhaps `finish`, and is final. The
+  fields have linen's names, order and defaults, and are keyword-only from
+  `decode` on. Two things differ from linen. A row with nothing to attend to has
+  zero heads and zero gradients (linen: the mean of the values). Masks are bool
+  (linen: any number).
 
-  Not supported, a TypeError by name: the fields `attention_fn`,
-  `*_dot_general`, `*_dot_general_cls`, `*_einsum_cls`, and in the call
-  `inputs_kv`.
+  What is not supported raises a TypeError with the name: the fields
+  `attention_fn`, `*_dot_general`, `*_dot_general_cls` and `*_einsum_cls`, and
+  the call's argument `inputs_kv`.
 
   Attributes:
     num_heads: H.
-    dtype: of the computation; by default that of inputs and parameters.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation; by default that of inputs and parameters.
+    param_dtype: dtype of the parameters.
     qkv_features: H times the width of a head, default the width of inputs_q.
     out_features: width of the result, default the width of inputs_q.
-    broadcast_dropout: one dropout pattern for all heads and examples.
-    dropout_rate: of the attention weights.
-    deterministic: True switches dropout off; as a field or in the call.
-    precision: of the matrix products.
-    kernel_init: of the projections.
-    out_kernel_init: of the output projection, default kernel_init.
-    bias_init: of the projections' biases.
-    out_bias_init: of the output projection's bias, default bias_init.
+    broadcast_dropout: whether all heads and examples share a dropout pattern.
+    dropout_rate: dropout rate of the attention weights.
+    deterministic: True switches dropout off; a field or an argument of the
+      call.
+    precision: precision of the matrix products.
+    kernel_init: initialiser of the projections.
+    out_kernel_init: initialiser of the output projection, default kernel_init.
+    bias_init: initialiser of the projections' biases.
+    out_bias_init: initialiser of the output bias, default bias_init.
     use_bias: whether projections have biases.
-    decode: keep a cache and attend to what it holds; see `__call__`.
-    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln;
-      for mha, gqa and sha, whose queries and keys are one projection each.
-    force_fp32_for_softmax: accepted; the softmax is float32 either way.
-    flash: ours, not linen's; False keeps accelerators to XLA, see flash.plan.
+    decode: whether to keep a cache and attend to it; see `__call__`.
+    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln.
+      Only mha, gqa and sha have it, because their queries and keys are one
+      projection each.
+    force_fp32_for_softmax: accepted, but the softmax is float32 either way.
+    flash: not a field of linen's. False keeps accelerators from running Pallas
+      kernels; see flash.plan.
   """
 
   num_heads: int
@@ -66,15 +70,15 @@ class Attention(nn.Module):
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
   out_bias_init: nn.initializers.Initializer | None = None
   use_bias: bool = True
-  _: dataclasses.KW_ONLY  # linen has attention_fn here
+  _: dataclasses.KW_ONLY  # linen's attention_fn is here
   decode: bool = False
   normalize_qk: bool = False
   force_fp32_for_softmax: bool = False
   flash: bool = True
 
-  # Variants whose values are the keys take no inputs_v.
+  # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
-  # Those whose queries and keys are a projection each take normalize_qk.
+  # Where this is True, queries and keys are one projection each: normalize_qk.
   plain_projections: ClassVar[bool] = False
 
   def __post_init__(self):
@@ -84,32 +88,32 @@ class Attention(nn.Module):
   # What a variant defines -----------------------------------------------------
 
   def heads(self, x, y, z, positions: Positions) -> Heads:
-    """Heads from x [B, T, D] (queries), y and z [B, S, D] (keys, values).
+    """Computes heads from x [B, T, D] (queries), y, z [B, S, D] (keys, values).
 
-    Each token's heads depend on that token and its position, and on nothing
-    else: decoding passes the new tokens only.
+    The heads of a token may depend on that token and its position alone,
+    because decoding passes only the new tokens.
     """
     raise NotImplementedError
 
   def finish(self, o: jax.Array) -> jax.Array:
-    """Acts on the mixed values, [B, T, H, V] -> [B, T, H, V']."""
+    """Transforms the mixed values, [B, T, H, V] -> [B, T, H, V']."""
     return o
 
   @nn.nowrap
   def count(self, D: int) -> int:
-    """Number of parameters of self-attention at width D."""
+    """Counts the parameters of self-attention at width D."""
     return costs.of_layer(self, D).parameters
 
   @nn.nowrap
   def cache_size(self, D: int) -> int:
-    """Scalars that decoding keeps a token, at width D."""
+    """Counts the scalars that the decoding cache keeps a token, at width D."""
     return costs.of_layer(self, D).cache
 
   # What variants use ----------------------------------------------------------
 
   @nn.nowrap
   def head_dim(self, D: int) -> int:
-    """d = qkv_features / H for inputs_q of width D."""
+    """Returns d = qkv_features / H for inputs_q of width D."""
     features = self.qkv_features or D
     if self.num_heads < 1 or features % self.num_heads:
       raise ValueError(
@@ -118,9 +122,9 @@ class Attention(nn.Module):
     return features // self.num_heads
 
   def project(self, name, x, features, **options) -> jax.Array:
-    """x W + b; the parameters are name/kernel and name/bias, as in linen.
+    """Computes x W + b, with parameters name/kernel and name/bias as in linen.
 
-    `options` are of linen's DenseGeneral, where they differ from the layer's.
+    `options` go to linen's DenseGeneral and override those of the layer.
     """
     own = dict(
       use_bias=self.use_bias,
@@ -133,9 +137,9 @@ class Attention(nn.Module):
     return nn.DenseGeneral(features, name=name, **own | options)(x)
 
   def vector(self, name, init, shape, like):
-    """A parameter [H, width], not a projection, in the dtype of `like`."""
+    """Creates a parameter [H, width] in the dtype of `like`."""
     x = self.param(name, init, shape, self.param_dtype)
-    return jnp.asarray(x, like.dtype)  # NumPy would promote by its own rules
+    return jnp.asarray(x, like.dtype)  # NumPy's promotion rules differ
 
   # The layer ------------------------------------------------------------------
 
@@ -154,22 +158,22 @@ class Attention(nn.Module):
     positions: jax.Array | None = None,
     key_positions: jax.Array | None = None,
   ) -> jax.Array:
-    """Attends from inputs_q to inputs_k, [*batch, T, out_features or D].
+    """Attends from inputs_q to inputs_k: [*batch, T, out_features or D].
 
-    With decode=True, `init` on inputs of full length makes the cache. Then each
-    call with n tokens appends n to every row and attends causally to what the
-    row holds. Rows whose tokens do not fit come out as NaN.
+    With decode=True, `init` on inputs of full length creates the cache. Then
+    each call with n tokens appends n to every row, and attends causally to the
+    tokens in the row. Rows whose tokens do not fit come out as NaN.
 
-    Cross attention is initialised with inputs_k, filled by `prefill_memory`
-    once, and then called with inputs_q only. Without prefill_memory a call
-    appends its own inputs_k and inputs_v, as many tokens as inputs_q has, as in
-    linen.
+    Cross attention is initialised with inputs_k, filled once by
+    `prefill_memory`, and then called with inputs_q only. Without prefill_memory
+    a call appends its own inputs_k and inputs_v, which have as many tokens as
+    inputs_q, as in linen.
 
     Args:
       inputs_q: [*batch, T, D].
       inputs_k: [*batch, S, D'], default inputs_q.
-      inputs_v: [*batch, S, D''], default inputs_k; none where the values are
-        the keys (skv, el, mla).
+      inputs_v: [*batch, S, D''], default inputs_k. Not accepted where the
+        values are the keys (skv, el, mla).
       mask: bool, broadcastable to [*batch, H, T, S], True where attention is
         allowed, or a masks.Mask; when decoding, S is the cache's length.
       deterministic: True switches dropout off.
@@ -177,17 +181,17 @@ class Attention(nn.Module):
       sow_weights: sow the weights before dropout, [*batch, H, T, S], as
         intermediates/attention_weights.
       lengths: int [*batch], how many of the n decoded tokens are real; the
-        rest is padding on the right.
-      positions: int [*batch, T], where inputs_q stands in its sequence, for
-        variants that look at it (masks do not). Default 0, 1, ..., or what
-        follows the cache's tokens; but a memory does not know how many queries
-        came before, so pass them when decoding with one.
-      key_positions: int [*batch, S], of inputs_k, with the same default. The
-        keys of inputs_q have `positions`.
+        others are padding on the right.
+      positions: int [*batch, T], positions of inputs_q in its sequence, for
+        variants that use them (masks do not). The default is 0, 1, ..., or
+        continues after the cache's tokens. A memory does not know how many
+        queries came before, so pass positions when decoding with one.
+      key_positions: int [*batch, S], positions of inputs_k, with the same
+        default. The keys of inputs_q have `positions`.
 
     Raises:
-      TypeError: a mask that is not bool, lengths or positions that are not int.
-      ValueError: shapes that do not fit, or what the variant cannot do.
+      TypeError: the mask is not bool, or lengths or positions are not int.
+      ValueError: shapes do not fit, or the variant does not support the call.
     """
     batch, (T, D) = inputs_q.shape[:-2], inputs_q.shape[-2:]
     if inputs_v is not None and not self.separate_values:
@@ -210,7 +214,7 @@ class Attention(nn.Module):
     elif key_positions is not None:
       raise ValueError('key_positions needs inputs_k.')
     if past is not None and past.memory:
-      # The projections of keys and values run on no tokens at all.
+      # The projections of keys and values run on zero tokens.
       y, z = (jnp.zeros((x.shape[0], 0, n), x.dtype) for n in past.widths[1:])
       keys = keys[:, :0]
     h = self._heads(x, y, z, Positions(queries, keys))
@@ -239,27 +243,27 @@ class Attention(nn.Module):
     return out.reshape(*batch, T, out.shape[-1])
 
   def prefill_memory(self, inputs_k, inputs_v=None, *, lengths=None):
-    """Fills the cache of cross attention; what it held before is forgotten.
+    """Fills the cache of cross attention, and discards what it held before.
 
     Args:
       inputs_k: [*batch, S, D'], S at most the length at initialisation.
       inputs_v: [*batch, S, D''], default inputs_k.
-      lengths: int [*batch], how many of the S are real, default all.
+      lengths: int [*batch], how many of the S are real; all by default.
     """
     *batch, S, _ = inputs_k.shape
     past = caches.emptied(self._past(), S)
     self.put_variable('cache', 'past', past)
-    # Its keys are added as those of self-attention are, with no query.
+    # The keys are appended as in self-attention, with zero queries.
     x = jnp.zeros((*batch, 0, past.widths[0]), inputs_k.dtype)
     self(x, inputs_k, inputs_v, lengths=lengths)
     self.put_variable('cache', 'past', self._past().replace(memory=True))
 
   def _past(self):
-    """The cache, or None where there is none (yet)."""
+    """Returns the cache, or None if there is none yet."""
     return self.get_variable('cache', 'past') if self.decode else None
 
   def _heads(self, *args):
-    """`heads`, normalised if asked for."""
+    """Calls `heads`, and normalises queries and keys if normalize_qk is set."""
     h = self.heads(*args)
     if not self.normalize_qk:
       return h
@@ -274,13 +278,13 @@ class Attention(nn.Module):
     return h._replace(q=q, k=k)
 
   def _attend(self, h, mask, batch, deterministic, dropout_rng, sow_weights):
-    """The kernel that fits, then `finish`: [B, T, H, V']."""
+    """Runs the kernel that fits, then `finish`: [B, T, H, V']."""
     dtype = jnp.result_type(*jax.tree.leaves((h.q, h.k, h.v)))
     q, k = h.q.astype(dtype), h.k.astype(dtype)
     v = k if h.v is None else h.v.astype(dtype)
     q = q * (q.shape[-1] ** -0.5 if h.scale is None else h.scale)
     rate, key, H = 0.0, None, self.num_heads
-    # Without a pair of query and key, nothing is dropped and no key is needed.
+    # Without queries or keys nothing is dropped, so no random key is needed.
     drops = self.dropout_rate > 0 and 0 not in (*q.shape[:2], k.shape[1])
     if drops and not nn.merge_param(
       'deterministic', self.deterministic, deterministic

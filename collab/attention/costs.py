@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer costs: its parameters and its cache, counted by shape alone."""
+"""Counts a layer's parameters and the scalars of its cache, from shapes."""
 
 import functools
 from typing import NamedTuple
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 
 
 class Costs(NamedTuple):
-  """Scalars of the parameters, and those that decoding keeps a token."""
+  """Numbers of parameters, and of scalars that decoding keeps a token."""
 
   parameters: int
   cache: int
 
 
 def of_layer(layer: nn.Module, D: int) -> Costs:
-  """Costs of an Attention layer for self-attention at width D."""
+  """Computes the Costs of an Attention layer for self-attention at width D."""
   return _of_layer(layer.clone(parent=None, decode=True, dropout_rate=0.0), D)
 
 
-@functools.lru_cache  # a search over widths asks for the same layers
+@functools.lru_cache  # a search over widths asks for the same layers again
 def _of_layer(layer, D):
   x = jax.ShapeDtypeStruct((1, 1, D), jnp.float32)
   tree = jax.eval_shape(layer.init, jax.random.key(0), x)

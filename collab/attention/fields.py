@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the values of a layer's fields against the types that it declares."""
+"""Checks the values of a layer's fields against their declared types."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -8,7 +8,7 @@ import numbers
 
 import numpy as np
 
-# Of these types a value is checked.
+# Only values of fields with these types are checked.
 _TYPES = {
   int: numbers.Integral,
   int | None: numbers.Integral | None,
@@ -20,16 +20,16 @@ _TYPES = {
 
 
 def check(layer: type, values: Mapping):
-  """Refuses values of another type than the field's, or out of its range.
+  """Refuses values of the wrong type or out of range.
 
   Args:
     layer: class of the layer.
-    values: {name: value}; what is no field, or of any other type, is not
-      checked.
+    values: {name: value}. Names that are no field, and fields of any other type
+      than in _TYPES, are not checked.
 
   Raises:
-    TypeError: not the number, bool or string that the class declares; a bool is
-      not a number.
+    TypeError: a value is not the number, bool or string that the class
+      declares; a bool is not a number.
     ValueError: dropout_rate is not in [0, 1).
   """
   for field in dataclasses.fields(layer):
@@ -38,7 +38,7 @@ def check(layer: type, values: Mapping):
       continue
     value = values[name]
     wrong = not isinstance(value, _TYPES[kind])
-    # To Python a bool is an integer, too.
+    # In Python a bool is also an integer.
     if wrong or (isinstance(value, bool) and kind not in (bool, bool | None)):
       expected = inspect.formatannotation(kind)
       raise TypeError(f'{name}={value!r}; expected {expected}.')

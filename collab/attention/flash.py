@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flash attention for TPU and GPU: both block kernels as one pair in Pallas.
+"""Flash attention in Pallas for TPU and GPU, for both block kernels.
 
     num = E X,  den = E W,  E = exp(q k^T + key bias - row max),  o = num / den
 
 Softmax has W = 1; shared scores (see shared.py) have a column of W and V of X
-for each head, so that one tile of E serves all heads that fit in its width.
-Given dnum and dden, what the cotangent of o says about num and den,
-
+For softmax, W = 1. For shared scores (see shared.py), W has one column and X
+has V columns for each head, so that one tile of E serves all heads that fit in
+its width. Let dnum and dden be the cotangents of num and den, computed from
+that of o. Then
     dE = dnum X^T + dden W^T,  dS = E * dE
     dq = dS k;   dk = dS^T q,  dX = E^T dnum,  dW = E^T dden,  dbias = dS^T 1
 
-The last line is one kernel run twice: queries and keys change places. Tiles
+The last line is one kernel run twice, with queries and keys exchanged. Tiles
 above the diagonal of a causal mask are not computed. Keys that heads share are
-not expanded in memory; their cotangents are, and add up outside.
+not expanded in memory; their cotangents are, and are summed outside.
 
-There was no accelerator here: values were tested in Pallas' interpreter, the
-lowering to Mosaic (TPU) and Triton (GPU) on a CPU. Nothing was timed.
+These kernels have not run on an accelerator. Values were tested in Pallas'
+interpreter, and the lowering to Mosaic (TPU) and Triton (GPU) on a CPU. Nothing
+was timed.
 
 Axes: B batch, N heads, n rows (T queries or S keys), H heads that share a tile
 (1 in softmax), C chunks into which they are cut if they are too many.
@@ -38,14 +40,14 @@ COMPILER = {'gpu': triton.CompilerParams()}
 
 
 class Flash(NamedTuple):
-  """A blocks.Kernel for all queries at once, with the Mask as `allowed`."""
+  """A blocks.Kernel for all queries at once; its `allowed` is the Mask."""
 
   platform: str  # 'tpu', 'gpu', or 'interpret': anywhere, slowly
-  block: int  # a tile has as many queries, and keys
-  width: int  # columns of X in a tile, at most, unless one head has more
+  block: int  # number of queries in a tile, and of keys
+  width: int  # most columns of X in a tile, unless one head has more
 
   def forward(self, q, keys, mask, precision):
-    """As blocks.forward."""
+    """Does what blocks.forward does."""
     (B, N, T, _), (H, C) = q.shape, self._heads(keys)
     k = self._keys(keys, mask, C)
     den = dict(delta=1) if k.w is None else dict(w=H // C)
@@ -54,17 +56,17 @@ class Flash(NamedTuple):
     out = self._call(flash_tiles.forward, precision, rows, k, like, mask)
     num = _join(out.x, C)
     den = out.delta if k.w is None else _join(out.w, C)
-    # Under vmap both sides of the guard run: stay finite beyond it too.
+    # Under vmap both branches of the guard run, so this must stay finite.
     den = jnp.maximum(den, jnp.finfo(jnp.float32).tiny)
     top = out.line[:, :N]
-    dead = top == MASKED  # NaN is not
+    dead = top == MASKED  # false for NaN
     num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
     top = jnp.where(dead, jnp.inf, top)
     o = (num.reshape(B, N, T, H, -1) / den[..., None]).reshape(num.shape)
     return o.astype(keys[1].dtype), jnp.concatenate([top, den], -1)
 
   def backward(self, q, o, stats, g, keys, mask, precision):
-    """As blocks.backward."""
+    """Does what blocks.backward does."""
     (B, N, T, _), (H, C) = q.shape, self._heads(keys)
     k = self._keys(keys, mask, C)
     top, den = stats[..., :1], stats[..., 1:]
@@ -92,7 +94,7 @@ class Flash(NamedTuple):
     return _add_up(dq, q), (_add_up(d.a, k.a), dx, dextra)
 
   def fits(self, n, K, V, H, itemsize):
-    """Whether n rows of K and H V columns fit into the fast memory."""
+    """Checks that n rows of K and H V columns fit into the fast memory."""
     width = self._lanes(K)
     width += self._lanes(V * _heads_of_a_tile(H, V, self.width))
     if self.platform == 'gpu':
@@ -100,14 +102,14 @@ class Flash(NamedTuple):
     return 2 * n * (width + self._lanes(1)) * itemsize <= VMEM  # two buffers
 
   def _heads(self, keys):
-    """H, C."""
+    """Returns H and C."""
     if not _is_shared(keys):
       return 1, 1
     X, H = keys[1].shape[3], keys[2].shape[3]
     return H, H // _heads_of_a_tile(H, X // H, self.width)
 
   def _keys(self, keys, mask, C):
-    """Rows of the keys; what is padding has a bias of MASKED."""
+    """Makes Rows of the keys; padded keys have a bias of MASKED."""
     k, x, extra = keys
     S, w, line = k.shape[2], None, None
     if _is_shared(keys):
@@ -123,13 +125,13 @@ class Flash(NamedTuple):
     return Rows(k, _split(x, C), w, line=line, segment=segment)
 
   def _call(self, kernel, precision, own, other, like, mask, queries=True):
-    """Runs a kernel for each block of `own`, which it holds against `other`.
+    """Runs a kernel for each block of `own`, against all blocks of `other`.
 
     Args:
-      kernel: of flash_tiles, a function of references.
-      precision: of the matrix products.
-      own: Rows of the queries, or of the keys.
-      other: Rows of the others.
+      kernel: a kernel of flash_tiles, which takes references.
+      precision: precision of the matrix products.
+      own: Rows of the side whose blocks are computed, queries or keys.
+      other: Rows of the other side.
       like: Rows of the widths of the results.
       mask: masks.Mask or None.
       queries: whether `own` are the queries.
@@ -141,7 +143,7 @@ class Flash(NamedTuple):
     causal = mask is not None and mask.causal
     fill = (jnp.inf, MASKED) if queries else (MASKED, jnp.inf)
     own, other = self._pad(own, fill[0]), self._pad(other, fill[1])
-    # The other side's lines lie along the lanes.
+    # The lines of the other side lie along the lanes.
     other = other.map(lambda x: x, lambda x: x.swapaxes(2, 3))
     padded = like.map(self._lanes, lambda width: width)
     kernel = functools.partial(
@@ -156,7 +158,7 @@ class Flash(NamedTuple):
     return jax.tree.map(lambda x, width: x[:, :, :n, :width], out, like)
 
   def _tiles(self, kernel, like, tiles, own, other):
-    """The Pallas call; `tiles` are computed of each example and head."""
+    """Makes the Pallas call; `tiles` is the number of tiles for each head."""
     arrays, b = jax.tree.leaves((own[:3], other[:3])), self.block
     B, N = (max(x.shape[i] for x in arrays) for i in (0, 1))
     n = own.a.shape[2]
@@ -177,7 +179,7 @@ class Flash(NamedTuple):
     )(own, other)[0]
 
   def _pad(self, rows, fill):
-    """Rows to blocks, widths to lanes; `fill` is the line's of such rows."""
+    """Pads rows to blocks and widths to lanes, and lines with `fill`."""
 
     def pad(x, width, fill=0):
       more = [(0, 0), (0, 0), (0, -x.shape[2] % self.block), (0, width)]
@@ -192,35 +194,35 @@ class Flash(NamedTuple):
     return padded._replace(line=pad(rows.line, 0, fill))
 
   def _lanes(self, width):
-    """What a width is padded to: vectors of 128, powers of two in Triton."""
+    """Pads a width: to vectors of 128, in Triton to powers of two."""
     if self.platform == 'tpu':
       return -(-width // 128) * 128
     return max(16, pl.next_power_of_2(width))
 
 
-# By backend; what has no entry runs in XLA.
+# A backend without an entry runs XLA.
 BACKENDS = {'tpu': Flash('tpu', 128, 1024), 'gpu': Flash('gpu', 64, 128)}
-# Mosaic has no float16, and no precision between the two.
+# Mosaic has no float16, and no precision between DEFAULT and HIGHEST.
 DTYPES = {
   'tpu': {'float32', 'bfloat16'},
   'gpu': {'float32', 'bfloat16', 'float16'},
 }
 PRECISIONS = ('default', 'highest')
-VMEM = 8 << 20  # bytes, half of a TPU core's, for the rows that a loop reads
-ACCUMULATORS = 256  # columns of a GPU block's, in float32 registers
+VMEM = 8 << 20  # bytes for the rows that a loop reads, half of a TPU core's
+ACCUMULATORS = 256  # most columns of a GPU block, in float32 registers
 
 
 def plan(q, k, v, mask, H, rate, precision):
-  """The Flash for these inputs on this backend, or None: XLA runs them.
+  """Chooses the Flash for these inputs on this backend, or None to run in XLA.
 
-  None on CPU; with symbolic sizes, dropout, dense masks or positions of
-  queries; where dtype or precision is not the kernels'; where there is less
-  than a block of queries or keys, or rows are too many or too wide for the fast
-  memory.
+  Returns None on CPU; with symbolic sizes, dropout, dense masks or positions of
+  queries; if the kernels do not support the dtype or the precision; and if
+  there is less than a block of queries or keys, or if rows do not fit into the
+  fast memory.
 
   Args:
     q, k, v, mask, rate, precision: as in kernels.attend.
-    H: heads that share a tile.
+    H: number of heads that share a tile.
   """
   flash = BACKENDS.get(jax.default_backend())
   (T, K), (S, V) = q.shape[1::2], v.shape[1::2]
@@ -240,35 +242,35 @@ def plan(q, k, v, mask, H, rate, precision):
 
 
 def _is_shared(keys):
-  """Whether keys are (k, u, w) of shared scores, not (k, v, key_bias)."""
+  """Tells keys (k, u, w) of shared scores from (k, v, key_bias)."""
   return keys[2] is not None and keys[2].ndim == 4
 
 
 def _line(x):
-  """[B, n] -> [B, 1, n, 1], or None."""
+  """Reshapes [B, n] -> [B, 1, n, 1], or returns None."""
   return None if x is None else x[:, None, :, None].astype(jnp.int32)
 
 
 def _split(x, C):
-  """[B, N, n, C c] -> [B, N C, n, c]."""
+  """Reshapes [B, N, n, C c] -> [B, N C, n, c]."""
   B, N, n, _ = x.shape
   return x.reshape(B, N, n, C, -1).swapaxes(2, 3).reshape(B, N * C, n, -1)
 
 
 def _join(x, C):
-  """[B, N C, n, c] -> [B, N, n, C c]."""
+  """Reshapes [B, N C, n, c] -> [B, N, n, C c]."""
   B, N, n, c = x.shape
   return x.reshape(B, N // C, C, n, c).swapaxes(2, 3).reshape(B, -1, n, C * c)
 
 
 def _add_up(d, like):
-  """[B, N, n, w] -> [B, G, n, w], over the heads of a group."""
+  """Sums over the heads of a group: [B, N, n, w] -> [B, G, n, w]."""
   B, G, n, w = like.shape
   return d.reshape(B, G, -1, n, w).sum(2).astype(like.dtype)
 
 
 def _spec(shape, N, block=None):
-  """Rows of [B|1, G, n, w] for an example and head: block i of them, or all."""
+  """Specifies the rows of [B|1, G, n, w] for a head: block i, or all."""
   B, G, n, w = shape
 
   def index(bn, i):
@@ -279,7 +281,7 @@ def _spec(shape, N, block=None):
 
 
 def _cost(own, other, out, pairs):
-  """2 m n k of each product, one exponential a pair of query and key."""
+  """Estimates the cost: 2 m n k a product, one exponential a query-key pair."""
   arrays = jax.tree.leaves((own, other, out))
   widths = sum(x.shape[3] for x in (*own[:3], *out[:3]) if x is not None)
   return pl.CostEstimate(
@@ -290,5 +292,5 @@ def _cost(own, other, out, pairs):
 
 
 def _heads_of_a_tile(H, V, width):
-  """How many of H heads of V columns; one in any case."""
+  """Returns how many of H heads of V columns share a tile, at least one."""
   return max(c for c in range(1, H + 1) if not H % c and c * V <= max(V, width))

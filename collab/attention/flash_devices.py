@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Pallas call over several devices: each takes its examples.
+"""Splits a Pallas call over devices by examples.
 
-XLA cannot see into a kernel, and does not split what it cannot see into. Here
-it is told that examples are independent and that nothing else may be split.
+XLA cannot partition a kernel by itself. This tells it that examples are
+independent, and that no other axis may be split.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def over_examples(run, *arguments):
-  """run(*arguments), on each device for the examples that it has.
+  """Runs run(*arguments) on each device, for the examples on that device.
 
   Args:
     run: function of trees of arrays [B|1, ...]; returns a tree of [B, ...].
@@ -41,7 +41,7 @@ def _partition(run, B, mesh, arguments, results):
 
 
 def _rule(B, arguments, results):
-  """Shardy's rule: 'b x y, b z -> b w', of which only b may be split."""
+  """Writes Shardy's rule, 'b x y, b z -> b w'; only b may be split."""
   number = itertools.count()
 
   def factors(x):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What flash attention computes for one block, forward and backward.
+"""The Pallas kernels of flash attention for one block, forward and backward.
 
-Pallas kernels; formulas in flash.py. Each holds a block of one side, queries or
-keys, and loops over the blocks of the other that the mask does not exclude.
-They keep to what both Mosaic and Triton have: two axes, loads at multiples of
-a block, no control flow but the bounds of the loop.
+The formulas are in flash.py. Each kernel holds a block of one side, queries or
+keys, and loops over the blocks of the other side that the mask does not
+exclude. The kernels use only what both Mosaic and Triton support: two axes,
+loads at multiples of a block, and no control flow except the loop's bounds.
 """
 
 import functools
@@ -21,10 +21,10 @@ NT, NN = ((1,), (1,)), ((1,), (0,))  # x y^T, x y
 
 
 class Rows(NamedTuple):
-  """Queries | keys: arrays [B, N, n, *], references to them, or blocks [b, *].
+  """Rows of queries or keys: arrays [B, N, n, *], references, or blocks [b, *].
 
-  The last three are lines, one number a row: [*, n, 1], and [*, 1, n] for the
-  side that a kernel loops over. None where there is nothing.
+  The last three fields are lines, with one number a row: [*, n, 1], or
+  [*, 1, n] for the side that a kernel loops over. A field may be None.
   """
 
   a: Any = None  # q | k
@@ -35,12 +35,12 @@ class Rows(NamedTuple):
   segment: Any = None
 
   def map(self, wide, line):
-    """Rows of wide(x) of the first three, and line(x) of the lines."""
+    """Applies `wide` to the first three fields, and `line` to the lines."""
     return Rows(*jax.tree.map(wide, self[:3]), *jax.tree.map(line, self[3:]))
 
 
 def forward(own, other, out, *, queries, causal, precision):
-  """num, den and row max of a block of queries."""
+  """Computes num, den and row max of a block of queries."""
   q, i = _block(own), pl.program_id(1)
 
   def step(j, state):
@@ -65,7 +65,7 @@ def forward(own, other, out, *, queries, causal, precision):
 
 
 def backward(own, other, out, *, queries, causal, precision):
-  """Cotangents of a block of queries, or of keys, those that `out` has."""
+  """Computes the cotangents that `out` has, of a block of queries or keys."""
   mine, i = _block(own), pl.program_id(1)
   dot = functools.partial(_dot, precision=precision)
 
@@ -92,7 +92,7 @@ def backward(own, other, out, *, queries, causal, precision):
 
 
 def _loop(step, state, i, other, block, queries, causal):
-  """Over the blocks of the other side that block i is not masked from."""
+  """Loops over the blocks of the other side that block i may see."""
   n = other.a.shape[0] // block
   first = i if causal and not queries else 0
   last = jnp.minimum(i + 1, n) if causal and queries else n
@@ -100,14 +100,14 @@ def _loop(step, state, i, other, block, queries, causal):
 
 
 def tiles(i, j, queries, causal):
-  """How many tiles `_loop` visits, of i blocks against j of the other side."""
+  """Counts the tiles that `_loop` visits, for i blocks against j others."""
   if not causal:
     return i * j
   return sum(min(n + 1, j) if queries else max(j - n, 0) for n in range(i))
 
 
 def _block(rows, j=None, size=None):
-  """All of what is referred to, or block j of the side that is looped over."""
+  """Loads all that the references hold, or block j of the other side."""
   if j is None:
     return jax.tree.map(lambda x: x[...], rows)
   at = pl.ds(pl.multiple_of(j * size, size), size)
@@ -115,9 +115,9 @@ def _block(rows, j=None, size=None):
 
 
 def _scores(mine, theirs, ahead, queries, causal, precision):
-  """Scores of a tile, [queries, keys] or, if `mine` are the keys, [keys, ...].
+  """Computes a tile of scores, [queries, keys]; transposed if `mine` are keys.
 
-  `ahead` is how many blocks mine start after theirs.
+  `ahead` is the number of blocks by which `mine` start after `theirs`.
   """
   s = _dot(mine.a, theirs.a, NT, precision)
   bias = theirs.line if queries else mine.line
@@ -133,7 +133,7 @@ def _scores(mine, theirs, ahead, queries, causal, precision):
 
 
 def _dot(x, y, dims, precision):
-  """x y or x y^T, added up in float32."""
+  """Computes x y or x y^T, accumulated in float32."""
   return lax.dot_general(
     x.astype(y.dtype),
     y,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes between the attention layer and a variant: heads and positions.
+"""What an attention variant passes to the layer: heads, and positions.
 
 Axes: B batch, T queries, S keys, H heads, G groups of heads that share, K key
 width, V value width.
@@ -11,7 +11,7 @@ import jax
 
 
 class Heads(NamedTuple):
-  """What a variant hands to the core; nothing that is shared is expanded.
+  """The heads that a variant computes; nothing that heads share is expanded.
 
     o_h = softmax_s(scale q_h . k_h + key_bias_h) v_h,  h = 1..H
 
@@ -22,7 +22,7 @@ class Heads(NamedTuple):
     k: [B, S, Gk, K].
     v: [B, S, Gv, V], or None where the values are the keys.
     key_bias: [B, S, H], already scaled, or None.
-    scale: of q . k; default 1 / sqrt(K).
+    scale: factor of q . k; default 1 / sqrt(K).
   """
 
   q: jax.Array
@@ -33,7 +33,7 @@ class Heads(NamedTuple):
 
 
 class Positions(NamedTuple):
-  """Where the tokens of a call stand in their sequences.
+  """The positions of a call's tokens in their sequences.
 
   Attributes:
     queries: int [B|1, T].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""softmax(q k^T) v, where what heads share is computed once.
+"""The attention kernels, softmax(q k^T) v, which compute what is shared once.
 
 Axes: B batch, T queries, S keys, H heads, G groups that share (each divides
 H; head h uses group h // (H / G)), K key width, V value width. Queries come
@@ -13,15 +13,15 @@ scaled, [B, T, Gq, K]; keys [B, S, Gk, K]; values [B, S, Gv, V]; key_bias
   fused           none                 linear in T  jax.nn, GPU
 
 On TPU and GPU, `blockwise` and `shared_scores` run in Pallas where flash.plan
-says so: a tile of scores is then never in memory.
+allows it; then a tile of scores is never in memory.
 
-All give the same numbers: o [B, T, H, V], zero where a row has no key, and
+All kernels return the same: o [B, T, H, V], zero where a row has no key, and
 alive, bool [B, T, H|1, 1], False for such rows. The heads of a group are folded
-into the query axis, [B, G, H/G T, K] x [B, G, S, K], so that with one key head
-all heads are a single matrix product an example, by construction.
+into the query axis, [B, G, H/G T, K] x [B, G, S, K]. So with one key head, all
+heads of an example are a single matrix product.
 
-`blockwise` and `shared_scores` bring their own reverse mode; forward mode
-(jax.jvp) is `grouped`'s.
+`blockwise` and `shared_scores` define their own reverse mode. Only `grouped`
+supports forward mode (jax.jvp).
 """
 
 import functools
@@ -33,26 +33,26 @@ from jax.sharding import NamedSharding, PartitionSpec
 from collab.attention import block_math, blocks, shared
 from collab.attention import flash as flashes
 
-SHARED_FROM = 8  # queries; fewer do not pay for H weighted copies of the values
+SHARED_FROM = 8  # queries; fewer do not repay H weighted copies of the values
 
 
 # The choice -------------------------------------------------------------------
 
 
 def attend(q, k, v, key_bias, mask, H, *, key=None, **how):
-  """The kernel for these shapes on this backend; see the module.
+  """Attends with the kernel that fits these shapes and this backend.
 
   Args:
     q, k, v, key_bias, mask: see the module.
     H: number of heads.
     key: random key, needed if there is dropout.
-    **how: rate and precision, as in `grouped`; and flash, False to keep an
-      accelerator from running Pallas kernels where they fit.
+    **how: rate and precision, as in `grouped`, and flash; False keeps an
+      accelerator from running Pallas kernels.
 
   Returns:
     o [B, T, H, V] and alive.
   """
-  if 0 in (*q.shape[:2], k.shape[1]):  # nothing to attend to, or from
+  if 0 in (*q.shape[:2], k.shape[1]):  # there are no queries, or no keys
     B, T, V = *q.shape[:2], v.shape[3]
     return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
   run = functools.partial(_attend, H=H, **how)
@@ -63,7 +63,7 @@ def attend(q, k, v, key_bias, mask, H, *, key=None, **how):
 def _attend(
   q, k, v, key_bias, mask, key, *, H, rate=0.0, precision=None, flash=True
 ):
-  def common(H):  # heads that share a tile
+  def common(H):  # H heads share a tile
     plan = flashes.plan(q, k, v, mask, H, rate, precision) if flash else None
     return dict(rate=rate, key=key, precision=precision, flash=plan)
 
@@ -78,13 +78,13 @@ def _attend(
     if per_head and key_bias is None:
       q = jnp.repeat(q, H // q.shape[2], 2)
     o, alive = blockwise(q, k, v, key_bias, mask, **common(1))
-  if o.shape[2] < H:  # heads that are all the same were computed once
+  if o.shape[2] < H:  # all heads are the same and were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
   return o, alive
 
 
 def _fits_gpu(q, k, v, key_bias, mask, rate):
-  """Whether cuDNN's kernel takes these inputs."""
+  """Returns whether cuDNN's kernel supports these inputs."""
   return (
     jax.default_backend() == 'gpu'
     and q.dtype in (jnp.bfloat16, jnp.float16)
@@ -99,15 +99,15 @@ def _fits_gpu(q, k, v, key_bias, mask, rate):
 
 
 def _auto(f, spec, arrays, *more):
-  """f(*arrays, *more); XLA decides on layouts inside, as with Auto mesh axes.
+  """Runs f(*arrays, *more) with Auto mesh axes, where XLA decides on layouts.
 
-  Heads folded into queries and queries cut into blocks are reshapes that
-  Explicit mesh axes have no rule for.
+  Folding heads into queries and splitting queries into blocks are reshapes for
+  which Explicit mesh axes have no rule.
 
   Args:
     f: returns a tuple of arrays.
-    spec: the axes of arrays and results by letters, as in einsum. A result is
-      sharded as the arrays are that have the letter.
+    spec: the axes of arrays and results as letters, as in einsum. An axis of a
+      result is sharded like the axis of the arrays with the same letter.
     arrays, more: f's arguments.
   """
   mesh, axes = None, {}
@@ -138,23 +138,23 @@ def _auto(f, spec, arrays, *more):
 def grouped(
   q, k, v, key_bias=None, mask=None, *, rate=0.0, key=None, precision=None
 ):
-  """The plain formula, differentiable in every mode; see the module.
+  """Computes attention by the plain formula, differentiable in every mode.
 
   Args:
     q, k, v, key_bias, mask: see the module.
-    rate: dropout of the weights, one pattern for all heads and examples.
+    rate: dropout rate of the weights; heads and examples share one pattern.
     key: random key, needed if rate > 0.
-    precision: of the matrix products.
+    precision: precision of the matrix products.
 
   Returns:
-    o and alive, see the module.
+    o and alive; see the module.
   """
   p, alive = weights(q, k, key_bias, mask, heads(q, k, v, key_bias), precision)
   return mix(drop(p, rate, key), v, precision), alive
 
 
 def weights(q, k, key_bias, mask, H, precision=None):
-  """softmax_s(q_h . k_h + key_bias_h), zero where a row has no key.
+  """Computes softmax_s(q_h . k_h + key_bias_h), zero for a row without keys.
 
   Returns:
     float32 [B, H, T, S], and alive.
@@ -173,7 +173,7 @@ def weights(q, k, key_bias, mask, H, precision=None):
 
 
 def drop(p, rate, key, broadcast=True):
-  """Dropout of weights [B, H, T, S]: one pattern for all B and H, or each."""
+  """Drops weights [B, H, T, S] by one pattern for all B and H, or by each's."""
   if not rate:
     return p
   if broadcast:
@@ -183,7 +183,7 @@ def drop(p, rate, key, broadcast=True):
 
 
 def mix(p, v, precision=None):
-  """Weighted sums of values: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
+  """Computes weighted sums: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
 
   def run(p, v):
     o = block_math.mix(p, v.swapaxes(1, 2), precision)

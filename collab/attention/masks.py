@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which key may each query see? A description that kernels realise in blocks.
+"""Describes which keys each query may see; kernels evaluate masks in blocks.
 
 Axes: B batch, H heads, T queries, S keys.
 """
@@ -17,25 +17,26 @@ from collab.attention import arguments
 
 @struct.dataclass
 class Mask:
-  """Query t may see key s if every part that is given says so.
+  """A mask, by which query t may see key s if every given part allows it.
 
     causal       s <= q_positions[b, t]  (key s stands at position s)
     key_valid    key_valid[b, s]
     segments     q_segments[b, t] == kv_segments[b, s]
     dense        dense[b, h, t, s]
 
-  Nothing of size T x S is formed but `dense`, which is what linen calls a mask;
-  `causal` alone lets a kernel leave out the keys that nobody sees.
+  Only `dense`, linen's kind of mask, has size T x S. `causal` alone lets a
+  kernel skip the keys that nobody sees.
 
   Attributes:
     causal: a Python bool.
     key_valid: bool [B|1, S], False where the key is padding.
-    q_segments: int [B|1, T], which sequence of a packed row the query is of.
-    kv_segments: int [B|1, S]; None stands for q_segments (self-attention).
-    q_positions: int [B|1, T], default 0, 1, ..., T-1; only causal looks at it.
+    q_segments: int [B|1, T], the sequence in a packed row that a query is part
+      of.
+    kv_segments: int [B|1, S]; None means q_segments (self-attention).
+    q_positions: int [B|1, T], default 0, 1, ..., T-1; only causal uses it.
     dense: bool [B|1, H|1, T|1, S|1].
 
-  In a call B may be several axes, [*batch, S] and so on, or already one.
+  In a call, B may be several axes ([*batch, S] and so on) or already one.
   """
 
   causal: bool = struct.field(pytree_node=False, default=False)
@@ -46,7 +47,7 @@ class Mask:
   dense: jax.Array | None = None
 
   def block(self, start, size, stop):
-    """Allowed pairs of queries start..start+size and keys 0..stop.
+    """Returns which of queries start..start+size may see which keys 0..stop.
 
     Args:
       start: first query, an int or a traced scalar.
@@ -80,18 +81,19 @@ class Mask:
 
   @property
   def per_head(self):
-    """Heads may see different keys."""
+    """Whether heads may see different keys."""
     return self.dense is not None and self.dense.shape[1] > 1
 
   @property
   def plain_causal(self):
-    """Causal over positions 0, 1, ... and nothing else."""
+    """Whether the mask is causal over positions 0, 1, ... and nothing else."""
     return self.causal and not jax.tree.leaves(self)
 
   def visible(self):
-    """Keys that some query of some head may see, bool [B|1, S|1], or None.
+    """Returns the keys that some query may see: bool [B|1, S|1], None for all.
 
-    Segments and causality do not count: under them each key sees itself.
+    Segments and causality do not count, because under them each key sees
+    itself.
     """
     seen = self.key_valid
     if self.dense is not None:
@@ -100,7 +102,7 @@ class Mask:
     return seen
 
   def pad_rows(self, extra):
-    """Appends `extra` queries, whose outputs the caller throws away."""
+    """Appends `extra` queries, whose outputs the caller discards."""
 
     def pad(x, axis):
       if x is None or not extra or x.shape[axis] == 1:
@@ -115,7 +117,7 @@ class Mask:
     )
 
 
-# Of each part, the axes behind the batch and what its items must be.
+# For each part: its axes after the batch, and the type of its items.
 _PARTS = dict(
   key_valid=('S', jnp.bool_),
   q_segments=('T', jnp.integer),
@@ -126,19 +128,19 @@ _PARTS = dict(
 
 
 def check(mask, batch, H, T, S):
-  """Brings what the user gave to a Mask (or None) of known shapes.
+  """Converts a user's mask to a Mask (or None) of known shapes.
 
   Args:
     mask: None, a Mask, or a bool array that broadcasts to [*batch, H, T, S].
     batch: sizes of the batch axes, a tuple.
-    H, T, S: heads, queries and keys of the call.
+    H, T, S: numbers of heads, queries and keys in the call.
 
   Returns:
-    None if everything is visible, or a Mask with one batch axis, [B|1, ...].
+    None if everything is visible, else a Mask with one batch axis, [B|1, ...].
 
   Raises:
-    TypeError: a part is not bool, or not int, where it has to be.
-    ValueError: a part does not broadcast to its shape, or means nothing alone.
+    TypeError: a part has to be bool, or int, and is not.
+    ValueError: a part does not broadcast to its shape, or needs another part.
   """
   if mask is None:
     return None

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One score matrix for all heads, where heads differ by a bias per key only.
+"""The kernel with one score matrix for all heads, which differ by a key bias.
 
     o_h = num_h / den_h,  num_h[t] = sum_s A_ts W_sh v_s,  den_h = A W_h
     A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
 
-Safe while each head's bias spans at most SAFE_RANGE over the keys that anybody
-may see: every denominator is then above exp(-60). A two-sided bound with the
-range of the scores would not do, as a causal row may see few keys. Beyond it
-the heads are computed one by one; `lax.cond` decides in both passes, and what
-is saved between them is the same on both sides, so neither pays for the other.
+This is safe while each head's bias spans at most SAFE_RANGE over the keys that
+some query may see: then every denominator is above exp(-60). A two-sided bound
+with the range of the scores would not suffice, because a causal row may see few
+keys. Beyond that range the heads are computed one by one. `lax.cond` decides in
+both passes. Both branches save the same arrays between the passes, so neither
+pays for the other.
 
 Axes: B batch, T queries, S keys, H heads, K key width, V value width.
 """
@@ -26,7 +27,7 @@ SAFE_RANGE = 60.0
 
 
 class Sides(NamedTuple):
-  """blocks.Options of the two ways."""
+  """The blocks.Options of the two branches."""
 
   shared: blocks.Options
   general: blocks.Options
@@ -34,7 +35,7 @@ class Sides(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(sides, q, k, v, key_bias, mask, key):
-  """kernels.shared_scores.
+  """Computes kernels.shared_scores.
 
   Returns:
     o [B, T, H, V], and stats [B, T, H, 2]: maximum (inf for a row without keys)
@@ -71,7 +72,7 @@ attend.defvjp(_forward, _backward)
 
 
 def _either(safe, run, sides):
-  """run(options, form) of the side that `safe` decides for."""
+  """Calls run(options, form) for the branch that `safe` selects."""
   return lax.cond(
     safe,
     lambda: run(sides.shared, _WEIGHTED),
@@ -80,7 +81,7 @@ def _either(safe, run, sides):
 
 
 def _extent(key_bias, mask):
-  """Largest and smallest bias [B, 1, H] of the keys seen, and which are."""
+  """Returns the extreme biases [B, 1, H] of seen keys, and which are seen."""
   seen = mask.visible() if mask else None
   seen = True if seen is None else seen[:, :, None]
   big = -block_math.MASKED
@@ -93,9 +94,11 @@ def _extent(key_bias, mask):
 
 
 class _Form(NamedTuple):
-  """enter(mask, q, k, v, key_bias) -> q and keys as the block kernel has them.
+  """How a branch converts arguments and results.
 
-  leave(o, stats) -> as `attend` returns them; rows(o, stats, g) -> back again.
+  enter(mask, q, k, v, key_bias) gives q and keys for the block kernel.
+  leave(o, stats) gives the results of `attend`. rows(o, stats, g) is its
+  inverse.
   """
 
   enter: Any
@@ -108,7 +111,7 @@ def _weighted(mask, q, k, v, key_bias):
   top, _, seen = _extent(key_bias, mask)
   w = jnp.exp(jnp.where(seen, key_bias - lax.stop_gradient(top), -jnp.inf))
   u = (w[..., None] * v.astype(w.dtype)).reshape(B, 1, S, H * V)
-  # float16 cannot hold exp(-60); bfloat16 can.
+  # exp(-60) underflows in float16, but not in bfloat16.
   dtype = block_math.with_range_of_float32(v.dtype)
   keys = k.swapaxes(1, 2), u.astype(dtype), w[:, None].astype(dtype)
   return q.swapaxes(1, 2), keys
@@ -150,12 +153,12 @@ def _block_forward(q, keys, allowed, keep, precision):
   top = s.max(-1, keepdims=True)
   a = jnp.exp(s - top)
   num = block_math.mix(a if keep is None else a * keep, u, precision)
-  # Under vmap both sides of the guard run: stay finite beyond it too.
+  # Under vmap both branches of the guard run, so this must stay finite.
   den = jnp.maximum(
     block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
   )
   if allowed is not None:
-    dead = top <= block_math.MASKED  # NaN is not: it must come out
+    dead = top <= block_math.MASKED  # false for NaN, which must come out
     num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
     top = jnp.where(dead, jnp.inf, top)
   o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
@@ -168,7 +171,7 @@ def _block_backward(q, o, stats, g, keys, allowed, keep, precision):
   top, den = stats[..., :1], stats[..., 1:]
   a = jnp.exp(block_math.scores(q, k, None, allowed, precision) - top)
   g, o = (x.astype(den.dtype).reshape(B, 1, t, H, -1) for x in (g, o))
-  # d_num = g / den, d_den = -(g . o) / den; autodiff would form den^-2.
+  # d_num = g / den, d_den = -(g . o) / den. Autodiff would form den^-2.
   dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
   dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
   da = block_math.matmul('bgrx,bgsx->bgrs', dnum, u, precision)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained checkpoints in, checkpoints with another attention out."""
+"""Converts the attention of trained models; reads and writes checkpoints."""
 
 from collab import extras
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Reads a trained model, gives it another attention, writes a workdir.
+r"""Converts a trained model to another attention, and writes a workdir.
 
   python -m collab.convert MODEL_DIR OUT_DIR --attention=collab \
       --shared_dim=384 --calibration=FILE
@@ -9,10 +9,10 @@ r"""Reads a trained model, gives it another attention, writes a workdir.
   python -m collab.convert WORKDIR OUT_DIR --to=huggingface
 
 MODEL_DIR is a checkpoint of Transformers (config.json, safetensors,
-tokenizer.json) or the workdir of a run. OUT_DIR is a workdir: others start with
-it by --config.init_from=OUT_DIR, and one that came from a run goes on by
-train.py --workdir=OUT_DIR. In it: README.md with the losses of each layer,
-conversion.json, errors.png.
+tokenizer.json) or the workdir of a run. OUT_DIR becomes a workdir. Other runs
+start from it by --config.init_from=OUT_DIR. If MODEL_DIR is a run, train.py
+--workdir=OUT_DIR continues it. OUT_DIR also has README.md with the error of
+each layer, conversion.json and errors.png.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(argv):
 
 
 def _parse(argv):
-  """Arguments, and fields of the attention as a dict."""
+  """Returns the arguments, and the fields of the attention as a dict."""
   parser = command.Parser(
     prog='python -m collab.convert',
     description=__doc__,
@@ -80,7 +80,7 @@ def _budget(text):
 
 
 def _field(word):
-  """--shared_dim=96 as ('shared_dim', 96)."""
+  """Splits --shared_dim=96 into ('shared_dim', 96)."""
   name, equals, text = word.removeprefix('--').partition('=')
   if not word.startswith('--') or not equals:
     raise ValueError(f'Unexpected {word}; fields are given as --NAME=VALUE.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for conversions to look at: of lines of text, or of training data."""
+"""Batches of text or training data on which conversions measure inputs."""
 
 import math
 import pathlib
@@ -13,15 +13,15 @@ from collab.data import examples
 from collab.io import text_lines
 from collab.runtime import workdir
 
-TRAIN = 'train'  # instead of a file: the run's own data
+TRAIN = 'train'  # reads the run's own data instead of a file
 
 
 class Calibration(NamedTuple):
   """A model without scan, and batches for it.
 
   Attributes:
-    model: of models.build; of an encoder that reads lines, without its head.
-    batches: list of dicts, of few shapes.
+    model: model of models.build; an encoder that reads lines has no head.
+    batches: list of dicts with few different shapes.
   """
 
   model: Any
@@ -29,16 +29,16 @@ class Calibration(NamedTuple):
 
 
 def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
-  """Batches of a text file, or of the training data of a run.
+  """Reads batches from a text file, or from the training data of a run.
 
   Args:
     source: source.Source.
-    path: of a text file, plain or .gz, one text a line; or 'train'.
-    rows: texts to look at, drawn without replacement if there are more.
-    size: texts of a batch; a smaller last one is left out unless it is the
+    path: path of a text file, plain or .gz, with one text a line; or 'train'.
+    rows: number of texts, drawn without replacement if there are more.
+    size: texts of a batch; a smaller last batch is dropped unless it is the
       only one.
-    length: tokens of a text at most.
-    seed: of the drawing.
+    length: maximum number of tokens of a text.
+    seed: seed of the drawing.
 
   Raises:
     ValueError: rows, length or seed is out of range, the text is empty, there
@@ -68,14 +68,14 @@ def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
   if model.READS == 'stream':
     batches = _stream(words, texts, size, length)
   else:
-    # A run whose head did without the pooler has none.
+    # A run whose head does not use a pooler has none.
     fields |= dict(head='none', outputs=0, pooler='pooler' in source.params)
     batches = _rows(words, texts, size, length)
   return Calibration(models.build(**fields), batches)
 
 
 def _rows(words, texts, size, length):
-  """Texts of like length together, so that little is padding."""
+  """Batches texts of similar length, so that there is little padding."""
   rows = examples.encode([(text,) for text in texts], words, length)
   order = np.argsort(rows.lengths, kind='stable')
   return [
@@ -85,7 +85,7 @@ def _rows(words, texts, size, length):
 
 
 def _stream(words, texts, size, length):
-  """Rows of one text after another, with nothing to pad."""
+  """Concatenates the texts and cuts rows from them, without padding."""
   flat = [i for x in words.encode_batch(texts) for i in [*x, words.eos_id]]
   length = min(length, len(flat))
   n = len(flat) // length
@@ -94,16 +94,17 @@ def _stream(words, texts, size, length):
 
 
 def _split(rows, size):
-  """Parts of one size; what is left over is left out, unless it is all."""
+  """Splits rows into parts; drops a smaller last one unless it is all."""
   size = min(size, len(rows))
   return [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
 
 
 def _training(source, rows):
-  """Batches of the run's data, which only the user can say where they are.
+  """Returns batches of the run's data, from the folder that the user names.
 
-  The workdir may be a stranger's, and of the paths that it names train.py alone
-  takes its word: nothing is read or written out of it here.
+  Somebody else may have written the workdir, so the paths that its config names
+  are not trusted: nothing outside of it is read or written here. Only train.py
+  uses these paths.
   """
   config = source.config
   if source.config.task.name in ('pretrained',) or not config.total_steps:

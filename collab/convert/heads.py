@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks heads of attention, and measures what a model loses with each.
+"""Masks attention heads, and measures what a model loses without each.
 
   out = sum_h mask_h o_h Wo_h + b
 
-A mask multiplies a head's rows of the output projection, which every variant
-has, so that no model has to know of masks and a masked one is a checkpoint like
-any other. A layer that several blocks share (ALBERT) has one mask for all its
+A mask multiplies a head's rows of the output projection. Every variant has one,
+so no model needs to support masks, and a masked model is an ordinary
+checkpoint. A layer that several blocks share (ALBERT) has one mask for all its
 calls. Masks are dicts {path of a layer: array [H]}.
 
 Axes: B batch, T tokens, D model, H heads; N heads of all layers.
@@ -24,7 +24,7 @@ from collab.models.stack import Stack
 
 
 def ones(params: Mapping) -> dict:
-  """The masks that change nothing, of all layers in the order of their calls.
+  """Makes masks of ones, which change nothing, for all layers in call order.
 
   Raises:
     ValueError: the tree has no attention layers.
@@ -36,14 +36,14 @@ def ones(params: Mapping) -> dict:
 
 
 def mask_heads(params: Mapping, masks: Mapping) -> Mapping:
-  """The parameters with heads multiplied by masks; the old stay as they are.
+  """Multiplies heads by masks; returns new parameters.
 
   Args:
-    params: of a model with any variants of attention.
-    masks: of some of its layers, or of all.
+    params: parameters of a model with any variants of attention.
+    masks: masks of some of its layers, or of all.
 
   Raises:
-    ValueError: a path without attention, or a mask that is not [H].
+    ValueError: a path has no attention, or a mask is not [H].
   """
   legal = {path: x.shape for path, x in ones(params).items()}
   for path, mask in masks.items():
@@ -60,22 +60,22 @@ def mask_heads(params: Mapping, masks: Mapping) -> Mapping:
 
 
 def importance(loss: Callable, params: Mapping, batches: Iterable) -> dict:
-  """|dL/dmask_h| = |sum(Wo_h * dL/dWo_h)|, the mean over batches.
+  """Computes |dL/dmask_h| = |sum(Wo_h * dL/dWo_h)|, the mean over batches.
 
-  Michel et al., arXiv 1905.10650. There a batch is one example, in larger ones
-  slopes of opposite signs cancel; and there a layer's are divided by their
-  norm, which is left to the caller.
+  Michel et al., arXiv 1905.10650, with two differences. Their batch is one
+  example; in larger batches gradients of opposite sign cancel. They divide
+  those of a layer by their norm; here the caller may do so.
 
   Args:
     loss: a scalar function of params and a batch.
-    params: of a model with any variants of attention.
+    params: parameters of a model with any variants of attention.
     batches: each shape is compiled once.
 
   Returns:
     {path: float64 [H]}.
 
   Raises:
-    ValueError: no batches.
+    ValueError: there are no batches.
   """
 
   @jax.jit
@@ -90,21 +90,22 @@ def importance(loss: Callable, params: Mapping, batches: Iterable) -> dict:
 
 
 def ablation(outputs: Callable, params: Mapping, batches: Iterable) -> dict:
-  """E|f - f without head h|^2 / E|f - E f|^2 over tokens f: of each head.
+  """Computes E|f - f without head h|^2 / E|f - E f|^2 over tokens f, each head.
 
-  Every other head stays; 1 is as far off as the mean output would be.
+  All other heads stay. A value of 1 is as wrong as the mean output would be.
 
   Args:
     outputs: a function of params and a batch that returns f [B, T, D] and which
       tokens count, bool [B, T]: `hidden` of a model.
-    params: of a model with any variants of attention.
+    params: parameters of a model with any variants of attention.
     batches: each is run N + 1 times; each shape is compiled once.
 
   Returns:
     {path: float64 [H]}.
 
   Raises:
-    ValueError: no batches, or outputs that are not finite or all padding.
+    ValueError: there are no batches, or the outputs are not finite or all
+      padding.
   """
 
   @jax.jit
@@ -133,12 +134,12 @@ def ablation(outputs: Callable, params: Mapping, batches: Iterable) -> dict:
 
 
 def hidden(model: nn.Module, params: Mapping, batch: Mapping) -> tuple:
-  """What the last stack of blocks returns, and which of it is no padding.
+  """Returns the output of the last stack of blocks, and which is not padding.
 
   Args:
-    model: of models.build, without scan and remat.
+    model: model of models.build, without scan and remat.
     params: its parameters.
-    batch: of the model.
+    batch: a batch of the model.
 
   Returns:
     [B, T, D], bool [B, T].

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the attention layers of a model, and records what they get as input.
+"""Finds the attention layers of a model, and records their inputs.
 
-A layer is known by the path of its parameters, ('encoder', 'layer_0',
+A layer is identified by the path of its parameters, ('encoder', 'layer_0',
 'self_attention'). Axes: B batch, T queries, S keys, D model.
 """
 
@@ -21,7 +21,7 @@ _FIRST = {'encoder', 'self_attention'}
 
 
 class Inputs(NamedTuple):
-  """What an attention layer got in one call.
+  """The inputs of an attention layer in one call.
 
   Attributes:
     x: queries' input [B, T, D].
@@ -39,9 +39,9 @@ class Inputs(NamedTuple):
 
 
 def paths(params: Mapping) -> list[tuple]:
-  """Paths of the attention layers, in the order in which a model calls them.
+  """Lists the paths of the attention layers, in the order of their calls.
 
-  That is the encoder before the decoder, layers by their numbers,
+  The encoder comes before the decoder, layers in numerical order, and
   self-attention before cross attention.
 
   Raises:
@@ -61,14 +61,14 @@ def _order(name):
 
 
 def get(params: Mapping, path: tuple) -> Any:
-  """The part of a tree at a path."""
+  """Returns the part of a tree at a path."""
   for name in path:
     params = params[name]
   return params
 
 
 def put(params: Mapping, path: tuple, new: Any) -> Any:
-  """The tree with another part at a path; the old tree stays as it is."""
+  """Returns a new tree with another part at a path."""
   if not path:
     return new
   return params | {path[0]: put(params[path[0]], path[1:], new)}
@@ -78,16 +78,16 @@ def run(model: nn.Module, params: Mapping, batch: Mapping, wanted) -> tuple:
   """Applies a model, and records the inputs of attention layers.
 
   Args:
-    model: of models.build, without scan and remat.
+    model: model of models.build, without scan and remat.
     params: its parameters.
-    batch: of the model.
+    batch: a batch of the model.
     wanted: paths of the layers.
 
   Returns:
-    what the model returns, {path: [Inputs of each call]}.
+    The model's output, and {path: [Inputs of each call]}.
 
   Raises:
-    ValueError: a path that the model does not call.
+    ValueError: the model does not call the layer at a path.
   """
   calls = {path: [] for path in wanted}
 
@@ -109,7 +109,7 @@ def run(model: nn.Module, params: Mapping, batch: Mapping, wanted) -> tuple:
 
 
 def _inputs(x, y=None, *, mask):
-  """Inputs of a call; which are padding is read from the mask."""
+  """Makes the Inputs of a call; the mask shows which are padding."""
   y = x if y is None else y
   of_x, of_y = jnp.ones(x.shape[:2], bool), jnp.ones(y.shape[:2], bool)
   if mask is not None:

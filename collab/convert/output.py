@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what a conversion made: a workdir with a report, or a checkpoint."""
+"""Writes a conversion's result: a workdir with a report, or a checkpoint."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ Start others with it: `train.py --config=... --config.init_from=` this folder.
 
 
 def check(folder):
-  """Refuses a folder that is there, with a ValueError."""
+  """Raises a ValueError if the folder exists."""
   if os.path.lexists(folder):
     raise ValueError(f'{folder} exists; give a new folder.')
 
@@ -47,7 +47,7 @@ def export(folder, source: sources.Source) -> None:
   """Writes a checkpoint of Transformers.
 
   Raises:
-    ValueError: the model did not come from one; or as `huggingface.save`.
+    ValueError: the model did not come from one; or as `checkpoints.save`.
   """
   if source.pretrained is None:
     raise ValueError(
@@ -61,21 +61,21 @@ def export(folder, source: sources.Source) -> None:
 
 
 def write(folder, source: sources.Source, new, fields, args, words) -> None:
-  """Writes a workdir, all of it or nothing, and prints what is in it.
+  """Writes a workdir atomically, and prints what is in it.
 
-  It is a run that has not begun, with conversion.json, README.md and, if
-  anything was converted, errors.png.
+  The workdir is a run that has not begun, with conversion.json, README.md and,
+  if anything was converted, errors.png.
 
   Args:
-    folder: that does not exist.
-    source: what was converted.
+    folder: folder that does not exist yet.
+    source: the model that was converted.
     new: reparametrize.Converted.
-    fields: of the new attention, as asked for.
+    fields: requested fields of the new attention.
     args: arguments of the command, a namespace.
-    words: the same as they were typed.
+    words: the arguments as they were typed.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the workdir cannot be written.
   """
   folder = pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def write(folder, source: sources.Source, new, fields, args, words) -> None:
 
 
 def _facts(source, new, fields, args, words):
-  """The contents of conversion.json."""
+  """Makes the contents of conversion.json."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return dict(
     source=source.folder,
@@ -114,7 +114,7 @@ def _facts(source, new, fields, args, words):
 
 
 def _write_run(folder, source, new, facts):
-  """run.json, model.json, tokenizer.json, a checkpoint of step 0."""
+  """Writes run.json, model.json, tokenizer.json, and a checkpoint of step 0."""
   config = ConfigDict(source.config.to_dict())
   for place in models.ATTENTIONS:
     if place in new.model:
@@ -129,7 +129,7 @@ def _write_run(folder, source, new, facts):
     sources.write_origin(folder, source.pretrained)
   params = jax.tree.map(jnp.asarray, new.params)
   state = dict(step=jnp.int32(0), params=params)
-  if config.total_steps:  # so that train.py --workdir goes on
+  if config.total_steps:  # so that train.py --workdir continues
     tx, _ = optim.build(total_steps=config.total_steps, **config.optim)
     state['opt'] = tx.init(params)
   if config.optim.ema:
@@ -139,7 +139,7 @@ def _write_run(folder, source, new, facts):
 
 
 def card(facts: dict) -> str:
-  """The model card: where the model comes from, and what was lost."""
+  """Makes the model card: the origin of the model, and what was lost."""
   seen = 'weights alone'
   if facts['calibration']:
     seen = f'{facts["rows"]} texts of {facts["calibration"]}'
@@ -156,7 +156,7 @@ def card(facts: dict) -> str:
 
 
 def table(facts: dict) -> str:
-  """Layers and their sum as a Markdown table."""
+  """Formats layers and their sum as a Markdown table."""
   rows = facts['layers']
   whole = f'{facts["parameters"]:,} of {facts["parameters_before"]:,}'
   if not rows:
@@ -182,11 +182,11 @@ def table(facts: dict) -> str:
 
 
 def draw(new, path: pathlib.Path) -> None:
-  """Error of the scores against key width, or of the outputs by layer.
+  """Plots the error of the scores by key width, or of the outputs by layer.
 
   Args:
     new: reparametrize.Converted.
-    path: of the PNG.
+    path: path of the PNG.
   """
   figure = Figure((7, 4.2), layout='constrained')
   axis = figure.subplots()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts the attention of a trained model, and measures what that loses.
+"""Converts the attention of a trained model, and measures the error.
 
-Every multi-head attention layer of a model becomes a layer of another variant
-(see `layers`), by its weights alone or, much better, by looking at inputs.
+Every multi-head attention layer becomes a layer of another variant (see
+`layers`). The conversion uses the weights alone or, with a much smaller error,
+the statistics of inputs too.
 """
 
 from collections.abc import Mapping
@@ -22,17 +23,17 @@ from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
-KEPT = 'num_heads', 'qkv_features', 'out_features'  # of the old layer
+KEPT = 'num_heads', 'qkv_features', 'out_features'  # fields of the old layer
 
 
 class Layer(NamedTuple):
   """A layer to convert.
 
   Attributes:
-    path: of its parameters.
-    place: the field of the model that says its attention.
-    module: attention.Attention of it.
-    kept: fields that every attention has and that stay.
+    path: path of its parameters.
+    place: the field of the model that defines its attention.
+    module: its attention.Attention.
+    kept: fields that every attention has, and that stay.
   """
 
   path: tuple
@@ -42,15 +43,15 @@ class Layer(NamedTuple):
 
 
 class Converted(NamedTuple):
-  """A model whose attention is another one.
+  """A model with converted attention.
 
   Attributes:
     model: all fields of models.build.
     params: nested dict of float32 NumPy arrays.
-    rows: a dict for each layer: layer; the fields of its attention; error of
-      its output, relative; parameters and cache (scalars a token) before and
+    rows: a dict for each layer: layer; the fields of its attention; relative
+      error of its output; parameters and cache (scalars a token) before and
       after.
-    curves: rank_search.Curve of each layer of collab, else None.
+    curves: rank_search.Curve of each layer for collab, else None.
   """
 
   model: dict
@@ -60,14 +61,14 @@ class Converted(NamedTuple):
 
 
 def find(model: Mapping, params: Mapping) -> list[Layer]:
-  """The attention layers of a model, in the order in which it calls them.
+  """Lists the attention layers of a model, in the order of their calls.
 
   Args:
     model: fields of models.build.
-    params: of that model.
+    params: parameters of that model.
 
   Raises:
-    ValueError: one is not mha, or is one that normalizes queries and keys.
+    ValueError: a layer is not mha, or normalizes queries and keys.
   """
   places = {p.name: p for p in models.build(**model).attentions()}
   found = []
@@ -90,22 +91,23 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
 def convert(
   model, params, fields, calibration=None, budget=None, refine=0
 ) -> Converted:
-  """Converts all layers.
+  """Converts all attention layers of a model.
 
   Args:
     model: fields of models.build.
-    params: of that model.
-    fields: of the new attention: name, and what the function in
-      layers.VARIANTS takes. A tuple has a value for each layer. With mha alone
-      all stays as it is.
-    calibration: calibration.Calibration to look at, None for weights alone.
-    budget: for collab without shared_dim: ('error', most of each layer) or
-      ('parameters', most of the whole model); see `rank_search`.
+    params: parameters of that model.
+    fields: fields of the new attention: name, and the arguments of its function
+      in layers.VARIANTS. A tuple has a value for each layer. With mha nothing
+      is converted.
+    calibration: calibration.Calibration to measure inputs on, None to use the
+      weights alone.
+    budget: for collab without shared_dim: ('error', maximum of each layer) or
+      ('parameters', maximum of the whole model); see `rank_search`.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
-    ValueError: an attention or a field that there is no conversion for, a
-      value out of range, a budget that cannot be met.
+    ValueError: there is no conversion for an attention or a field, a value is
+      out of range, or the budget cannot be met.
   """
   found = find(model, params)
   if fields == dict(name='mha') and not (budget or refine):
@@ -121,7 +123,7 @@ def convert(
     if budget:
       fields['shared_dim'] = _chosen(model, params, found, curves, budget)
   each = [of_layer(fields, i, len(found)) for i in range(len(found))]
-  # Some of the fields are the conversion's, not the layer's.
+  # Some of the fields belong to the conversion, not to the layer.
   legal = {f.name for f in dataclasses.fields(attention.variants.variant(name))}
   built = [
     layer.kept | {key: value for key, value in own.items() if key in legal}
@@ -134,7 +136,7 @@ def convert(
   new = params
   for layer, m, x, own in _progress(found, mhas, inputs, each, what='layers'):
     tree = layers.VARIANTS[name](m, x, **own)
-    with np.errstate(over='ignore'):  # told below
+    with np.errstate(over='ignore'):  # reported below
       new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
@@ -149,7 +151,7 @@ def convert(
 
 
 def _known(fields, budget):
-  """Name and fields of the new attention; (kv_heads=1 of mqa)."""
+  """Returns name and fields of the new attention; mqa adds kv_heads=1."""
   name = fields.pop('name')
   if name == 'mqa':
     name, fields = 'gqa', fields | dict(kv_heads=1)
@@ -196,7 +198,7 @@ def _moments(found, mhas, params, calibration):
 
 
 def _curves(mhas, inputs, fields):
-  """rank_search.Curve of each layer; those widths that are wanted are in it."""
+  """Computes rank_search.Curve of each layer, including the wanted widths."""
   widths = fields.get('shared_dim', ())
   widths = widths if isinstance(widths, tuple) else (widths,)
   bias = fields.get('bias', 'content')
@@ -207,7 +209,7 @@ def _curves(mhas, inputs, fields):
 
 
 def _chosen(model, params, found, curves, budget):
-  """Key widths for a budget, a tuple."""
+  """Chooses key widths for a budget; returns a tuple."""
   kind, value = budget
   if kind == 'error':
     return tuple(rank_search.for_error(curves, value))
@@ -224,7 +226,7 @@ def _chosen(model, params, found, curves, budget):
 
 
 def _fields(found, name, built):
-  """The fields of the model that change: its attentions."""
+  """Returns the fields of the model that change: those of its attentions."""
   changed = {}
   for place in dict.fromkeys(layer.place for layer in found):
     here = [x for l, x in zip(found, built, strict=True) if l.place == place]

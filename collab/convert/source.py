@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what conversions start with: the workdir of a run, or a checkpoint."""
+"""Reads the models that conversions start from: workdirs or checkpoints."""
 
 import pathlib
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from collab.convert.huggingface import checkpoints, folders
 from collab.io import atomic, json_text
 from collab.runtime import workdir as workdirs
 
-ORIGIN = 'huggingface'  # folder in a workdir: what only an export needs
-# What a checkpoint can do without any training, by the kind of its model.
+ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
+# Tasks that a checkpoint can do without training, by the kind of its model.
 TASKS = dict(
   decoder=dict(name='lm'),
   encoder_decoder=dict(name='wmt14', beam=4, alpha=0.6),
@@ -26,15 +26,15 @@ class Source(NamedTuple):
   """A trained model.
 
   Attributes:
-    folder: that it was read from.
-    config: ConfigDict of the run; of a checkpoint one that only says what it
-      is, see `_config`.
+    folder: folder that it was read from.
+    config: ConfigDict of the run; for a checkpoint, the minimal one of
+      `_config`.
     model: all fields of models.build.
     params: nested dict of float32 NumPy arrays.
     meaning: model_json.Meaning of the model.
     tokenizer: text of tokenizer.json, '' if there is none.
     pretrained: checkpoints.Pretrained that it came from, or None.
-    data: folder of its training data, as the user says; see `calibration`.
+    data: folder of its training data, given by the user; see `calibration`.
   """
 
   folder: str
@@ -56,7 +56,7 @@ def read(folder, allow: tuple[str, ...] = (), data: str = '') -> Source:
     data: see `Source`.
 
   Raises:
-    ValueError: it is neither, or not whole.
+    ValueError: it is neither, or it is incomplete.
   """
   path = pathlib.Path(folder)
   if (path / 'run.json').exists():
@@ -95,7 +95,7 @@ def _read_run(path):
 
 
 def write_origin(folder: pathlib.Path, pretrained) -> None:
-  """Keeps in a workdir what an export needs besides the model.
+  """Stores in a workdir what an export needs besides the model.
 
   Args:
     folder: the workdir.
@@ -111,7 +111,7 @@ def write_origin(folder: pathlib.Path, pretrained) -> None:
 
 
 def words(found: Source):
-  """The tokenizer of a Source; a ValueError if it has none or another's."""
+  """Returns the tokenizer of a Source; a ValueError if none fits."""
   if not found.tokenizer:
     raise ValueError(f'{found.folder} has no tokenizer.json.')
   return load_run.tokenizer_of(
@@ -120,10 +120,10 @@ def words(found: Source):
 
 
 def _config(model):
-  """The config of a workdir that no run of ours has made.
+  """Makes the config of a workdir that was converted from a checkpoint.
 
-  It is enough to start other runs with, by init_from, to generate text and to
-  translate.
+  The config suffices for init_from of other runs, for generating text and for
+  translating.
   """
   return ConfigDict(
     dict(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of images, as DeiT has it (arXiv 2012.12877, table 9).
+"""Image augmentation by DeiT's recipe (arXiv 2012.12877, table 9).
 
-Single pictures go through Pillow: decoding, RandAugment, resized crops. What is
-an operation on arrays is done for the whole batch by NumPy. All randomness
-comes from the generators that are handed in.
+Operations on single pictures use Pillow: decoding, RandAugment, resized crops.
+Operations on arrays use NumPy on the whole batch. All randomness comes from
+generators that the caller passes in.
 
 Axes: B images, S side, C channels, N classes.
 """
@@ -15,23 +15,23 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 CROPS = ('resized', 'padded', 'none')
-ZOOM = 0.875  # of an evaluated picture, this share of the shorter side is seen
-GREY = 128  # what a shear, rotation or translation brings into a picture
+ZOOM = 0.875  # evaluation shows this share of the shorter side
+GREY = 128  # fills what a shear, rotation or translation uncovers
 
 
 class Recipe(NamedTuple):
-  """What is done to training images; each at 0 or 'none' is off.
+  """The augmentation of training images; a value of 0 or 'none' is off.
 
   Attributes:
     crop: 'resized' (a part of 8 to 100 % of the area), 'padded', or 'none'.
-    padding: pixels on each side of which 'padded' crops.
-    flip: left-right, of every other image.
-    ops: operations of RandAugment in a row.
-    magnitude: of them, 0 to 10.
+    padding: pixels added on each side for 'padded' crops.
+    flip: whether half of the images are mirrored left to right.
+    ops: number of RandAugment operations for each image.
+    magnitude: magnitude of RandAugment, 0 to 10.
     erasing: probability that a rectangle becomes noise.
-    mixup: alpha of the Beta distribution of the share of the other image.
-    cutmix: likewise, of the share of the area. With both, half of the batches
-      get the one and half the other.
+    mixup: alpha of the Beta distribution of the other image's share.
+    cutmix: alpha for the share of the area. With both, half of the batches use
+      mixup and half cutmix.
   """
 
   crop: str = 'resized'
@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
   cutmix: float = 1.0
 
   def check(self):
-    """Raises ValueError for a value that is impossible."""
+    """Raises ValueError for an impossible value."""
     if self.crop not in CROPS:
       raise ValueError(f"crop='{self.crop}'; there are {', '.join(CROPS)}.")
     if (self.padding > 0) != (self.crop == 'padded') or self.padding < 0:
@@ -70,7 +70,7 @@ class Recipe(NamedTuple):
 def train_picture(
   image: Image.Image, size: int, recipe: Recipe, rng: np.random.Generator
 ) -> np.ndarray:
-  """A picture of training: cropped and resized, then RandAugment.
+  """Prepares a training picture: crops, resizes and applies RandAugment.
 
   Args:
     image: Pillow's, 'L' or 'RGB', of any size.
@@ -92,20 +92,20 @@ def train_picture(
 
 
 def eval_picture(image: Image.Image, size: int, recipe: Recipe) -> np.ndarray:
-  """The middle of a picture: uint8 [S, S, C]; arguments as train_picture.
+  """Takes the middle of a picture, uint8 [S, S, C]; see train_picture.
 
-  After training on resized crops, which show things larger, the middle is
-  enlarged by 1 / ZOOM, unless the picture has the size already.
+  Training on resized crops shows things larger. After it the middle is enlarged
+  by 1 / ZOOM, unless the picture already has the size.
   """
   zoom = ZOOM if recipe.crop == 'resized' else 1.0
   return _array(_fit(image, size, zoom))
 
 
 def crop_box(size, rng, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-  """(left, upper, right, lower) of a random part: Inception's crop.
+  """Draws Inception's random crop: (left, upper, right, lower).
 
-  Area uniform, aspect ratio log-uniform; after ten that do not fit, the middle
-  in the nearest ratio that does.
+  The area is uniform and the aspect ratio log-uniform. After ten draws that do
+  not fit, the crop is the middle in the nearest ratio that fits.
   """
   width, height = size
   for _ in range(10):
@@ -122,7 +122,7 @@ def crop_box(size, rng, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
 
 
 def _fit(image, size, zoom=1.0):
-  """The middle square of `zoom` of the shorter side, resized to size."""
+  """Crops the middle square, `zoom` of the shorter side, and resizes it."""
   if image.size == (size, size):
     return image
   return ImageOps.fit(image, (size, size), bleed=(1 - zoom) / 2)
@@ -162,7 +162,7 @@ def _enhance(kind):
   return lambda image, s, sign: kind(image).enhance(1 + sign * 0.9 * s)
 
 
-# Name -> (image, strength 0 to 1, sign) -> image. Ranges as AutoAugment's.
+# Maps a name to (image, strength 0 to 1, sign) -> image; AutoAugment's ranges.
 OPERATIONS = dict(
   identity=lambda image, s, sign: image,
   auto_contrast=lambda image, s, sign: ImageOps.autocontrast(image),
@@ -182,10 +182,10 @@ OPERATIONS = dict(
 
 
 def rand_augment(image, magnitude, rng, spread=0.5):
-  """One random operation of RandAugment (arXiv 1909.13719, section 3).
+  """Applies one random operation of RandAugment (arXiv 1909.13719, section 3).
 
-  Its strength is that of N(magnitude, spread), within 0 to 10, over 10; DeiT
-  has spread 0.5. What can go two ways goes either way.
+  Its strength is N(magnitude, spread), clipped to 0 to 10, over 10; DeiT uses
+  spread 0.5. An operation with two directions takes either at random.
   """
   names = tuple(OPERATIONS)
   operation = OPERATIONS[names[rng.integers(len(names))]]
@@ -197,7 +197,7 @@ def rand_augment(image, magnitude, rng, spread=0.5):
 
 
 def padded_crop(images: np.ndarray, padding: int, u: np.ndarray) -> np.ndarray:
-  """Every image moved by up to `padding` pixels; black comes in.
+  """Moves every image by up to `padding` pixels, and fills with black.
 
   Args:
     images: [B, S, S, C].
@@ -213,12 +213,12 @@ def padded_crop(images: np.ndarray, padding: int, u: np.ndarray) -> np.ndarray:
 
 
 def flip(images: np.ndarray, u: np.ndarray) -> np.ndarray:
-  """Images [B, S, S, C], mirrored where u [B] < 1/2."""
+  """Mirrors the images [B, S, S, C] where u [B] < 1/2."""
   return np.where(u[:, None, None, None] < 0.5, images[:, :, ::-1], images)
 
 
 def normalize(images, mean, std):
-  """uint8 [B, S, S, C] -> (images / 255 - mean) / std, float32."""
+  """Computes (images / 255 - mean) / std, float32 from uint8 [B, S, S, C]."""
   scale = 1 / (255 * np.asarray(std, np.float32))
   shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
   return images * scale - shift
@@ -241,16 +241,16 @@ def erase(image: np.ndarray, rng: np.random.Generator):
 
 
 def mix(images, targets, recipe, rng):
-  """Mixup or cutmix of the rows 2i and 2i + 1, one draw for the batch.
+  """Mixes rows 2i and 2i + 1 by mixup or cutmix, one draw for the batch.
 
     mixup (arXiv 1710.09412):   x_i = l x_i + (1 - l) x_j
     cutmix (arXiv 1905.04899):  a rectangle of x_j, 1 - l of the area, into x_i
 
-  and targets l t_i + (1 - l) t_j, l ~ Beta(alpha, alpha); for cutmix l becomes
-  the share that is left when the rectangle has been cut at the border.
+  and targets l t_i + (1 - l) t_j, l ~ Beta(alpha, alpha). For cutmix, l is
+  recomputed after the rectangle has been cut at the border.
 
   Args:
-    images: float32 [B, S, S, C], B even, so that hosts mix their own rows.
+    images: float32 [B, S, S, C]; B is even, so that hosts mix their own rows.
     targets: float32 [B, N].
     recipe: Recipe.
     rng: numpy Generator, the same on all hosts.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel text as token ids, kept on disk so that it is tokenised once."""
+"""Caches tokenised parallel text on disk, so that it is tokenised once."""
 
 from itertools import chain
 from pathlib import Path
@@ -28,16 +28,16 @@ class Side(NamedTuple):
 
   @property
   def lengths(self) -> np.ndarray:
-    """Tokens of each sentence, int64 [N]."""
+    """The number of tokens of each sentence, int64 [N]."""
     return np.diff(self.offsets)
 
 
 class Tokenized(NamedTuple):
-  """Pairs of token sequences.
+  """A corpus as pairs of token sequences.
 
   Attributes:
     source, target: Sides of the same N sentences.
-    info: of the corpus: see `Corpus.describe`.
+    info: description of the corpus, see `Corpus.describe`.
   """
 
   source: Side
@@ -49,19 +49,19 @@ class Tokenized(NamedTuple):
 
 
 def tokenized(corpus, split: str, tokenizer, folder: str | Path) -> Tokenized:
-  """Tokenises a split once; from then on it is read from the cache.
+  """Reads a tokenised split from the cache, and fills the cache if needed.
 
-  A cache belongs to the fingerprints of the corpus and of the tokenizer. A
-  damaged one is replaced, see `sealed.folder`.
+  A cache is valid for one fingerprint of the corpus and one of the tokenizer. A
+  damaged cache is replaced, see `sealed.folder`.
 
   Args:
     corpus: a `sources.Corpus`.
     split: 'train', 'val' or 'test'.
     tokenizer: a `tokenizer.Tokenizer`.
-    folder: of the caches; made if it is missing.
+    folder: folder of the caches, created if it is missing.
 
   Returns:
-    Tokenized, its tokens mapped from disk.
+    Tokenized; its tokens are memory-mapped.
 
   Raises:
     ValueError: see `Corpus.rows`; no pairs; the folder cannot be written.
@@ -71,7 +71,7 @@ def tokenized(corpus, split: str, tokenizer, folder: str | Path) -> Tokenized:
 
 
 def checksum(*arrays: np.ndarray) -> str:
-  """Eight hexadecimal digits that change with any bit of the arrays."""
+  """Hashes arrays: eight hexadecimal digits that change with any bit."""
   crc = 0
   for x in arrays:
     crc = zlib.crc32(np.ascontiguousarray(x), crc)
@@ -94,7 +94,7 @@ def _fill(place, corpus, split, tokenizer):
     open(place / 'target.tokens', 'wb') as target,
   ):
     files = source, target
-    for pair in zip(encoded, encoded, strict=True):  # one text after the other
+    for pair in zip(encoded, encoded, strict=True):  # the two texts alternate
       for ids, file, side in zip(pair, files, lengths, strict=True):
         file.write(np.array(ids, tokenizer.dtype).tobytes())
         side.append(len(ids))
@@ -104,7 +104,7 @@ def _fill(place, corpus, split, tokenizer):
 
 
 def _read(place, content):
-  """The pairs in a folder that `_fill` has filled."""
+  """Opens the pairs in a folder that `_fill` has written."""
   sides = [
     Side(
       np.memmap(place / f'{side}.tokens', content['dtype'], 'r'),

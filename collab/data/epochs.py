@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which examples make a batch, for data that is looked up by index."""
+"""Chooses the examples of each batch, for data with random access."""
 
 from collections.abc import Callable
 import functools
@@ -8,10 +8,11 @@ import numpy as np
 
 
 class Epochs:
-  """Rows of batch `step`: epoch after epoch, each a permutation of all n.
+  """The rows of each batch: every epoch is a permutation of all n examples.
 
-  Batch s has places s B to (s + 1) B - 1 of this endless sequence, so a batch
-  may lie in two epochs and nothing is left out. A function of (seed, step).
+  The epochs form one endless sequence. Batch s has its places s B to
+  (s + 1) B - 1, so a batch may span two epochs and no example is left out. The
+  rows are a function of (seed, step).
   """
 
   def __init__(
@@ -21,13 +22,13 @@ class Epochs:
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
   ):
-    """Plans.
+    """Plans the order.
 
     Args:
       n: number of examples.
-      batch_size: B of the global batch, over all hosts.
-      seed: of the order.
-      shard: (index, count) of this host: it gets B / count places in a row.
+      batch_size: B, rows of the global batch over all hosts.
+      seed: seed of the order.
+      shard: (index, count) of this host, which gets B / count adjacent places.
 
     Raises:
       ValueError: an argument that is impossible.
@@ -40,7 +41,7 @@ class Epochs:
     self._order = orders(n, seed)
 
   def __call__(self, step: int) -> np.ndarray:
-    """Indices int64 [B / count] of this host's part of batch `step`."""
+    """Returns int64 [B / count], this host's examples in batch `step`."""
     host, hosts = self._shard
     R = self._batch_size // hosts
     places = step * self._batch_size + host * R + np.arange(R)
@@ -53,14 +54,14 @@ class Epochs:
 
 
 def orders(n: int, seed: int) -> Callable[[int], np.ndarray]:
-  """A function of an epoch -> the order of n examples in it, int64 [n]."""
+  """Makes a function: epoch -> order of n examples in it, int64 [n]."""
   return functools.lru_cache(2)(
     lambda epoch: np.random.default_rng((seed, epoch)).permutation(n)
   )
 
 
 def check(batch_size: int, shard: tuple[int, int]):
-  """Raises ValueError if batches cannot be shared out to the hosts."""
+  """Raises ValueError if batches do not divide over the hosts."""
   index, count = shard
   if not 0 <= index < count:
     raise ValueError(
@@ -73,11 +74,11 @@ def check(batch_size: int, shard: tuple[int, int]):
 
 
 def part(i: int, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """The i-th of the parts of `size` that 0 to n - 1 are cut into.
+  """Returns the i-th part of 0 to n - 1, cut into parts of `size`.
 
   Returns:
     rows int64 [size], padded with 0, and place int64 [size]: the rows, but -1
-    where they are padding.
+    for padding.
   """
   rows = i * size + np.arange(size)
   return np.where(rows < n, rows, 0), np.where(rows < n, rows, -1)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One or two texts as a row of an encoder.
+"""Encodes one or two texts as a row of an encoder.
 
     <bos> a <eos>   or   <bos> a <eos> b <eos>        (BERT's CLS and SEP)
 
-with type 0 up to the first <eos> and 1 after it. RoBERTa has <eos> twice
+Types are 0 up to the first <eos> and 1 after it. RoBERTa has <eos> twice
 between a and b. Axes: N rows, B of them in a batch, L tokens of a padded row.
 """
 
@@ -17,13 +17,13 @@ from collab.data.tokenizer import PAD, each
 
 
 class Example(NamedTuple):
-  """One or several texts with a label.
+  """A labelled example of one or several texts.
 
   Attributes:
-    texts: one or two; or, where one of C is chosen, what they continue and C.
+    texts: one or two texts; for a choice among C, the premise and C choices.
     label: id of the class or choice, or a number (regression).
-    group: of the question that several examples belong to.
-    extra: what else the metric needs to know of it.
+    group: id of the question that several examples belong to.
+    extra: what else the metric needs.
   """
 
   texts: tuple[str, ...]
@@ -33,13 +33,13 @@ class Example(NamedTuple):
 
 
 class Parts(NamedTuple):
-  """Examples by the parts that a data set comes in.
+  """The examples of a data set by its published parts.
 
   Attributes:
-    readers: part -> function that starts an iterator of Examples; 'train' is
-      one of them.
-    val, test: {name in the metrics: part} of what each evaluates.
-    skipped: path -> rows left out, of the files that were read to their end.
+    readers: {part: function that starts an iterator of Examples}; one part is
+      'train'.
+    val, test: {name in the metrics: part} that each of the two evaluates.
+    skipped: {path: rows left out} of the files that were read to their end.
   """
 
   readers: dict[str, Callable]
@@ -49,13 +49,13 @@ class Parts(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """Rows without padding: i is tokens[offsets[i]:offsets[i + 1]].
+  """Rows of tokens without padding: row i is tokens[offsets[i]:offsets[i + 1]].
 
   Attributes:
     tokens: int32, the ids of all rows.
     offsets: int64 [N + 1].
-    second: int32 [N], the place in the row where type 1 begins.
-    truncated: how many rows were too long.
+    second: int32 [N], position in the row where type 1 begins.
+    truncated: number of rows that were too long.
   """
 
   tokens: np.ndarray
@@ -68,12 +68,12 @@ class Rows(NamedTuple):
 
   @property
   def lengths(self):
-    """Tokens of each row, int64 [N]."""
+    """The number of tokens of each row, int64 [N]."""
     return np.diff(self.offsets)
 
 
 def collect(rows: Iterable) -> Rows:
-  """Rows of an iterator of (token ids, place where type 1 begins)."""
+  """Collects Rows from an iterator of (token ids, position of type 1)."""
   tokens, ends, second = [], [0], []
   for ids, place in rows:
     tokens.append(np.asarray(ids, np.int32))
@@ -87,7 +87,7 @@ def collect(rows: Iterable) -> Rows:
 
 
 def encode(texts: Iterable[tuple], tokenizer, row_length: int) -> Rows:
-  """Tokenises tuples of one text or two; see `truncate` for long ones.
+  """Tokenises tuples of one or two texts; `truncate` shortens long ones.
 
   Raises:
     ValueError: row_length has no room for a token of each text.
@@ -119,14 +119,14 @@ def encode(texts: Iterable[tuple], tokenizer, row_length: int) -> Rows:
 
 
 def truncate(*lengths: int, room: int) -> tuple[int, ...]:
-  """How many tokens stay of one text, or of two: the longer loses first.
+  """Computes how many tokens of one text, or of two, fit into the room.
 
-  Of two: one token after another off the end of the longer, of the second if
-  they are equal, until both fit.
+  With two, one token after another is removed from the end of the longer one
+  (of the second if they are equal), until both fit.
 
   Args:
-    lengths: of the texts, one or two numbers.
-    room: for all of them.
+    lengths: lengths of the texts, one or two numbers.
+    room: number of tokens for all of them.
   """
   if sum(lengths) <= room:
     return lengths
@@ -138,12 +138,12 @@ def truncate(*lengths: int, room: int) -> tuple[int, ...]:
 
 
 def pad(rows: Rows, indices: np.ndarray, length: int) -> dict:
-  """Rows as a batch of an encoder.
+  """Pads rows to a batch of an encoder.
 
   Args:
     rows: Rows.
-    indices: int [B], or [B, C] of choices.
-    length: L, at least the longest of them.
+    indices: int [B], or [B, C] for choices.
+    length: L, at least the length of the longest.
 
   Returns:
     dict of int32: tokens and types [B, L] (or [B, C, L]), lengths [B] ([B, C]).
@@ -169,9 +169,10 @@ def pad(rows: Rows, indices: np.ndarray, length: int) -> dict:
 
 
 def width(rows: Rows, indices: np.ndarray, most: int) -> int:
-  """The power of two that holds the longest of some rows, at most `most`.
+  """Returns the power of two that holds the longest row, at most `most`.
 
-  For evaluation, where few short programs are better than one long one.
+  Evaluations use it, because they run faster with few short programs than with
+  one long one.
   """
   longest = int(rows.lengths[np.asarray(indices)].max())
   return min(1 << (longest - 1).bit_length(), most)

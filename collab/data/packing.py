@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several pairs in a row of fixed length: which pair lies in which row.
+"""Packs several pairs into rows of fixed length.
 
-The plan is a function of the lengths and the seed alone. The pairs are shuffled
-once and cut into windows; in each window the longest pair goes first, into the
-first row where both its sides fit (first-fit decreasing). All windows advance
-together, one pair each, in NumPy. Epochs then shuffle the rows. So the pairs of
-a row stay together, which does not matter to a model that does not attend
-across pairs. In return every epoch has the same number of rows, and any batch
-of any epoch can be made alone.
+The plan is a function of the lengths and the seed alone. Pairs are shuffled
+once and cut into windows. In each window they are placed from the longest to
+the shortest, each into the first row where both its sides fit (first-fit
+decreasing). NumPy advances all windows together, one pair each. Epochs then
+shuffle the rows. The pairs of a row stay together, which makes no difference to
+a model that does not attend across pairs. In return every epoch has the same
+number of rows, and any batch of any epoch can be made alone.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-WINDOW = 1024  # pairs; 256 would leave 1% more of a row empty
-TOGETHER = 128  # windows at a time: their free space stays in the cache
+WINDOW = 1024  # pairs; with 256, rows would be 1% emptier
+TOGETHER = 128  # windows at a time, so that their free space fits the CPU cache
 
 
 class Plan(NamedTuple):
   """Rows of pairs: row r holds pairs[starts[r]:starts[r + 1]].
 
   Attributes:
-    pairs: int64 [N], indices of pairs; each at most once.
+    pairs: int64 [N], indices of pairs, each at most once.
     starts: int64 [rows + 1].
   """
 
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
   @property
   def rows(self):
-    """Number of rows."""
+    """The number of rows."""
     return len(self.starts) - 1
 
 
@@ -39,8 +39,8 @@ def plan(lengths: np.ndarray, row_length: int, seed: int) -> Plan:
   """Packs pairs into rows of row_length tokens a side.
 
   Args:
-    lengths: int [2, N], tokens of the source and the target of each pair with
-      what is added to them, 1..row_length, or 0 on both sides: a pair to leave
+    lengths: int [2, N], tokens of the source and the target of each pair,
+      including <bos> or <eos>, 1..row_length. 0 on both sides leaves the pair
       out.
     row_length: tokens in a row.
     seed: an int.
@@ -62,7 +62,7 @@ def plan(lengths: np.ndarray, row_length: int, seed: int) -> Plan:
   pairs, rows, used = [], [], 0
   for begin in range(0, len(order), step):
     chunk = order[begin : begin + step]
-    # [windows, WINDOW]: the last window is filled up with pairs of length 0.
+    # [windows, WINDOW]: pairs of length 0 pad the last window.
     chunk = np.pad(chunk, (0, -len(chunk) % WINDOW), constant_values=-1)
     chunk = chunk.reshape(-1, WINDOW)
     sides = np.where(chunk < 0, 0, lengths[:, chunk]).astype(kind)
@@ -82,9 +82,9 @@ def plan(lengths: np.ndarray, row_length: int, seed: int) -> Plan:
 
 
 def _first_fit(source, target, row_length):
-  """Row in its window of each pair: int64 [windows, WINDOW].
+  """Finds each pair's row in its window: int64 [windows, WINDOW].
 
-  source, target: lengths [windows, WINDOW], in the order of going in.
+  source, target: lengths [windows, WINDOW], in the order of placement.
   """
   windows, size = source.shape
   free = np.full((2, windows, size), row_length, source.dtype)
@@ -92,7 +92,7 @@ def _first_fit(source, target, row_length):
   every, opened = np.arange(windows), 0
   for i in range(size):
     s, t = source[:, i], target[:, i]
-    # Nobody has used a row beyond `opened`, so the first of these always fits.
+    # Rows beyond `opened` are empty, so the first of these always fits.
     room = free[:, :, : opened + 1]
     row = ((room[0] >= s[:, None]) & (room[1] >= t[:, None])).argmax(1)
     free[0, every, row] -= s

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of translation: packed rows for training, one pair a row to evaluate.
+"""Batches of translation: packed rows to train, one pair a row to evaluate.
 
-R rows of a batch, L tokens of a row. Every batch is a dict of
+Axes: R rows of a batch, L tokens of a row. Every batch is a dict of
   source            int32 [R, L]: tokens, <eos> after each sentence
   target_inputs     int32 [R, L]: <bos>, then the tokens
   labels            int32 [R, L]: the tokens, then <eos>
@@ -9,7 +9,7 @@ R rows of a batch, L tokens of a row. Every batch is a dict of
                     row, 0 for padding
   source_positions, target_positions  int32 [R, L]: 0, 1, ... in each pair
   weights           float32 [R, L]: 1 where labels count
-and padding is 0 everywhere.
+Padding is 0 everywhere.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ class PackedPairs:
   """Training batches: `batch(step)` is a function of (seed, step) alone.
 
   An epoch has `steps_per_epoch` batches. The rows % batch_size rows that do not
-  fill a batch are left out; they are others in each epoch.
+  fill a batch are left out; each epoch leaves out different ones.
 
   Attributes:
-    steps_per_epoch: the same for every epoch.
-    rows: of an epoch, before the last ones are left out.
-    statistics: for the summary at the start.
+    steps_per_epoch: number of batches in every epoch.
+    rows: rows of an epoch, including those that are left out.
+    statistics: figures for the summary at the start.
   """
 
   def __init__(
@@ -45,20 +45,21 @@ class PackedPairs:
     too_long: str = 'drop',
     shard: tuple[int, int] = (0, 1),
   ):
-    """Plans the rows: two seconds for 4.5 million pairs.
+    """Plans the rows; takes two seconds for 4.5 million pairs.
 
     Args:
       tokenized: the pairs.
       row_length: tokens of a row, for the source and for the target.
       batch_size: rows of the global batch, over all hosts.
-      seed: of the order.
-      too_long: pairs with more than row_length - 1 tokens on a side are left
-        out ('drop') or cut, still ending in <eos> ('truncate').
+      seed: seed of the order.
+      too_long: what happens to pairs with more than row_length - 1 tokens on a
+        side: 'drop' leaves them out, 'truncate' cuts them and keeps <eos>.
       shard: (index, count) of this host: it gets rows index * R to
         (index + 1) * R - 1 of the global batch, R = batch_size / count.
 
     Raises:
-      ValueError: an argument that is impossible, or fewer rows than a batch.
+      ValueError: an argument is impossible, or there are fewer rows than a
+        batch.
     """
     if row_length < 2:
       raise ValueError(f'row_length is {row_length}, expected at least 2.')
@@ -70,7 +71,7 @@ class PackedPairs:
     limit = row_length - 1
     real = np.stack([tokenized.source.lengths, tokenized.target.lengths])
     over = (real > limit).any(0)
-    lengths = np.minimum(real, limit) + 1  # [2, N], with <bos> or <eos>
+    lengths = np.minimum(real, limit) + 1  # [2, N], including <bos> or <eos>
     if too_long == 'drop':
       lengths[:, over] = 0
     self._plan = packing.plan(lengths, row_length, seed)
@@ -108,11 +109,11 @@ class PackedPairs:
     )
 
   def pairs(self, step: int) -> np.ndarray:
-    """Which pairs these are, row after row: int64 [P]."""
+    """Returns the pairs of this host's slice, row after row: int64 [P]."""
     return self._at(step)[0]
 
   def _at(self, step):
-    """Pairs of a batch int64 [P], and how many each row has, int64 [R]."""
+    """Returns the pairs of a batch, int64 [P], and of each row, int64 [R]."""
     epoch, index = divmod(step, self.steps_per_epoch)
     host, hosts = self._shard
     R = self._batch_size // hosts
@@ -126,16 +127,17 @@ class PackedPairs:
 def eval_batch(
   tokenized: Tokenized, size: int, row_length: int, i: int
 ) -> dict[str, np.ndarray]:
-  """The i-th batch of one pair a row, for an evaluation.
+  """Makes the i-th evaluation batch, with one pair a row.
 
-  It has one more key: `place`, int [size], which pair a row is, -1 where there
-  is none. Pairs that are too long are cut: an evaluation leaves nothing out.
+  The batch also has `place`, int [size]: the pair of each row, or -1 for
+  padding. Pairs that are too long are cut, because an evaluation leaves nothing
+  out.
 
   Args:
     tokenized: the pairs.
     size: rows of a batch.
     row_length: tokens of a row.
-    i: from 0.
+    i: index of the batch, from 0.
   """
   sides = tokenized.source, tokenized.target
   _, place = epochs.part(i, len(tokenized), size)
@@ -148,16 +150,16 @@ def eval_batch(
 
 
 def stream(batch: Callable, first: int, last: int, ahead: int = 4):
-  """Yields batch(first), ..., batch(last - 1) in order, made ahead of time.
+  """Yields batch(first), ..., batch(last - 1) in order, prefetched.
 
-  One thread of Grain makes them while the device works. It ends with the
+  A thread of Grain makes the batches while the device works. It ends with the
   iteration, or when the generator is closed or deleted. An error in `batch` is
-  raised at the step that it belongs to.
+  raised at its step.
 
   Args:
-    batch: a function of a step.
-    first, last: steps, last exclusive.
-    ahead: how many batches wait ready at most.
+    batch: function of a step.
+    first, last: first step, and the step after the last one.
+    ahead: maximum number of prefetched batches.
   """
   steps = grain.MapDataset.range(first, last).map(batch)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
@@ -169,7 +171,7 @@ def stream(batch: Callable, first: int, last: int, ahead: int = 4):
 
 
 def _ranges(starts, counts):
-  """starts[0], starts[0] + 1, ... counts[0] of them, starts[1], ...: int64."""
+  """Concatenates ranges starts[i], ..., starts[i] + counts[i] - 1: int64."""
   ends = np.cumsum(counts)
   return np.arange(ends[-1] if len(ends) else 0) + np.repeat(
     starts - ends + counts, counts
@@ -177,17 +179,17 @@ def _ranges(starts, counts):
 
 
 def _assemble(sides: tuple[Side, Side], pairs, lengths, counts, L):
-  """Lays pairs into rows.
+  """Places pairs into rows.
 
   Args:
     sides: source and target.
     pairs: int64 [P], row after row.
-    lengths: int64 [2, P], tokens of each with its <bos> or <eos>.
+    lengths: int64 [2, P], tokens of each pair, including <bos> or <eos>.
     counts: int64 [R], pairs of each row.
     L: tokens of a row.
   """
   R = len(counts)
-  row = np.repeat(np.arange(R), counts)  # of each pair
+  row = np.repeat(np.arange(R), counts)  # the row of each pair
   first = np.cumsum(counts) - counts
   segment = np.arange(len(pairs)) - first[row] + 1
   batch = {}

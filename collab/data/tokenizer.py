@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to token ids and back, by a tokenizer.json of ours or of others.
+"""Converts text to token ids and back, by our tokenizer.json or by others'.
 
-Ours put a space before every text and take it off again, so that a word has the
-same ids at the beginning of a sentence as within.
+Our tokenizers put a space before every text and remove it again, so that a word
+has the same ids at the beginning of a sentence as within it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,11 +20,11 @@ from collab.io import json_text, text_lines
 OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>', mask='<mask>')
 SPECIAL = tuple(OURS.values())
 PAD, BOS, EOS, UNK, MASK = range(5)
-CHUNK = 16_384  # texts that are encoded at a time, on all cores
+CHUNK = 16_384  # texts that all cores encode at a time
 
-# What the special tokens are called elsewhere: BERT's, ALBERT's, RoBERTa's,
-# GPT-2's and Marian's names. GPT-2 has one for all, none to mask with, none
-# unknown; Marian's translations begin with <pad>, and it has none to mask with.
+# Names of the special tokens elsewhere: BERT, ALBERT, RoBERTa, GPT-2, Marian.
+# GPT-2 has one token for all purposes and neither <mask> nor <unk>. Marian has
+# no <mask>, and its translations begin with <pad>.
 ELSEWHERE = (
   dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', unk='[UNK]', mask='[MASK]'),
   dict(pad='<pad>', bos='[CLS]', eos='[SEP]', unk='<unk>', mask='[MASK]'),
@@ -35,27 +35,27 @@ ELSEWHERE = (
 
 
 class Tokenizer:
-  """Text <-> ids.
+  """Converts between text and ids.
 
   Attributes:
-    vocab_size: number of ids, special ones included.
-    dtype: the NumPy type that holds them, uint16 or uint32.
-    pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 of ours; mask_id is None where
-      there is none. No text encodes to them, not even '<eos>': where words
-      have ids, it is an unknown word, as '<unk>' is.
-    between: ids between two texts of a row: <eos>, of RoBERTa twice.
+    vocab_size: number of ids, including the special ones.
+    dtype: the NumPy type that holds ids, uint16 or uint32.
+    pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 in our tokenizers; mask_id is
+      None without a mask token. No text encodes to these ids, not even '<eos>':
+      a tokenizer of whole words encodes it as an unknown word.
+    between: ids between two texts of a row: <eos>, for RoBERTa twice.
     special: ids of all special tokens.
-    ours: whether it is of this project, so that any text comes back.
+    ours: whether this project made it, so that decoding restores any text.
     fingerprint: a hash of the vocabulary and rules, see `fingerprint`.
   """
 
   def __init__(self, rules: tokenizers.Tokenizer, text, names=OURS):
-    rules.encode_special_tokens = True  # '<eos>' in a text is just text
+    rules.encode_special_tokens = True  # '<eos>' in a text is ordinary text
     rules.no_padding()
     rules.no_truncation()
     self._rules = rules
     self.ours = names is OURS
-    self._blank = ' ' if self.ours else ''  # goes before every text
+    self._blank = ' ' if self.ours else ''  # is put before every text
     ids = {role: rules.token_to_id(name) for role, name in names.items()}
     self.pad_id, self.bos_id, self.eos_id = ids['pad'], ids['bos'], ids['eos']
     self.mask_id = ids.get('mask')
@@ -69,22 +69,22 @@ class Tokenizer:
     self.fingerprint = fingerprint(text)
 
   def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-    """Ids of each text, without <bos> and <eos>."""
+    """Encodes each text, without <bos> and <eos>."""
     texts = [self._blank + text for text in texts]
     found = self._rules.encode_batch_fast(texts, add_special_tokens=False)
     return [self._of_text(encoding.ids) for encoding in found]
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without <bos> and <eos>."""
+    """Encodes a text, without <bos> and <eos>."""
     return self.encode_batch([text])[0]
 
   def encode_with_offsets(
     self, texts: Iterable[str]
   ) -> list[tuple[list[int], np.ndarray]]:
-    """(ids, their start and end in the characters, int32 [T, 2]) of each text.
+    """Encodes each text as (ids, [start, end] in characters, int32 [T, 2]).
 
-    A word's token has the blank before it too. Several tokens may be bytes of
-    the same character.
+    The token of a word includes the blank before it. Several tokens may be
+    bytes of the same character.
     """
     texts, n = [self._blank + text for text in texts], len(self._blank)
     found = self._rules.encode_batch(texts, add_special_tokens=False)
@@ -95,7 +95,7 @@ class Tokenizer:
     ]
 
   def _of_text(self, ids):
-    """Ids as they are, but for words that look like special tokens: <unk>."""
+    """Replaces ids of words that look like special tokens by <unk>."""
     if self._never.isdisjoint(ids):
       return ids
     if self._unk_id is None:
@@ -106,9 +106,9 @@ class Tokenizer:
     return [self._unk_id if i in self._never else i for i in ids]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of ids; special ones are left out.
+    """Decodes ids to text; special ids are left out.
 
-    Ids whose bytes are not valid UTF-8, as a model may give, become U+FFFD.
+    A model may give ids whose bytes are not valid UTF-8; they become U+FFFD.
     """
     ids = [int(i) for i in ids if int(i) not in self.special]
     return self._rules.decode(ids).removeprefix(self._blank)
@@ -119,7 +119,7 @@ def each(encode: Callable, texts: Iterable[str]) -> Iterator:
 
   Args:
     encode: `Tokenizer.encode_batch` or `Tokenizer.encode_with_offsets`.
-    texts: any number of them; CHUNK at a time are held in memory.
+    texts: any number of texts; CHUNK at a time are held in memory.
   """
   texts = iter(texts)
   while chunk := list(islice(texts, CHUNK)):
@@ -127,7 +127,7 @@ def each(encode: Callable, texts: Iterable[str]) -> Iterator:
 
 
 def load(path: str | Path) -> Tokenizer:
-  """Reads what `train` wrote, or a tokenizer.json of one of ELSEWHERE's.
+  """Reads a file that `train` wrote, or a tokenizer.json listed in ELSEWHERE.
 
   Raises:
     ValueError: no such file, damaged, or another kind of tokenizer.
@@ -136,24 +136,24 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def read(path: str | Path) -> str:
-  """The text of a tokenizer's file; a ValueError if there is none."""
+  """Reads the text of a tokenizer's file; a ValueError if there is none."""
   if not Path(path).exists():
     raise ValueError(f'There is no tokenizer file {path}.')
   return text_lines.whole(Path(path))
 
 
 def fingerprint(text: str) -> str:
-  """A hash of what a tokenizer's file says, however it is laid out.
+  """Hashes the content of a tokenizer's file, independent of its formatting.
 
-  Of the file and not of what the library writes, which changes with its
-  version: a model keeps the fingerprint for years.
+  The hash is that of the file, because a model keeps it for years, and what the
+  library writes changes with the library's version.
   """
   content = json.dumps(json_text.parse(text), sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def parse(text: str, path: str | Path) -> Tokenizer:
-  """The tokenizer of a file's text. It is data: nothing in it is executed."""
+  """Makes the tokenizer of a file's text, which is data and never executed."""
   try:
     rules = tokenizers.Tokenizer.from_str(text)
     content = json_text.parse(text)

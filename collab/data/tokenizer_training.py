@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains tokenizers: byte-level BPE, which takes any text, or whole words.
+"""Trains tokenizers: byte-level BPE, which encodes any text, or whole words.
 
-In BPE every digit is a token of its own, so that numbers can be copied and
+BPE makes every digit a token of its own, so that numbers can be copied and
 regrouped.
 """
 
@@ -18,8 +18,8 @@ from tqdm import tqdm
 from collab.data.tokenizer import SPECIAL, UNK, Tokenizer, load, parse, read
 from collab.io import atomic, text_lines
 
-SMALLEST = len(SPECIAL) + 256  # a token for each byte
-LONGEST = 256  # characters of a word that BPE learns from in one piece
+SMALLEST = len(SPECIAL) + 256  # one token for each byte
+LONGEST = 256  # characters; BPE learns from longer words in pieces
 _LONG = re.compile(rf'\S{{{LONGEST}}}|\s{{{LONGEST}}}')
 
 
@@ -32,15 +32,15 @@ def train(
   than vocab_size tokens to learn: look at `Tokenizer.vocab_size`.
 
   Args:
-    lines: iterator of strings, of both languages.
-    vocab_size: ids to have in all, at least SMALLEST = 261.
-    path: file to write; it is there whole or not at all.
-    kind: 'bpe', or 'words': the most frequent of what blanks separate, all
-      others being <unk>.
+    lines: iterator of strings, in both languages.
+    vocab_size: total number of ids, at least SMALLEST = 261.
+    path: path of the file, which is written atomically.
+    kind: 'bpe', or 'words': the most frequent words between blanks; all others
+      are <unk>.
 
   Raises:
-    ValueError: vocab_size too small, no such kind, no text, or the file cannot
-      be written.
+    ValueError: vocab_size is too small, there is no such kind or no text, or
+      the file cannot be written.
   """
   if kind not in KINDS:
     raise ValueError(f'No tokenizer {kind!r}; there are {", ".join(KINDS)}.')
@@ -49,7 +49,7 @@ def train(
       f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
       f'byte and {len(SPECIAL)} special ones.'
     )
-  # disable=None: no bar where standard error is not a terminal.
+  # disable=None hides the bar where standard error is not a terminal.
   lines = tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None)
   empty = 'The tokenizer got no lines to train on.'
   lines = text_lines.at_least_one(lines, empty)
@@ -63,7 +63,7 @@ def train(
 
 
 def _bpe(vocab_size):
-  """Untrained rules, what trains them, and the texts to train on of a line."""
+  """Returns untrained rules, their trainer, and a line's texts to train on."""
   rules = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
   digits = pre_tokenizers.Digits(individual_digits=True)
   as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -79,7 +79,7 @@ def _bpe(vocab_size):
 
 
 def _broken(line):
-  """A line in pieces without longer words, which cost the square of it."""
+  """Splits long words of a line, whose cost grows with the square of length."""
   line = f' {line}'
   ends = [found.end() for found in _LONG.finditer(line)]
   return [line[begin:end] for begin, end in pairwise([0, *ends, len(line)])]
@@ -95,7 +95,7 @@ def _words(vocab_size):
 
 
 def _not_special(line):
-  """The words that get ids of their own, as one text."""
+  """Returns the words that get ids of their own, as one text."""
   return [' '.join(word for word in line.split() if word not in SPECIAL)]
 
 
@@ -109,13 +109,13 @@ def prepare(
   vocab_size: int,
   kind: str = 'bpe',
 ) -> Tokenizer:
-  """The tokenizer of a run, kept in its workdir.
+  """Returns the tokenizer of a run, and keeps it in the workdir.
 
   Args:
-    workdir: its tokenizer.json is used if it exists: that of a run that is
-      resumed, or of the one that `init_from` names.
-    vocabulary: else a tokenizer.json to copy, '' for none.
-    lines: else a function that starts an iterator of the text to train on.
+    workdir: if it has a tokenizer.json, that is used: of a run that is resumed,
+      or of the one that `init_from` names.
+    vocabulary: otherwise a tokenizer.json to copy, '' for none.
+    lines: otherwise a function that starts an iterator of text to train on.
     vocab_size, kind: see `train`.
   """
   kept = Path(workdir, 'tokenizer.json')
@@ -130,7 +130,7 @@ def prepare(
 
 
 def _write(path, text):
-  """Writes a file atomically; makes its folder if it is missing."""
+  """Writes a file atomically, and creates its folder if it is missing."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A question and a window of its paragraph as a row of an encoder.
+"""Encodes a question and a window of its paragraph as a row of an encoder.
 
     <bos> question <eos> window <eos>      type 0 up to the first <eos>, then 1
 
-Windows begin at tokens 0, s, 2s ... of the paragraph until one holds its end
-(Devlin et al., 2019, appendix of the code: "doc stride"), so with s at most a
-window's room no token is left out. Axes: N windows, Q questions.
+Windows begin at tokens 0, s, 2s ... of the paragraph until one reaches its end
+(Devlin et al., 2019, appendix of the code: "doc stride"). With s at most the
+room of a window, no token is left out. Axes: N windows, Q questions.
 """
 
 from typing import NamedTuple
@@ -17,18 +17,18 @@ from collab.data.tokenizer import Tokenizer, each
 
 
 class Windows(NamedTuple):
-  """Windows of all questions, those of a question one after the other.
+  """The windows of all questions, those of a question in sequence.
 
   Attributes:
     rows: examples.Rows.
     question: int32 [N], the index of the question.
-    begin: int32 [N], the paragraph's token that is the window's first.
-    spans: int32 [N, 2], places in the row of the first and the last token of
-      the question's first answer; 0, 0 where the window does not have all of
-      it: <bos> stands for "not here".
-    characters: for each question int32 [tokens, 2]: from where to where the
-      tokens of its paragraph lie in it.
-    truncated: how many questions were too long.
+    begin: int32 [N], the paragraph's token at which the window begins.
+    spans: int32 [N, 2], positions in the row of the first and last token of the
+      question's first answer. It is 0, 0 (<bos>, "not here") where the window
+      does not have the whole answer.
+    characters: for each question int32 [tokens, 2]: start and end of each token
+      in the paragraph.
+    truncated: number of questions that were too long.
   """
 
   rows: examples.Rows
@@ -39,7 +39,7 @@ class Windows(NamedTuple):
   truncated: int
 
   def text(self, context: str, window: int, first: int, last: int) -> str:
-    """The paragraph's text from place `first` to `last` of a window's row."""
+    """Returns the paragraph's text between two positions of a window's row."""
     shift = self.begin[window] - self.rows.second[window]
     places = self.characters[self.question[window]]
     if not len(places):  # the tokenizer drops all of the paragraph
@@ -55,17 +55,17 @@ def cut(
   stride: int,
   question_length: int,
 ) -> Windows:
-  """Windows of questions.
+  """Cuts the paragraphs of questions into windows.
 
   Args:
     questions: list of squad_files.Question.
     tokenizer: data.tokenizer.Tokenizer.
-    row_length: tokens of a row at most.
+    row_length: maximum number of tokens of a row.
     stride: tokens from one window to the next.
-    question_length: tokens of a question that are kept.
+    question_length: number of tokens of a question that are kept.
 
   Raises:
-    ValueError: a stride that would leave tokens out, no room.
+    ValueError: the stride would leave tokens out, or a row has no room.
   """
   special = 2 + len(tokenizer.between)
   room = row_length - question_length - special
@@ -111,10 +111,11 @@ def cut(
 
 
 def _answer(question, places):
-  """First and last token of the first answer, int [2]; -1, -1 if none.
+  """Finds first and last token of the first answer, int [2]; -1, -1 if none.
 
-  The fewest tokens that have all of its characters, but for blanks around it.
-  A tokenizer may drop characters: if it drops all of them, no token has any.
+  These are the fewest tokens that have all of its characters except surrounding
+  blanks. A tokenizer may drop characters; if it drops all of them, there are no
+  such tokens.
   """
   if not question.answers:
     return np.array([-1, -1])

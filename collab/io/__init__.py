@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing files: atomic writes, and errors in one line."""
+"""Reading and writing of files: atomic writes, and one-line errors."""

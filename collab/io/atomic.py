@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writes: a file or folder is whole or absent, even after a kill."""
+"""Atomic writes: a file or folder is complete or absent, even after a kill."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,21 +16,21 @@ from collab.io import json_text
 
 @contextlib.contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
-  """Gives a temporary path, of a file or folder, to be renamed to `path`.
+  """Yields a temporary path of a file or folder, then renames it to `path`.
 
-  It lies in a hidden folder beside `path`, which is removed at the end. The
-  folder of a killed process is removed when the next one writes there: each
-  process locks its own, and the system frees the lock when the process dies.
-  Folders of other hosts stay, because their locks may not be seen from here;
-  and all stay where the file system has no locks.
+  The temporary path is in a hidden folder beside `path`, which is removed at
+  the end. If a process is killed, its folder is removed by the next process
+  that writes there: each process locks its own folder, and the system releases
+  the lock when the process dies. Folders of other hosts stay, because their
+  locks may be invisible here. All stay where the file system has no locks.
 
   Raises:
-    OSError: there is no folder for `path`, or it cannot be written.
+    OSError: the folder of `path` does not exist, or cannot be written.
   """
   path = Path(path)
   ours = f'.collab.tmp-{socket.gethostname()}-'
   with contextlib.ExitStack() as stack:
-    with _locked(path.parent):  # so that no folder is there without its lock
+    with _locked(path.parent):  # no folder exists without its lock
       for left in path.parent.iterdir():
         if left.name.startswith(ours):
           _remove_unless_locked(left)
@@ -48,11 +48,11 @@ def _remove_unless_locked(folder):
 
 @contextlib.contextmanager
 def _locked(folder, flags=0):
-  """Locks a folder, and gives whether this process alone has it."""
+  """Locks a folder; yields whether this process alone has the lock."""
   file = os.open(folder, os.O_RDONLY)
   try:
     locked = False
-    with contextlib.suppress(OSError):  # another's, or there are no locks
+    with contextlib.suppress(OSError):  # it is another's, or there are no locks
       fcntl.flock(file, fcntl.LOCK_EX | flags)
       locked = True
     yield locked
@@ -61,15 +61,16 @@ def _locked(folder, flags=0):
 
 
 def save_json(path: str | Path, value: Any):
-  """Writes `value` as JSON, atomically."""
+  """Writes `value` as JSON atomically."""
   write_text(path, json_text.to_json(value, indent=2) + '\n')
 
 
 def write_text(path: str | Path, text: str):
-  """Writes a file atomically: at all times it is the old or the new one.
+  """Writes a text file atomically: readers see the old or the new file.
 
   Raises:
-    OSError: it cannot be written; the old one stays, and no temporary file.
+    OSError: the file cannot be written; the old one stays, and no temporary
+      file.
   """
   with naming(path), beside(path) as new:
     with new.open('w', encoding='utf-8') as file:
@@ -81,7 +82,7 @@ def write_text(path: str | Path, text: str):
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-  """Puts a path into an OSError; that of a failed write names none."""
+  """Adds a path to an OSError, because that of a failed write has none."""
   try:
     yield
   except OSError as e:

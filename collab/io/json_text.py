@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes JSON: numbers of JAX, and errors that name the file."""
+"""Reads and writes JSON, with numbers of JAX and errors that name the file."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def parse(text: str) -> Any:
-  """The value of a JSON text.
+  """Parses a JSON text.
 
   Raises:
     json.JSONDecodeError: it is not JSON, or too deep or long for Python.
@@ -27,19 +27,19 @@ def parse(text: str) -> Any:
 
 
 def tuples(x: Any) -> Any:
-  """Turns the lists of a JSON value into the tuples that they were."""
+  """Turns the lists of a JSON value back into tuples."""
   if isinstance(x, dict):
     return {key: tuples(value) for key, value in x.items()}
   return tuple(map(tuples, x)) if isinstance(x, list) else x
 
 
 def parse_object(text: bytes, where: Any, **fields: type) -> dict:
-  """The object of a JSON text, a dict; a ValueError says where it is from.
+  """Parses a JSON object into a dict; a ValueError names its source.
 
   Args:
     text: bytes.
     where: file, or file and line.
-    **fields: names and types of what it must have.
+    **fields: names and types of required fields.
   """
   try:
     value = parse(text.decode())
@@ -53,7 +53,7 @@ def parse_object(text: bytes, where: Any, **fields: type) -> dict:
 
 
 def require(value: dict, where: Any, **fields: type) -> dict:
-  """Checks the fields of a dict; a ValueError names one that is wrong."""
+  """Checks the fields of a dict; a ValueError names a wrong one."""
   for name, kind in fields.items():
     if name not in value:
       raise ValueError(f'{where} is damaged: it has no {name}.')
@@ -66,7 +66,7 @@ def require(value: dict, where: Any, **fields: type) -> dict:
 
 
 def read_object(path: pathlib.Path, **fields: type) -> dict:
-  """The object in a JSON file; see `parse_object`."""
+  """Reads the object in a JSON file; see `parse_object`."""
   try:
     text = path.read_bytes()
   except OSError as e:
@@ -75,7 +75,7 @@ def read_object(path: pathlib.Path, **fields: type) -> dict:
 
 
 def to_json(value: Any, **options: Any) -> str:
-  """JSON with all digits of floats; nan and inf become strings."""
+  """Formats JSON with all digits of floats; nan and inf become strings."""
 
   def plain(x):
     if isinstance(x, dict):
@@ -89,12 +89,12 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 def scalar(x: Any) -> Any:
-  """A number of NumPy or JAX as a Python scalar; others as they are."""
+  """Converts a NumPy or JAX number to a Python scalar; keeps other values."""
   return x.item() if isinstance(x, np.ndarray | np.generic | jax.Array) else x
 
 
 def field(row, name: str, kind: type = str):
-  """row[name]; a ValueError if `row` does not have it, or of another type."""
+  """Returns row[name]; a ValueError if it is missing or of another type."""
   if not isinstance(row, dict) or name not in row:
     there = ', '.join(row) if isinstance(row, dict) else f'{row!r:.60}'
     raise ValueError(f'expected {name!r}, got {there}.')

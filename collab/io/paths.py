@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that a user gives, with ~ for the home folder."""
+"""Expands ~ in paths that a user gives."""
 
 import os
 import re
 
 
 def expand(text: str) -> str:
-  """A path, or a list of them, with ~ for the home wherever a path begins.
+  """Expands ~ in a path, or in a list of them, wherever a path begins.
 
-  Shells know it at the beginning of a word only, and so neither in
+  Shells expand it only at the beginning of a word, so neither in
   --workdir=~/run nor in train=~/a.en,~/a.de.
   """
   return re.sub(r'(?<![^=,])~[^/=,]*', lambda x: os.path.expanduser(x[0]), text)
 
 
 def expand_all(config):
-  """Expands ~ in all texts of a ConfigDict, in place."""
+  """Expands ~ in all strings of a ConfigDict, in place."""
   for name, value in config.items():
     if hasattr(value, 'items'):
       expand_all(value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files with checksums, so that a damaged one is noticed when it is read.
+"""Files with checksums, so that damage is noticed when they are read.
 
-A JSON value is sealed by its CRC-32. A folder is sealed by content.json, which
-has the size and the CRC-32 of each file and whatever else its maker states.
+A JSON value is sealed with its CRC-32. A folder is sealed by content.json,
+which has the size and the CRC-32 of each file, and other facts from its writer.
 """
 
 from collections.abc import Callable
@@ -17,29 +17,29 @@ from collab.io import atomic, json_text
 
 
 def seal(name: str, value: Any) -> dict:
-  """{name: value, 'crc32': its checksum}, to be written as JSON."""
+  """Makes {name: value, 'crc32': its checksum}, to be written as JSON."""
   return {name: value, 'crc32': _crc32(value)}
 
 
 def unseal(name: str, sealed: dict) -> Any:
-  """The value that was sealed; an OSError if its checksum differs."""
+  """Returns the sealed value; an OSError if its checksum differs."""
   if _crc32(sealed[name]) != sealed['crc32']:
     raise OSError(f'checksum of the {name} differs')
   return sealed[name]
 
 
 def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
-  """Reads a sealed folder; makes it if it is missing or damaged.
+  """Reads a sealed folder, and makes it if it is missing or damaged.
 
-  It is filled under another name, sealed and renamed. So a folder of the right
-  name is complete, even if a process was killed.
+  The folder is filled under another name, sealed and renamed. So a folder with
+  the right name is complete, even if a process was killed.
 
   Args:
     place: path of the folder.
-    fill: function of an empty folder and of the inputs, which writes files
-      there; returns a dict of what else to state in content.json.
+    fill: function of an empty folder and of the inputs. It writes files there
+      and returns a dict with further facts for content.json.
     read: function of the folder and of the dict in content.json.
-    *inputs: passed on to `fill`.
+    *inputs: arguments for `fill`.
 
   Returns:
     The result of `read`.
@@ -64,7 +64,7 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
       try:
         os.rename(new, place)
       except OSError:
-        if not place.exists():  # else another process was first: take its
+        if not place.exists():  # another process may have been first
           raise
     return read(place, content(place))
   except OSError as error:
@@ -72,7 +72,7 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
 
 
 def content(place: Path) -> dict:
-  """The dict in content.json; an OSError if a file of the folder differs."""
+  """Returns the dict in content.json; an OSError if a file differs from it."""
   text = (place / 'content.json').read_text()
   found = unseal('content', json_text.parse(text))
   for name, wanted in found['files'].items():
@@ -86,7 +86,7 @@ def _crc32(value):
 
 
 def _checksum(path):
-  """[size, CRC-32] of a file."""
+  """Returns [size, CRC-32] of a file."""
   size, crc = 0, 0
   with open(path, 'rb') as file:
     while block := file.read(2**20):

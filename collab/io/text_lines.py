@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Reads lines of text, by one definition for all input and output.
+r"""Reads lines of text, with one definition of a line for input and output.
 
-A line ends at \n or \r\n, and nowhere else: str.splitlines would also split at
-U+2028, U+0085, form feeds and others, which occur within sentences. A byte
-order mark before the first line is dropped. Text is UTF-8.
+A line ends at \n or \r\n only. str.splitlines would also split at U+2028,
+U+0085, form feeds and others, which occur within sentences. A byte order mark
+before the first line is dropped. Text is UTF-8.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ DAMAGE = OSError, EOFError, zlib.error
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-  """Opens a file of bytes, plain or .gz; a ValueError names a bad one."""
+  """Opens a file of bytes, plain or .gz; a ValueError names a damaged one."""
   try:
     with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
       yield file
@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def whole(path: Path) -> str:
-  """The text of a file; a ValueError names a bad one."""
+  """Reads the text of a file; a ValueError names an unreadable one."""
   with opened(path) as file:
     data = file.read()
   try:
@@ -45,14 +45,14 @@ def of_path(path: Path) -> Iterator[str]:
   """Yields the lines of a file, plain or .gz, without their ends.
 
   Raises:
-    ValueError: it cannot be read; path and line are named.
+    ValueError: the file cannot be read; the message has path and line.
   """
   with opened(path) as file:
     yield from of_file(file, path)
 
 
 def records(path: Path) -> Iterator[tuple[int, str]]:
-  """Yields (number, line) of a file of records, without its blank lines."""
+  """Yields (number, line) of a file of records, except blank lines."""
   for number, line in enumerate(of_path(path), 1):
     if line.strip():
       yield number, line
@@ -68,13 +68,13 @@ def of_file(file: BinaryIO, name: Any) -> Iterator[str]:
 
   Args:
     file: yields bytes up to and including each \\n.
-    name: of the file, for errors.
+    name: name of the file, for errors.
   """
   number = 0
   try:
     for number, line in enumerate(file, 1):
       text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-      if text:  # a mark and nothing else is no line
+      if text:  # a byte order mark alone is not a line
         yield text.removesuffix('\r\n').removesuffix('\n')
   except UnicodeDecodeError as error:
     raise ValueError(
@@ -88,7 +88,7 @@ def of_file(file: BinaryIO, name: Any) -> Iterator[str]:
 
 
 def one(text: str) -> str:
-  """A text as one line: a model may generate the end of a line."""
+  """Joins a text to one line, because a model may generate line breaks."""
   return re.sub('[\r\n]+', ' ', text)
 
 
@@ -104,7 +104,7 @@ def at_least_one(rows: Iterable, message: str) -> Iterator:
 
 @contextlib.contextmanager
 def located(where):
-  """A ValueError within says where: a file, a line, a question."""
+  """Adds a place (a file, a line, a question) to a ValueError within."""
   try:
     yield
   except ValueError as error:

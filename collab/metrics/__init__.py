@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as plain functions, by libraries where they have them.
+"""Metrics as plain functions, computed by libraries where possible.
 
-
-`tokens` are for language models and losses, `labels` for GLUE and SuperGLUE,
-`spans` for SQuAD, `bleu` for BLEU and chrF.
+`tokens` has losses and the metrics of language models, `labels` those of GLUE
+and SuperGLUE, `spans` SQuAD's, `bleu` BLEU and chrF. `finite` guards scores.
 """
 
 from collab import extras

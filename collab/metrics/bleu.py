@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BLEU and chrF of translations, by sacreBLEU."""
+"""BLEU and chrF of translations, computed by sacreBLEU."""
 
 from collections.abc import Sequence
 import re
 
 
 def metric(language='', effective_order=False):
-  """sacreBLEU's BLEU, with the tokenizer that it has for a language.
+  """Makes sacreBLEU's BLEU, with the tokenizer for a language.
 
-  That is zh, ja-mecab and ko-mecab for Chinese, Japanese and Korean, in which
-  13a would find sentences of one word; 13a for all others.
+  The tokenizer is zh, ja-mecab or ko-mecab for Chinese, Japanese and Korean, in
+  which 13a would see sentences of one word. It is 13a for all others.
 
   Args:
-    language: of the texts, e.g. 'de', 'zh-CN', 'jpn_Jpan'; '' for 13a.
+    language: language of the texts, e.g. 'de', 'zh-CN', 'jpn_Jpan'; '' for 13a.
     effective_order: see `scores`.
 
   Raises:
     ValueError: the tokenizer needs a package that is not installed.
   """
   from babel.core import get_global
-  from sacrebleu.metrics import BLEU  # only who scores text waits for it
+  from sacrebleu.metrics import BLEU  # slow, and needed only for scoring text
 
   code = re.split('[-_]', language.lower())[0]
   code = get_global('language_aliases').get(code, code)
@@ -32,23 +32,24 @@ def metric(language='', effective_order=False):
 
 
 def scores(hypotheses, references, language='', *, effective_order=False):
-  """BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus, by sacreBLEU.
+  """Computes BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus.
 
-  Post, 2018. Tokenised by sacreBLEU, so the texts must be detokenised.
+  Post, 2018. sacreBLEU tokenises the texts, so they must be detokenised.
 
   Args:
     hypotheses: list of str.
-    references: list of str, as many.
-    language: of the texts, see `metric`.
+    references: list of str, equally long.
+    language: language of the texts, see `metric`.
     effective_order: leave out the n for which no hypothesis is long enough.
       Otherwise texts of at most three words score 0 even when all are right.
 
   Returns:
-    dict: score, signature (belongs into every result), precisions (a list, in
-    percent), brevity_penalty.
+    dict: score, signature (to be reported with every result), precisions (a
+    list, in percent), brevity_penalty.
 
   Raises:
-    ValueError: no texts, or not as many references; or as `metric`.
+    ValueError: there are no texts, or the numbers of texts differ; or as
+      `metric`.
   """
   _check_texts(hypotheses, references)
   scorer = metric(language, effective_order)
@@ -62,13 +63,13 @@ def scores(hypotheses, references, language='', *, effective_order=False):
 
 
 def counts(hypotheses, references, language='') -> list[list[int]]:
-  """What each sentence adds to `scores`, so that any can be scored again.
+  """Computes what each sentence adds to `scores`, to score any subset.
 
-  Arguments and errors as `scores`.
+  Arguments and errors as in `scores`.
 
   Returns:
     For each sentence [its length, the reference's, matching 1- to 4-grams, its
-    1- to 4-grams]: ten ints, from which nobody can tell the text.
+    1- to 4-grams]: ten ints, from which nobody can recover the text.
   """
   _check_texts(hypotheses, references)
   score = metric(language, effective_order=True).sentence_score
@@ -77,7 +78,7 @@ def counts(hypotheses, references, language='') -> list[list[int]]:
 
 
 def of_counts(sums: Sequence[int]) -> float:
-  """BLEU from sums of rows of `counts`: ten numbers."""
+  """Computes BLEU from the sum of rows of `counts`: ten numbers."""
   from sacrebleu.metrics import BLEU
 
   ours, reference, *grams = map(int, sums)
@@ -87,9 +88,9 @@ def of_counts(sums: Sequence[int]) -> float:
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-  """chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, in percent.
+  """Computes chrF2 = 5 P R / (4 P + R) of character 1- to 6-grams, in percent.
 
-  Popović, 2015. Arguments and errors as `scores`.
+  Popović, 2015. Arguments and errors as in `scores`.
   """
   from sacrebleu.metrics import CHRF
 
@@ -98,7 +99,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def by_category(categories, hypotheses, references, language=''):
-  """`scores` of each category alone, with effective_order (see the signature).
+  """Computes `scores` of each category, with effective_order.
 
   Args:
     categories: list of str, as many as hypotheses.

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guards scores against model outputs that are not finite."""
+"""Replaces scores by NaN where model outputs are not finite."""
 
 import math
 
 
 def nan_unless(finite: bool, scores: dict) -> dict:
-  """The scores of an evaluation if the model's outputs are finite, else NaN.
+  """Returns the scores if the model's outputs are finite, else NaN.
 
-  argmax and comparisons turn a NaN into an answer like any other (the first
-  class, the first span), which may be right by chance. So scores of a model
-  pass through here.
+  argmax and comparisons turn a NaN into an ordinary answer (the first class,
+  the first span), which may be right by chance. So scores of a model pass
+  through this function.
 
   Args:
     finite: whether all outputs of the model are finite.
-    scores: dict name -> what was computed from them. Texts (a signature) and
-      whole numbers (a count) stay.
+    scores: dict name -> value computed from them. Texts (a signature) and
+      integers (a count) are kept.
   """
   if finite:
     return scores

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of GLUE and SuperGLUE: plain functions of gold and predicted labels.
 
-All are fractions (0 to 1, correlations -1 to 1), by scikit-learn and SciPy. A
-formula that is 0/0 (constant predictions, nothing predicted as positive) gives
-0, without a warning.
+All are fractions (0 to 1; correlations -1 to 1), computed by scikit-learn and
+SciPy. A formula that is 0/0 (constant predictions, nothing predicted as
+positive) gives 0 without a warning.
 
-The functions that end in `_scores` give a dict; 'score' in it is the one
-number by which the benchmark ranks: the mean where it names two metrics.
+The functions that end in `_scores` return a dict. Its 'score' is the one number
+that the benchmark ranks by: the mean if the benchmark names two metrics.
 """
 
 from collections import defaultdict
@@ -20,8 +20,8 @@ from sklearn import metrics
 
 from collab.metrics import spans
 
-# The 11 numbers that the papers average: MNLI's is of the matched part, and
-# WNLI is left out.
+# The 11 numbers that the papers average: without WNLI, and of MNLI only the
+# matched part.
 AVERAGED = str.split(
   'cola/matthews sst2/accuracy mrpc/f1 mrpc/accuracy stsb/pearson '
   'stsb/spearman qqp/f1 qqp/accuracy mnli/accuracy_m qnli/accuracy rte/accuracy'
@@ -29,21 +29,21 @@ AVERAGED = str.split(
 
 
 def matthews(gold: ArrayLike, predicted: ArrayLike) -> float:
-  """(TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))."""
+  """Computes (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))."""
   if any(len(set(x)) < 2 for x in (gold, predicted)):
-    return 0.0  # scikit-learn's answer as well, but for its warning
+    return 0.0  # as scikit-learn, but without its warning
   return float(metrics.matthews_corrcoef(gold, predicted))
 
 
 def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
-  """The share of equal labels."""
+  """Computes the share of equal labels."""
   return float(metrics.accuracy_score(gold, predicted))
 
 
 def f1(gold: ArrayLike, predicted: ArrayLike, average='binary') -> float:
-  """2 TP / (2 TP + FP + FN) of class 1, of the classes 0 and 1.
+  """Computes 2 TP / (2 TP + FP + FN) of class 1, for the classes 0 and 1.
 
-  With average='macro' the mean over all classes that are in gold or predicted.
+  average='macro' is the mean over all classes in gold or predicted.
   """
   return float(
     metrics.f1_score(gold, predicted, average=average, zero_division=0)
@@ -67,12 +67,12 @@ def f1_scores(gold, predicted, average='binary') -> dict:
 
 
 def correlation_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
-  """Correlation of numbers (pearson) and of their ranks (spearman).
+  """Computes the correlation of numbers (pearson) and of ranks (spearman).
 
-  Ties have their mean rank. Both are 0 if one of the lists is constant.
+  Ties get their mean rank. Both are 0 if one of the lists is constant.
   """
   x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
-  # Like a constant to rounding: SciPy would warn of a result without meaning.
+  # Constant up to rounding: SciPy would warn that the result is undefined.
   if any(np.ptp(z) <= 1e-13 * np.abs(z).max() for z in (x, y)):
     return _mean(pearson=0.0, spearman=0.0)
   return _mean(
@@ -82,11 +82,11 @@ def correlation_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
 
 
 def answer_scores(gold: ArrayLike, predicted: ArrayLike, groups) -> dict:
-  """MultiRC: F1 over all answers (f1a); questions all right (exact_match).
+  """Computes MultiRC's F1 over all answers (f1a) and share of right questions.
 
   Args:
-    gold, predicted: 0 or 1 of each answer.
-    groups: the question of each.
+    gold, predicted: 0 or 1 for each answer.
+    groups: the question of each answer.
   """
   right = defaultdict(lambda: True)
   for g, p, group in zip(gold, predicted, groups, strict=True):
@@ -97,7 +97,9 @@ def answer_scores(gold: ArrayLike, predicted: ArrayLike, groups) -> dict:
 
 
 def entity_scores(answers: Iterable[tuple]) -> dict:
-  """ReCoRD: exact match and word F1 as of SQuAD, the best of the gold answers.
+  """Computes ReCoRD's exact match and word F1, like SQuAD's.
+
+  The best of the gold answers counts.
 
   Args:
     answers: for each question the predicted entity and the gold ones. The
@@ -115,13 +117,13 @@ def _mean(**values):
 
 
 def glue_average(scores: Mapping[str, Mapping[str, float]]) -> float:
-  """The mean of the 11 numbers of AVERAGED, as the papers' tables have it.
+  """Computes the mean of the 11 numbers of AVERAGED, as in the papers' tables.
 
   Args:
-    scores: {task: its metrics}, in whatever unit.
+    scores: {task: its metrics}, in any unit.
 
   Raises:
-    ValueError: one is missing.
+    ValueError: a number is missing.
   """
   known = flatten_dict(scores, sep='/')
   if missing := [name for name in AVERAGED if name not in known]:

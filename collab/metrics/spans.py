@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact match and F1 of answers to SQuAD, in percent, as published.
+"""SQuAD's exact match and F1 of answers, in percent, as published.
 
-Rajpurkar et al., 2016 (v1.1) and 2018 (v2.0), by the definitions of the scripts
-that go with the data sets: answers are compared without case, punctuation of
-ASCII, articles and superfluous blanks; the best of the gold answers counts.
+The definitions are those of the scripts published with the data sets: Rajpurkar
+et al., 2016 (v1.1) and 2018 (v2.0). Answers are compared without case, ASCII
+punctuation, articles and superfluous blanks. The best of the gold answers
+counts.
 """
 
 from collections import Counter
@@ -17,26 +18,27 @@ _PUNCTUATION = str.maketrans('', '', string.punctuation)
 
 
 def normalise(text: str) -> str:
-  """Lower case, no ASCII punctuation, no a, an, the; one blank between words.
+  """Normalises: lower case, no ASCII punctuation, no a/an/the, single blanks.
 
-  In this order: "A-team" is the word ateam, and "the." is an article.
+  The steps have this order: "A-team" is the word ateam, and "the." is an
+  article.
   """
   text = text.lower().translate(_PUNCTUATION)
   return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
-  """1 if the prediction, normalised, is one of the answers.
+  """Returns 1 if the normalised prediction is one of the answers, else 0.
 
   Args:
     prediction: text.
-    answers: texts, at least one; '' is the answer to the unanswerable.
+    answers: texts, at least one; an unanswerable question has ''.
   """
   return float(any(normalise(prediction) == normalise(a) for a in answers))
 
 
 def f1(prediction: str, answers: Sequence[str], nothing=1.0) -> float:
-  """max_a 2 p r / (p + r) = 2 |P & A| / (|P| + |A|), of bags of words.
+  """Computes max_a 2 p r / (p + r) = 2 |P & A| / (|P| + |A|), bags of words.
 
   Args:
     prediction, answers: see `exact`.
@@ -53,16 +55,16 @@ def f1(prediction: str, answers: Sequence[str], nothing=1.0) -> float:
 
 
 def of_questions(predictions, answers, optional) -> dict[str, list[float]]:
-  """exact and f1 of each question, 0 to 1.
+  """Computes exact and f1 of each question, 0 to 1.
 
   Args:
     predictions: a text for each question.
     answers: for each question its gold answers.
-    optional: whether a question may have none (v2.0). Then an answer of which
-      nothing is left, once it is normalised, counts as none.
+    optional: whether a question may have no answer (v2.0). Then an answer that
+      is empty after normalisation counts as no answer.
 
   Raises:
-    ValueError: no questions, or not as many of the one as of the other.
+    ValueError: there are no questions, or the lists differ in length.
   """
   if not len(answers) or len(predictions) != len(answers):
     raise ValueError(
@@ -79,26 +81,26 @@ def of_questions(predictions, answers, optional) -> dict[str, list[float]]:
 
 
 def scores(predictions: Sequence[str], answers: Sequence) -> dict:
-  """exact and f1 of v1.1, in percent: means of `of_questions`."""
+  """Computes exact and f1 of v1.1 in percent: means of `of_questions`."""
   found = of_questions(predictions, answers, optional=False)
   return {name: _percent(values) for name, values in found.items()}
 
 
 def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
-  """The scores of v2.0, whose questions may have no answer.
+  """Computes the scores of v2.0, whose questions may have no answer.
 
-  A question is answered if its null score is at most the threshold; else the
-  prediction is "no answer". best_exact and best_f1 are the scores by the best
-  threshold for these questions. They are customary, but optimistic. The best
-  threshold is a value of `nulls`, or one below them all, to answer nothing.
-  Questions of equal null score go together; the published script takes them one
-  after the other, in the order of its file.
+  A question is answered if its null score is at most the threshold; otherwise
+  the prediction is "no answer". best_exact and best_f1 are the scores with the
+  best threshold for these questions; they are customary, but optimistic. The
+  best threshold is a value of `nulls`, or one below them all, which answers
+  nothing. Questions with equal null scores are answered together. The published
+  script takes them one after another, in the order of its file.
 
   Args:
     predictions: for each question the best text, whether it is given or not.
     answers: for each question its gold answers, () for none.
     nulls: for each question how much likelier no answer is than the text.
-    threshold: of `nulls`.
+    threshold: threshold of `nulls`.
 
   Returns:
     exact, f1; has_answer_exact, has_answer_f1, no_answer_exact, no_answer_f1
@@ -106,7 +108,7 @@ def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
     best_f1_threshold.
 
   Raises:
-    ValueError: as `of_questions`, or a null score that is not a number.
+    ValueError: as `of_questions`, or a null score is NaN.
   """
   questions = of_questions(predictions, answers, optional=True)
   nulls = np.asarray(nulls, np.float64)
@@ -115,7 +117,7 @@ def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
       f'Expected {len(answers)} null scores, got {nulls.shape} of them, '
       f'{np.isnan(nulls).sum()} not a number.'
     )
-  # Here an answer of which nothing is left is still one.
+  # An answer that is empty after normalisation still counts as an answer here.
   has = np.array([bool(every) for every in answers])
   given, found = nulls <= threshold, {}
   for name, said in questions.items():
@@ -133,10 +135,10 @@ def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
 
 
 def best_threshold(said, silent, nulls):
-  """max_t mean_i (said_i if nulls_i <= t else silent_i), and the least such t.
+  """Finds max_t mean_i (said_i if nulls_i <= t else silent_i), and the least t.
 
   Args:
-    said, silent: what question i scores if it is answered, and if not.
+    said, silent: score of question i if it is answered, and if not.
     nulls: null scores.
 
   Returns:
@@ -145,7 +147,7 @@ def best_threshold(said, silent, nulls):
   order = np.argsort(nulls, kind='stable')
   sums = silent.sum() + np.cumsum((said - silent)[order])
   nulls = nulls[order]
-  last = np.append(nulls[1:] != nulls[:-1], True)  # of those of equal score
+  last = np.append(nulls[1:] != nulls[:-1], True)  # of equal scores
   sums = np.append(silent.sum(), sums[last])
   at = np.append(nulls[0] - 1, nulls[last])
   best = int(np.argmax(sums))

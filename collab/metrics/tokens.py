@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and metrics of tokens as (sum, weight), which can be jitted.
+"""Losses and metrics of tokens as (sum, weight), for use under jit.
 
-Sums over batches, devices and accumulation steps are exact whatever the
-padding: mean = sum / weight, in float32. Axes: B batch, T tokens, V vocabulary.
+The mean is sum / weight, in float32. So it is exact over batches, devices and
+accumulation steps, whatever the padding. Axes: B batch, T tokens, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -13,41 +13,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PART = 4 << 20  # logits that exist at a time; they stay in a CPU's cache
+PART = 4 << 20  # logits that exist at a time; they fit a CPU's cache
 
 
 def cross_entropy(logits, labels, weights, label_smoothing=0.0):
   """sum_i w_i ((1 - e) CE_i + e mean_v(-log p_iv)),  CE_i = -log p_i,label.
 
-  Szegedy et al., 2016, section 7. With e = 0 it is what `perplexity` takes; in
-  one compiled program both together compute log p once.
+  Szegedy et al., 2016, section 7. With e = 0 it is the input of `perplexity`;
+  in one compiled program both together compute log p once.
 
   Args:
-    logits: [B, T, V], or any [..., V]; taken to float32.
-    labels: int [B, T]. One outside of 0 to V - 1 makes the sum NaN.
-    weights: [B, T]; where 0, labels and logits may hold anything, and have no
-      gradient.
+    logits: [B, T, V], or any [..., V]; cast to float32.
+    labels: int [B, T]. A label outside of 0 to V - 1 makes the sum NaN.
+    weights: [B, T]. Where a weight is 0, labels and logits may hold anything,
+      and get no gradient.
     label_smoothing: e, 0 to below 1.
 
   Returns:
     (sum, weight), float32 []; weight is the sum of the weights.
 
   Raises:
-    ValueError: shapes or types that do not fit, e out of range.
+    ValueError: shapes or types do not fit, or e is out of range.
   """
   losses, weights = _losses(logits, labels, weights, label_smoothing)
   return losses.sum(), weights.sum()
 
 
 def _losses(logits, labels, weights, label_smoothing=0.0):
-  """The terms of `cross_entropy`, and the weights in float32."""
+  """Computes the terms of `cross_entropy`, and the weights in float32."""
   if not 0 <= label_smoothing < 1:
     raise ValueError(
       f'label_smoothing must be 0 to below 1, got {label_smoothing}.'
     )
   logits, labels, weights, valid = _counted(logits, labels, weights)
-  # Sums over v alone, which compile to few passes over the logits: gathering
-  # the label's logit would scatter its gradient into zeros of their size.
+  # Sums over v alone compile to few passes over the logits. Gathering the
+  # label's logit would scatter its gradient into zeros of their size.
   loss = jax.nn.logsumexp(logits, axis=-1)
   loss -= (1 - label_smoothing) * _picked(logits, labels)
   if label_smoothing:
@@ -57,12 +57,12 @@ def _losses(logits, labels, weights, label_smoothing=0.0):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def projected_cross_entropy(x, output, labels, weights, label_smoothing=0.0):
-  """`cross_entropy` and `accuracy` of the logits x E^T + b, part by part of T.
+  """Computes loss and accuracy of the logits x E^T + b, in parts along T.
 
-  The logits [B, T, V] never exist in full, and each part is made once: where
-  the loss is differentiated, its gradient is taken with it. Only the loss has
-  one. Parts are cut along T, so that a batch that is split over devices stays
-  where it is.
+  The logits [B, T, V] never exist in full, and each part is computed once: the
+  gradient is computed together with the loss. Only the loss has a gradient.
+  Parts are cut along T, so that a batch that is split over devices stays in
+  place.
 
   Args:
     x: [B, T, D].
@@ -110,7 +110,7 @@ projected_cross_entropy.defvjp(_projected_forward, _projected_backward)
 
 
 def of_batch(model, params, batch: dict, rngs, label_smoothing=0.0) -> dict:
-  """`projected_cross_entropy` of a model on a batch with labels and weights."""
+  """Computes `projected_cross_entropy` of a model on a labelled batch."""
   x = model.apply({'params': params}, batch, rngs=rngs, method='features')
   output, labels = model.output_table(params), batch['labels']
   return projected_cross_entropy(
@@ -119,7 +119,7 @@ def of_batch(model, params, batch: dict, rngs, label_smoothing=0.0) -> dict:
 
 
 def of_rows(model, params, batch: dict) -> dict[str, jax.Array]:
-  """What each row of a batch adds to `of_batch`, for evaluations.
+  """Computes what each row of a batch adds to `of_batch`, for evaluations.
 
   Returns:
     dict of float32 [B]: nll, right, and tokens, the sum of the weights.
@@ -140,7 +140,7 @@ def of_rows(model, params, batch: dict) -> dict[str, jax.Array]:
 
 
 def scores(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """nll, perplexity and accuracy of a token, from `of_rows` of all rows."""
+  """Computes nll, perplexity and accuracy of a token from `of_rows`."""
   nll, right, tokens = (
     float(rows[name].sum(dtype=float)) for name in ('nll', 'right', 'tokens')
   )
@@ -152,10 +152,10 @@ def scores(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def in_pieces(sums: Mapping[str, np.ndarray], size: int) -> dict[str, list]:
-  """Adds up each `size` consecutive rows; gives lists.
+  """Adds up each `size` consecutive rows; returns lists.
 
-  Rows of a running text depend on their neighbours, so intervals are made by
-  resampling such pieces of the text.
+  Rows of a running text depend on their neighbours, so confidence intervals
+  resample such pieces instead of rows.
   """
   return {
     name: np.add.reduceat(x, np.arange(0, len(x), size)).tolist()
@@ -165,13 +165,13 @@ def in_pieces(sums: Mapping[str, np.ndarray], size: int) -> dict[str, list]:
 
 def _logits(x, output):
   table, bias = output
-  # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
+  # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
   logits = x @ table.astype(x.dtype).T
   return logits if bias is None else logits + bias.astype(x.dtype)[None, None]
 
 
 def _part(x, output, labels, weights, label_smoothing):
-  """The loss of a part, and all sums as a dict."""
+  """Computes the loss of a part, and all sums as a dict."""
   logits = _logits(x, output)
   loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
   nll, _ = cross_entropy(logits, labels, weights)
@@ -180,10 +180,10 @@ def _part(x, output, labels, weights, label_smoothing):
 
 
 def logits_held(labels: np.ndarray, V: int) -> str:
-  """'16.8 of 98.3 MB': what of a batch's logits exists at a time, in float32.
+  """Says how much of a batch's logits exists at a time: '16.8 of 98.3 MB'.
 
   Args:
-    labels: [B, T], as `projected_cross_entropy` takes them.
+    labels: [B, T], as in `projected_cross_entropy`.
     V: size of the vocabulary.
   """
   B, T = labels.shape
@@ -192,13 +192,13 @@ def logits_held(labels: np.ndarray, V: int) -> str:
 
 
 def _parts(B, T, V):
-  """How many parts, all alike, have at most PART logits, or one token a row."""
+  """Chooses n equal parts of at most PART logits, or of one token a row."""
   fits = (n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * V)
   return next(fits, T)
 
 
 def _cut(tree, V):
-  """[B, T, ...] as [n, B, T / n, ...], in n `_parts`."""
+  """Cuts [B, T, ...] into n `_parts`: [n, B, T / n, ...]."""
   B, T = tree[0].shape[:2]
   n = _parts(B, T, V)
   return jax.tree.map(
@@ -207,16 +207,16 @@ def _cut(tree, V):
 
 
 def accuracy(logits, labels, weights):
-  """sum_i w_i [logit_i,label = max_v logits_iv]. Arguments: `cross_entropy`.
+  """Computes sum_i w_i [logit_i,label = max_v logits_iv]; see `cross_entropy`.
 
-  NaN where a maximum is not finite, as the cross-entropy is.
+  The sum is NaN where a maximum is not finite, like the cross-entropy.
   """
   hits, weights = _hits(logits, labels, weights)
   return hits.sum(), weights.sum()
 
 
 def _hits(logits, labels, weights):
-  """The terms of `accuracy`, and the weights in float32."""
+  """Computes the terms of `accuracy`, and the weights in float32."""
   logits, labels, weights, valid = _counted(logits, labels, weights)
   most = logits.max(-1)
   right = (_picked(logits, labels) == most).astype(jnp.float32)
@@ -225,7 +225,7 @@ def _hits(logits, labels, weights):
 
 
 def perplexity(nll_sum: float, count: float) -> float:
-  """exp(nll_sum / count), of natural logarithms; inf where that is too large.
+  """Computes exp(nll_sum / count), of natural logarithms; inf if it overflows.
 
   Args:
     nll_sum: sum of -log p of the labels, without label smoothing.
@@ -241,14 +241,14 @@ def perplexity(nll_sum: float, count: float) -> float:
 
 
 def _picked(logits, labels):
-  """logits_i,label, [..., V] -> [...]."""
+  """Picks logits_i,label, [..., V] -> [...]."""
   ids = jnp.arange(logits.shape[-1])
   hit = labels[..., None] == ids.reshape((1,) * labels.ndim + ids.shape)
   return jnp.where(hit, logits, 0).sum(-1)
 
 
 def _counted(logits, labels, weights):
-  """float32 logits and weights, legal labels, and which labels were legal."""
+  """Returns float32 logits and weights, legal labels, and which were legal."""
   logits, labels = jnp.asarray(logits), jnp.asarray(labels)
   weights = jnp.asarray(weights, jnp.float32)
   if not logits.shape[:-1] == labels.shape == weights.shape or not logits.ndim:
@@ -261,6 +261,6 @@ def _counted(logits, labels, weights):
     raise ValueError(f'labels must be integers, got {labels.dtype}.')
   counted = weights != 0
   valid = ~counted | ((labels >= 0) & (labels < logits.shape[-1]))
-  # Zeros, for 0 * NaN would be NaN, in the sum and in the gradient.
+  # Zeros, because 0 * NaN is NaN in the sum and in the gradient.
   logits = jnp.where(counted[..., None], logits.astype(jnp.float32), 0)
   return logits, jnp.where(counted & valid, labels, 0), weights, valid

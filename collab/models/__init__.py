@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of all tasks, built by name from the fields of a config."""
+"""Builds the models of all tasks by name, from the fields of a config."""
 
 from collections.abc import Mapping
 import math
@@ -25,7 +25,7 @@ MODELS = dict(
 )
 SIZE, COUNT = (1, 2**31), (0, 2**31)
 RATE = (0, 1)
-# Ranges of the fields of any model, [least, end).
+# Ranges [least, end) of the fields of any model.
 RANGES = {
   **dict.fromkeys(('dim', 'mlp_dim', 'max_length', 'vocab_size'), SIZE),
   **dict.fromkeys(('num_layers', 'encoder_layers', 'decoder_layers'), SIZE),
@@ -40,7 +40,7 @@ DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 class Model(Protocol):
-  """What a linen Module says of itself, so that nobody asks for its name.
+  """What a model tells about itself, so that no code depends on its name.
 
   Attributes:
     READS: 'texts' (rows of one text or two), 'stream' (rows of running text),
@@ -48,7 +48,7 @@ class Model(Protocol):
     BLOCK: {field of BlockConfig: the model's own default}.
     dim: width of the model.
     block: BlockConfig.
-    longest: tokens of a sequence at most.
+    longest: maximum number of tokens of a sequence.
   """
 
   READS: ClassVar[str]
@@ -58,23 +58,24 @@ class Model(Protocol):
   longest: int
 
   def attentions(self) -> list[Place]:
-    """Where its attention layers are."""
+    """Lists where the model has attention layers."""
 
   def example(self, rows: int = 1, length: int = 1) -> dict:
-    """The shapes of a batch, as a dict of jax.ShapeDtypeStruct."""
+    """Returns the shapes of a batch, as a dict of jax.ShapeDtypeStruct."""
 
   def output_table(self, params) -> tuple:
-    """(table [V, D], bias [V] or None) that turn its features into logits.
+    """Returns (table [V, D], bias [V] or None), from features to logits.
 
-    Only of models of text.
+    Only models of text have it.
     """
 
 
 def build(name: str, **fields: Any) -> Model:
-  """A model by name and fields, those of its BlockConfig among them.
+  """Builds a model by name; the fields include those of its BlockConfig.
 
   Raises:
-    ValueError, TypeError: no such name, field or value; it lists the legal.
+    ValueError, TypeError: there is no such name or field, or a value is
+      illegal; the message lists what is legal.
   """
   model = find(name)
   _check(fields)
@@ -83,27 +84,27 @@ def build(name: str, **fields: Any) -> Model:
 
 
 def find(name: str) -> type[nn.Module]:
-  """The class of a model by its name, or its import path; else ValueError."""
+  """Finds the class of a model by name or import path; else ValueError."""
   if cls := imports.subclass(name, nn.Module):
     return cls
-  if name not in list(MODELS):  # it may be anything
+  if name not in list(MODELS):  # the name may have any type
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
   return MODELS[name]
 
 
 def zeros(shapes: Any) -> Any:
-  """Arrays of zeros for a tree of jax.ShapeDtypeStruct."""
+  """Makes arrays of zeros for a tree of jax.ShapeDtypeStruct."""
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def shapes(model: Model) -> Any:
-  """The parameters of a Model, as ShapeDtypeStructs."""
+  """Returns the parameters of a Model as ShapeDtypeStructs."""
   key = jax.random.key(0)
   return jax.eval_shape(model.init, key, model.example())['params']
 
 
 def _check_attention(place, fields):
-  """Refuses fields that are none of an attention, with a ValueError."""
+  """Raises ValueError for fields that do not belong to an attention."""
   if not isinstance(fields, Mapping) or 'name' not in fields:
     raise ValueError(
       f'model.{place}={fields!r}; expected a dict with a name, one of '
@@ -119,7 +120,7 @@ def _check_attention(place, fields):
 
 
 def _check(fields):
-  """Refuses fields that are out of range, with a ValueError."""
+  """Raises ValueError for fields that are out of range."""
   for place in ATTENTIONS:
     if fields.get(place) or place == 'attention':
       _check_attention(place, fields.get(place))

@@ -13,7 +13,7 @@ from collab.models.transformer import BlockConfig, Place
 
 
 class Decoder(nn.Module):
-  """GPT-2's form: causal, pre-norm, learned positions, tied output.
+  """A language model in GPT-2's form: causal, pre-norm, tied output.
 
     logits = Stack(E[tokens] + P) E^T,  or U^T where the output is not tied
 
@@ -22,11 +22,11 @@ class Decoder(nn.Module):
     block: BlockConfig.
     dim: D.
     num_layers: number of blocks.
-    tied: whether one table embeds and gives logits.
+    tied: whether the embedding table also gives the logits.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
-    max_length: of learned positions and of decoding.
+    max_length: number of learned positions, and of tokens when decoding.
     scan, remat: as in stack.Stack.
-    decode: keep caches.
+    decode: whether to keep caches.
   """
 
   READS: ClassVar[str] = 'stream'
@@ -78,17 +78,17 @@ class Decoder(nn.Module):
     self.drop = nn.Dropout(self.block.dropout)
 
   def __call__(self, batch):
-    """Logits [B, L, V] of a dict of tokens, int [B, L]."""
+    """Computes logits [B, L, V] from a dict of tokens, int [B, L]."""
     return self._logits(self.features(batch))
 
   def features(self, batch):
-    """What the table turns into logits, [B, L, D]."""
+    """Computes the features that the table turns into logits, [B, L, D]."""
     tokens = batch['tokens']
     x = self._input(tokens, jnp.arange(tokens.shape[1])[None])
     return self.decoder(x, mask=Mask(causal=True))
 
   def next_logits(self, tokens, lengths=None):
-    """Logits [B, n, V] of n more tokens int [B, n] (decode=True).
+    """Computes logits [B, n, V] of n more tokens int [B, n] (decode=True).
 
     Args:
       tokens: int [B, n].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
+"""The text encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
 
 from typing import ClassVar
 
@@ -16,11 +16,11 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Encoder(nn.Module):
-  """BERT (1810.04805), and by their fields RoBERTa, DistilBERT and ALBERT.
+  """BERT (1810.04805); other fields make RoBERTa, DistilBERT and ALBERT.
 
     x = Stack(LN(E[tokens] + P + E_types[types]));  pooled = tanh(W x_0 + b)
 
-  The norm of the embeddings is there with norm='pre' as well.
+  The embeddings have their norm also with norm='pre'.
 
   Attributes:
     vocab_size: V.
@@ -28,17 +28,17 @@ class Encoder(nn.Module):
     dim: D.
     num_layers: number of layers.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
-    max_length: rows of the learned positions' table.
-    first_position: its row of the first token (RoBERTa: 2).
+    max_length: rows of the table of learned positions.
+    first_position: row of the first token in it (RoBERTa: 2).
     types: number of token types, 0 for none (DistilBERT).
-    embed_dim: E of the embeddings that a projection takes to D (ALBERT); 0 for
-      D and no projection.
-    shared: one layer's parameters for all (ALBERT).
-    pooler: whether there is one (not in DistilBERT) where it is used: 'none',
-      'classify' and 'choice'.
-    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. Apart
-      from the pooler it is all of `params` that depends on the task.
-    outputs: of 'classify', 1 for regression.
+    embed_dim: E, width of embeddings that are projected to D (ALBERT); 0 for D
+      and no projection.
+    shared: whether all layers share one layer's parameters (ALBERT).
+    pooler: whether the model has one (not in DistilBERT), for the heads that
+      use it: 'none', 'classify' and 'choice'.
+    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. Of
+      `params`, only the head and the pooler depend on the task.
+    outputs: number of outputs of 'classify', 1 for regression.
     scan, remat: as in stack.Stack.
   """
 
@@ -122,12 +122,12 @@ class Encoder(nn.Module):
       self.task = ClassHead(outputs, not self.pooler, block, name='head')
 
   def __call__(self, batch):
-    """What the head makes of texts.
+    """Computes the outputs of the head for texts.
 
     Args:
-      batch: dict of int tokens [B, L], padded on the right; types [B, L], which
-        is looked at if the model has types; lengths [B], real tokens; of 'mlm'
-        also positions [B, P]. Of 'choice' each has an axis of C after B.
+      batch: dict of int tokens [B, L], padded on the right; types [B, L], if
+        the model has types; lengths [B], numbers of real tokens; for 'mlm' also
+        positions [B, P]. For 'choice' each has an axis C after B.
 
     Returns:
       'none': x [B, L, D] and pooled [B, D], or None without pooler; 'mlm':
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
     return x, self._pooled(x) if self.pooler else None
 
   def features(self, batch):
-    """What table and bias turn into logits at the positions, [B, P, E]."""
+    """Computes the features at the positions that give logits, [B, P, E]."""
     x = self._hidden(batch)
     at = batch['positions'][:, :, None]
     return self.task(jnp.take_along_axis(x, at, axis=1))
@@ -180,7 +180,7 @@ class Encoder(nn.Module):
 
 
 class MaskedHead(nn.Module):
-  """norm(act(W x + b)), for the tied table, and a bias of its logits."""
+  """The MLM head: norm(act(W x + b)) for the tied table, and a logit bias."""
 
   vocab_size: int
   dim: int
@@ -200,7 +200,7 @@ class MaskedHead(nn.Module):
 
 
 class ClassHead(nn.Module):
-  """Dropout and a linear map; `hidden`: after relu(W x + b), for a pooler."""
+  """Dropout and a linear map; `hidden` puts relu(W x + b) before them."""
 
   outputs: int
   hidden: bool

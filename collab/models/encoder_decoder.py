@@ -15,22 +15,22 @@ from collab.models.transformer import BlockConfig, Place
 
 
 class EncoderDecoder(nn.Module):
-  """arXiv 1706.03762, with an attention variant in each of its three places.
+  """The Transformer of arXiv 1706.03762, with three choices of attention.
 
   One embedding serves source, target and output.
 
   Attributes:
     vocab_size: V.
-    block: BlockConfig; its cross attention, from decoder to encoder, is the
-      encoder's attention by default.
-    decoder_attention: the decoder's own, default the encoder's.
+    block: BlockConfig. By default its cross attention, from decoder to encoder,
+      is the encoder's attention.
+    decoder_attention: the decoder's self-attention, default the encoder's.
     dim: D.
     encoder_layers, decoder_layers: number of blocks.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
-    max_length: of learned positions and of decoding.
-    output_bias: of the logits (Marian).
+    max_length: number of learned positions, and of tokens when decoding.
+    output_bias: whether logits have a bias (Marian).
     scan, remat: as in stack.Stack.
-    decode: the decoder keeps caches.
+    decode: whether the decoder keeps caches.
   """
 
   READS: ClassVar[str] = 'pairs'
@@ -100,16 +100,16 @@ class EncoderDecoder(nn.Module):
     self.drop = nn.Dropout(self.block.dropout)
 
   def __call__(self, batch):
-    """Logits [B, T, V] of packed pairs; see `features`."""
+    """Computes logits [B, T, V] of packed pairs; see `features`."""
     return self.embed.logits(self.features(batch))
 
   def features(self, batch):
-    """What the embedding turns into logits, [B, T, D], of packed pairs.
+    """Computes the features that give logits, [B, T, D], of packed pairs.
 
     Args:
       batch: dict of int [B, S]: source, source_segments, source_positions; and
         [B, T]: target_inputs, target_segments, target_positions. Segment 0 is
-        padding; a pair attends within its own segment only.
+        padding. Tokens attend within their own segment only.
     """
     memory = self.encode(
       batch['source'], batch['source_segments'], batch['source_positions']
@@ -125,7 +125,7 @@ class EncoderDecoder(nn.Module):
     )
 
   def encode(self, source, segments, positions=None):
-    """Memory [B, S, D] of source tokens int [B, S]."""
+    """Computes the memory [B, S, D] of source tokens int [B, S]."""
     if positions is None:
       positions = jnp.arange(source.shape[1])[None]
     x = self._embed(source, self.source_positions, positions)
@@ -136,9 +136,10 @@ class EncoderDecoder(nn.Module):
     self.decoder.prefill_memory(memory, lengths)
 
   def next_logits(self, tokens, memory=None):
-    """Logits [B, n, V] of n more target tokens int [B, n] (decode=True).
+    """Computes logits [B, n, V] of n more target tokens [B, n] (decode=True).
 
-    `memory` only sizes the caches, at initialisation.
+    At initialisation `memory` sets the size of the caches; otherwise it is
+    unused.
     """
     positions = layers.next_positions(self, tokens, tokens.shape[1])
     x = self._embed(tokens, self.target_positions, positions)

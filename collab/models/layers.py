@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings, positions, norms and MLPs of all models. Axes: B, T, D, V."""
+"""The embeddings, positions, norms and MLPs of all models. Axes: B, T, D, V."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,14 @@ BLOCK_INIT = nn.initializers.xavier_uniform()
 
 
 def choose(what: str, name: str, legal: Mapping) -> Any:
-  """legal[name], or a ValueError that lists what is legal."""
+  """Returns legal[name], or raises a ValueError that lists the legal names."""
   if name not in legal:
     raise ValueError(f'{what}={name!r} is none of {", ".join(legal)}.')
   return legal[name]
 
 
 def of_layer(fields: Mapping, layer: int, layers: int) -> dict:
-  """Fields of one layer: a tuple, at any depth, has a value for each of them.
+  """Returns the fields of one layer; a tuple, at any depth, has each layer's.
 
   Raises:
     ValueError: a tuple of another length.
@@ -52,19 +52,19 @@ def of_layer(fields: Mapping, layer: int, layers: int) -> dict:
 def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
   """Stochastic depth: 0 with probability `rate`, else x / (1 - rate).
 
-  One draw for each example, the first axis of x. Larsson et al., 2016.
+  Each example (first axis of x) has its own draw. Larsson et al., 2016.
   """
   shape = (x.shape[0],) + (1,) * (x.ndim - 1)
   keep = jax.random.bernoulli(key, 1 - rate, shape)
   return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
-# MLPs: functions of a BlockConfig, x [N, D], and whether dropout is off. They
-# make their layers inside the block that calls them.
+# MLPs are functions of a BlockConfig, x [N, D], and whether dropout is off.
+# They create their layers inside the block that calls them.
 
 
 def dense_mlp(config, x, deterministic):
-  """act(x W_in + b) W_out + b."""
+  """Computes act(x W_in + b) W_out + b."""
   h = ACTIVATIONS[config.activation](
     _mlp_layer('mlp_in', config, config.mlp_dim)(x)
   )
@@ -72,7 +72,7 @@ def dense_mlp(config, x, deterministic):
 
 
 def gated_mlp(config, x, deterministic):
-  """(act(x W_gate + b) * (x W_in + b)) W_out + b  (arXiv 2002.05202)."""
+  """Computes (act(x W_gate + b) * (x W_in + b)) W_out + b (2002.05202)."""
   gate = _mlp_layer('mlp_gate', config, config.mlp_dim)(x)
   h = _mlp_layer('mlp_in', config, config.mlp_dim)(x)
   h = ACTIVATIONS[config.activation](gate) * h
@@ -92,17 +92,17 @@ MLPS = dict(dense=dense_mlp, gated=gated_mlp)
 
 
 def ints(*shape: int) -> jax.ShapeDtypeStruct:
-  """The shape and type of an int32 array."""
+  """Returns the shape and dtype of an int32 array."""
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 def next_positions(module: nn.Module, tokens: jax.Array, new) -> jax.Array:
-  """Positions [B, n] of the next tokens [B, n] that a module decodes.
+  """Returns positions [B, n] of the next tokens [B, n] that a module decodes.
 
   Args:
-    module: keeps in its cache how many it has decoded.
+    module: its cache counts the tokens that it has decoded.
     tokens: int [B, n].
-    new: int [] or [B], how many of the n are real; the others come again.
+    new: int [] or [B], how many of the n are real; the others come again later.
   """
   B, n = tokens.shape
   start = jnp.zeros((B,), jnp.int32)
@@ -143,7 +143,7 @@ class Embed(nn.Module):
 
   def logits(self, x):
     """[B, T, D] -> [B, T, V]."""
-    # As x @ E^T, whose gradient to E needs no transposed copy of the logits.
+    # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
     logits = x @ self.embedding.astype(x.dtype).T
     if self.use_bias:
       logits += self.bias[None, None].astype(x.dtype)
@@ -151,7 +151,7 @@ class Embed(nn.Module):
 
 
 def table(vocab_size: int, dim: int, dtype: Any = None, **options: Any):
-  """A table [V, D] as BERT and GPT-2 have it: x = E[tokens], logits = x E^T."""
+  """Makes a table [V, D] like BERT and GPT-2: x = E[tokens], logits = x E^T."""
   init = nn.initializers.normal(0.02)
   return nn.Embed(vocab_size, dim, dtype, embedding_init=init, **options)
 
@@ -166,7 +166,7 @@ def sinusoid(positions: jax.Array, D: int) -> jax.Array:
 
 
 def exact_sinusoid(positions: jax.Array, D: int) -> jax.Array:
-  """As `sinusoid` of these rates; its own end in 1/10000 (tensor2tensor's)."""
+  """As `sinusoid`, with exactly these rates (not tensor2tensor's)."""
   half = -(-D // 2)
   rates = (10000.0 ** (-2 * np.arange(half) / D)).astype(np.float32)
   angles = positions[..., None].astype(jnp.float32) * rates[None, None]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters decay, which are matrices, and how deep they are, by name.
+"""Says by name which parameters decay, which are matrices, and their depth.
 
-Optimisers ask here. Nothing outside of collab.models looks into the names of
-parameters.
+Optimisers use these functions. No code outside of collab.models depends on the
+names of parameters.
 """
 
 import re
@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import optax
 
-INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # below layer 0
+INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # at depth 0
 
 
 def decays(params: Any) -> Any:
-  """True where weights decay: rank >= 2, and not a bias or scale by name.
+  """Says which weights decay: rank >= 2, and not a bias or scale by name.
 
-  The name decides besides the rank, because the bias of a head projection is
-  [H, K] and a norm's scale is [layers, D] when layers are scanned.
+  The rank does not suffice: the bias of a head projection is [H, K], and a
+  norm's scale is [layers, D] when layers are scanned.
   """
 
   def decays(path, x):
@@ -29,10 +29,11 @@ def decays(params: Any) -> Any:
 
 
 def matrices(params: Any) -> Any:
-  """Which parameters Muon takes as matrices, and which axes are their inputs.
+  """Says which parameters Muon takes as matrices, and which axes are inputs.
 
-  These are the kernels of layers: [D, H, K] is [D, H K], and out/kernel
-  [H, V, D] is [H V, D]. Embeddings, heads, biases and others are Adam's: None.
+  These are the kernels of layers: [D, H, K] is the matrix [D, H K], and
+  out/kernel [H, V, D] is [H V, D]. For embeddings, heads, biases and others the
+  value is None; Adam updates them.
   """
 
   def axes(path, x):
@@ -48,11 +49,11 @@ def matrices(params: Any) -> Any:
 
 
 def layer_rates(params: Any, decay: float) -> Any:
-  """Factors of the learning rate by layer: decay^(n + 1 - depth), n layers.
+  """Returns learning-rate factors by layer: decay^(n + 1 - depth), n layers.
 
-  Depth is 0 for the input (see `INPUTS`), i + 1 for layer i, and n + 1 after
-  the layers. So a new head learns at the full rate, and the first layers of a
-  pre-trained model change least (Clark et al., 2020, ELECTRA).
+  The depth is 0 for the input (see `INPUTS`), i + 1 for layer i, and n + 1
+  after the layers. So a new head learns at the full rate, and the first layers
+  of a pre-trained model change least (Clark et al., 2020, ELECTRA).
 
   Returns:
     A tree like params, of floats.
@@ -72,6 +73,6 @@ def layer_rates(params: Any, decay: float) -> Any:
 
 
 def _layer(name):
-  """The i of .../layer_i/..., or -1."""
+  """Returns the i in .../layer_i/..., or -1."""
   found = re.search(r'layer_(\d+)/', name)
   return int(found[1]) if found else -1

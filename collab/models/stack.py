@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs many transformer blocks, in a loop or a scan, and saves memory by remat.
+"""Runs transformer blocks, in a loop or a scan, and saves memory by remat.
 
 Axes as in transformer.py.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from collab.models import layers
 from collab.models.transformer import Block, BlockConfig
 
-# What the backward pass computes again: what its policy does not save.
+# {name: checkpoint policy}; the backward pass recomputes what it does not save.
 REMAT = dict(
   none=jax.checkpoint_policies.everything_saveable,
   dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -21,25 +21,26 @@ REMAT = dict(
 
 
 class Stack(nn.Module):
-  """num_layers Blocks, and a last norm if they are pre-norm.
+  """A sequence of num_layers Blocks; pre-norm blocks end in a last norm.
 
-  The parameters are layer_0, layer_1, ... whatever `scan` does, in memory as on
-  disk: a scan stacks them on the way in, which costs one copy of them a step
+  The parameters are layer_0, layer_1, ... with or without `scan`, in memory and
+  on disk. A scan stacks them on the way in; that costs one copy of them a step
   and saves compile time.
 
   Attributes:
     num_layers: number of blocks.
     block: BlockConfig of all layers.
-    scan: run the blocks as a lax.scan; they have to be alike.
-    remat: what the backward pass computes again: 'none'; 'dots', all but the
-      products with parameters, little time for most of the memory; 'full', each
-      block from its input, a forward pass more for all of it. XLA's CPU backend
-      saves memory only with `scan`, as it may undo the rest.
-    drop_path: probability of leaving an f of the last block out; from 0 at the
-      first it grows evenly (Huang et al., 2016, stochastic depth).
-    shared: one block's parameters, layer_0, serve all layers (ALBERT). They
-      would share a cache too: not for decoding.
-    decode: keep caches.
+    scan: whether to run the blocks as a lax.scan; they have to be alike.
+    remat: what the backward pass recomputes: 'none'; 'dots', all except
+      products with parameters, which saves most of the memory for little time;
+      'full', each block from its input, which saves all of it for one more
+      forward pass. XLA's CPU backend saves memory only with `scan`, as it may
+      undo the others.
+    drop_path: probability of dropping an f of the last block; it rises linearly
+      from 0 at the first block (Huang et al., 2016, stochastic depth).
+    shared: whether all layers use one block's parameters, layer_0 (ALBERT).
+      They would also share a cache, so this does not support decoding.
+    decode: whether to keep caches.
   """
 
   num_layers: int
@@ -65,7 +66,7 @@ class Stack(nn.Module):
       self.norm = self.block.make_norm()
 
   def __call__(self, x, *args, **kwargs):
-    """As Block."""
+    """Calls the blocks; arguments as in Block."""
     blocks = [*self.layer] * (self.num_layers if self.shared else 1)
     rates = [None] * self.num_layers
     if self.drop_path:
@@ -79,7 +80,7 @@ class Stack(nn.Module):
     return self.norm(x) if self.block.norm == 'pre' else x
 
   def _functional(self, x, blocks, rates, args, kwargs):
-    """The blocks as calls of pure functions, for lax.scan and remat."""
+    """Runs the blocks as pure functions, for lax.scan and remat."""
 
     def pure(block):
       block = block.clone(parent=None)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer block, written once and used by all models.
+"""The transformer block that all models use.
 
-`BlockConfig` says what a block is, `Block` computes it; stack.py runs many.
-Dropout is on where `apply` is given a 'dropout' random key, and off elsewhere;
-no flag is handed down. Axes: B batch, T queries, S memory, D model.
+`BlockConfig` defines a block, `Block` computes it, and stack.py runs many.
+Dropout is on if `apply` gets a 'dropout' random key, and off otherwise; no flag
+is passed down. Axes: B batch, T queries, S memory, D model.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from collab.models import layers
 
 
 class Place(NamedTuple):
-  """Where a model has attention layers, for accounting.
+  """A place in a model with attention layers, for accounting.
 
   Attributes:
     name: 'encoder', 'decoder' or 'cross'.
-    field: of the model's config that says which attention it is.
-    fields: of the attention; a tuple has a value for each layer.
-    layers: how many have parameters of their own.
-    causal: a decoder's self-attention, which keeps a cache.
-    cross: attends to a memory, and keeps that in a cache.
-    runs: how often each layer runs, num_layers where layers are shared.
+    field: the field of the model's config that defines this attention.
+    fields: fields of the attention; a tuple has a value for each layer.
+    layers: number of layers with parameters of their own.
+    causal: whether it is a decoder's self-attention, which keeps a cache.
+    cross: whether it attends to a memory, and keeps that in a cache.
+    runs: how often each layer runs: num_layers where layers are shared.
   """
 
   name: str
@@ -39,31 +39,31 @@ class Place(NamedTuple):
   runs: int = 1
 
   def each(self):
-    """Fields of the attention of each layer with parameters of its own."""
+    """Returns the attention fields of each layer with parameters of its own."""
     n = self.layers
     return [layers.of_layer(self.fields, i, n) for i in range(n)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-  """What a transformer block is; the one place for a field of all blocks.
+  """The definition of a transformer block, with all fields that blocks have.
 
   A tuple, at any depth, has a value for each layer: shared_dim=(96, 64, 64) of
   an attention.
 
   Attributes:
-    attention: fields of `attention.build`, with its name.
-    cross_attention: likewise, or None for a block without memory.
+    attention: fields of `attention.build`, including the name.
+    cross_attention: the same, or None for a block without memory.
     mlp: one of layers.MLPS.
     mlp_dim: width of the MLP's hidden layer.
     activation: one of layers.ACTIVATIONS.
-    norm: where norms are, 'post' or 'pre'.
+    norm: position of the norms, 'post' or 'pre'.
     norm_kind: one of layers.NORMS.
-    epsilon: of the norms.
-    dropout: of the result of attention and MLP.
-    attention_dropout: of attention weights.
-    activation_dropout: of the MLP's hidden layer.
-    dtype: of the computation.
+    epsilon: epsilon of the norms.
+    dropout: dropout rate of the results of attention and MLP.
+    attention_dropout: dropout rate of attention weights.
+    activation_dropout: dropout rate of the MLP's hidden layer.
+    dtype: dtype of the computation.
   """
 
   attention: Mapping
@@ -80,7 +80,7 @@ class BlockConfig:
   dtype: Any = None
 
   def __post_init__(self):
-    for name in ('attention', 'cross_attention'):  # so that it has a hash
+    for name in ('attention', 'cross_attention'):  # makes the config hashable
       if (fields := getattr(self, name)) is not None:
         object.__setattr__(self, name, core.freeze(dict(fields)))
     layers.choose('mlp', self.mlp, layers.MLPS)
@@ -90,17 +90,17 @@ class BlockConfig:
 
   @classmethod
   def of(cls, fields: Mapping) -> tuple[dict, dict]:
-    """The fields of a model in two parts: a BlockConfig's, and the others."""
+    """Splits the fields of a model into a BlockConfig's and the others."""
     own = {field.name for field in dataclasses.fields(cls)}
     rest = {k: x for k, x in fields.items() if k not in own}
     return {k: x for k, x in fields.items() if k in own}, rest
 
   def of_layer(self, i: int, n: int) -> 'BlockConfig':
-    """The config of layer i of n; ValueError if a tuple is not of n values."""
+    """Returns the config of layer i of n; ValueError for a wrong tuple."""
     return BlockConfig(**layers.of_layer(vars(self), i, n))
 
   def make_norm(self) -> nn.Module:
-    """A norm as the block's own."""
+    """Makes a norm like the block's own."""
     norm = layers.NORMS[self.norm_kind]
     return norm(epsilon=self.epsilon, dtype=self.dtype)
 
@@ -110,11 +110,12 @@ class Block(nn.Module):
 
     post: x = norm(x + f(x));   pre: x = x + f(norm(x))
 
-  for each f in turn, f(x) with dropout on its result, and stochastic depth.
+  The formulas apply to each f in turn. The result of f(x) has dropout and
+  stochastic depth.
 
   Attributes:
     config: BlockConfig of this layer.
-    decode: keep caches, see attention.Attention.
+    decode: whether to keep caches, see attention.Attention.
   """
 
   config: BlockConfig
@@ -151,17 +152,17 @@ class Block(nn.Module):
     memory_positions=None,
     drop_path=None,
   ):
-    """[B, T, D] -> [B, T, D].
+    """Runs the block, [B, T, D] -> [B, T, D].
 
     Args:
       x: [B, T, D].
-      memory: [B, S, D], None for a block without, or when its cache holds it.
-      mask: of self-attention.
-      memory_mask: of cross attention.
-      lengths: int [B] of real tokens when decoding, see attention.Attention.
-      positions: int [B|1, T] of x, likewise.
-      memory_positions: int [B|1, S] of the memory, likewise.
-      drop_path: probability of leaving f out, for each example and f.
+      memory: [B, S, D]; None if the block has none, or if its cache holds it.
+      mask: mask of self-attention.
+      memory_mask: mask of cross attention.
+      lengths: int [B], real tokens when decoding, see attention.Attention.
+      positions: int [B|1, T] of x, see attention.Attention.
+      memory_positions: int [B|1, S] of the memory, see attention.Attention.
+      drop_path: probability of dropping f, for each example and f.
     """
     config, deterministic = self.config, not self.has_rng('dropout')
     dropout = nn.Dropout(config.dropout, deterministic=deterministic)
@@ -197,8 +198,8 @@ class Block(nn.Module):
       )
 
     def mlp(x):
-      # Tokens as one axis: XLA's CPU backend takes up to 3 times as long for
-      # the gradient of a kernel when it contracts two.
+      # Tokens become one axis: XLA's CPU backend takes up to 3 times as long
+      # for a kernel's gradient that contracts two axes.
       flat = x.reshape(-1, x.shape[-1])
       return layers.MLPS[config.mlp](config, flat, deterministic).reshape(
         x.shape

@@ -11,14 +11,14 @@ from collab.models import layers
 from collab.models.stack import Stack
 from collab.models.transformer import BlockConfig, Place
 
-# Learned tokens before the patches, by `distillation`.
+# Learned tokens before the patches, for each value of `distillation`.
 TOKENS = dict(
   none=('class',), token=('class', 'distilled'), head=('class', 'distilled')
 )
 
 
 class ViT(nn.Module):
-  """ViT and DeiT: patches and a class token, of which a linear head reads.
+  """ViT and DeiT: patches and a class token, with a linear head.
 
   arXiv 2010.11929 and 2012.12877.
 
@@ -28,7 +28,7 @@ class ViT(nn.Module):
     block: BlockConfig.
     channels: C.
     patch: P, divides S.
-    distillation: DeiT's second token: 'none', 'token', which no head reads, or
+    distillation: DeiT's second token: 'none'; 'token', which no head reads; or
       'head', whose own head's logits are averaged with the class token's.
     dim: D.
     num_layers: number of blocks.
@@ -66,9 +66,10 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, batch):
-    """Logits [B, outputs] of a dict of images, [B, S, S, C].
+    """Computes logits [B, outputs] from a dict of images, [B, S, S, C].
 
-    Without a head x [B, N, D], of the tokens and then of the patches.
+    Without a head it returns x [B, N, D], first the tokens and then the
+    patches.
     """
     layers.choose('distillation', self.distillation, TOKENS)
     x = self._patches(batch['images'])
@@ -95,7 +96,7 @@ class ViT(nn.Module):
     return logits
 
   def _with_tokens(self, x):
-    """[B, N, D] -> [B, n + N, D], the n learned tokens first."""
+    """Puts the n learned tokens first: [B, N, D] -> [B, n + N, D]."""
     shape = (x.shape[0], 1, self.dim)
     tokens = [
       self.param(name, nn.initializers.zeros, (1, 1, self.dim))
@@ -111,7 +112,7 @@ class ViT(nn.Module):
     )
 
   def _patches(self, images):
-    """[B, S, S, C] -> [B, (S/P)^2, P P C]: a convolution as a matrix."""
+    """Cuts patches, [B, S, S, C] -> [B, (S/P)^2, P P C], like a convolution."""
     B, S, width, C = images.shape
     want = (self.image_size, self.image_size, self.channels)
     if (S, width, C) != want:

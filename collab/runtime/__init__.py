@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How runs survive: processes, signals, checkpoints, the workdir."""
+"""Keeps runs alive: processes, signals, checkpoints and the workdir."""
 
 from collab import extras
 

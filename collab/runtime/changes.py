@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may change when a run goes on, and a record of what has changed."""
+"""Decides what may change when a run resumes, and records the changes."""
 
 from collections.abc import Callable
 import importlib.metadata
@@ -14,14 +14,14 @@ import numpy as np
 
 from collab.io import atomic, json_text
 
-# Changes of these leave the numbers of a run as they are.
+# Changes of these do not affect the results of a run.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
-# After a change of these, or of JAX, no single run gives the same numbers: the
-# row of such a run enters no table. total_steps may only grow.
+# After a change of these, or of JAX, no single run reproduces the result, so
+# its row enters no table. total_steps may only grow.
 RECORDED = ('fsdp', 'accumulate', 'total_steps')
 VERSIONS = ('jax', 'jaxlib')
 WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, accumulate'
-# Settings of JAX that results depend on; they never change within a run.
+# JAX settings that affect results; they may not change within a run.
 NUMERICS = (
   'jax_enable_x64',
   'jax_default_matmul_precision',
@@ -32,20 +32,20 @@ NUMERICS = (
 
 
 def numerics() -> dict:
-  """The settings of JAX that results depend on."""
+  """Returns the JAX settings that affect results."""
   return {name: getattr(jax.config, name) for name in NUMERICS}
 
 
 def check(kept: dict, config: ConfigDict, workdir: str):
-  """Refuses to go on with a config or settings that make another run.
+  """Refuses to resume with a config or settings that make another run.
 
   Args:
-    kept: of workdir.read.
-    config: ConfigDict to go on with.
-    workdir: for the message.
+    kept: result of workdir.read.
+    config: ConfigDict to resume with.
+    workdir: path for the message.
 
   Raises:
-    ValueError: it says what differs.
+    ValueError: config or settings differ; the message says where.
   """
   old, new = _flat(kept['config']), _flat(config.to_dict())
   if not old['total_steps']:
@@ -78,19 +78,19 @@ def check(kept: dict, config: ConfigDict, workdir: str):
 def found(
   kept: dict, config: ConfigDict, step: int, workdir: str, rates: Callable
 ) -> list[dict]:
-  """What changes, of config and JAX, with a start that goes on from `step`.
+  """Lists what changes in config and JAX when the run resumes from `step`.
 
   Args:
     kept, config, workdir: as in `check`.
-    step: of the checkpoint.
-    rates: total_steps -> the schedule that the config has with so many.
+    step: step of the checkpoint.
+    rates: function total_steps -> the config's schedule for that many steps.
 
   Returns:
     List of dict(step, field, was, now).
 
   Raises:
-    ValueError: with other total_steps, the learning rates so far would have
-      been others.
+    ValueError: with the new total_steps, the learning rates so far would have
+      been different.
   """
   old, new = _flat(kept['config']), _flat(config.to_dict())
   if new['total_steps'] != old['total_steps']:
@@ -111,7 +111,7 @@ def found(
 
 
 def _check_rates(old, new, totals, step, workdir):
-  """Refuses other total_steps if the rates of the steps done depend on it."""
+  """Refuses a new total_steps if the rates of past steps depend on it."""
   was, now = (np.asarray(rate(np.arange(step))) for rate in (old, new))
   for i in np.flatnonzero(was != now)[:1]:
     raise ValueError(
@@ -122,21 +122,21 @@ def _check_rates(old, new, totals, step, workdir):
 
 
 def check_data(workdir: str, task, steps: int):
-  """Refuses to go on with other data than the run began with.
+  """Refuses to resume with data that has changed since the run began.
 
-  Compared are the checksum in what the task says of its data, which those of
-  text have, and one of five batches from all over the run, of this process'
-  share: with another number of processes the text alone.
+  Two things are compared: the checksum in the task's description of its data,
+  which text data has, and this process' share of five batches from all over the
+  run. With another number of processes only the checksum is compared.
 
   Args:
-    workdir: keeps them in data.json.
+    workdir: keeps both in data.json.
     task: tasks.Task.
-    steps: of the run when it began.
+    steps: total steps of the run when it began.
 
   Raises:
     ValueError: the data has changed, or the file is damaged.
   """
-  if jax.process_index() != 0:  # one reads all of the data for all
+  if jax.process_index() != 0:  # process 0 reads all of the data for all
     return
   path = pathlib.Path(workdir) / 'data.json'
   crc = 0
@@ -161,16 +161,16 @@ def check_data(workdir: str, task, steps: int):
 
 
 def off_tables(changes: list[dict]) -> list[dict]:
-  """The changes that keep the row of a run out of tables."""
+  """Returns the changes that keep the row of a run out of tables."""
   return [x for x in changes if x['field'].startswith((*RECORDED, 'versions.'))]
 
 
 def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
-  """The changes in a file, none if it is missing, and the config after them.
+  """Reads the changes in a file, and the config after them.
 
   Args:
-    path: of changes.json.
-    config: before them.
+    path: path of changes.json; a missing file means no changes.
+    config: config before the changes.
 
   Raises:
     ValueError: the file is damaged.
@@ -197,7 +197,7 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
 
 
 def _differing(old, new):
-  """Keys of flat configs whose values are not the same; NaN is the same."""
+  """Lists keys of flat configs whose values differ; NaN equals NaN."""
   return [
     key
     for key in old | new

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of a run, verified when they are read.
 
-Orbax writes them in the background and renames them into place, so that a
-killed writer leaves the earlier ones. It does not notice damaged array data:
-checksums of the leaves are kept beside the arrays and compared after reading.
+Orbax writes them in the background and renames them into place, so a killed
+writer leaves the earlier ones intact. Orbax does not notice damaged array data.
+So checksums of the leaves are kept beside the arrays and compared after
+reading.
 """
 
 from collections.abc import Callable
@@ -26,22 +27,24 @@ from collab.runtime import workdir as workdirs
 class Checkpoints:
   """The checkpoints of one run, in workdir/checkpoints/<step>.
 
-  A damaged one is reported in a line and the one before it used; it stays on
-  disk, and the next `save` moves it to workdir/damaged. All processes of a run
-  make the same calls.
+  A damaged checkpoint is reported in one line, and the one before it is used.
+  It stays on disk until the next `save` moves it to workdir/damaged. All
+  processes of a run must make the same calls.
 
   Args:
-    workdir: of the run.
-    keep: how many of the newest scheduled ones stay, and the newest of all.
-    best: metric whose best checkpoint stays too ('-name': the lower the
-      better), '' for none.
-    scheduled: step -> whether an undisturbed run saves it. What a preempted run
-      saves besides is there to go on from; it does not count against `keep`.
-    read_only: nothing is saved, so no folder is made.
+    workdir: workdir of the run.
+    keep: number of scheduled checkpoints that stay, the newest ones. The newest
+      of all also stays.
+    best: metric whose best checkpoint also stays ('-name': lower is better), ''
+      for none.
+    scheduled: function step -> whether an undisturbed run saves it. Other
+      checkpoints are saved when a run is preempted, to resume from; they do not
+      count against `keep`.
+    read_only: nothing is saved, so no folder is created.
 
   Raises:
     ValueError: keep < 1.
-    OSError: the folder cannot be made or read.
+    OSError: the folder cannot be created or read.
   """
 
   def __init__(
@@ -78,16 +81,17 @@ class Checkpoints:
     The buffers of `state` may be donated as soon as this returns.
 
     Args:
-      step: of the run, beyond that of the newest checkpoint.
+      step: step of the run, after that of the newest checkpoint.
       state: dict of pytrees of jax.Array, one of them 'params'.
       metrics: dict name -> float, for `best`.
 
     Raises:
       ValueError: there is a checkpoint of this step or a later one.
       FloatingPointError: the state has a NaN or an infinity.
-      OSError: this or the previous one cannot be written; the earlier are kept.
+      OSError: this or the previous checkpoint cannot be written; earlier ones
+        stay.
     """
-    if self._folder.gone():  # Orbax would make another, of half a run
+    if self._folder.gone():  # Orbax would make a new one, of half a run
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
@@ -105,13 +109,13 @@ class Checkpoints:
       checkpoint_io.save(self._manager, step, state, metrics or {})
 
   def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
-    """The newest good state.
+    """Restores the newest good state.
 
     Args:
       abstract_state: pytree of ShapeDtypeStruct with shardings, on any mesh.
 
     Returns:
-      (step, state), or None if there is no checkpoint at all.
+      (step, state), or None if there is no checkpoint.
 
     Raises:
       ValueError: leaves differ in name, type or shape from the newest good
@@ -126,14 +130,14 @@ class Checkpoints:
     return None
 
   def check_best(self, scores: dict):
-    """Refuses scores that no best checkpoint can be found by.
+    """Refuses scores by which no best checkpoint can be chosen.
 
     Args:
-      scores: of an evaluation, as `save` gets them.
+      scores: scores of an evaluation, as passed to `save`.
 
     Raises:
       ValueError: the metric is not among them.
-      FloatingPointError: it is NaN.
+      FloatingPointError: the metric is NaN.
     """
     name = self._best.removeprefix('-')
     if name and name not in scores:
@@ -148,13 +152,13 @@ class Checkpoints:
       )
 
   def best(self, abstract_params: Any, name: str = 'params'):
-    """(step, parameters) of the checkpoint with the best metric.
+    """Returns (step, parameters) of the checkpoint with the best metric.
 
     Args:
       abstract_params, name: as in `average`.
 
     Raises:
-      ValueError: it is damaged, or none has the metric; or as `restore`.
+      ValueError: it is damaged, or none has the metric; or as in `restore`.
     """
     self._wait()
     step = self._manager.best_step()
@@ -169,15 +173,15 @@ class Checkpoints:
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
   def average(self, n: int, abstract_params: Any, name: str = 'params'):
-    """Mean of the parameters in the n newest good scheduled checkpoints.
+    """Averages the parameters of the n newest good scheduled checkpoints.
 
     Args:
-      n: 1 just reads the newest parameters.
-      abstract_params: as in `restore`, of state[name].
+      n: number of checkpoints; 1 just reads the newest parameters.
+      abstract_params: like `restore`'s, for state[name].
       name: 'params', or 'ema' for their moving average.
 
     Raises:
-      ValueError: n > keep, or fewer good ones; or as `restore`.
+      ValueError: n > keep, or there are fewer good ones; or as in `restore`.
     """
     if not 1 <= n <= self._keep:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
@@ -195,24 +199,24 @@ class Checkpoints:
     raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
 
   def newest(self) -> int | None:
-    """The step of the newest checkpoint, None if there is none."""
+    """Returns the step of the newest checkpoint, None if there is none."""
     self._wait()
     return self._manager.latest_step()
 
   def abstract(self) -> Any:
-    """The parameters of the newest good checkpoint, as ShapeDtypeStructs.
+    """Returns the newest good checkpoint's parameters as ShapeDtypeStructs.
 
     Raises:
       ValueError: there is none.
     """
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
-      with contextlib.suppress(Exception):  # as in `_good`: damaged
+      with contextlib.suppress(Exception):  # damaged, as in `_good`
         return checkpoint_io.abstract(self._manager, step)['params']
     raise ValueError(f'{self._path} has no checkpoint.')
 
   def close(self):
-    """Waits for the writer; an OSError if it has failed."""
+    """Waits for the writer; raises OSError if it has failed."""
     try:
       self._wait()
     finally:
@@ -233,8 +237,8 @@ class Checkpoints:
     return -value if self._best.startswith('-') else value
 
   def _good(self, abstract, steps=None):
-    """Yields (step, tree) of the good ones of `steps`, newest first."""
-    self._wait()  # what is being written would seem damaged
+    """Yields (step, tree) of the good checkpoints of `steps`, newest first."""
+    self._wait()  # a checkpoint in progress would seem damaged
     steps = self._manager.all_steps() if steps is None else steps
     steps = set(steps) - self._damaged
     for step in sorted(steps, reverse=True):
@@ -243,9 +247,9 @@ class Checkpoints:
         tree = checkpoint_io.restore(self._manager, step, abstract)
       except checkpoint_io.OtherModel:
         raise
-      except Exception as e:  # Orbax raises all kinds, Exception included.
+      except Exception as e:  # Orbax raises any kind of exception.
         fault = _line(e)
-      # What one host cannot read, none uses.
+      # A checkpoint that one host cannot read is used by none.
       if multihost_utils.process_allgather(np.array(bool(fault))).any():
         told = 'Checkpoint %s/%d is damaged and not used: %s'
         logging.warning(told, self._path, step, fault or 'on another host')
@@ -254,7 +258,7 @@ class Checkpoints:
         yield step, tree
 
   def _set_aside(self):
-    """Moves the damaged away: Orbax does not save below the newest step."""
+    """Moves damaged checkpoints: Orbax does not save before the newest step."""
     if jax.process_index() == 0:
       folder = self._path.parent / 'damaged'
       folder.mkdir(exist_ok=True)
@@ -267,7 +271,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self):
-    """Whatever fails in writing is an OSError of one line."""
+    """Turns any error of writing into an OSError of one line."""
     try:
       yield
     except Exception as e:
@@ -278,7 +282,7 @@ class Checkpoints:
 
 
 def _line(e):
-  """The exception as one line, of TensorStore's the beginning and the cause."""
+  """Formats an exception as one line; of TensorStore's only start and cause."""
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
   return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'

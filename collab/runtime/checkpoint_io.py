@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One checkpoint, written and read with the checksums of its leaves.
+"""Reads and writes one checkpoint, with the checksums of its leaves.
 
-Items: `state`, the arrays, and `leaves`, a JSON table name -> shape, checksum.
+A checkpoint has two items: `state`, the arrays, and `leaves`, a JSON table
+name -> shape, checksum.
 """
 
 import functools
@@ -20,14 +21,14 @@ from collab.runtime import tree_table
 def quiet():
   """Silences Orbax's logging: its errors are raised here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
-  # Tasks that Orbax abandons when one fails report it again when collected.
+  # Tasks that Orbax abandons after an error report it again when collected.
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   if getattr(sys.excepthook, 'func', None) is not _but_closed_loops:
     sys.excepthook = functools.partial(_but_closed_loops, sys.excepthook)
 
 
 def _but_closed_loops(hook, kind, value, trace):
-  """TensorStore's threads print this when another part of a write failed."""
+  """Hides an error that TensorStore's threads print after a failed write."""
   if (kind, str(value)) != (RuntimeError, 'Event loop is closed'):
     hook(kind, value, trace)
 
@@ -37,7 +38,7 @@ def _not_by_orbax(record):
 
 
 class OtherModel(ValueError):
-  """The checkpoint is good, and of another model."""
+  """Raised for a good checkpoint of another model."""
 
 
 def handlers():
@@ -47,7 +48,7 @@ def handlers():
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: dict):
-  """Starts to write; `state` may be donated as soon as this returns."""
+  """Starts writing; `state` may be donated as soon as this returns."""
   shapes, sums = tree_table.shapes(state), tree_table.checksums(state)
   table = {name: [shapes[name], sums[name]] for name in shapes}
   items = ocp.args.Composite(
@@ -58,7 +59,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: dict):
 
 
 def abstract(manager: ocp.CheckpointManager, step: int) -> dict:
-  """The tree of a checkpoint as ShapeDtypeStructs on one device."""
+  """Returns a checkpoint's tree as ShapeDtypeStructs on one device."""
   found = manager.restore(
     step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())
   )
@@ -67,7 +68,7 @@ def abstract(manager: ocp.CheckpointManager, step: int) -> dict:
 
 
 def _unseal(leaves, step):
-  """The table of leaves; an OSError if it is damaged or of another step."""
+  """Returns the table of leaves; OSError if damaged or of another step."""
   table = sealed.unseal('table', leaves)
   saved = table.get('step')
   if saved and saved[1] != int(tree_table.checksum(jnp.int32(step))):
@@ -76,17 +77,18 @@ def _unseal(leaves, step):
 
 
 def restore(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
-  """Reads a whole state, or the parameters of one.
+  """Reads a whole state, or its parameters alone.
 
   Args:
     manager: ocp.CheckpointManager with `handlers`.
-    step: of the checkpoint.
+    step: step of the checkpoint.
     abstract: pytree of ShapeDtypeStruct with shardings; dict(params=...) for
-      the parameters only.
+      the parameters alone.
 
   Raises:
     OtherModel: leaves differ in name, type or shape.
-    Exception: of any kind, OSError if a checksum differs: it is damaged.
+    Exception: any kind, OSError for a wrong checksum: the checkpoint is
+      damaged.
   """
 
   def read(**items):

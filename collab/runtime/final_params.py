@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters that a run is evaluated with at its end."""
+"""Chooses the parameters for the final evaluation of a run."""
 
 import contextlib
 from typing import Any
@@ -14,21 +14,21 @@ from collab.runtime.checkpoint import Checkpoints
 def choose(config: ConfigDict, checkpoints: Checkpoints, abstract: Any) -> Any:
   """Reads the parameters from the checkpoints that the config asks for.
 
-  With config.checkpoint.final='best' these are of the best checkpoint, with
-  'last' the mean of the newest config.checkpoint.average. They are the moving
-  average of the parameters if the optimiser keeps one. A run without steps has
-  one checkpoint, which is taken.
+  With config.checkpoint.final='best' they come from the best checkpoint. With
+  'last' they are the mean of the newest config.checkpoint.average checkpoints.
+  If the optimiser keeps a moving average of the parameters, that is used. A run
+  without steps has one checkpoint, which is used.
 
   Args:
-    config: of the run.
-    checkpoints: of the run.
-    abstract: the parameters' shapes and shardings, of arrays or structs.
+    config: config of the run.
+    checkpoints: checkpoints of the run.
+    abstract: the parameters' shapes and shardings, as arrays or structs.
 
   Raises:
-    ValueError: as `Checkpoints.best` and `Checkpoints.average`.
+    ValueError: as in `Checkpoints.best` and `Checkpoints.average`.
   """
   name = 'ema' if config.optim.ema else 'params'
-  if checkpoints.newest() == 0:  # converted, not trained: nothing to choose
+  if checkpoints.newest() == 0:  # converted, not trained: there is only one
     return checkpoints.average(1, abstract, name)
   if config.checkpoint.final == 'best':
     return checkpoints.best(abstract, name)[1]
@@ -38,15 +38,15 @@ def choose(config: ConfigDict, checkpoints: Checkpoints, abstract: Any) -> Any:
 def load(
   workdir: str, config: ConfigDict, sharding: Sharding | None = None
 ) -> Any:
-  """Reads the parameters of another run from its workdir.
+  """Reads the final parameters of another run from its workdir.
 
   Args:
-    workdir: of the run.
-    config: of the run.
-    sharding: of what is read, over all hosts; one device by default.
+    workdir: workdir of the run.
+    config: config of the run.
+    sharding: sharding of the result, over all hosts; one device by default.
 
   Raises:
-    ValueError: there is no good checkpoint; or as `choose`.
+    ValueError: there is no good checkpoint; or as in `choose`.
   """
   keep, best = config.checkpoint.keep, config.checkpoint.best
   with contextlib.closing(

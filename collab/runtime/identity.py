@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identifies a run by the hash of its config, even as configs gain fields.
 
-`CHANGES` lists what configs have gained, so that the form which a config had
-before each change can be made again. A result belongs to a config if its hash
-is that of any form. New results get the hash of the first form, which no later
-change alters.
+`CHANGES` lists the fields that configs have gained or renamed. With it the form
+of a config before each change can be restored. A result belongs to a config if
+its hash is that of any form. New results get the hash of the first form, which
+later changes do not alter.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ class Added(NamedTuple):
   """A field that configs have gained.
 
   Attributes:
-    field: its path, as in --config.optim.lr.
-    neutral: the value that means what configs without the field meant.
-    model: the kind of model whose configs gained it; '' for all.
+    field: path of the field, as in --config.optim.lr.
+    neutral: value with the same meaning as configs without the field.
+    model: kind of model whose configs gained the field; '' for all.
   """
 
   field: str
@@ -42,12 +42,12 @@ class Added(NamedTuple):
 
 
 class Renamed(NamedTuple):
-  """A field that had another name, or values that had other names.
+  """A field whose name or values have changed.
 
   Attributes:
-    field: its path.
-    old: its path before; the same if only values were renamed.
-    values: pairs (value, value before).
+    field: path of the field.
+    old: its previous path; equal if only values were renamed.
+    values: pairs (value, previous value).
   """
 
   field: str
@@ -62,7 +62,7 @@ class Renamed(NamedTuple):
     return _rename(flat, self.old, self.field, values)
 
 
-# Newest first. A new field or name belongs here if results of before exist.
+# Newest first. A new field or name must be listed if older results exist.
 CHANGES = (
   Renamed('model.remat', 'model.remat', (('none', False), ('full', True))),
   Added('skip_nonfinite', 0),
@@ -76,12 +76,12 @@ CHANGES = (
 
 
 def config_hash(config: ConfigDict) -> str:
-  """Twelve hexadecimal digits that change with any value of the config."""
+  """Returns twelve hexadecimal digits that change with any config value."""
   return hashes(config)[-1]
 
 
 def hashes(config: ConfigDict) -> list[str]:
-  """The hash of each form of a config, the first form's last."""
+  """Returns the hash of each form of a config, that of the first form last."""
   flat = _flatten(config.to_dict())
   forms = [flat]
   for change in CHANGES:
@@ -91,7 +91,7 @@ def hashes(config: ConfigDict) -> list[str]:
 
 
 def upgrade(values: dict) -> dict:
-  """Today's form of a config that a run kept in any form."""
+  """Converts a config that a run kept in any form to today's form."""
   flat = _flatten(values)
   for change in reversed(CHANGES):
     flat = change.redo(flat)
@@ -107,7 +107,7 @@ def _unflatten(flat):
 
 
 def _rename(flat, field, new, values):
-  """Field and values under other names; values: pairs (value, new value)."""
+  """Renames a field and its values; values: pairs (value, new value)."""
   if field not in flat:
     return flat
   value = flat[field]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Ctrl-C does: first it asks training to save and stop, then it kills."""
+"""Handles Ctrl-C: the first asks the run to save and stop, the second kills."""
 
 from collections.abc import Callable
 import contextlib
@@ -14,19 +14,19 @@ stops it at once; then it goes on from the checkpoint before.
 
 @contextlib.contextmanager
 def at_once(clean: Callable[[], None]):
-  """Ends the process at Ctrl-C, while there is nothing to save yet.
+  """Exits at once on Ctrl-C, while there is nothing to save yet.
 
-  A KeyboardInterrupt would be lost inside a callback of a library (JAX has one
-  in Python's garbage collection), and the run would go on.
+  A KeyboardInterrupt inside a library's callback would be lost (JAX has one in
+  Python's garbage collection), and the run would continue.
 
   Args:
-    clean: called before the end.
+    clean: function that is called before the exit.
   """
 
   def stop(number, frame):
     clean()
     os.write(2, b'train.py: stopped by Ctrl-C.\n')
-    os._exit(130)  # as shells have it
+    os._exit(130)  # the exit code of shells
 
   before = signal.signal(signal.SIGINT, stop)
   try:
@@ -37,20 +37,20 @@ def at_once(clean: Callable[[], None]):
 
 @contextlib.contextmanager
 def first_as_sigterm():
-  """Turns the first Ctrl-C into SIGTERM, at which the loop saves and returns.
+  """Turns the first Ctrl-C into SIGTERM, so that the loop saves and returns.
 
-  The second one kills the process, which is safe: files are whole at all times.
+  The second one kills the process, which is safe because writes are atomic.
 
   Raises:
     KeyboardInterrupt: at the end, if there was a Ctrl-C, so that a script which
-      started this run does not take it for done.
+      started this run does not continue as if the run had finished.
   """
   got = []
 
   def stop(number, frame):
     got.append(number)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.write(2, TOLD)  # print must not be called within itself
+    os.write(2, TOLD)  # print is not reentrant
     os.kill(os.getpid(), signal.SIGTERM)
 
   before = signal.signal(signal.SIGINT, stop)

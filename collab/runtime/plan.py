@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a run logs, evaluates and saves, by the `every` of its config."""
+"""Decides when a run logs, evaluates and saves, from its config's `every`."""
 
 from ml_collections import ConfigDict
 
 
 def due(config: ConfigDict, what: str, step: int) -> bool:
-  """Whether 'log', 'eval' or 'checkpoint' follows a step, counted from 1."""
-  first = what == 'log' and step == 1  # a user sees at once that it runs
+  """Returns whether 'log', 'eval' or 'checkpoint' follows a step (from 1)."""
+  first = what == 'log' and step == 1  # shows at once that it runs
   last = step == config.total_steps
   return first or last or step % config.every[what] == 0
 
 
 def check(config: ConfigDict):
-  """Refuses what a run would find out at its end, with a ValueError."""
+  """Raises ValueError for settings that would only fail at the end of a run."""
   c, every = config.checkpoint, config.every
   if config.total_steps < 1:
     raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints of a run Orbax keeps, and which it deletes."""
+"""Decides which checkpoints of a run Orbax keeps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,12 +10,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 def policy(
   keep: int, scheduled: Callable, rank: Callable | None
 ) -> policies.PreservationPolicy:
-  """Keeps the newest, the newest `keep` scheduled ones, and the best.
+  """Makes the policy: keeps the newest, the last scheduled ones, and the best.
 
   Args:
-    keep: how many.
-    scheduled: step -> whether it counts against `keep`.
-    rank: metrics -> number, the greater the better; None for no best one.
+    keep: number of scheduled checkpoints to keep.
+    scheduled: function step -> whether it counts against `keep`.
+    rank: function metrics -> number, the greater the better; None keeps no best
+      checkpoint.
   """
   kept = [policies.LatestN(1), _LatestScheduled(keep, scheduled)]
   if rank:
@@ -28,7 +29,7 @@ def policy(
 
 
 class _LatestScheduled(NamedTuple):
-  """An Orbax policy for the newest `keep` checkpoints of an undisturbed run."""
+  """Keeps the newest `keep` checkpoints that an undisturbed run saves."""
 
   keep: int
   scheduled: Callable

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How several processes, one or more a host, act as one run.
+"""Makes several processes, one or more a host, act as one run.
 
-JAX's runtime joins them and moves the arrays. The rest is here: work that is
-done once is done by one process, first or alone; and the loss of one process
-ends all of them in a line that names it. Messages go through the key-value
-store of that runtime, because no collective works once a process is lost.
+JAX's runtime connects them and moves the arrays. This module adds two things.
+Work that has to be done once is done by one process, first or alone. When a
+process is lost, all others end with a line that names it. Messages use the
+key-value store of JAX's runtime, because no collective works once a process is
+lost.
 """
 
 import atexit
@@ -23,32 +24,32 @@ import time
 from typing import Any
 
 import jax
-from jax._src import distributed  # the public names lack the key-value store
+from jax._src import distributed  # the public names lack the store
 from jax.experimental import multihost_utils
 
 from collab.io import json_text
 
-BEAT = 1.0  # seconds between two signs of life
-DAY = 24 * 3600 * 1000  # in ms: a wait that long is for a lost process
-# How errors of XLA's runtime begin that the loss of another process can cause.
+BEAT = 1.0  # seconds between two heartbeats
+DAY = 24 * 3600 * 1000  # in ms: longer waits mean a lost process
+# Beginnings of XLA runtime errors that the loss of another process can cause.
 STATUS = re.compile(
   r'\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|'
   r'UNAVAILABLE|UNKNOWN): '
 )
 
-_over = threading.Event()  # all have ended well, or this one by itself
-_names = itertools.count()  # of messages, the same on all processes
-_kept = []  # callbacks that C holds
+_over = threading.Event()  # all processes have finished, or this one failed
+_names = itertools.count()  # of messages, equal on all processes
+_kept = []  # callbacks referenced only from C
 _telling = threading.Lock()  # taken once, by the thread that ends the process
 
 
 def join():
   """Joins the processes of a run, if the environment says that it has several.
 
-  The environment does so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  The environment says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
   JAX_PROCESS_ID (launch.sh --local), by a Slurm step of several tasks, or by
-  JAX_COORDINATOR_PORT on the hosts of a TPU pod. From here on only process 0
-  has a standard output.
+  JAX_COORDINATOR_PORT on the hosts of a TPU pod. Afterwards only process 0 has
+  a standard output.
 
   Raises:
     ValueError: a variable has an impossible value, JAX_PLATFORMS included.
@@ -56,7 +57,7 @@ def join():
   _join()
   try:
     jax.devices()
-  except (RuntimeError, AssertionError) as e:  # JAX asserts that cuda is there
+  except (RuntimeError, AssertionError) as e:  # JAX asserts that cuda exists
     raise ValueError(
       f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX finds no such '
       f'device here{f": {e}" if str(e) else ""}; JAX_PLATFORMS=cpu is anywhere.'
@@ -78,7 +79,7 @@ def _join():
     found = {}
   else:
     return
-  # Its own timeout is for process 0: the loss of another is seen here earlier.
+  # JAX's own timeout is for process 0; other losses are noticed here earlier.
   jax.distributed.initialize(
     **found, heartbeat_timeout_seconds=3 * patience + 10
   )
@@ -92,14 +93,14 @@ def _join():
 
 
 def wait():
-  """Waits until all processes are here."""
+  """Waits until all processes reach this call."""
   if _many():
     _client().wait_at_barrier(f'collab/{next(_names)}', DAY)
 
 
 @contextlib.contextmanager
 def first():
-  """Lets process 0 go first: the others find what it writes within."""
+  """Runs the body on process 0 first; the others then find what it writes."""
   if jax.process_index() > 0:
     wait()
   yield
@@ -121,12 +122,12 @@ def alone(make: Callable) -> Any:
 
 @contextlib.contextmanager
 def stop_signal():
-  """Gives a function of the step just done: whether SIGTERM asks to stop.
+  """Makes a function of the last step: whether SIGTERM asks the run to stop.
 
-  It is to be called after every step. Any of several processes may get the
-  signal, and all stop after the same step.
+  The function has to be called after every step. If any process gets the
+  signal, all processes stop after the same step.
   """
-  if _many():  # then JAX's runtime catches the signal
+  if _many():  # JAX's runtime catches the signal
     yield multihost_utils.reached_preemption_sync_point
     return
   got = []
@@ -138,9 +139,10 @@ def stop_signal():
 
 
 def leave(error: Exception):
-  """Ends all processes when this one ends by an error.
+  """Ends all processes when this one ends with an error.
 
-  If the error may come of the loss of another process, this waits for its name.
+  If the loss of another process may have caused the error, this waits to learn
+  which one was lost.
   """
   if not _many():
     return
@@ -148,13 +150,13 @@ def leave(error: Exception):
     time.sleep(_patience() + 6 * BEAT)
   _over.set()
   _report(jax.process_index())
-  atexit.register(_exit)  # before JAX waits for the others
+  atexit.register(_exit)  # runs before JAX waits for the others
 
 
 def _exit():
   sys.stdout.flush()
   if jax.process_index() == 0:
-    time.sleep(4 * BEAT)  # the others read of it here
+    time.sleep(4 * BEAT)  # lets the others read the message
   os._exit(1)
 
 
@@ -179,15 +181,15 @@ def _number(name, least, default=''):
 
 
 def _patience():
-  """Seconds without a sign of life after which a process is lost."""
+  """Returns the seconds without a heartbeat after which a process is lost."""
   return _number('COLLAB_LOST_AFTER', 2, '30')
 
 
 def _watch(patience):
-  """Gives signs of life; process 0 looks for those of the others.
+  """Sends heartbeats; on process 0, also checks those of the others.
 
-  Process 0 counts its own beats instead of seconds: when all processes are held
-  for a while, none is lost.
+  Process 0 counts its own beats instead of seconds. So no process is declared
+  lost after all of them were suspended for a while.
   """
   me, n = jax.process_index(), jax.process_count()
   silent, last = dict.fromkeys(range(1, n), 0), {}
@@ -210,21 +212,21 @@ def _watch(patience):
       silent[other] += 1
       if me == 0 and silent[other] * BEAT > patience:
         _report(other)
-        time.sleep(4 * BEAT)  # the others read of it here
+        time.sleep(4 * BEAT)  # lets the others read the message
         _tell(other)
     if _over.wait(BEAT):
       return
 
 
 def _report(process):
-  """Tells all processes that this one is lost."""
-  with contextlib.suppress(Exception):  # nobody is there to be told
+  """Tells all processes that a process is lost."""
+  with contextlib.suppress(Exception):  # nobody may be left to receive it
     _client().key_value_set('collab/lost/process', f'{process}', True)
 
 
 def _tell(process):
   """Ends this process with a line that names the lost one."""
-  _telling.acquire()  # and never released
+  _telling.acquire()  # never released
   print(
     f'train.py: process {process} of {jax.process_count()} is lost (killed, '
     f'failed or silent for {_patience()} s), so process {jax.process_index()} '
@@ -236,9 +238,9 @@ def _tell(process):
 
 
 def _tell_before_abort():
-  """Says why before JAX's runtime aborts because process 0 is gone.
+  """Reports the loss of process 0 before JAX's runtime aborts because of it.
 
-  When it aborts for another reason, it says so itself.
+  When JAX aborts for another reason, JAX reports it.
   """
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -251,7 +253,7 @@ def _tell_before_abort():
 
 
 def _answers(address):
-  """Whether a gRPC server is there: it sends the first byte by itself."""
+  """Checks for a gRPC server, which sends the first byte by itself."""
   host, port = address.rsplit(':', 1)
   try:
     with socket.create_connection((host, int(port)), timeout=5) as connection:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a result comes from: packages, machine and commit of the code."""
+"""Records where a result comes from: packages, machine and commit."""
 
 import contextlib
 import importlib.metadata
@@ -12,7 +12,7 @@ import jax
 
 
 def versions() -> dict[str, str]:
-  """Versions of packages, device, CPU and our commit, for a result."""
+  """Returns versions of packages, device, CPU and our commit, for a result."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'collab')
   return dict(
     python=platform.python_version(),
@@ -24,8 +24,8 @@ def versions() -> dict[str, str]:
 
 
 def commit(folder: pathlib.Path) -> str:
-  """The commit of a git checkout, with + if files differ; else ''."""
-  # A folder within another project's checkout has no .git of its own.
+  """Returns the commit of a git checkout, with + for changed files; else ''."""
+  # A folder inside another project's checkout has no .git of its own.
   if not (folder / '.git').exists() or not shutil.which('git'):
     return ''
   describe = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The leaves of a state as a table: name, type, shape, checksum.
+"""Describes the leaves of a state as a table: name, type, shape, checksum.
 
-Checkpoints keep such a table, and the differences of two models come from two.
+Checkpoints keep such a table. Comparing two tables shows how two models differ.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 
 def named(tree: Any) -> dict:
-  """The leaves of a tree by name: {'params/layer_0/kernel': leaf, ...}."""
+  """Flattens a tree to {'params/layer_0/kernel': leaf, ...}."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): x
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -23,12 +23,12 @@ def named(tree: Any) -> dict:
 
 
 def shapes(tree: Any) -> dict[str, str]:
-  """{name: 'float32[64, 8]'} of leaves with a dtype and a shape."""
+  """Returns {name: 'float32[64, 8]'} of leaves with a dtype and a shape."""
   return {k: f'{x.dtype}{list(x.shape)}' for k, x in named(tree).items()}
 
 
 def tree(shapes: dict[str, str]) -> dict:
-  """The inverse of `shapes`: nested dicts of ShapeDtypeStruct."""
+  """Inverts `shapes`: nested dicts of ShapeDtypeStruct."""
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   leaves = {}
   for name, text in shapes.items():
@@ -39,14 +39,14 @@ def tree(shapes: dict[str, str]) -> dict:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-  """{name: checksum} of a tree of jax.Array."""
-  # One at a time: more than 32 programs that communicate, started before the
-  # first has ended, wait for each other for ever on XLA's simulated devices.
+  """Computes {name: checksum} of a tree of jax.Array."""
+  # One at a time: on XLA's simulated devices, more than 32 communicating
+  # programs deadlock if they start before the first has ended.
   return {k: int(checksum(x)) for k, x in named(tree).items()}
 
 
 def not_finite(tree: Any) -> list[str]:
-  """Names of the leaves of a tree of jax.Array that have a NaN or infinity."""
+  """Lists the leaves of a tree of jax.Array that have a NaN or infinity."""
   return [k for k, x in named(jax.device_get(_finite(tree))).items() if not x]
 
 
@@ -56,7 +56,7 @@ def _finite(tree):
 
 
 def some(names: Sequence, most: int = 8, between: str = ', ') -> str:
-  """Joins names to a text, with `and n more` in place of those after `most`."""
+  """Joins names to a text, replacing those after `most` by `and n more`."""
   more = f'{between}and {len(names) - most} more' if len(names) > most else ''
   return between.join(map(str, names[:most])) + more
 
@@ -64,14 +64,17 @@ def some(names: Sequence, most: int = 8, between: str = ', ') -> str:
 def differences(
   expected: dict, found: dict, names: Collection | None = None
 ) -> str:
-  """'a: expected float32[2], found none; ...' of two `shapes`, or ''.
+  """Describes how `shapes` differ: 'a: expected float32[2], found none; ...'.
 
   Args:
-    expected, found: what `shapes` gives.
-    names: of the leaves to compare, all by default.
+    expected, found: results of `shapes`.
+    names: leaves to compare, all by default.
+
+  Returns:
+    The text, '' if they are equal.
   """
   keys = sorted(expected.keys() | found.keys() if names is None else names)
-  keys.sort(key=lambda k: not k.startswith('params/'))  # opt only repeats them
+  keys.sort(key=lambda k: not k.startswith('params/'))  # opt repeats them
   parts = [
     f'{k}: expected {expected.get(k, "none")}, found {found.get(k, "none")}'
     for k in keys
@@ -82,11 +85,12 @@ def differences(
 
 @jax.jit
 def checksum(x: jax.Array) -> jax.Array:
-  """sum_i mix(bits(x_i) xor mix(i)) mod 2^32, mix the finaliser of MurmurHash3.
+  """Computes sum_i mix(bits(x_i) xor mix(i)) mod 2^32, mix of MurmurHash3.
 
-  Any change of one element changes it, others do with probability 1 - 2^-32.
-  Unlike a CRC it is a sum: devices and hosts add up the parts that they hold,
-  whatever the sharding, and nothing is gathered or copied to a host.
+  mix is the finaliser of MurmurHash3. Any change of one element changes the
+  checksum; other changes do so with probability 1 - 2^-32. Unlike a CRC it is a
+  sum, so devices and hosts add up their own parts, whatever the sharding, and
+  nothing is gathered or copied to a host.
 
   Args:
     x: array of any shape, of bool or a type of 8, 16, 32 or 64 bits.
@@ -96,7 +100,7 @@ def checksum(x: jax.Array) -> jax.Array:
   """
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
-  width = min(8 * x.dtype.itemsize, 32)  # of 64 bits: two words, on a new axis
+  width = min(8 * x.dtype.itemsize, 32)  # 64 bits are two words on a new axis
   bits = lax.bitcast_convert_type(x, f'uint{width}').astype(jnp.uint32)
   i, stride = jnp.zeros(bits.shape, jnp.uint32), 1
   for axis in reversed(range(bits.ndim)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run, which keeps its config and so can resume by itself."""
+"""Manages the folder of a run, whose config lets the run resume by itself."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -21,27 +21,28 @@ from collab.runtime import changes, identity, interrupt, processes, provenance
 # Parts that every config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
 PARTS |= dict(total_steps=int, seed=int, init_from=str)
-# In a workdir until there is a checkpoint: see `begin`.
+# Exists in a workdir until there is a checkpoint; see `begin`.
 BEGUN = 'checkpoints/begun'
 
-_written = set()  # the files run.json that this process has written
+_written = set()  # the run.json files that this process has written
 
 
 def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
-  """Starts a run in a new workdir, or goes on in one of the same config.
+  """Starts a run in a new workdir, or resumes one with the same config.
 
   Fields that may change are listed in changes.py; `go_on` records the changes.
 
   Args:
-    config: ConfigDict, or None for the one that the workdir keeps.
-    workdir: path; the folder is made if it is missing.
+    config: ConfigDict, or None for the one in the workdir.
+    workdir: path; the folder is created if it is missing.
 
   Returns:
     The run's config, locked.
 
   Raises:
-    ValueError: config is None and the workdir keeps none; it keeps another one,
-      and the message says what differs; or a link leads out of the workdir.
+    ValueError: config is None and the workdir has none; or the workdir has
+      another one, and the message says what differs; or a link leads out of the
+      workdir.
   """
   folder = pathlib.Path(workdir)
   path = folder / 'run.json'
@@ -69,7 +70,7 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     )
   elif jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
-    # Of a failed start:
+    # Files of a failed start:
     for name in ('tokenizer.json', 'data.json', 'model.json', 'changes.json'):
       (folder / name).unlink(missing_ok=True)
     if config.init_from:
@@ -94,17 +95,17 @@ def go_on(
   rates: Callable,
   eval_only: bool = False,
 ):
-  """Records in changes.json what is new from `step` on.
+  """Records in changes.json what changes from `step` on.
 
   Args:
-    config: of `claim`.
-    workdir: of the run.
-    step: that it goes on from.
-    rates: total_steps -> the learning-rate schedule of a run of that length.
-    eval_only: nothing is recorded.
+    config: config of `claim`.
+    workdir: workdir of the run.
+    step: step that the run resumes from.
+    rates: function total_steps -> learning-rate schedule of such a run.
+    eval_only: whether to record nothing.
 
   Raises:
-    ValueError: as `changes.found`; or total_steps differs in an evaluation.
+    ValueError: as in `changes.found`; or total_steps differs in an evaluation.
   """
   kept = read(workdir)
   if eval_only:
@@ -128,7 +129,7 @@ def check_links(workdir: str | pathlib.Path):
   The folder of Weights & Biases may have links of its own.
 
   Raises:
-    ValueError: there is one.
+    ValueError: there is such a link.
   """
   root = pathlib.Path(workdir).resolve()
   for folder, folders, names in os.walk(root):
@@ -144,13 +145,14 @@ def check_links(workdir: str | pathlib.Path):
 
 
 def begin(workdir: str):
-  """Marks that a run begins; refuses if its rows show that it began before.
+  """Marks that a run begins; refuses if the run has begun before.
 
-  The mark stays until there is a checkpoint. With it a run that was killed
-  before that is told from one whose checkpoints are out of reach.
+  The mark stays until there is a checkpoint. It distinguishes a run that was
+  killed before its first checkpoint from one whose checkpoints are unreachable.
 
   Raises:
-    ValueError: there are rows, but neither a checkpoint nor the mark.
+    ValueError: there are rows of metrics, but neither a checkpoint nor the
+      mark.
   """
   folder = pathlib.Path(workdir)
   if _has_rows(folder) and not (folder / BEGUN).exists():
@@ -185,7 +187,7 @@ def _take_tokenizer(config, folder):
 
 
 def lock(workdir: str | pathlib.Path):
-  """Makes this process the only run in a workdir, for as long as it lives.
+  """Makes this process the only run in a workdir for its lifetime.
 
   Raises:
     ValueError: another process has the lock.
@@ -194,7 +196,7 @@ def lock(workdir: str | pathlib.Path):
   if jax.process_index() != 0:
     return
   path = pathlib.Path(workdir) / 'lock'
-  # Closed by its end. A link may have been made since `check_links`.
+  # The system closes it. A link may have been made since `check_links`.
   file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,7 +205,7 @@ def lock(workdir: str | pathlib.Path):
     raise ValueError(
       f'{workdir} is in use by {holder}; expected one run at a time.'
     ) from None
-  except OSError as e:  # some network file systems
+  except OSError as e:  # some network file systems have no locks
     told = '%s cannot be locked (%s): make sure that no other run uses it.'
     logging.warning(told, workdir, e.strerror)
   with atomic.naming(path):
@@ -213,24 +215,24 @@ def lock(workdir: str | pathlib.Path):
 
 @contextlib.contextmanager
 def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
-  """Claims a workdir for this process alone, and keeps it while it lives.
+  """Claims a workdir for this process alone, and holds it within the context.
 
-  Ctrl-C ends the process at once. A run that began here and fails before its
-  first row is forgotten.
+  Ctrl-C ends the process at once. If a run begins here and fails before its
+  first row of metrics, its files are removed.
 
   Args:
-    config, workdir: as for `claim`.
-    eval_only: there has to be a run.
+    config, workdir: as in `claim`.
+    eval_only: whether the run has to exist.
 
   Raises:
-    ValueError: as `claim` and `lock`.
+    ValueError: as in `claim` and `lock`.
   """
   with processes.first():
     if eval_only:
       read(workdir)
     claim(config, workdir)
     lock(workdir)
-    claim(config, workdir)  # no other run has been here in between
+    claim(config, workdir)  # another run may have been here in between
   try:
     with interrupt.at_once(functools.partial(abandon, workdir)):
       yield
@@ -240,10 +242,10 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
 
 
 def abandon(workdir: str | pathlib.Path):
-  """Forgets a run that this process began and that failed before its first row.
+  """Removes a run that this process began and that failed before its first row.
 
-  A run that another process began stays: its checkpoints may only be out of
-  reach.
+  A run that another process began stays, because its checkpoints may only be
+  unreachable.
   """
   folder = pathlib.Path(workdir)
   path = folder / 'run.json'
@@ -253,14 +255,14 @@ def abandon(workdir: str | pathlib.Path):
 
 
 def read(workdir: str | pathlib.Path) -> dict:
-  """Reads what `claim` and `go_on` kept.
+  """Reads what `claim` and `go_on` have stored.
 
   Returns:
-    dict(command, versions, numerics, config, changes, first_steps): the config
-    after the changes, and its total_steps before them.
+    dict(command, versions, numerics, config, changes, first_steps): config is
+    that after the changes, first_steps the total_steps before them.
 
   Raises:
-    ValueError: it is damaged.
+    ValueError: a file is damaged.
   """
   path = pathlib.Path(workdir) / 'run.json'
   kept = dict(numerics={}, versions={}) | json_text.read_object(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: the data, loss and scores of an experiment, one file a family."""
+"""Tasks: the data, loss and scores of an experiment; one file a family."""
 
 from collections.abc import Callable
 import importlib
@@ -17,9 +17,9 @@ class Pass(NamedTuple):
 
   Attributes:
     rows: pure function (model, params, batch) -> pytree of arrays [R, ...].
-    batch: i -> dict of numpy arrays [R, ...], with `place`, int [R]: which
-      example a row is, -1 for one that only fills the batch up.
-    batches: how many there are.
+    batch: function i -> dict of numpy arrays [R, ...], with `place`, int [R]:
+      the example of each row, -1 for padding.
+    batches: number of batches.
   """
 
   rows: Callable
@@ -28,13 +28,13 @@ class Pass(NamedTuple):
 
   @classmethod
   def over(cls, rows: Callable, order, size: int, make: Callable) -> 'Pass':
-    """The Pass that takes examples in some order, `size` of them at a time.
+    """Makes the Pass over examples in some order, `size` of them at a time.
 
     Args:
       rows: see Pass.
       order: int [n], the examples.
       size: R.
-      make: int [R] of examples -> dict of numpy arrays [R, ...].
+      make: function int [R] of examples -> dict of numpy arrays [R, ...].
     """
     order = np.asarray(order)
 
@@ -47,16 +47,16 @@ class Pass(NamedTuple):
 
   @classmethod
   def by_length(cls, rows, encoded, indices, size, most) -> 'Pass':
-    """The Pass over padded rows of tokens, those of like length together.
+    """Makes the Pass over padded rows of tokens, in batches of similar length.
 
-    They are padded to powers of two, so that few programs are compiled.
+    Rows are padded to powers of two, so that few programs are compiled.
 
     Args:
       rows: see Pass.
       encoded: examples.Rows.
-      indices: int [n], which of them each example is, or [n, C] of choices.
+      indices: int [n], the row of each example, or [n, C] for choices.
       size: R.
-      most: tokens of the longest batch.
+      most: maximum number of tokens of a row.
     """
     lengths = encoded.lengths[indices]
     if lengths.ndim > 1:
@@ -70,16 +70,15 @@ class Pass(NamedTuple):
 
 
 class Task(Protocol):
-  """An experiment's data, loss and scores; all that train.py knows of them.
+  """The data, loss and scores of an experiment; train.py knows nothing else.
 
-  A task compiles nothing and knows neither devices nor names of parameters. A
-  subclass may leave out what is not needed: meaning, unit, check, baselines,
-  describe.
+  A task compiles nothing and does not depend on devices or on names of
+  parameters. A subclass may omit meaning, unit, check, baselines and describe.
 
   Attributes:
     model_kwargs: fields of the model that the data decides.
-    units_per_step: how many of `unit` a step takes, on all hosts.
-    meaning: model_json.Meaning, what the model's ids and outputs stand for.
+    units_per_step: how many of `unit` a step takes, over all hosts.
+    meaning: model_json.Meaning, of the model's ids and outputs.
     unit: what the log counts: 'tokens', 'examples' or 'images'.
   """
 
@@ -89,30 +88,30 @@ class Task(Protocol):
   unit: str = 'examples'
 
   def check(self, model):
-    """Refuses, before the first step, what would stop a later evaluation.
+    """Raises before the first step what would stop a later evaluation.
 
     Raises:
-      ValueError: an example of a split that the model cannot take or the
-        metrics cannot score.
+      ValueError: the model does not support an example of a split, or the
+        metrics cannot score it.
     """
 
   def batch(self, step: int) -> dict:
-    """This host's slice of batch `step` (0, 1, ...): a function of seed, step.
+    """Makes this host's slice of batch `step` (0, 1, ...), from seed and step.
 
-    A dict of numpy arrays [rows, ...].
+    It is a dict of numpy arrays [rows, ...].
     """
 
   def rows(self, step: int):
-    """Which of the training examples, from 0, those are: int [any]."""
+    """Returns which training examples these are, from 0: int [any]."""
 
   def loss(self, model, params, batch: dict, rngs: dict) -> tuple:
-    """(sum, weight, aux): the loss is sum / weight, aux a dict of sums."""
+    """Computes (sum, weight, aux): loss = sum / weight, aux a dict of sums."""
 
   def passes(self, model, split: str) -> dict[str, Pass]:
-    """What is to be computed of 'val' (often, so quick) or 'test' (once)."""
+    """Lists what to compute for 'val' (often, so quick) or 'test' (once)."""
 
   def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
-    """Scores and examples of what the passes computed.
+    """Computes scores and examples from the results of the passes.
 
     Args:
       split: 'val' or 'test'.
@@ -120,16 +119,16 @@ class Task(Protocol):
         arrays without NaN or infinity.
 
     Returns:
-      dict of scores; and of what each example adds to them, as lists, from
-      which resampling makes intervals.
+      A dict of scores, and a dict of lists with what each example adds to them.
+      Resampling the examples gives confidence intervals.
     """
 
   def baselines(self, split: str) -> dict:
-    """Scores that need no model."""
+    """Computes scores that need no model."""
     return {}
 
   def describe(self) -> dict[str, Any]:
-    """What the summary at the start shows."""
+    """Returns what the summary at the start shows."""
     return {}
 
 
@@ -137,8 +136,8 @@ def show(what: str, most: int, **columns):
   """Prints the first examples of the test set.
 
   Args:
-    what: what an example is, in the plural.
-    most: how many to show.
+    what: plural noun for an example.
+    most: number of examples to show.
     **columns: name -> a text for each example of the set.
   """
   rows = list(zip(*columns.values(), strict=True))
@@ -155,9 +154,9 @@ def names() -> list[str]:
 
 
 def build(name: str, **fields) -> Task:
-  """A task by the name of its file or the import path of its class.
+  """Builds a task by the name of its file or the import path of its class.
 
-  ValueError or TypeError as for variants.
+  Raises ValueError or TypeError like attention.build.
   """
   make = imports.subclass(name, Task)
   if not make and name not in names():

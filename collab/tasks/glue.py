@@ -21,14 +21,14 @@ from collab.model_json import Meaning
 
 
 class Subtask(NamedTuple):
-  """One data set of a benchmark.
+  """A data set of a benchmark.
 
   Attributes:
     metric: function of the model's outputs (float [N, outputs]) and the N
       Examples -> dict of scores, 'score' among them.
-    form: of the sample, a key of `classification.FORMS`.
-    outputs: how many the model has: classes, choices, or 1 for a regression.
-    head: of the encoder, 'classify' or 'choice'.
+    form: form of the bundled sample, a key of `classification.FORMS`.
+    outputs: number of outputs: classes, choices, or 1 for a regression.
+    head: head of the encoder, 'classify' or 'choice'.
     classes: names of the outputs in TFDS, if they are classes.
   """
 
@@ -40,11 +40,11 @@ class Subtask(NamedTuple):
 
 
 class Family(NamedTuple):
-  """A benchmark: its reader and its sub-tasks.
+  """A benchmark, with its reader and its sub-tasks.
 
   Attributes:
-    reader: the module with `local` and `tfds`, which give examples.Parts.
-    subtasks: by name.
+    reader: module with `local` and `tfds`, which return examples.Parts.
+    subtasks: {name: Subtask}.
   """
 
   reader: ModuleType
@@ -52,17 +52,17 @@ class Family(NamedTuple):
 
 
 def by_class(scores):
-  """A Subtask's metric from one of labels: predicts the largest output."""
+  """Makes a Subtask's metric from one of labels, by the largest output."""
   return lambda outputs, rows: scores(gold(rows), outputs.argmax(-1))
 
 
 def by_value(scores):
-  """A Subtask's metric from one of numbers: predicts the one output."""
+  """Makes a Subtask's metric from one of numbers; predicts the one output."""
   return lambda outputs, rows: scores(gold(rows), outputs[:, 0])
 
 
 def gold(rows):
-  """The labels of Examples, int [N] or float [N]."""
+  """Returns the labels of Examples, int [N] or float [N]."""
   return np.array([example.label for example in rows])
 
 
@@ -88,19 +88,19 @@ GLUE = Family(
 
 
 class Classification(tasks.Task):
-  """One sub-task of a family; see tasks.Task.
+  """Classification or regression on one sub-task of a family.
 
   Args:
     data: fields of `read`, and row_length, batch_size, vocab_size, vocabulary
       (a tokenizer.json instead of one trained on the training texts).
-    workdir: keeps the tokenizer.
-    seed: of the order of the data.
+    workdir: folder that keeps the tokenizer.
+    seed: seed of the order of the data.
     shard: (index, count) of this host.
-    subtask: a key of the family's.
+    subtask: a key of family.subtasks.
     family: Family.
 
   Raises:
-    ValueError: no such sub-task; whatever is wrong with the data.
+    ValueError: there is no such sub-task, or the data is faulty.
   """
 
   def __init__(self, data, *, workdir, seed, shard, subtask, family=GLUE):
@@ -121,9 +121,9 @@ class Classification(tasks.Task):
     self._train = self._encoded(train)
     self._labels = gold(train)
     self.rows = epochs.Epochs(len(train), data.batch_size, seed, shard)
-    self._dev = {}  # of each part to evaluate, its Examples and Rows
+    self._dev = {}  # {part to evaluate: (Examples, Rows)}
     for part in (*self._parts.val.values(), *self._parts.test.values()):
-      if part not in self._dev:  # bad input shows early
+      if part not in self._dev:  # reports bad input early
         rows = list(self._parts.readers[part]())
         self._dev[part] = rows, self._encoded(rows)
     self.model_kwargs = dict(
@@ -131,13 +131,13 @@ class Classification(tasks.Task):
       head=self._subtask.head,
       outputs=self._subtask.outputs if self._subtask.head != 'choice' else 0,
     )
-    # The sample's labels are others than those of the data it stands for.
+    # The sample's labels differ from those of the data that it imitates.
     form = '' if data.path or data.corpus != 'sample' else self._subtask.form
     classes = classification.CLASSES.get(form, self._subtask.classes)
     self.meaning = Meaning(self._tokenizer.fingerprint, classes)
 
   def check(self, model):
-    """See tasks.Task. Labels of TFDS were not checked when they were read."""
+    """See tasks.Task. Labels from TFDS have not been checked by the reader."""
     most = 5 if self._regression else self._subtask.outputs - 1
     found = {part: gold(rows) for part, (rows, _) in self._dev.items()}
     for part, values in dict(train=self._labels, **found).items():
@@ -167,11 +167,11 @@ class Classification(tasks.Task):
     return total, weight, dict(accuracy=right)
 
   def score(self, model, params, batch):
-    """The outputs of the model, float32 [R, outputs]."""
+    """Computes the outputs of the model, float32 [R, outputs]."""
     return model.apply({'params': params}, batch).astype(jnp.float32)
 
   def passes(self, model, split):
-    """The outputs of each part: examples of like length together."""
+    """Computes the outputs of each part, in batches of similar length."""
     found = {}
     for name, part in getattr(self._parts, split).items():
       rows, encoded = self._dev[part]
@@ -183,7 +183,7 @@ class Classification(tasks.Task):
     return found
 
   def metrics(self, split, found):
-    """The sub-task's metrics; of several parts (MNLI) each with its name.
+    """Computes the sub-task's metrics; several parts (MNLI) have each its name.
 
     Then 'score' is the mean of theirs.
     """
@@ -206,7 +206,7 @@ class Classification(tasks.Task):
     }, kept
 
   def baselines(self, split):
-    """'score' of one answer for all: training's majority or mean."""
+    """Computes 'score' of one constant answer: training's majority or mean."""
     guess = np.zeros((1, self._subtask.outputs), np.float32)
     if self._regression:
       guess[:] = self._labels.mean()
@@ -242,7 +242,7 @@ class Classification(tasks.Task):
     return examples.encode(texts, self._tokenizer, self._length)
 
   def _indices(self, rows):
-    """Places of examples in Rows: [B], or [B, C] of choices."""
+    """Returns positions of examples in Rows: [B], or [B, C] for choices."""
     if self._subtask.head != 'choice':
       return rows
     C = self._subtask.outputs
@@ -253,7 +253,7 @@ build = Classification
 
 
 def read(subtask, family, corpus, path, malformed):
-  """The parts of a sub-task: local files, the sample, or TFDS."""
+  """Reads the parts of a sub-task: local files, the sample, or TFDS."""
   if path:
     return family.reader.local(subtask, path, malformed)
   if corpus == 'sample':

@@ -18,28 +18,25 @@ from collab.data import augment, epochs
 from collab.data.readers import images
 from collab.model_json import Meaning
 
-# Purposes of random generators: each gets a generator of its own in a step.
+# Each purpose has a random generator of its own in a step.
 BATCH, PICTURE, ERASE = 1, 2, 3
 
 
 class ImageClassification(tasks.Task):
-  """Images and their classes; see tasks.Task.
+  """Image classification; see tasks.Task.
 
   A training batch is a dict of
     images   float32 [B, S, S, C], augmented and normalised
     targets  float32 [B, N], one-hot or mixed, without label smoothing
 
   Args:
-    data: fields of `images.read` but for channels; image_size (S), batch_size
-      (of the global batch), mean and std (of each channel, of values 0 to 1),
+    data: fields of `images.read` except channels; image_size (S), batch_size
+      (of the global batch), mean and std (of each channel, for values 0 to 1),
       augment (fields of augment.Recipe).
     workdir: not used.
-    seed: of the order and the augmentation.
+    seed: seed of the order and the augmentation.
     shard: (index, count) of this host.
-    label_smoothing: of the training loss.
-
-  Raises:
-    ValueError: a value that is impossible.
+    label_smoothing: label smoothing of the training loss.
   """
 
   unit = 'images'
@@ -81,7 +78,7 @@ class ImageClassification(tasks.Task):
     self.meaning = Meaning(classes=self.source.classes)
 
   def check(self, model):
-    """See tasks.Task. Every image that is evaluated is decoded once."""
+    """See tasks.Task. Decodes every image of the evaluations once."""
     for name, split in self.source.splits.items():
       if isinstance(split, images.Memory):
         wrong = np.flatnonzero(split.labels >= self._outputs)
@@ -95,7 +92,7 @@ class ImageClassification(tasks.Task):
         self._decode(name, split)
 
   def _decode(self, name, split):
-    with futures.ThreadPoolExecutor() as pool:  # Pillow works without the GIL
+    with futures.ThreadPoolExecutor() as pool:  # Pillow releases the GIL
       found = pool.map(lambda i: split[i] is not None, range(len(split)))
       bar = tqdm(found, f'decoding {name}', len(split), delay=1, disable=None)
       if not sum(bar):
@@ -127,7 +124,7 @@ class ImageClassification(tasks.Task):
     return losses.sum(), jnp.float32(len(losses)), dict(accuracy=right.sum())
 
   def score(self, model, params, batch):
-    """nll float32 [R], and whether the class is among the first 1 and 5."""
+    """Computes nll float32 [R], and whether the class is in the top 1 and 5."""
     logits = model.apply({'params': params}, batch).astype(jnp.float32)
     labels = batch['labels']
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -143,7 +140,7 @@ class ImageClassification(tasks.Task):
     return dict(images=tasks.Pass(self.score, batch, -(-n // size)))
 
   def metrics(self, split, found):
-    """Top-1, top-5 and loss; for 'test' also the number of images."""
+    """Computes top-1, top-5 and loss; for 'test' also the number of images."""
     rows = found['images']
     n = len(rows['nll'])
     if not n:
@@ -154,7 +151,7 @@ class ImageClassification(tasks.Task):
     return scores, dict(right=rows['top1'].astype(int).tolist())
 
   def baselines(self, split):
-    """For the sample's test images: majority and logistic regression."""
+    """Computes majority and logistic regression on the sample's test images."""
     if split == 'test' and self.source.name == 'sample':
       return baselines(**self.source.splits)
     return {}
@@ -174,7 +171,7 @@ class ImageClassification(tasks.Task):
     return np.random.default_rng((self._seed, step, *purpose))
 
   def _pictures(self, step):
-    """Images uint8 [B, S, S, C] and labels [B], augmented by Pillow alone."""
+    """Makes images uint8 [B, S, S, C] and labels [B], augmented by Pillow."""
     rows, recipe = self.rows(step), self._recipe
     whole = not recipe.ops and recipe.crop != 'resized'
     if whole and self._ready(self._train):
@@ -185,18 +182,18 @@ class ImageClassification(tasks.Task):
       rng = self._rng(step, PICTURE, place)
       return augment.train_picture(image, self._size, recipe, rng), label
 
-    with futures.ThreadPoolExecutor() as pool:  # Pillow works without the GIL
+    with futures.ThreadPoolExecutor() as pool:  # Pillow releases the GIL
       found = list(pool.map(picture, self._mine, rows.tolist()))
     pictures, labels = zip(*found, strict=True)
     return np.stack(pictures), np.array(labels)
 
   def _ready(self, split):
-    """Whether a split is in memory, in the size that the model takes."""
+    """Returns whether a split is in memory at the model's image size."""
     memory = isinstance(split, images.Memory)
     return memory and split.images.shape[1:] == self._shape
 
   def _eval_batch(self, split, size, i):
-    """dict of images, labels and place, all [size, ...]."""
+    """Makes a dict of images, labels and place, all [size, ...]."""
     split = self.source.splits[split]
     rows, place = epochs.part(i, len(split), size)
     if self._ready(split):
@@ -207,7 +204,7 @@ class ImageClassification(tasks.Task):
 
       def picture(i):
         found = split[rows[i]]
-        if found is None:  # damaged, and to be skipped
+        if found is None:  # damaged and to be skipped
           place[i] = -1
         else:
           x[i] = augment.eval_picture(found[0], self._size, self._recipe)
@@ -223,7 +220,7 @@ build = ImageClassification
 
 
 def baselines(train, val, test):
-  """Accuracy on `test` without a network; the splits are images.Memory."""
+  """Computes accuracies on `test` without a network, from images.Memory."""
   from sklearn.linear_model import LogisticRegression  # slow
 
   def pixels(split):
@@ -237,7 +234,7 @@ def baselines(train, val, test):
 
 
 def _next(split, row):
-  """Example `row`, or the first after it that is not damaged."""
+  """Returns example `row`, or the next one that is not damaged."""
   for i in range(row, row + len(split)):
     found = split[i % len(split)]
     if found is not None:

@@ -18,16 +18,16 @@ from collab.model_json import Meaning
 
 
 class RunningText(tasks.Task):
-  """What tasks on one long text share: its tokens, their loss and scores.
+  """The shared part of tasks on one long text: its tokens, loss and scores.
 
   Args:
     data: corpus and path as in `text.read`; vocabulary and vocab_size as in
       `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
       row_length L; batch_size R.
-    workdir: keeps the tokenizer.
-    seed: of the order of the data.
+    workdir: folder that keeps the tokenizer.
+    seed: seed of the order of the data.
     shard: (index, count) of this host.
-    kind: of the tokenizer, as in `tokenizer_training.prepare`.
+    kind: kind of the tokenizer, as in `tokenizer_training.prepare`.
   """
 
   unit = 'tokens'
@@ -44,7 +44,7 @@ class RunningText(tasks.Task):
       kind,
     )
     folder = data.folder or os.path.join(workdir, 'data')
-    self._streams = {  # bad input shows early
+    self._streams = {  # reports bad input early
       split: text.stream(self._source, split, self._tokenizer, folder)
       for split in SPLITS
     }
@@ -57,7 +57,7 @@ class RunningText(tasks.Task):
     return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
 
   def score(self, model, params, batch):
-    """nll, right ones and number of each row's tokens, float32 [R]."""
+    """Computes nll, number right and number of tokens a row, float32 [R]."""
     return tokens.of_rows(model, params, batch)
 
   def describe(self):
@@ -70,25 +70,21 @@ class RunningText(tasks.Task):
     return shown | dict(steps_per_epoch=self.rows.steps_per_epoch)
 
   def _details(self):
-    """What `describe` shows of a task."""
+    """Returns what `describe` shows of a task."""
     return {f'words in {k}': x.words for k, x in self._streams.items()}
 
 
 class LanguageModel(RunningText):
-  """Predicts the next token of one long text; see tasks.Task.
+  """Language modelling: predicts the next token of one long text.
 
-  A row is L consecutive tokens of the text, across the ends of lines and
-  articles. An epoch has n / L rows. Each begins at a multiple of L plus a
-  random offset below L, so that each epoch cuts the text at other places.
+  See tasks.Task. A row is L consecutive tokens of the text, across the ends of
+  lines and articles. An epoch has n / L rows. They begin at multiples of L plus
+  a random offset below L, so that each epoch cuts the text at other places.
 
   Args:
-    data: as of RunningText; eval_stride; kind as in
+    data: fields of RunningText; eval_stride; kind as in
       `tokenizer_training.prepare`.
-    workdir, seed, shard: as of RunningText.
-
-  Raises:
-    ValueError: eval_stride is not 1 to row_length; whatever is wrong with the
-      text.
+    workdir, seed, shard: as in RunningText.
   """
 
   def __init__(self, data, *, workdir, seed, shard):
@@ -104,7 +100,7 @@ class LanguageModel(RunningText):
     self.rows = epochs.Epochs(-(-n // length), data.batch_size, seed, shard)
 
   def batch(self, step):
-    """int32 [R, L]: labels, and the tokens before them, <bos> at the start."""
+    """Makes int32 [R, L]: labels, and the tokens before them (<bos> first)."""
     ids, L = self._streams['train'].tokens, self._length
     rng, (host, hosts) = np.random.default_rng((self._seed, step)), self._shard
     moved = np.split(rng.integers(L, size=self._size), hosts)[host]
@@ -116,16 +112,16 @@ class LanguageModel(RunningText):
     return super().loss(model, params, batch | dict(weights=weights), rngs)
 
   def score(self, model, params, batch):
-    """nll and number of each window's tokens, float32 [R]."""
+    """Computes nll and number of tokens of each window, float32 [R]."""
     sums = super().score(model, params, batch)
     return dict(nll=sums['nll'], tokens=sums['tokens'])
 
   def passes(self, model, split):
-    """Windows of L tokens, eval_stride apart; each token counts in one.
+    """Evaluates windows of L tokens, eval_stride apart; each token counts once.
 
-    In a window those tokens count that the window before did not reach. So all
-    but the first window's have at least L - eval_stride tokens before them. For
-    'val', which is evaluated often, windows are L apart.
+    In a window those tokens count that the window before did not reach. So
+    except in the first window they have at least L - eval_stride tokens before
+    them. For 'val', which is evaluated often, windows are L apart.
     """
     ids, L = self._streams[split].tokens, self._length
     stride = L if split == 'val' else self._stride
@@ -134,11 +130,12 @@ class LanguageModel(RunningText):
     return dict(windows=tasks.Pass.over(self.score, order, self._size, make))
 
   def metrics(self, split, found):
-    """Perplexity of a word.
+    """Computes the perplexity of a word.
 
       perplexity = exp(sum_i -log p(token_i | before) / words)
 
-    An end of line is a word too. So models with different tokens compare.
+    An end of line is a word too. So models with different tokens are
+    comparable.
     """
     stream, sums = self._streams[split], found['windows']
     nll, count = (float(sums[k].sum(dtype=float)) for k in ('nll', 'tokens'))
@@ -151,7 +148,7 @@ class LanguageModel(RunningText):
     }, tokens.in_pieces(sums, self._size)
 
   def baselines(self, split):
-    """Perplexity of a word by the frequency of tokens in training, plus one."""
+    """Computes word perplexity by training's token frequencies, plus one."""
     stream, V = self._streams[split], self._tokenizer.vocab_size
     counts = np.bincount(self._streams['train'].tokens, minlength=V) + 1
     logs = np.log(counts / counts.sum())
@@ -171,7 +168,7 @@ build = LanguageModel
 
 
 def windows(ids, starts, L, bos):
-  """dict of int32 [R, L]: labels ids[start : start + L], tokens before."""
+  """Makes int32 [R, L]: labels ids[start : start + L], and tokens before."""
   places = starts[:, None] + np.arange(L)[None]
   before = np.where(places, ids[places - 1], bos)
   return dict(
@@ -180,12 +177,13 @@ def windows(ids, starts, L, bos):
 
 
 def strided(ids, L, stride, bos):
-  """Windows in which each token counts once.
+  """Cuts windows in which each token counts once.
 
-  Window i begins at i * stride. Its tokens count that i - 1 did not reach.
+  Window i begins at i * stride. Its tokens count that window i - 1 did not
+  reach.
 
   Returns:
-    How many there are, and a function of int [R] that makes a batch of them.
+    The number of windows, and a function of int [R] that makes a batch of them.
   """
   n = len(ids)
   padded = np.concatenate([ids, np.zeros(L + stride, ids.dtype)])

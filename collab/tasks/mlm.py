@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training by masked tokens, in RoBERTa's form.
+"""Masked-LM pre-training in RoBERTa's form.
 
 Axes: R rows of a batch, L tokens of a row, P masked ones of a row, V ids.
 """
@@ -15,19 +15,18 @@ from collab.tasks import lm
 
 
 class MaskedLanguageModel(lm.RunningText):
-  """Predicts masked tokens from both sides; see tasks.Task.
+  """Masked language modelling: predicts masked tokens; see tasks.Task.
 
   arXiv 1907.11692: full sentences and dynamic masking. A row is <bos> and the
-  next L - 1 tokens of the text, across the ends of lines. Each time that a row
-  is seen, P = round(rate L) places are drawn. There the model sees <mask>
+  next L - 1 tokens of the text, across the ends of lines. Each time a row is
+  used, P = round(rate L) positions are drawn. There the model sees <mask>
   (80 %), any other token (10 %) or the token itself (10 %).
-
   Args:
     data, workdir, seed, shard: as of lm.RunningText.
     rate: share of the tokens that are masked.
 
   Raises:
-    ValueError: rate masks none or all; whatever is wrong with the text.
+    ValueError: rate masks no token or all, or the text is faulty.
   """
 
   def __init__(self, data, *, workdir, seed, shard, rate=0.15):
@@ -52,14 +51,14 @@ class MaskedLanguageModel(lm.RunningText):
     self.model_kwargs |= dict(head='mlm')
 
   def batch(self, step):
-    """tokens, types [R, L], lengths [R]; positions, labels, weights [R, P]."""
+    """Makes tokens, types [R, L], lengths [R], and three arrays [R, P]."""
     draws = self._draws(np.random.default_rng((self._seed, step, 0)))
     host, hosts = self._shard
     mine = [np.split(x, hosts)[host] for x in draws]
     return self._masked_rows('train', self.rows(step), *mine)
 
   def passes(self, model, split):
-    """The masked tokens of all whole rows, with the same masks every time."""
+    """Evaluates the masked tokens of all whole rows, with constant masks."""
     order = range(self._whole_rows(split))
     make = functools.partial(self._eval_rows, split)
     return dict(rows=tasks.Pass.over(self.score, order, self._size, make))
@@ -69,7 +68,7 @@ class MaskedLanguageModel(lm.RunningText):
     return tokens.scores(sums), tokens.in_pieces(sums, self._size)
 
   def baselines(self, split):
-    """How often the commonest token of training is right."""
+    """Computes how often the most common token of training is right."""
     guess = np.bincount(self._streams['train'].tokens).argmax()
     rows, hits = self.passes(None, split)['rows'], []
     for batch in map(rows.batch, range(rows.batches)):
@@ -88,9 +87,9 @@ class MaskedLanguageModel(lm.RunningText):
     return self._masked_rows(split, rows, *draws)
 
   def _draws(self, rng):
-    """Of a global batch: masked places, kinds and other tokens, all [R, P]."""
+    """Draws masked positions, kinds and other tokens, [R, P], for all hosts."""
     L, P, R = self._length, self._masked, self._size
-    # The places of the P smallest of L - 1 numbers: any P, each as likely.
+    # Positions of the P smallest of L - 1 random numbers: all equally likely.
     order = rng.random((R, L - 1)).argpartition(P - 1, axis=1)[:, :P]
     kind = rng.random((R, P))
     other = self._ordinary[rng.integers(len(self._ordinary), size=(R, P))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as spans of a paragraph: SQuAD v1.1 and v2.0, and similar data.
+"""Extractive question answering: SQuAD v1.1 and v2.0, and similar data.
 
 The model gives each token two logits: that the answer begins there, and that it
 ends there. Axes: B windows, L tokens of a row.
@@ -18,21 +18,21 @@ from collab.data.samples import questions
 from collab.metrics import spans, tokens
 from collab.model_json import Meaning
 
-SHOWN = 5  # questions to look at
-FORBIDDEN = -1e9  # logit of a place where no answer begins or ends
+SHOWN = 5  # number of printed questions
+FORBIDDEN = -1e9  # logit of a position where no answer begins or ends
 
 
 class Squad(tasks.Task):
-  """Span questions; see tasks.Task.
+  """Extractive question answering; see tasks.Task.
 
   Args:
     data: fields of `read`; row_length, stride and question_length of
       windows.cut; batch_size (windows of a global batch).
-    workdir: keeps the tokenizer.
-    seed: of the order of the data.
+    workdir: folder that keeps the tokenizer.
+    seed: seed of the order of the data.
     shard: (index, count) of this host.
-    max_answer_length: tokens of an answer at most.
-    null_threshold: v2.0 only: how much better "no answer" must score than the
+    max_answer_length: maximum number of tokens of an answer.
+    null_threshold: v2.0 only: the margin by which "no answer" must outscore the
       best span to be the answer.
   """
 
@@ -64,7 +64,7 @@ class Squad(tasks.Task):
     self._cut = functools.cache(lambda split: cut(self.questions.read(split)))
     self._train = self._cut('train')
     for split in ('val', 'test'):
-      self.questions.read(split)  # bad input shows early
+      self.questions.read(split)  # reports bad input early
     n, self.units_per_step = len(self._train.rows), data.batch_size
     self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
     self._longest = max_answer_length
@@ -78,13 +78,13 @@ class Squad(tasks.Task):
       self._cut(split)
 
   def batch(self, step):
-    """tokens, types [B, L], lengths [B], and spans [B, 2]: first and last."""
+    """Makes tokens, types [B, L], lengths [B], spans [B, 2]: first and last."""
     rows = self.rows(step)
     inputs = examples.pad(self._train.rows, rows, self._length)
     return inputs | dict(spans=self._train.spans[rows])
 
   def loss(self, model, params, batch, rngs):
-    """-(log p(first) + log p(last)) / 2 over <bos> and the window's places."""
+    """Computes -(log p(first) + log p(last)) / 2 over <bos> and the window."""
     logits = _logits(model, params, batch, rngs)
     weights, sums = jnp.ones(len(logits)), []
     for side in (0, 1):
@@ -96,11 +96,11 @@ class Squad(tasks.Task):
     return sum(sums) / 2, weight, dict(accuracy=right)
 
   def score(self, model, params, batch):
-    """The best span of each window, see `best_spans`."""
+    """Finds the best span of each window, see `best_spans`."""
     return best_spans(_logits(model, params, batch), self._longest)
 
   def passes(self, model, split):
-    """The windows, those of like length together."""
+    """Evaluates the windows, in batches of similar length."""
     rows = self._cut(split).rows
     every, size = np.arange(len(rows)), self.units_per_step
     return dict(
@@ -108,7 +108,7 @@ class Squad(tasks.Task):
     )
 
   def metrics(self, split, found):
-    """exact and f1 in percent; of v2.0 more, see spans.scores_or_none."""
+    """Computes exact and f1 in percent; more for v2.0, see scores_or_none."""
     asked = self.questions.read(split)
     texts, nulls = self.answers(split, found['windows'])
     pairs = zip(texts, nulls, strict=True)
@@ -126,7 +126,7 @@ class Squad(tasks.Task):
     return self._scores(texts, answers, nulls), rows
 
   def baselines(self, split):
-    """For 'test': exact and f1 of rules that need no model."""
+    """Computes exact and f1 of rules that need no model, for 'test'."""
     if split != 'test':
       return {}
     asked, train = (self.questions.read(s) for s in ('test', 'train'))
@@ -148,14 +148,14 @@ class Squad(tasks.Task):
     return spans.scores_or_none(texts, answers, nulls, self._threshold)
 
   def answers(self, split, best):
-    """The best text of each question, and how much better "no answer" is.
+    """Finds each question's best text, and how much better "no answer" is.
 
     The answer is the best span over all windows. "No answer" gets its lowest
-    score over the windows, since one may lack the answer that another has
-    (Devlin et al., 2019, section 4.3).
+    score over the windows, because a window may lack an answer that another one
+    has (Devlin et al., 2019, section 4.3).
 
     Args:
-      split: whose questions.
+      split: split of the questions.
       best: `best_spans` of all windows of these questions.
 
     Returns:
@@ -190,24 +190,25 @@ build = Squad
 
 
 def read(data, workdir):
-  """The questions and their tokenizer.
+  """Reads the questions and their tokenizer.
 
   Args:
-    data: of a config, with
+    data: data fields of a config, with
       corpus: 'sample', or a name in TFDS without the version, unless path is
         given.
       version: 'v1.1', or 'v2.0' that has questions without an answer.
       path: folder of local files, see squad_files.local.
-      files: names in it, if they are not the usual ones.
-      vocab_size: of the BPE that is trained on the training split.
+      files: names of files in it, if they are unusual.
+      vocab_size: size of the BPE trained on the training split.
       vocabulary: a tokenizer.json to use instead, '' for none.
-    workdir: where the tokenizer is kept, and used again from.
+    workdir: folder that keeps the tokenizer for later use.
 
   Returns:
     squad_files.Questions, tokenizer.Tokenizer.
 
   Raises:
-    ValueError: neither corpus nor path, or what their readers refuse.
+    ValueError: corpus and path are both missing, or the readers refuse the
+      data.
   """
   if data.path:
     source = squad_files.local(data.path, data.version, tuple(data.files))
@@ -232,30 +233,30 @@ def read(data, workdir):
 
 
 def _logits(model, params, batch, rngs=None):
-  """[B, L, 2], in float32, FORBIDDEN in the question and the padding."""
+  """Computes logits [B, L, 2] in float32; FORBIDDEN where no answer can be."""
   logits = model.apply({'params': params}, batch, rngs=rngs)
   allowed = allow(batch['types'], batch['lengths'])[..., None]
   return jnp.where(allowed, logits.astype(jnp.float32), FORBIDDEN)
 
 
 def allow(types, lengths):
-  """bool [B, L]: <bos> and the window, without the last <eos>."""
+  """Allows <bos> and the window without the last <eos>: bool [B, L]."""
   places = jnp.arange(types.shape[1])[None]
   window = (types == 1) & (places < lengths[:, None] - 1)
   return window | (places == 0)
 
 
 def best_spans(logits, longest):
-  """max_{0 < i <= j < i + longest} start_i + end_j for each row.
+  """Finds max_{0 < i <= j < i + longest} start_i + end_j for each row.
 
-  Of equal ones the first, of these the shortest.
+  Among equals, the first start wins, then the shortest.
 
   Args:
     logits: float32 [B, L, 2], FORBIDDEN where there is no answer.
-    longest: tokens.
+    longest: maximum number of tokens.
 
   Returns:
-    float32 [B, 4]: this score, that of place 0 (start_0 + end_0), i and j.
+    float32 [B, 4]: the score, that of place 0 (start_0 + end_0), i and j.
   """
   B, L, _ = logits.shape
   start, end = logits[:, 1:, 0], logits[:, 1:, 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SuperGLUE: the sub-tasks of another benchmark, by the class of glue.py."""
+"""SuperGLUE: its sub-tasks, for the classification task of glue.py."""
 
 import functools
 
@@ -9,15 +9,15 @@ from collab.tasks.glue import ACCURACY, Classification, Family, Subtask, gold
 
 
 def by_question(outputs, rows):
-  """MultiRC: several answers of a question may be right."""
+  """Scores MultiRC, where several answers of a question may be right."""
   groups = [example.group for example in rows]
   return labels.answer_scores(gold(rows), outputs.argmax(-1), groups)
 
 
 def by_entity(outputs, rows):
-  """ReCoRD: the entity of a question that is the most probable; see `labels`.
+  """Scores ReCoRD by a question's most probable entity; see `labels`.
 
-  Of entities that are equally probable, the first.
+  Among equally probable entities the first is used.
   """
   best = {}
   for example, margin in zip(rows, outputs[:, 1] - outputs[:, 0], strict=True):
@@ -27,7 +27,7 @@ def by_entity(outputs, rows):
 
 
 def by_class_f1(outputs, rows):
-  """CommitmentBank: F1 is the mean over the classes."""
+  """Scores CommitmentBank, whose F1 is the mean over the classes."""
   return labels.f1_scores(gold(rows), outputs.argmax(-1), 'macro')
 
 

@@ -18,21 +18,21 @@ from collab.data.splits import SPLITS
 from collab.metrics import bleu, tokens
 from collab.model_json import Meaning
 
-SHOWN = 10  # translations to look at
+SHOWN = 10  # number of printed translations
 
 
 class Translation(tasks.Task):
-  """Sentence pairs, packed into rows for training; see tasks.Task.
+  """Translation of sentence pairs, packed into rows; see tasks.Task.
 
   Args:
     data: fields of `read`, row_length, batch_size (rows of a global batch) and
       too_long ('drop' or 'truncate').
-    workdir: keeps the tokenizer and the tokenised text.
-    seed: of the order of the data.
+    workdir: folder that keeps the tokenizer and the tokenised text.
+    seed: seed of the order of the data.
     shard: (index, count) of this host.
-    label_smoothing: of the training loss.
-    beam: size of the beam of the final evaluation.
-    alpha: its length penalty.
+    label_smoothing: label smoothing of the training loss.
+    beam: beam size of the final evaluation.
+    alpha: length penalty of the beam search.
   """
 
   unit = 'tokens'
@@ -42,9 +42,9 @@ class Translation(tasks.Task):
   ):
     length, size = data.row_length, data.batch_size
     self._language = data.target
-    self._bleu = bleu.metric(self._language)  # may not be there
+    self._bleu = bleu.metric(self._language)  # may be not installed: fail early
     self.corpus, self.tokenizer, folder = read(data, workdir)
-    self._tokenized = {  # bad input shows early
+    self._tokenized = {  # reports bad input early
       split: cache.tokenized(self.corpus, split, self.tokenizer, folder)
       for split in SPLITS
     }
@@ -63,7 +63,7 @@ class Translation(tasks.Task):
   def check(self, model):
     """See tasks.Task. Refuses test sentences that are too long to translate."""
     _check_beam(self._beam, self._alpha, self.tokenizer)
-    lengths = self._tokenized['test'].source.lengths + 1  # with <eos>
+    lengths = self._tokenized['test'].source.lengths + 1  # including <eos>
     most, place = longest(model), int(lengths.argmax())
     if lengths[place] > most:
       raise ValueError(
@@ -79,11 +79,11 @@ class Translation(tasks.Task):
     return sums['loss'], sums['weight'], aux
 
   def score(self, model, params, batch):
-    """nll, right ones and number of each pair's target tokens, float32 [R]."""
+    """Computes nll, number right and number of target tokens, float32 [R]."""
     return tokens.of_rows(model, params, batch)
 
   def passes(self, model, split):
-    """Tokens of the targets; for 'test', translations as well."""
+    """Evaluates the targets' tokens; for 'test' it also translates."""
     data = self._tokenized[split]
     size = max(1, min(self._size, len(data)))
     batch = functools.partial(pipeline.eval_batch, data, size, self._length)
@@ -96,7 +96,7 @@ class Translation(tasks.Task):
     return found
 
   def metrics(self, split, found):
-    """Perplexity and accuracy of a token; for 'test', BLEU and chrF as well."""
+    """Computes token perplexity and accuracy; for 'test' also BLEU and chrF."""
     scores = tokens.scores(found['tokens'])
     if split != 'test':
       return scores, {}
@@ -104,7 +104,7 @@ class Translation(tasks.Task):
     return scores | of_texts, examples
 
   def baselines(self, split):
-    """For 'test': BLEU of copying; for the sample, of looking words up."""
+    """Computes BLEU of copying and, on the sample, of a look-up, for 'test'."""
     if split != 'test':
       return {}
     ours, references, _ = self._test
@@ -130,7 +130,7 @@ class Translation(tasks.Task):
 
   @functools.cached_property
   def _test(self):
-    """Sources, references and categories of 'test'."""
+    """Returns sources, references and categories of 'test'."""
     return list(zip(*self.corpus.rows('test'), strict=True))
 
   def _text_scores(self, decoded):
@@ -161,19 +161,19 @@ build = Translation
 
 
 def read(data, workdir):
-  """The parallel text and its tokenizer.
+  """Reads the parallel text and its tokenizer.
 
   Args:
-    data: of a config, with
+    data: data fields of a config, with
       corpus: 'sample', or a name in TFDS, unless path is given.
       path: folder of local files, see `sources.parallel`.
-      files: names in it, if they are not the usual ones.
+      files: names of files in it, if they are unusual.
       source: language, e.g. 'en'.
       target: language, e.g. 'de'.
-      vocab_size: of the joint BPE that is trained on the training split.
+      vocab_size: size of the joint BPE trained on the training split.
       vocabulary: a tokenizer.json to use instead, '' for none.
-      folder: of the tokenised text, '' for workdir/data.
-    workdir: where the tokenizer is kept, and used again from.
+      folder: folder of the tokenised text, '' for workdir/data.
+    workdir: folder that keeps the tokenizer for later use.
 
   Returns:
     sources.Corpus, tokenizer.Tokenizer, folder.
@@ -200,29 +200,29 @@ def read(data, workdir):
 
 
 def longest(model):
-  """Tokens that a sentence may have with <eos>, so that 1.5 S + 10 fit too."""
+  """Returns the most tokens of a sentence, such that 1.5 S + 10 fit too."""
   return 2 * (model.max_length - 10) // 3
 
 
 def encode(tokenizer, sentences):
-  """Token ids of each sentence, <eos> at the end: a list of lists."""
+  """Encodes sentences as lists of token ids, with <eos> at the end."""
   return [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
 
 
 def translations(model, tokenizer, ids, beam, alpha, size=64) -> tasks.Pass:
-  """Beam search for sentences, as a Pass that gives decoding.Decoded of each.
+  """Makes a Pass that translates sentences by beam search: decoding.Decoded.
 
-  A translation has at most 1.5 S + 10 tokens, S those of the padded sentence.
+  A translation has at most 1.5 S + 10 tokens; S counts the padded sentence's.
 
   Args:
     model: EncoderDecoder.
     tokenizer: data.tokenizer.Tokenizer.
-    ids: of the sentences, see `encode`, each at most `longest`.
+    ids: token ids of the sentences, see `encode`, each at most `longest`.
     beam, alpha: see `beam_search.beam`; beam=1 is greedy.
     size: sentences at a time.
 
   Raises:
-    ValueError: the beam is wider than the vocabulary or cannot be.
+    ValueError: the beam is wider than the vocabulary, or impossible.
   """
   _check_beam(beam, alpha, tokenizer)
   encoded = examples.collect((x, len(x)) for x in ids)
@@ -242,7 +242,7 @@ def _check_beam(beam, alpha, tokenizer):
 
 
 def _decode(model, tokenizer, beam, alpha, params, source, lengths):
-  """Decoded of the best translations of source [B, S], all as long."""
+  """Decodes the best translations of source [B, S], all of one length."""
   B, S = source.shape
   limit = min(3 * S // 2 + 10, model.max_length)
   valid = (jnp.arange(S)[None] < lengths[:, None]).astype(jnp.int32)
@@ -254,7 +254,7 @@ def _decode(model, tokenizer, beam, alpha, params, source, lengths):
 
   def step(tokens, cache):
     logits, cache = next_logits(tokens, cache)
-    # No text has <pad> in it; Marian, whose logit of it is 0, relies on that.
+    # No text contains <pad>; Marian relies on that, because its logit is 0.
     return logits.at[..., tokenizer.pad_id].set(-jnp.inf), cache
 
   found = beam_search.beam(

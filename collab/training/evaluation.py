@@ -18,19 +18,19 @@ from collab.training import sharding
 
 
 def build(task: tasks.Task, model: models.Model, mesh: Mesh) -> Callable:
-  """A function that evaluates a task; its programs are compiled once.
+  """Makes a function that evaluates a task; its programs are compiled once.
 
   With several processes, process 0 evaluates on one device.
 
   Args:
     task: tasks.Task.
     model: models.Model.
-    mesh: of `sharding.make_mesh`.
+    mesh: mesh of `sharding.make_mesh`.
 
   Returns:
-    (params, split) -> dict of scores, and dict of lists with what each example
-    adds to them, on process 0. If the model gives NaN or infinity for any
-    example, the scores are NaN and there are no examples.
+    A function (params, split) -> dict of scores, and dict of lists with what
+    each example adds to them, on process 0. If the model gives NaN or infinity
+    for any example, the scores are NaN and there are no examples.
   """
   split_batch = sharding.batch_sharding(mesh)
   if jax.process_count() > 1:
@@ -65,13 +65,13 @@ def rows(
   computed: tasks.Pass,
   split_batch: Sharding,
 ) -> Any:
-  """What a Pass computes of all examples, in their order.
+  """Computes a Pass over all examples; returns the rows in their order.
 
   Args:
-    program: (params, batch) -> pytree of arrays [R, ...], compiled.
-    params: of the model.
+    program: compiled function (params, batch) -> pytree of arrays [R, ...].
+    params: parameters of the model.
     computed: tasks.Pass.
-    split_batch: as in `build`.
+    split_batch: sharding of a batch over the devices.
 
   Returns:
     The same tree of NumPy arrays [examples, ...].
@@ -92,7 +92,7 @@ def rows(
 
 
 def _filled(batch, devices):
-  """Fills a batch up for all devices, with copies of row 0 at place -1."""
+  """Pads a batch for all devices, with copies of row 0 at place -1."""
   n = len(batch['place'])
   rows = np.arange(n + -n % devices)
   rows[n:] = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of an experiment, built from its config, as one tuple."""
+"""The parts of an experiment, built from its config, in one tuple."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from collab import models, tasks
 
 
 class Experiment(NamedTuple):
-  """What a run needs to make its state and its step.
+  """Everything that a run needs to make its state and its step.
 
   Attributes:
-    config: of the run.
-    workdir: where it keeps what it makes.
+    config: config of the run.
+    workdir: folder of the run's files.
     task: the data, the loss and the scores.
-    model: of the task.
+    model: the task's model.
     tx: the optimiser.
-    schedule: updates done -> learning rate.
-    mesh: of the devices.
+    schedule: function number of updates -> learning rate.
+    mesh: mesh of the devices.
   """
 
   config: ConfigDict

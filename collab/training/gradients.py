@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of a batch, computed at once or in several micro-batches."""
+"""Computes gradients of a batch, at once or in several micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,24 +12,26 @@ import jax.numpy as jnp
 def accumulate(
   loss: Callable, params: Any, batch: Any, key: jax.Array, n: int = 1
 ) -> tuple:
-  """Gradient of a mean over the whole batch, from n micro-batches in a scan.
+  """Computes the gradient of a mean over a batch, from n micro-batches.
 
     L = sum_i s_i / sum_i w_i;  dL/dp = (sum_i ds_i/dp) / sum_i w_i
 
-  Exact for any weights w_i (NaN if all are zero). Micro-batch i takes the rows
-  i, i + n, ...: each device cuts its own rows, and none are exchanged. Sums are
-  float32 at least.
+  This is exact for any weights w_i (NaN if all are zero). A scan runs over the
+  micro-batches. Micro-batch i takes the rows i, i + n, ..., so that each device
+  uses its own rows and none are exchanged. Sums are at least float32.
 
   Args:
-    loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w free of
-      params, and aux a dict of sums over the rows.
+    loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w
+      independent of params, and aux a dict of sums over the rows.
     params: pytree.
     batch: pytree of [B, ...].
-    key: of dropout; micro-batch i gets fold_in(key, i), unless n = 1.
-    n: micro-batches; divides B, best into multiples of the device count.
+    key: random key of dropout; micro-batch i gets fold_in(key, i), unless n =
+      1.
+    n: number of micro-batches; divides B, best into multiples of the device
+      count.
 
   Returns:
-    (L, (sum_i w_i, sum_i aux_i)), dL/dp: like jax.value_and_grad.
+    (L, (sum_i w_i, sum_i aux_i)), dL/dp, like jax.value_and_grad.
 
   Raises:
     ValueError: n does not divide B.
@@ -43,7 +45,7 @@ def accumulate(
 
 
 def _scanned(f, n):
-  """f(params, batch, key), summed over n micro-batches."""
+  """Makes a function that sums f(params, batch, key) over n micro-batches."""
 
   def total(params, batch, key):
     B = len(jax.tree.leaves(batch)[0])

@@ -15,8 +15,8 @@ from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
 from collab.training import logs
 
-HEADS = ('head', 'distilled_head')  # these belong to a task
-# Parameters that have a row for each id.
+HEADS = ('head', 'distilled_head')  # belong to a task
+# Parameters with one row for each id.
 ROWS = ('embed/embedding', 'embed/bias', 'head/bias')
 
 
@@ -26,25 +26,25 @@ def load(
   meaning: model_json.Meaning,
   sharding: Sharding | None = None,
 ) -> Any:
-  """Takes parameters from an earlier run where it has them, and prints which.
+  """Copies matching parameters from an earlier run, and prints which.
 
-  Parameters match if name, type and shape do. A head, which belongs to a task,
-  may have another shape. Other parameters of the same name may not, except that
-  tables may have more rows than the tokenizer has ids. The outputs of a head
-  are put in the order of the task's classes.
+  Parameters match if name, type and shape do. A head belongs to a task, so its
+  shape may differ. Other parameters with equal names must have equal shapes,
+  except that tables may have more rows than the tokenizer has ids. The outputs
+  of a head are put in the order of the task's classes.
 
   Args:
-    workdir: of the earlier run; the parameters of its evaluation are read.
-    params: the fresh ones.
-    meaning: of the model that they belong to.
-    sharding: of what is read, over all hosts; one device by default.
+    workdir: workdir of the earlier run; its final parameters are read.
+    params: freshly initialised parameters.
+    meaning: Meaning of the new model.
+    sharding: sharding of what is read, over all hosts; one device by default.
 
   Returns:
     A tree like params.
 
   Raises:
-    ValueError: no such run, no good checkpoint, another shape, nothing in
-      common, another tokenizer, or a head of as many other classes.
+    ValueError: there is no such run or no good checkpoint; a shape or the
+      tokenizer differs; nothing matches; or a head has as many other classes.
   """
   config, folder = workdirs.claim(None, workdir), pathlib.Path(workdir)
   known = model_json.Meaning()
@@ -85,13 +85,13 @@ def load(
 
 
 def _beside(folder):
-  """The fingerprint of a run's tokenizer.json, '' if it has none."""
+  """Returns the fingerprint of a run's tokenizer.json, '' if it has none."""
   path = folder / 'tokenizer.json'
   return tokenizer.fingerprint(tokenizer.read(path)) if path.exists() else ''
 
 
 def _leave_padding(old, new):
-  """Cuts tables in `old` to the ids that the tokenizer has; says so, a dict."""
+  """Cuts the tables in `old` to the tokenizer's ids; returns notes, a dict."""
   table = ROWS[0]
   if table not in old or table not in new:
     return {}
@@ -105,7 +105,7 @@ def _leave_padding(old, new):
 
 
 def _outputs(names):
-  """Those of the last layer of each head, a set."""
+  """Returns the names of the last layer's parameters in each head, a set."""
   found = set()
   for head in HEADS:
     mine = {n: n.rpartition('/')[0] for n in names if _part(n) == head}
@@ -114,7 +114,7 @@ def _outputs(names):
 
 
 def _order(workdir, old, outputs, classes, wanted):
-  """Orders parameters in `old` by the classes wanted; says so, a dict."""
+  """Orders outputs in `old` by the wanted classes; returns notes, a dict."""
   try:
     places = model_json.places(classes, wanted)
   except ValueError as e:
@@ -136,6 +136,6 @@ def _part(name):
 
 
 def _names(names):
-  """'embed (1), encoder (32)': parameters by the part that they belong to."""
+  """Groups parameters by their part of the model: 'embed (1), encoder (32)'."""
   counts = collections.Counter(sorted(map(_part, names)))
   return ', '.join(f'{part} ({n})' for part, n in counts.items()) or 'none'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a run on disk, and its progress on the terminal."""
+"""Writes a run's metrics to disk, and shows its progress on the terminal."""
 
 from collections.abc import Mapping
 import errno
@@ -20,18 +20,19 @@ from collab.io import atomic, json_text
 class Writer:
   """Writes rows of metrics to workdir/metrics.jsonl, TensorBoard and W&B.
 
-  A row is {"step": 7, "train/loss": 3.25, ...}, flushed as it is written. Rows
-  after `resume_step` and a torn last line are cut off first. A run writes the
-  rows of a step before it saves that step, so a run that was killed and started
-  again has the same file as one that was not (but for `is_timing`).
+  A row is {"step": 7, "train/loss": 3.25, ...}, flushed as it is written. On
+  resuming, rows after `resume_step` and an incomplete last line are removed.
+  The rows of a step are written before the step is saved. So a run that was
+  killed and resumed has the same file as an undisturbed one (except for
+  `is_timing`).
 
   Args:
-    workdir: of the run.
-    resume_step: that the run goes on from, 0 for a new one.
+    workdir: workdir of the run.
+    resume_step: step that the run resumes from, 0 for a new run.
     wandb: project at Weights & Biases, '' for none.
 
   Raises:
-    ValueError: wandb is not installed; or a line of the file is not a row.
+    ValueError: wandb is not installed, or a line of the file is not a row.
     OSError: the files cannot be written.
   """
 
@@ -49,20 +50,20 @@ class Writer:
       path, ''.join(json_text.to_json(row) + '\n' for row in rows)
     )
     self._file = path.open('ab', buffering=0)
-    # Not SummaryWriter: when its thread dies of a full disk, its caller hangs.
+    # Not SummaryWriter: if its thread dies of a full disk, the caller blocks.
     self._events = EventsWriter(
       str(folder / 'tensorboard' / 'events'), f'.{os.getpid()}'
     )
-    start = SessionLog(status=SessionLog.START)  # hides what was cut off
+    start = SessionLog(status=SessionLog.START)  # hides the removed rows
     self._event(step=resume_step + 1, session_log=start)
 
   def write(self, step: int, values: Mapping):
-    """Writes a row: all of it, or nothing and raises OSError.
+    """Writes a row atomically, or raises OSError.
 
     Args:
-      step: of the run.
-      values: name -> scalar of Python, NumPy or JAX. But for those that are
-        `is_timing` by name, they depend on config and step only.
+      step: step of the run.
+      values: name -> scalar of Python, NumPy or JAX. They depend on config and
+        step only, except those whose name is `is_timing`.
     """
     if self._file is None:
       return
@@ -97,10 +98,12 @@ class Writer:
 
 
 class Progress:
-  """A progress bar on a terminal, elsewhere a line per `show`; process 0 only.
+  """Shows a progress bar on a terminal, otherwise a line for each `show`.
+
+  Only process 0 shows it.
 
   Args:
-    first: step that the run goes on from.
+    first: step that the run starts from.
     last: step that the run ends at.
   """
 
@@ -115,12 +118,12 @@ class Progress:
 
   def step(self):
     """Counts one more step as done."""
-    self._began = self._began or time.monotonic()  # not the compilation
+    self._began = self._began or time.monotonic()  # compilation does not count
     if self._bar is not None:
       self._bar.update()
 
   def show(self, step: int, values: Mapping):
-    """Shows values such as the loss, and the time that is left."""
+    """Shows values such as the loss, and the remaining time."""
     words = [f'{name} {value:.4g}' for name, value in values.items()]
     if self._bar is not None:
       self._bar.set_postfix_str(', '.join(words))
@@ -138,12 +141,12 @@ class Progress:
 
 
 def is_timing(name: str) -> bool:
-  """Whether a metric depends on the clock: time/..., ...per_second..."""
+  """Returns whether a metric depends on the clock, by its name."""
   return name.startswith('time/') or 'per_second' in name
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict]:
-  """The rows of a metrics.jsonl, without a torn last line; [] if missing.
+  """Reads metrics.jsonl without an incomplete last line; [] if missing.
 
   Raises:
     ValueError: another line is not a row.

@@ -13,12 +13,12 @@ from collab.runtime import tree_table
 
 
 class Health(NamedTuple):
-  """Loss and gradient norms of a step, all finite if the step is good.
+  """The loss and gradient norms of a step; all are finite in a good step.
 
   Attributes:
     loss: float32 [].
-    norm: float32 [], of the gradients.
-    squares: float32 [leaves], of the gradients, summed over each leaf.
+    norm: float32 [], norm of the gradients.
+    squares: float32 [leaves], sum of squared gradients in each leaf.
   """
 
   loss: jax.Array
@@ -27,14 +27,14 @@ class Health(NamedTuple):
 
 
 def health(loss: jax.Array, grads: Any) -> Health:
-  """The Health of a step, computed inside jit."""
+  """Computes the Health of a step, inside jit."""
   leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(grads)]
   squares = jnp.stack([jnp.sum(jnp.square(x)) for x in leaves])
   return Health(loss, jnp.sqrt(squares.sum()), squares)
 
 
 def unless_finite(health: Health, old: dict, new: dict) -> dict:
-  """The state `new` after a good step, else `old` with the step counted."""
+  """Returns the state `new` after a good step, else `old` with a new count."""
   good = jnp.isfinite(health.loss) & jnp.isfinite(health.norm)
   kept = jax.tree.map(lambda x, y: jnp.where(good, y, x), old, new)
   return kept | dict(step=new['step'])
@@ -43,18 +43,19 @@ def unless_finite(health: Health, old: dict, new: dict) -> dict:
 def watch(
   limit: int, params: Any, rows: Callable, workdir: str
 ) -> Callable[[list[Health], int, int], None]:
-  """A function that checks steps, and ends the run at one bad step too many.
+  """Makes a function that checks steps, and stops the run at too many bad ones.
 
   Args:
-    limit: how many steps may be skipped in the whole run.
+    limit: number of steps that the whole run may skip.
     params: a tree with the names of the gradients.
-    rows: step -> the training examples of its batch, from 0.
-    workdir: of the run, for the message.
+    rows: function step -> the training examples of its batch, from 0.
+    workdir: workdir of the run, for the message.
 
   Returns:
-    check(seen, step, skipped): `seen` are the Healths, on the host, of the last
-    steps up to `step`, and `skipped` is how many the run has skipped so far. It
-    logs each bad step, and raises FloatingPointError at more than `limit`.
+    check(seen, step, skipped). `seen` are the Healths, on the host, of the last
+    steps up to `step`. `skipped` is the number of steps that the run has
+    skipped so far. check logs each bad step, and raises FloatingPointError if
+    more than `limit` were skipped.
 
   Raises:
     ValueError: limit < 0.
@@ -64,7 +65,7 @@ def watch(
   names = list(tree_table.named(params))
 
   def check(seen, step, skipped):
-    first = step - len(seen)  # steps done before
+    first = step - len(seen)  # steps done before these
     bad = [i for i, x in enumerate(seen) if not np.isfinite(x[:2]).all()]
     for count, i in enumerate(bad, skipped - len(bad) + 1):
       told = _told(seen[i], first + i, names, rows)

@@ -29,10 +29,10 @@ def adamw(rate, b1, b2, eps, weight_decay):
 
 
 def muon(rate, b1, b2, eps, weight_decay):
-  """Orthogonal updates of matrices (Jordan et al., 2024), Adam for the rest.
+  """Muon (Jordan et al., 2024) for matrices, Adam for the other parameters.
 
-  As large as Adam's (arXiv 2502.16982), so that lr means the same; Adam is with
-  Nesterov's momentum here.
+  Muon's updates are scaled to the size of Adam's (arXiv 2502.16982), so that lr
+  has the same meaning. Adam uses Nesterov's momentum here.
   """
   return optax.contrib.muon(
     rate,
@@ -66,28 +66,28 @@ def build(
   ema=0.0,
   layer_decay=1.0,
 ):
-  """The optimiser of the fields of config.optim, and its learning rate.
+  """Builds the optimiser of config.optim, and its learning-rate function.
 
   Args:
-    total_steps: at which 'linear' and 'cosine' arrive at `end_lr`.
+    total_steps: step at which 'linear' and 'cosine' reach `end_lr`.
     name: one of `OPTIMIZERS`.
     lr: peak learning rate.
     schedule: one of `schedules.SCHEDULES`.
-    warmup_steps: of linear growth from lr / warmup_steps to lr.
-    end_lr: of 'linear' and 'cosine'.
-    b1, b2, eps: of Adam.
-    weight_decay: times lr; of matrices only, see `parameters.decays`.
-    clip: largest global norm of the gradients, 0 for none.
+    warmup_steps: steps of linear growth from lr / warmup_steps to lr.
+    end_lr: final rate of 'linear' and 'cosine'.
+    b1, b2, eps: parameters of Adam.
+    weight_decay: times lr; for matrices only, see `parameters.decays`.
+    clip: maximum global norm of the gradients, 0 for none.
     ema: decay of the parameters' average, by `ema_update`; 0 for none.
-    layer_decay: of the learning rate from layer to layer, see
+    layer_decay: decay of the learning rate from layer to layer, see
       `parameters.layer_rates`.
 
   Returns:
-    An optax.GradientTransformation, and count -> learning rate of the update
-    that follows `count` updates.
+    An optax.GradientTransformation, and a function count -> learning rate of
+    the update after `count` updates.
 
   Raises:
-    ValueError: a value out of range, or one that `name` or `schedule` ignores.
+    ValueError: a value is out of range, or `name` or `schedule` ignores it.
   """
   if name not in OPTIMIZERS:
     raise ValueError(f'optim.name={name!r}; there are {", ".join(OPTIMIZERS)}.')
@@ -126,10 +126,10 @@ def _by_layer(decay, updates, params):
 
 
 def ema_update(ema: Any, params: Any, decay: float) -> Any:
-  """decay ema + (1 - decay) params."""
+  """Computes decay ema + (1 - decay) params."""
   return optax.incremental_update(params, ema, 1 - decay)
 
 
 def updates(opt: Any) -> jax.Array:
-  """How many updates an optimiser has made, from its state: int32 []."""
+  """Returns an optimiser's number of updates from its state: int32 []."""
   return optax.tree.get_all_with_path(opt, 'count')[0][1]

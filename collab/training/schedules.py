@@ -42,10 +42,10 @@ SCHEDULES = {f.__name__: f for f in (inverse_sqrt, linear, cosine, constant)}
 
 
 def build(name, lr, warmup, total, end_lr):
-  """count -> learning rate of the update that follows `count` updates.
+  """Makes a function count -> rate of the update that follows `count` updates.
 
   Raises:
-    ValueError: a value out of range, or one that the schedule ignores.
+    ValueError: a value is out of range, or the schedule ignores it.
   """
   if name not in SCHEDULES:
     legal = ', '.join(SCHEDULES)

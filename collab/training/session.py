@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The context that the loop of a run lives in: its log, its progress, its end.
+"""The context of a run's training loop: its log, its progress, its signals.
 
 Within it Ctrl-C and SIGTERM ask the loop to save and stop.
 """
@@ -14,13 +14,13 @@ from collab.training.experiment import Experiment
 
 
 class Session(NamedTuple):
-  """What the loop writes to, and what may stop it.
+  """What the training loop writes to, and what may stop it.
 
   Attributes:
-    writer: of rows of metrics.
-    progress: on the terminal.
-    stopped: number of the step just done -> whether to stop after it. Called
-      after every step, by all processes.
+    writer: logs.Writer of rows of metrics.
+    progress: progress on the terminal.
+    stopped: function of the step just done -> whether to stop after it. All
+      processes have to call it after every step.
   """
 
   writer: logs.Writer

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh of devices, and how batches and states are sharded over it.
 
-Programs are written for the global arrays and compiled by `jax.jit`; these
-shardings alone decide between one device, data parallelism (every device holds
+Programs are written for global arrays and compiled by `jax.jit`. These
+shardings alone choose between one device, data parallelism (every device holds
 the state) and FSDP (the state is split, and gathered where it is used).
 """
 
@@ -15,16 +15,16 @@ import numpy as np
 from collab.runtime import tree_table
 
 AXES = ('data', 'fsdp')
-# Leaves of fewer elements are replicated: gathering them costs more in latency
-# than they take in memory.
+# Smaller leaves (in elements) are replicated, because gathering them costs more
+# latency than it saves memory.
 SMALL = 1 << 12
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-  """All devices as a mesh [data, fsdp] with data = devices / fsdp.
+  """Makes a mesh [data, fsdp] of all devices, with data = devices / fsdp.
 
   Args:
-    fsdp: over how many devices the state is split; 1 replicates it.
+    fsdp: number of devices that the state is split over; 1 replicates it.
 
   Raises:
     ValueError: fsdp does not divide the number of devices.
@@ -35,8 +35,8 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     raise ValueError(
       f'fsdp={fsdp} does not divide the {n} devices; legal are {legal}.'
     )
-  # Auto, because linen does not run on the Explicit axes that make_mesh makes
-  # unless told otherwise.
+  # Auto, because linen does not support Explicit axes, which make_mesh makes by
+  # default.
   return jax.make_mesh(
     (n // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
@@ -53,9 +53,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def local(tree: Any, mesh: Mesh) -> Any:
-  """A state, or a part of it, for this host to compute with alone.
+  """Returns a state, or a part of it, for this host to use alone.
 
-  With one host it is the tree itself. With several it is a copy of all of it on
+  With one host it is the tree itself. With several hosts it is a full copy on
   one device of each host, and all hosts have to call this.
   """
   if jax.process_count() == 1:
@@ -65,15 +65,15 @@ def local(tree: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
-  """A sharding for each leaf of a state.
+  """Chooses a sharding for each leaf of a state.
 
-  Replicated when fsdp = 1. Otherwise the largest axis that fsdp divides is
-  split (the first of equals); leaves below `SMALL` elements and leaves without
-  such an axis are replicated. Parameters, moments and averages of one shape
-  so get one sharding.
+  With fsdp = 1 every leaf is replicated. Otherwise its largest axis that fsdp
+  divides is split (the first among equals). Leaves below `SMALL` elements and
+  leaves without such an axis are replicated. So parameters, moments and
+  averages of one shape get the same sharding.
 
   Args:
-    mesh: of `make_mesh`.
+    mesh: mesh of `make_mesh`.
     abstract_state: pytree of anything with a shape, as `jax.eval_shape` gives.
 
   Returns:
@@ -99,7 +99,7 @@ def put(batch: Any, sharding: NamedSharding) -> Any:
   Args:
     batch: pytree of numpy arrays [b, ...] with b the rows of this host, the
       same number on every host.
-    sharding: of `batch_sharding`.
+    sharding: sharding of `batch_sharding`.
 
   Returns:
     The same tree of jax.Array [b * hosts, ...].

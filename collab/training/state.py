@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a run: restored from its newest checkpoint, or made anew.
+"""Starts the state of a run: from its newest checkpoint, or initialised.
 
-A dict of `step`, the steps done; `params`; `opt`, the optimiser's own; and
-`ema`, the moving average of `params`, if the config asks for one.
+The state is a dict of `step`, the number of steps done; `params`; `opt`, the
+optimiser's state; and `ema`, the moving average of `params`, if the config asks
+for one.
 """
 
 from typing import Any
@@ -20,10 +21,10 @@ from collab.training.experiment import Experiment
 def start(
   made: Experiment, checkpoints: checkpoint.Checkpoints, eval_only: bool
 ) -> tuple[int, Any]:
-  """(steps done, state) to go on from, on the devices that hold it.
+  """Returns (steps done, state) to continue from, on its devices.
 
   Raises:
-    ValueError: the workdir is of other data, of another model or of other
+    ValueError: the workdir belongs to other data, another model or other
       learning rates; or there is nothing to evaluate.
   """
   config, workdir, model = made.config, made.workdir, made.model
@@ -34,7 +35,7 @@ def start(
     state = dict(step=jnp.int32(0), params=params, opt=made.tx.init(params))
     return state | (dict(ema=params) if ema else {})
 
-  # The key is an argument: a program is compiled once for all seeds.
+  # The key is an argument, so that a program is compiled once for all seeds.
   key, _ = jax.random.split(jax.random.key(config.seed))
   shapes = jax.eval_shape(init, key)
   shardings = sharding.state_shardings(made.mesh, shapes)
@@ -58,5 +59,5 @@ def start(
 
 
 def params_of(state: dict) -> Any:
-  """The parameters that are evaluated: their average, if there is one."""
+  """Returns the parameters to evaluate: their average, if there is one."""
   return state.get('ema', state['params'])

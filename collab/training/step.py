@@ -12,15 +12,15 @@ from collab.training.experiment import Experiment
 
 
 def build(made: Experiment, state: Any) -> Callable:
-  """The compiled step, for a state and batches that lie on the mesh.
+  """Compiles the training step, for a state and batches on the mesh.
 
   Args:
-    made: gives the loss and the optimiser.
-    state: of state.start; the next ones lie on the devices as it does.
+    made: Experiment with the loss and the optimiser.
+    state: state of state.start; later states have the same sharding.
 
   Returns:
-    (state, batch, key) -> state, dict of scalars for the log, and Health. The
-    state that is given is donated.
+    A function (state, batch, key) -> state, dict of scalars for the log, and
+    Health. It donates the given state.
   """
   config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summaries that a run prints and writes at its start and its end."""
+"""Prints and writes the summaries at the start and at the end of a run."""
 
 import json
 import pathlib
@@ -18,9 +18,9 @@ from collab.training.experiment import Experiment
 
 
 def start(made: Experiment, params: Any, step: int):
-  """Prints devices, sizes, the cost of attention beside MHA's, and the data.
+  """Prints devices, sizes, the attention's cost beside MHA's, and the data.
 
-  Writes model.json and parameters.txt.
+  It also writes model.json and parameters.txt.
   """
   config, workdir, task, model = made[:4]
   tokens = accounting.tokens(model, config.data)
@@ -53,7 +53,7 @@ def start(made: Experiment, params: Any, step: int):
 
 
 def _attention(cost, mha, tokens):
-  """Lines on what attention costs beside multi-head attention."""
+  """Formats the cost of attention beside multi-head attention, as lines."""
 
   titles = dict(
     forward=(f'  of {tokens:,} tokens', 'FLOP forward'),
@@ -66,7 +66,7 @@ def _attention(cost, mha, tokens):
   share = cost.parameters / mha.parameters
   lines = {'in attention': f'{cost.parameters:,}, {share:.2f} of mha'}
   for name, (title, unit) in titles.items():
-    if value := getattr(cost, name):  # 0 where a model does not decode
+    if value := getattr(cost, name):  # 0 if the model does not decode
       share = f'{value / getattr(mha, name):.2f} of mha'
       lines[title] = f'{accounting.si(value)}{unit}, {share}'
   return lines
@@ -111,7 +111,7 @@ def end(made: Experiment, params: Any, step: int, scores: dict, examples: dict):
 
 
 def check_results(path: str):
-  """Refuses, before a run, a file that its result cannot be appended to."""
+  """Refuses, before a run, a file to which its result cannot be appended."""
   if jax.process_index() > 0:
     return
   try:
@@ -127,7 +127,7 @@ def append(workdir: str, path: str):
   """Appends the result.json of a finished run to a .jsonl file as one line.
 
   Raises:
-    ValueError: the run has steps to go.
+    ValueError: the run is not finished.
   """
   if jax.process_index() > 0:
     return

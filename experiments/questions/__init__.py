@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the papers leave open, answered at small scale; as experiments.tables.
+"""Questions that the papers leave open, answered at small scale.
 
-Their conclusions are written by hand: whoever makes new results reads them.
+The modules are like those of experiments.tables, but their conclusions are
+written by hand. Whoever makes new results has to check them.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTML pages on runs: python -m experiments.report."""
+"""Makes HTML pages about runs: python -m experiments.report."""

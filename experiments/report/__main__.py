@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""One HTML page on a run, or on several beside each other.
+r"""Makes an HTML page about one run, or a comparison of several.
 
   python -m experiments.report RUN
   python -m experiments.report RUN --data=DIR
@@ -7,11 +7,11 @@ r"""One HTML page on a run, or on several beside each other.
   python -m experiments.report SWEEP --out=sweep.html
   python -m experiments.report RUN RUN RUN
 
-RUN is a workdir, SWEEP a folder of workdirs, perhaps one folder deeper. The
-page needs no other file and no network. Of a run: results, learning curves,
-attention maps of an example, how alike the heads are, cost beside multi-head
-attention, config. Of several: means and standard deviations over seeds, and
-learning curves.
+RUN is a workdir. SWEEP is a folder of workdirs, perhaps one folder deeper. The
+page needs no other file and no network. For one run it shows results, learning
+curves, attention maps of an example, similarity of the heads, cost beside
+multi-head attention, and the config. For several it shows means and standard
+deviations over seeds, and learning curves.
 """
 
 import pathlib
@@ -44,7 +44,7 @@ def write(paths: list, text: str = '', out: str = '', data: str = ''):
   """Writes the page; returns its path.
 
   Raises:
-    ValueError, OSError: what cannot be read or written.
+    ValueError, OSError: the runs cannot be read, or the page not written.
   """
   found = [runs.read(folder) for folder in runs.find(paths)]
   if not out:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves and maps as SVG and PNG inside an HTML page."""
+"""Draws curves and maps as SVG and PNG inside an HTML page."""
 
 import base64
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from PIL import Image
 
 from experiments.report.page import parts
 
-POINTS = 200  # of a curve, at most
+POINTS = 200  # maximum number of points of a curve
 COLOURS = 8  # --c0 ... of page.html; further curves are dashed
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 12, 12, 40
 SCALE = matplotlib.colormaps['viridis'](np.linspace(0, 1, 64))[:, :3]
 
 
 def chart(title: str, curves: list, last: int, labels: Sequence) -> str:
-  """A <figure> of curves over steps, '' if they have no finite point.
+  """Draws a <figure> of curves over steps; '' if they have no finite point.
 
   Args:
-    title: of the chart.
-    curves: pairs (label, points); curves of one label have one colour. A point
-      is (x, y) with x rising; a y that is not finite is a gap.
-    last: step that the horizontal axis ends at, at least 1.
-    labels: of all charts of the page, so that each keeps its colour.
+    title: title of the chart.
+    curves: pairs (label, points); curves with one label have one colour. A
+      point is (x, y) with x increasing; a y that is not finite makes a gap.
+    last: step at the end of the horizontal axis, at least 1.
+    labels: labels of all charts of the page, so that each keeps its colour.
   """
   ys = [y for _, points in curves for _, y in points if np.isfinite(y)]
   if not ys:
@@ -58,7 +58,7 @@ def chart(title: str, curves: list, last: int, labels: Sequence) -> str:
 
 
 def _ticks(low, high, **options):
-  """Round numbers from low or below to high or above."""
+  """Chooses round numbers from at or below low to at or above high."""
   if low == high:
     low, high = (min(0, 2 * low), max(0, 2 * low)) if low else (0, 1)
   found = ticker.MaxNLocator(
@@ -68,7 +68,7 @@ def _ticks(low, high, **options):
 
 
 def _pieces(points):
-  """The finite stretches of points, of which few enough to draw are left."""
+  """Splits points into finite stretches, thinned to few enough to draw."""
   if len(points) > POINTS:
     chosen = np.linspace(0, len(points) - 1, POINTS).round().astype(int)
     points = [points[i] for i in chosen]
@@ -77,7 +77,7 @@ def _pieces(points):
 
 
 def _told(label, points):
-  """A curve in words, for who cannot see it."""
+  """Describes a curve in words, for readers who cannot see it."""
   finite = [p for p in points if np.isfinite(p[1])]
   if not finite:
     return f'{label} has no number'
@@ -86,9 +86,9 @@ def _told(label, points):
 
 
 def heat(grid: np.ndarray) -> str:
-  """A data URL of a PNG, a pixel for each number of [T, S] from 0 to 1.
+  """Makes a data URL of a PNG, one pixel for each number of [T, S] from 0 to 1.
 
-  What is exactly 0, as where a mask is, is transparent.
+  Zeros, which a mask gives, are transparent.
   """
   levels = 1 + np.rint(np.clip(grid, 0, 1) * (len(SCALE) - 1))
   image = Image.fromarray(np.where(grid == 0, 0, levels).astype(np.uint8))
@@ -98,7 +98,7 @@ def heat(grid: np.ndarray) -> str:
 
 
 def picture(pixels: np.ndarray) -> str:
-  """A data URL of uint8 [S, S, C]."""
+  """Makes a data URL of uint8 [S, S, C]."""
   return _url(Image.fromarray(pixels.squeeze()))
 
 

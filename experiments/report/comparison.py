@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of several runs: arms beside each other, seeds together.
+"""Makes the page that compares several runs, with seeds grouped.
 
-An arm is a config and how it was converted, but for its seed; arms of one task
-are compared.
+An arm is a config and its conversion, without the seed. Arms of one task are
+compared.
 """
 
 import math
@@ -13,13 +13,13 @@ from experiments import results as numbers
 from experiments.report import charts, one, runs
 from experiments.report.page import parts, whole
 
-# Of a conversion, what the config does not say.
+# Facts of a conversion that the config does not have.
 CONVERSION = 'source', 'calibration', 'rows', 'refine'
-SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation
+SHOWN = ('train', 'loss'), ('train', 'accuracy')  # and all of validation's
 
 
 def write(found: list[runs.Run]) -> str:
-  """The page that compares several runs, as HTML."""
+  """Makes the page that compares several runs, as HTML."""
   tasks = {}
   for run in found:
     tasks.setdefault(run.task, []).append(run)
@@ -47,8 +47,8 @@ def write(found: list[runs.Run]) -> str:
 def of_arms(some: list[runs.Run]) -> dict[str, list]:
   """Groups runs of one task by arm, {label: runs}, in their order.
 
-  A label is the variant and, where one variant has several arms, the fields
-  that these differ in.
+  A label is the variant and, if a variant has several arms, the fields in which
+  these differ.
   """
   arms, variants = {}, {}
   for run in some:
@@ -69,10 +69,10 @@ def of_arms(some: list[runs.Run]) -> dict[str, list]:
 
 
 def _but_seed(run):
-  """The non-empty fields of a config, without its seed or that of a source."""
+  """Returns a config's non-empty fields, without its seed or a source's."""
   fields = runs.flat(run.config)
   fields |= {x: run.conversion[x] for x in CONVERSION if run.conversion.get(x)}
-  if changes := run.result.get('changes'):  # no others are like it
+  if changes := run.result.get('changes'):  # no other run is like it
     fields['changes'] = changes
   seed = fields.pop('seed')
   for key in {'init_from', 'source'} & fields.keys():
@@ -81,7 +81,7 @@ def _but_seed(run):
 
 
 def results(arms: dict[str, list]) -> str:
-  """Means and standard deviations over the seeds of each arm."""
+  """Tabulates means and standard deviations over the seeds of each arm."""
   scores = {
     label: [run.result['metrics'] for run in some if run.result]
     for label, some in arms.items()
@@ -100,9 +100,9 @@ def results(arms: dict[str, list]) -> str:
 
 
 def _tells(name, every):
-  """Whether a metric is a number that tells the runs apart, or judges them."""
+  """Returns whether a metric is a number that distinguishes or judges runs."""
   values = [numbers.as_float(scores.get(name)) for scores in every]
-  # Shown though it may be nan in all of them.
+  # A headline metric is shown even if it is nan in all runs.
   judges = name in runs.HEADLINES and any(name in scores for scores in every)
   number = judges or any(not math.isnan(x) for x in values)
   shown = judges or len(every) == 1 or len({*values}) > 1
@@ -113,14 +113,14 @@ def _spread(name, some):
   if not some:
     return ''
   values = [numbers.as_float(scores.get(name)) for scores in some]
-  if not all(map(math.isfinite, values)):  # a seed diverged: no mean hides it
+  if not all(map(math.isfinite, values)):  # a mean would hide a diverged seed
     return ', '.join(map(runs.number, values))
   mean = f'{statistics.mean(values):.4g}'
   return f'{mean} ± {statistics.stdev(values):.2g}' if len(some) > 1 else mean
 
 
 def curves(arms: dict[str, list]) -> str:
-  """A chart for each metric, a line for each run, a colour for each arm."""
+  """Draws a chart for each metric: a line a run, a colour an arm."""
   every = [run for some in arms.values() for run in some]
   drawn = []
   for metric, by_part in runs.curves(arms).items():
@@ -132,7 +132,7 @@ def curves(arms: dict[str, list]) -> str:
 
 
 def cost(arms: dict[str, list]) -> str:
-  """The attention layers' cost, an arm a row."""
+  """Tabulates the attention layers' cost, an arm a row."""
   rows, lengths = [('arm', *(told for told, _ in one.COSTS.values()))], set()
   for label, (run, *_) in arms.items():
     try:

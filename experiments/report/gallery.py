@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws attention maps, and how alike the heads are.
+"""Draws attention maps, and the similarity of the heads.
 
 Axes: H heads of a layer, T queries, S keys, N heads of some layers.
 """
@@ -13,7 +13,7 @@ from experiments.report.page import parts
 
 
 def show(seen: maps.Example, layers: list[maps.Layer]) -> str:
-  """HTML with the maps of all heads, small, and one of each layer in large.
+  """Makes HTML with small maps of all heads, and a large one of each layer.
 
   Args:
     seen: maps.Example.
@@ -31,15 +31,15 @@ def show(seen: maps.Example, layers: list[maps.Layer]) -> str:
 
 
 def _patches(weights):
-  """What the class token looks at, [H, side, side], 1 the largest."""
+  """Returns the class token's weights, [H, side, side], scaled to at most 1."""
   H, _, S = weights.shape
-  side = int(S**0.5)  # one or two learned tokens go before side^2 patches
+  side = int(S**0.5)  # one or two learned tokens precede the patches
   grids = weights[:, 0, S - side * side :].reshape(H, side, side)
   return grids / grids.max()
 
 
 def alike(layers: list[maps.Layer]) -> str:
-  """HTML on how alike those heads are that see the same tokens."""
+  """Makes HTML on the similarity of heads that see the same tokens."""
   places = {}
   for layer in layers:
     places.setdefault(layer.place, []).append(layer)
@@ -48,7 +48,7 @@ def alike(layers: list[maps.Layer]) -> str:
 
 def _alike(place, layers):
   matrix = maps.likeness(np.concatenate([x.weights for x in layers]))
-  low = np.floor(10 * matrix.min()) / 10  # most are much alike
+  low = np.floor(10 * matrix.min()) / 10  # most pairs are similar
   spread = (matrix - low) / (1 - low) if low < 1 else matrix
   sizes = [len(x.weights) for x in layers]
   return dict(
@@ -62,7 +62,7 @@ def _alike(place, layers):
 
 
 def _rows(matrix, names, sizes):
-  """Means within each layer and to the others, and the most alike pair."""
+  """Tabulates means within and between layers, and the most similar pair."""
   rows, ends = [], np.cumsum(sizes)
   for name, H, end in zip(names, sizes, ends, strict=True):
     own = np.s_[end - H : end]

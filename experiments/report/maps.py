@@ -21,7 +21,7 @@ from collab.data import examples
 from collab.models import vit
 from collab.translate import translate
 
-MOST = 20  # tokens of a text: what a page has room to label
+MOST = 20  # maximum tokens of a text, which a page can label
 
 
 class Layer(NamedTuple):
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 
   @property
   def place(self):
-    """Of the layers like it: 'encoder', 'decoder', 'decoder cross'."""
+    """The kind of layer: 'encoder', 'decoder', 'decoder cross'."""
     return ' '.join(word for word in self.name.split() if word.isalpha())
 
 
@@ -49,10 +49,10 @@ class Example(NamedTuple):
   """An example that a model reads.
 
   Attributes:
-    about: what it is, for people.
-    batch: of the model, of one row.
-    tokens: {stack: tokens as text}, of 'encoder', 'decoder' or both.
-    picture: uint8 [S, S, C] of a model of images, or None.
+    about: description for people.
+    batch: batch of one row for the model.
+    tokens: {stack: tokens as text}, for 'encoder', 'decoder' or both.
+    picture: uint8 [S, S, C] for a model of images, or None.
   """
 
   about: str
@@ -65,14 +65,14 @@ class Example(NamedTuple):
 
 
 def example(found: sources.Source, text: str = '') -> Example:
-  """Makes an Example of a row of the run's training data, or of a text.
+  """Makes an Example from a row of the run's training data, or from a text.
 
   Args:
     found: convert.source.Source.
     text: for the model to encode, to continue or to translate.
 
   Raises:
-    ValueError: the data is not there, or the model does not read text.
+    ValueError: the data is missing, or the model does not read text.
   """
   return SHOWN[_reads(found)](found, text)
 
@@ -95,7 +95,7 @@ def _image(found, text):
 
 
 def _row(found, text):
-  """One sequence, for an encoder or a decoder."""
+  """Makes one sequence, for an encoder or a decoder."""
   if not text:
     batch = _training(found)
   elif _reads(found) == 'texts':
@@ -120,7 +120,7 @@ def _row(found, text):
 
 
 def _pair(found, text):
-  """A source and a target: the model's own of a text, else the data's."""
+  """Makes a source and a target; the model translates a given text."""
   if text:
     words = sources.words(found)
     model = models.build(**found.model)
@@ -151,12 +151,12 @@ SHOWN = dict(images=_image, texts=_row, stream=_row, pairs=_pair)
 
 
 def _training(found):
-  """The first batch of the run's training data."""
+  """Returns the first batch of the run's training data."""
   return calibration.read(found, calibration.TRAIN, rows=1).batches[0]
 
 
 def _spell(found, ids):
-  """Tokens as text; special ones by their names."""
+  """Converts tokens to text; special ones get their names."""
   rules = tokenizers.Tokenizer.from_str(found.tokenizer)
   spell = lambda i: rules.decode([int(i)], skip_special_tokens=False)
   return [spell(i).strip() or '␣' for i in ids]
@@ -174,9 +174,9 @@ def _length(kept, n):
 
 
 def attend(found: sources.Source, seen: Example) -> list[Layer]:
-  """The attention of each layer on an Example, in the order of their calls."""
+  """Computes each layer's attention on an Example, in the order of calls."""
   fields = found.model | dict(scan=False, remat='none', dtype='float32')
-  if 'head' in fields:  # whatever it is, the model stops before that
+  if 'head' in fields:  # the model stops before its head
     fields |= dict(head='none', outputs=0, pooler=False)
   model = models.build(**fields)
 
@@ -197,7 +197,7 @@ def attend(found: sources.Source, seen: Example) -> list[Layer]:
     calls = intercept.get(sown['intermediates'], path)['attention_weights']
     queries = seen.tokens[path[0]]
     keys = seen.tokens['encoder'] if path[-1] == 'cross' else queries
-    for i, weights in enumerate(calls):  # more than one where layers share
+    for i, weights in enumerate(calls):  # several calls if layers are shared
       name = redundancy.label(path)
       if len(calls) > 1:
         name = f'{name.rstrip("0")}{i}'
@@ -206,7 +206,7 @@ def attend(found: sources.Source, seen: Example) -> list[Layer]:
 
 
 def width(weights: np.ndarray) -> np.ndarray:
-  """Keys that a head looks at, 2^entropy, the mean over queries: [H].
+  """Computes 2^entropy, a head's number of keys, the mean over queries: [H].
 
   Args:
     weights: [H, T, S].
@@ -215,15 +215,15 @@ def width(weights: np.ndarray) -> np.ndarray:
 
 
 def likeness(weights: np.ndarray) -> np.ndarray:
-  """1 - the Jensen-Shannon divergence of heads' maps in bits: [N, N].
+  """Computes 1 - the Jensen-Shannon divergence of heads' maps, bits: [N, N].
 
     1 - mean_t (h((p + q) / 2) - (h(p) + h(q)) / 2),  h the entropy
 
-  1 is the same map, 0 are maps that never look at the same key. Queries that
-  see one key only, as the first of a causal layer, do not count.
+  1 means the same map; 0 means maps that never look at the same key. Queries
+  that see only one key, like the first of a causal layer, do not count.
 
   Args:
-    weights: [N, T, S], of heads with the same queries and keys.
+    weights: [N, T, S], maps of heads with the same queries and keys.
   """
   open_ = (weights > 0).any(0).sum(-1) > 1
   p = np.float64(weights[:, open_] if open_.any() else weights)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of one run."""
+"""Makes the page of one run."""
 
 import sys
 
@@ -12,7 +12,7 @@ from experiments import results
 from experiments.report import charts, gallery, maps, runs
 from experiments.report.page import parts, whole
 
-# Of accounting.layer.Cost: what a cost is called, and its unit.
+# {field of accounting.layer.Cost: (name, unit)}.
 COSTS = dict(
   parameters=('parameters', ''),
   forward=('forward', 'FLOP'),
@@ -23,14 +23,14 @@ COSTS = dict(
   cache=('cache', 'B'),
 )
 ABOUT = 'Activations are kept for the backward pass.'
-PARTS = 'train', 'val', ''  # of metrics; others are of neither
+PARTS = 'train', 'val', ''  # groups of metrics; others are in neither
 LAYERS = {'num_layers', 'encoder_layers', 'decoder_layers'}
-MOST_LAYERS = 10_000  # each is counted, and more are a damaged file
-CONVERTED_TOKENS = 128  # a model that was not trained here has no row length
+MOST_LAYERS = 10_000  # each is counted; more layers mean a damaged file
+CONVERTED_TOKENS = 128  # converted models have no row length
 
 
 def write(run: runs.Run, text: str = '', data: str = '') -> str:
-  """The page of a runs.Run, as HTML.
+  """Makes the page of a runs.Run, as HTML.
 
   Args:
     run: runs.Run.
@@ -54,7 +54,7 @@ def write(run: runs.Run, text: str = '', data: str = '') -> str:
 
 
 def scores(run: runs.Run) -> str:
-  """The metrics of the test, else those of validation so far."""
+  """Tabulates the test metrics, else those of validation so far."""
   found, when = run.result.get('metrics'), 'Test, at the end'
   if found is None:
     when = 'Validation, the last so far'
@@ -71,7 +71,7 @@ def scores(run: runs.Run) -> str:
 
 
 def curves(run: runs.Run) -> str:
-  """A chart for each metric, training and validation in one."""
+  """Draws a chart for each metric, with training and validation in one."""
   drawn = []
   for metric, by_part in runs.curves({'': [run]}).items():
     part, *others = by_part
@@ -84,18 +84,18 @@ def curves(run: runs.Run) -> str:
 
 
 def last_step(some: list[runs.Run]) -> int:
-  """The last step of any row of some runs, at least 1."""
+  """Returns the last step of any row of some runs, at least 1."""
   return max([1, *(row['step'] for run in some for row in run.rows)])
 
 
 def attention(run: runs.Run, text: str, data: str) -> dict[str, str]:
-  """The sections with maps, or one that says why there are none.
+  """Makes the sections with maps, or one that says why there are none.
 
   Raises:
-    ValueError: there are none of a text that was given.
+    ValueError: there are no maps although a text was given.
   """
   try:
-    costs(run)  # refuses what would take for ever to build
+    costs(run)  # refuses models that would take for ever to build
     found = source.read(run.folder, data=data)
     seen = maps.example(found, text)
     layers = maps.attend(found, seen)
@@ -112,10 +112,10 @@ def attention(run: runs.Run, text: str, data: str) -> dict[str, str]:
 
 
 def costs(run: runs.Run) -> tuple:
-  """Tokens of a sequence, the accounting.Cost of a run, and that with MHA.
+  """Returns tokens of a sequence, a run's accounting.Cost, and that with MHA.
 
   Raises:
-    ValueError: what its files say is no model.
+    ValueError: the run's files do not describe a model.
   """
   path = run.folder / 'model.json'
   fields, _ = model_json.read(run.folder)
@@ -130,13 +130,13 @@ def costs(run: runs.Run) -> tuple:
     tokens = length(run, model)
     with_mha = accounting.with_mha(model)
     both = [accounting.attention_cost(x, tokens) for x in (model, with_mha)]
-  except Exception as e:  # Flax raises all kinds
+  except Exception as e:  # Flax raises any kind of exception
     raise ValueError(f'{path} is of no model: {e}') from e
   return tokens, *both
 
 
 def cost(run: runs.Run) -> str:
-  """The attention layers' cost beside that of multi-head attention."""
+  """Tabulates the attention layers' cost beside multi-head attention's."""
   try:
     tokens, own, mha = costs(run)
   except ValueError as e:
@@ -144,7 +144,7 @@ def cost(run: runs.Run) -> str:
   rows = []
   for name, (told, unit) in COSTS.items():
     value, of = getattr(own, name), getattr(mha, name)
-    if of:  # a model that does not decode has no cache
+    if of:  # without decoding there is no cache
       row = told, amount(value, unit), amount(of, unit), f'{value / of:.3f}'
       rows.append(row)
   about = f'All attention layers; a sequence of {tokens:,} tokens. {ABOUT}'
@@ -155,7 +155,7 @@ def cost(run: runs.Run) -> str:
 
 
 def amount(x: int, unit: str) -> str:
-  """A cost as text, '12.3 MB', '' for none."""
+  """Formats a cost as text, '12.3 MB'; '' for none."""
   if not x:
     return ''
   found = accounting.si(x)
@@ -164,13 +164,13 @@ def amount(x: int, unit: str) -> str:
 
 
 def length(run: runs.Run, model: nn.Module) -> int:
-  """Tokens of a sequence, for accounting."""
+  """Returns the tokens of a sequence, for accounting."""
   if not run.config['total_steps']:
     return CONVERTED_TOKENS
   return accounting.tokens(model, workdirs.claim(None, run.folder).data)
 
 
 def config(run: runs.Run) -> str:
-  """HTML with command, versions and all fields."""
+  """Makes HTML with command, versions and all fields."""
   fields = runs.flat(run.config).items()
   return parts.config(run, [(key, repr(value)) for key, value in fields])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML templates of a page; they escape all text that is put into them."""
+"""Loads the HTML templates of a page; they escape all text."""
 
 import pathlib
 
@@ -13,6 +13,6 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 parts = _ENVIRONMENT.get_template('parts.html').module
-# Rendered with title, outcome, done (whether that is good) and facts; sections,
-# {heading: HTML}; wide, whether results and cost may stand side by side.
+# Arguments: title, outcome, done (whether the run finished), facts, sections
+# {heading: HTML}, and wide (whether results and cost fit side by side).
 whole = _ENVIRONMENT.get_template('page.html')

@@ -11,7 +11,7 @@ from collab.runtime import workdir as workdirs
 from collab.training import logs
 from experiments import results
 
-# What a run is judged by: the first of these that its task has.
+# Headline metrics: a run is judged by the first that its task has.
 HEADLINES = ('bleu', 'score', 'f1', 'top1', 'perplexity')
 FACTS = dict(
   parameters='parameters',
@@ -22,7 +22,7 @@ DRAWN = ('train/', 'val/')
 NOT_DRAWN = ('train/skipped', 'train/weight')
 SPEED = '_per_second'
 NAMES = dict(lr='learning rate')
-# Charts in this order, then the others, then these.
+# The order of charts: these, then the others, then those of LAST.
 FIRST = ('loss', 'nll', 'perplexity', 'accuracy', 'score')
 LAST = ('learning rate', 'gradient norm')
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
   @property
   def task(self):
-    """'glue rte', 'lm', ..."""
+    """The task with its sub-task: 'glue rte', 'lm', ..."""
     task = self.config['task']
     words = [str(task.get('name', '')), str(task.get('subtask', ''))]
     return ' '.join(word for word in words if word)
@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
   @property
   def outcome(self):
-    """Whether it came to its end, and how well it did."""
+    """Whether the run finished, and how well it did."""
     total = self.config['total_steps']
     if self.result:
       words = f'Finished {number(self.result.get("steps", total))} steps'
@@ -94,7 +94,7 @@ class Run(NamedTuple):
 
 
 def find(paths: list) -> list[pathlib.Path]:
-  """Finds the workdirs that paths mean: workdirs, or folders of workdirs.
+  """Finds workdirs by their paths, or by those of folders of workdirs.
 
   Raises:
     ValueError: a path is neither.
@@ -147,10 +147,10 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def curves(arms: dict[str, list[Run]]) -> dict:
-  """The curves to draw, in the order of charts.
+  """Collects the curves to draw, in the order of charts.
 
-  Without what never changes, as the number of words. Speed begins after the
-  first row, which has the compilation in it.
+  Constant values, like the number of words, are left out. Speed begins after
+  the first row, which includes the compilation.
 
   Args:
     arms: {label: list of Run}.
@@ -174,7 +174,7 @@ def curves(arms: dict[str, list[Run]]) -> dict:
 
 
 def _series(run):
-  """(name, [(step, value)]) of what can be drawn."""
+  """Returns (name, [(step, value)]) of what can be drawn."""
   found = {}
   for row in run.rows:
     for name, value in row.items():
@@ -191,7 +191,7 @@ def _changes(points):
 
 
 def number(x: object) -> str:
-  """A value of any kind, as text."""
+  """Formats a value of any kind as text."""
   if isinstance(x, list):
     return ', '.join(map(number, x))
   if isinstance(x, bool) or not isinstance(x, int | float):
@@ -202,5 +202,5 @@ def number(x: object) -> str:
 
 
 def flat(config: dict) -> dict:
-  """{'model.dim': 512, ...} of nested dicts."""
+  """Flattens nested dicts to {'model.dim': 512, ...}."""
   return traverse_util.flatten_dict(config, sep='.')

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies: what is compared, one file each; see experiments.sweep."""
+"""Studies: what they compare, one file each; see experiments.sweep."""

@@ -6,15 +6,15 @@ all-MiniLM-L6-v2 as a workdir:
 
   python -m collab.convert MODEL_DIR runs/minilm
 
-`once` is what the others start from; `original` is fine-tuned again without any
-conversion, so that all that is compared had the same budget: an epoch each
-time, of SST-2 4,992 of its 67,349 training rows. Rows are so short that 2 to
-22 % of the training rows are cut.
+The others start from `once`. `original` is fine-tuned again without conversion,
+so that all that is compared had the same budget. Each fine-tuning is one epoch;
+of SST-2 it uses 4,992 of the 67,349 training rows. Rows are so short that 2 to
+22 % of the training rows are truncated.
 """
 
 from experiments.study import Arm
 
-# Row length, steps.
+# {task: (row length, steps)}.
 TASKS = {
   'sst2': (32, 156),
   'mrpc': (72, 127),
@@ -35,7 +35,7 @@ SEEDS = 0, 1, 2
 
 
 def arms(task, length, steps):
-  """The arms of a task: a model fine-tuned once, and its conversions."""
+  """Makes the arms of a task: a model fine-tuned once, and its conversions."""
   overrides = {
     'data.path': '{data}/glue',
     'data.row_length': length,

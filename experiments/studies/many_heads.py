@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Language models of WikiText-2 with 8, 32 and 128 heads, each 16 wide.
 
-More heads make the attention wider and not the model. Otherwise as `lm` is,
-with 400 steps: 128 heads take up to four times as long. Needs DIR/wikitext-2:
-wiki.train.raw, ...
+More heads make the attention wider, but not the model. The rest is as in `lm`,
+with 400 steps, because 128 heads take up to four times as long. Needs
+DIR/wikitext-2: wiki.train.raw, ...
 """
 
 from experiments.studies import lm

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MHE-MUL's embeddings and collaborative mixing start from.
+"""Initialisations of MHE-MUL's embeddings and of collaborative mixing.
 
 Otherwise as `translation`, which has the defaults: offset 1 with embeddings of
 0.02, mixing of a normal distribution with 0.2. Embeddings of 1 without an

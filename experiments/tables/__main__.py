@@ -24,7 +24,7 @@ NAMES = sorted(MODULES)
 
 
 def make(name: str, folder: pathlib.Path | None = None) -> list:
-  """Writes one, beside its module or to a folder; returns its files."""
+  """Writes a table, beside its module or to a folder; returns its files."""
   if name not in NAMES:
     raise ValueError(f'No table {name}; there are {", ".join(NAMES)}.')
   module = importlib.import_module(MODULES[name])

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """GLUE by re-parametrisation: 2006.16362, section 4.2.
 
-The paper: BERT-base and all of GLUE, whose factors see weights alone;
-its key widths are 1, 1/2, 1/3 and 1/6 of the model's. Ours: all-MiniLM-L6-v2, 6
-layers of width 384, and one epoch of MRPC (whose test set it is), RTE and
-STS-B, of SST-2 a thirteenth of one, far less than usual: another scale. All but
-`fine-tuned once` were converted from it and fine-tuned again by the same
-recipe, `original` without any change, and are tested against that. Dev sets.
-Scores in %: accuracy, of MRPC the mean of F1 and accuracy, of STS-B that of
-Pearson's and Spearman's correlation.
+The paper uses BERT-base and all of GLUE, and its factors see weights alone. Its
+key widths are 1, 1/2, 1/3 and 1/6 of the model's. We use all-MiniLM-L6-v2 (6
+layers of width 384), and fine-tune for one epoch of MRPC (whose test set it
+is), RTE and STS-B, and for a thirteenth of an epoch of SST-2. This is far less
+than usual, so the scale differs. All arms except `fine-tuned once` were
+converted from that model and fine-tuned again by the same recipe. `original`
+was not changed before, and the others are tested against it. Scores are those
+of dev sets, in %: accuracy, for MRPC the mean of F1 and accuracy, for STS-B the
+mean of Pearson's and Spearman's correlation.
 """
 
 from experiments import metric
@@ -30,7 +31,7 @@ ARMS = {
   'mqa': 'MQA',
   'mhe_mul': 'MHE-MUL',
 }
-# Of BERT-base, as printed, and of two numbers of a task the mean.
+# BERT-base, as printed; the mean of two numbers where a task has two.
 PAPER = {
   'once': ('91.7', '88.8/83.8', '63.2', '88.8/88.7'),
   'collab-192-plain': ('90.7', '87.7/82.4', '65.3', '88.3/88.0'),
@@ -38,7 +39,7 @@ PAPER = {
 
 
 def measure(task: str) -> dict:
-  """{label: tables.Measured} of the arms of a task."""
+  """Returns {label: tables.Measured} of the arms of a task."""
   arms = {f'{task}-{arm}': label for arm, label in ARMS.items()}
   return tables.measure(['glue'], METRICS[task], arms, ARMS['original'])
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What heads have in common: 2006.16362, figure 1.
 
-Components that hold 90, 95 and 99 % of the energy of one head's Wq_h
-Wk_hᵀ, the mean over heads, and of the projections stacked over heads, Wq Wkᵀ;
-dotted, and in brackets, of Gaussian weights of the same shape. The paper draws
-BERT-base; this is all-MiniLM-L6-v2, 6 layers, 12 heads of 32: another scale.
+The table has the number of components that hold 90, 95 and 99 % of the energy:
+of one head's Wq_h Wk_hᵀ (the mean over heads), and of the projections stacked
+over heads, Wq Wkᵀ. Dotted lines and numbers in brackets are those of Gaussian
+weights of the same shape. The paper draws BERT-base. This is all-MiniLM-L6-v2
+with 6 layers and 12 heads of 32, so the scale differs.
 """
 
 from collab.analysis import spectrum

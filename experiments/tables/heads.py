@@ -22,7 +22,7 @@ FIELDS = {
 
 
 def sizes(name: str, H: int) -> np.ndarray:
-  """Parameters of a layer, and scalars in its cache for each token."""
+  """Returns a layer's parameters, and the scalars a token in its cache."""
   D = WIDTH * H
   fields = FIELDS[name](D) if name in FIELDS else {}
   layer = attention.build(name, num_heads=H, use_bias=False, **fields)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """MHE against its baselines: 2310.07911, the tables of scores, PRR and PEoP.
 
-The paper's scores could not be recovered, so there is no column of
-them. Ours are small models of other data sets, on GLUE a MiniLM that is
-converted and not trained from nothing: another scale; the tables of the tasks
-say more. PRR is the score over MHA's, of a perplexity
-1 - (ppl - ppl_MHA) / ppl_MHA. PEoP is our reading of the paper: the gain over
-SHA's score, relative to it, over the same of attention's parameters: high where
-few parameters buy much. p is against MHA, of BLEU by sacreBLEU. What is not in
-the table was not run.
+The paper's scores could not be recovered, so there is no column of them. Ours
+are small models of other data sets, and on GLUE a MiniLM that was converted and
+not trained from scratch. The scale differs; the tables of the tasks say more.
+PRR is the score over MHA's; for a perplexity it is 1 - (ppl - ppl_MHA) /
+ppl_MHA. PEoP is our reading of the paper: the relative gain over SHA's score,
+divided by the relative increase of attention's parameters. It is high where few
+parameters buy much. p is against MHA; for BLEU it is sacreBLEU's. What is not
+in the table was not run.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,14 @@ MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
 
 
 class Task(NamedTuple):
-  """A row of blocks: what the paper ran, and what we did.
+  """A task in the table: what the paper ran, and what we did.
 
   Attributes:
-    title: the task.
-    ours: the data that we have.
-    study: its name, '' of what nobody has run here.
-    of: its metric.
-    prefix: of the names of arms.
+    title: name of the task.
+    ours: our data set.
+    study: name of our study, '' if we have none.
+    of: metric of the task.
+    prefix: prefix of the names of arms.
     baseline: the arm with multi-head attention.
   """
 
@@ -56,13 +56,13 @@ TASKS = [
 
 
 def prr(score: float, mha: float, lower: bool = False) -> float:
-  """Performance retention ratio."""
+  """Computes the performance retention ratio."""
   share = tables.ratio(score, mha)
   return 2 - share if lower else share
 
 
 def peop(one: tuple, sha: tuple, lower: bool = False) -> float:
-  """Performance elasticity of parameters, of two (score, parameters)."""
+  """Computes the performance elasticity of parameters, (score, parameters)."""
   gain = tables.ratio(one[0], sha[0]) - 1
   more = tables.ratio(one[1], sha[1]) - 1
   return tables.ratio(-gain if lower else gain, more)

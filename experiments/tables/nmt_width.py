@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLEU against key width: 2006.16362, the figure of WMT-14.
 
-The paper: WMT-14 English-German, 4.5 million pairs, Transformer base
-of width 512. Ours: Multi30k English-German, 29,000 captions, 1,000 to test, a
-model of width 192: another scale, so compare how BLEU falls with the width, a
-half and a quarter of the model's, and not its level. p is sacreBLEU's, about
-half of a two-sided one.
+The paper uses WMT-14 English-German (4.5 million pairs) and Transformer base of
+width 512. We use Multi30k English-German (29,000 captions, 1,000 to test) and a
+model of width 192. The scale differs, so compare how BLEU falls with the width
+(a half and a quarter of the model's), and not its level. p is sacreBLEU's,
+about half of a two-sided one.
 """
 
 from experiments import metric
@@ -19,7 +19,7 @@ ARMS = {  # arm: (attention, key width)
   'collab-96': ('collaborative', 96),
   'collab-48': ('collaborative', 48),
 }
-PAPER = {  # of WMT-14, by width
+PAPER = {  # published BLEU on WMT-14, by width
   'concatenate': {512: 27.40, 256: 27.10, 128: 26.89, 64: 26.77},
   'collaborative': {512: 27.58, 256: 27.41, 128: 27.40, 64: 27.31},
 }
@@ -41,7 +41,7 @@ def table() -> tables.Table:
   def draw(figure):
     axis = figure.subplots()
     for i, name in enumerate(PAPER):
-      # Beside each other, not on each other.
+      # The offset keeps intervals from covering each other.
       aside = 1.02 if name == 'concatenate' else 0.98
       ours = {
         width / DIM * aside: x

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vision transformers against key width: 2006.16362, section 4.3.
 
-The paper: ImageNet, DeiT-B; its accuracies were not recovered, so
-there is no column of them. Ours: Fashion-MNIST, 60,000 images of 28 pixels,
-10,000 to test, 4 layers of width 128, 5 epochs: another scale.
+The paper uses ImageNet and DeiT-B; its accuracies were not recovered, so there
+is no column of them. We use Fashion-MNIST (60,000 images of 28 pixels, 10,000
+to test) and 4 layers of width 128, trained for 5 epochs. The scale differs.
 """
 
 from experiments import metric

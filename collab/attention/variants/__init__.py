@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variants of attention: one file each, found by its name."""
+"""Finds attention variants by name; each variant is one file."""
 
 import importlib
 import inspect
@@ -10,13 +10,13 @@ from collab.attention.core import Attention
 
 
 def names() -> list[str]:
-  """What `build` takes: the files of this folder, and mqa (gqa, kv_heads=1)."""
+  """Lists the names for `build`: the files here, and mqa (gqa, kv_heads=1)."""
   files = [module.name for module in pkgutil.iter_modules(__path__)]
   return sorted([*files, 'mqa'])
 
 
 def variant(name: str) -> type[Attention]:
-  """The class of a variant by its name or import path; that of mqa is gqa's.
+  """Finds the class of a variant by name or import path; mqa has gqa's.
 
   Raises:
     ValueError: no variant of that name.
@@ -34,22 +34,22 @@ def variant(name: str) -> type[Attention]:
 
 
 def build(variant_name: str | None = None, /, **fields) -> Attention:
-  """An attention layer by the name of its variant.
+  """Builds an attention layer by the name of its variant.
 
     layer = build('mhe_mul', num_heads=8)
     layer = build(**config)  # config['name'] is the variant
 
   Args:
     variant_name: one of `names()`, or the import path of a class,
-      'my_lab.heads:Mine'; by default fields['name'], where the configuration of
-      a model has it.
-    **fields: of the layer: those of `Attention`, the variant's own, and `name`,
-      the module's inside @compact.
+      'my_lab.heads:Mine'. The default is fields['name'], where the config of a
+      model keeps it.
+    **fields: fields of the layer: those of `Attention` and of the variant, and
+      `name`, which inside @compact is the module's.
 
   Raises:
-    ValueError: no variant of that name, or a value out of range.
-    TypeError: a field that the variant does not have, one that it needs, or a
-      value of another type.
+    ValueError: there is no such variant, or a value is out of range.
+    TypeError: the variant does not have a field, a required field is missing,
+      or a value has the wrong type.
   """
   name = fields.pop('name', None) if variant_name is None else variant_name
   cls = variant(name)

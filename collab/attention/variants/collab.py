@@ -10,10 +10,10 @@ from collab.attention.heads import Heads
 
 
 def concatenate(key, shape, dtype=jnp.float32):
-  """Mixing [H, k] of blocks of ones: head h has the h-th part of k for itself.
+  """Initialises the mixing [H, k] with blocks of ones.
 
-  With k = D this is multi-head attention. Parts are numpy.array_split's where
-  H does not divide k.
+  Head h has the h-th part of k for itself. With k = D this is multi-head
+  attention. The parts are those of numpy.array_split where H does not divide k.
   """
   del key
   H, k = shape
@@ -32,17 +32,17 @@ BIASES = ('content', 'shared', 'none')
 class Collab(Attention, kw_only=True):
   """softmax((x Wq * m_h) (y Wk)^T / sqrt(d) + y c_h / sqrt(d)) z Wv_h.
 
-  arXiv 2006.16362, section 3: Wq, Wk [D, k] are shared, head h has a mixing
-  row m_h [k]. c_h is the content bias, what is left of MHA's query and key
-  biases after the softmax. d = qkv_features / H whatever k is.
-  Parameters (no biases): 2 D k + H k + 2 D H d, and D H of content bias.
-  Cache: k + H d scalars a token, and H with content bias.
+  arXiv 2006.16362, section 3: Wq, Wk [D, k] are shared, and head h has a mixing
+  row m_h [k]. c_h is the content bias: the part of MHA's query and key biases
+  that the softmax does not cancel. d = qkv_features / H, independent of k.
+  Parameters (no biases): 2 D k + H k + 2 D H d, and D H of content bias. Cache:
+  k + H d scalars a token, and H more with content bias.
 
   Attributes:
     shared_dim: k.
     bias: 'content', 'shared' (query and key biases before the mixing) or
       'none'; use_bias=False removes them all.
-    mixing_init: 'normal' (0.2), 'concatenate' (blocks of ones) or 'xavier'.
+    mixing_init: 'normal' (std 0.2), 'concatenate' (blocks of ones) or 'xavier'.
   """
 
   shared_dim: int

@@ -6,9 +6,9 @@ from collab.attention.heads import Heads
 
 
 class EL(Attention, kw_only=True):
-  """softmax(x Wq_h y_h^T / sqrt(d)) y_h, y = [y_1 .. y_H] cut into slices.
+  """softmax(x Wq_h y_h^T / sqrt(d)) y_h, where y is cut into y_1 .. y_H.
 
-  arXiv 2310.07911's EL-ATT as understood here (the paper gives no formula).
+  arXiv 2310.07911's EL-ATT as we read it; the paper gives no formula.
   Parameters (no biases): 2 D^2. Cache: D scalars a token, the input itself.
   """
 

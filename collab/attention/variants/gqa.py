@@ -8,7 +8,7 @@ from collab.attention.heads import Heads
 class GQA(Attention, kw_only=True):
   """softmax(x Wq_h (y Wk_g)^T / sqrt(d)) z Wv_g, g = floor(h G / H).
 
-  arXiv 2305.13245; with G = 1 MQA, arXiv 1911.02150.
+  arXiv 2305.13245; with G = 1 it is MQA, arXiv 1911.02150.
   Parameters (no biases): 2 D H d + 2 D G d. Cache: 2 G d scalars a token.
 
   Attributes:

@@ -12,9 +12,9 @@ class MHA(Attention, kw_only=True):
   Cache: key_features + H d scalars a token.
 
   Attributes:
-    key_features: total width of queries and keys, 0 for qkv_features. Below
-      that it is the "concatenate" baseline of arXiv 2006.16362.
-    scale: of the scores, 0 for 1 / sqrt(qkv_features / H).
+    key_features: total width of queries and keys, 0 for qkv_features. A smaller
+      width is the "concatenate" baseline of arXiv 2006.16362.
+    scale: factor of the scores, 0 for 1 / sqrt(qkv_features / H).
   """
 
   key_features: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiple head embeddings, added: MHE-ADD."""
+"""MHE-ADD: multiple head embeddings that are added."""
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -11,16 +11,17 @@ from collab.attention.heads import Heads
 class MHEAdd(Attention, kw_only=True):
   """softmax((q + eq_h) (k + ek_h)^T / sqrt(d)) (v + ev_h), one q, k, v for all.
 
-  arXiv 2310.07911, MHE-ADD: q = x Wq, k = y Wk, v = z Wv are one head wide,
-  heads differ by embeddings eq, ek, ev [H, d]. Per query, (q + eq_h) . ek_h is
-  a constant, so ek is inert: it stays a parameter, with zero gradient, as the
-  paper counts it. What remains of eq is a bias eq_h . k_s per key; ev adds to
-  the mixed value (weights add up to one; it is not dropped with them).
+  arXiv 2310.07911, MHE-ADD: q = x Wq, k = y Wk, v = z Wv are one head wide, and
+  heads differ by embeddings eq, ek, ev [H, d]. For each query (q + eq_h) . ek_h
+  is a constant, so the softmax cancels ek. It remains a parameter with zero
+  gradient, because the paper counts it. The remaining effect of eq is a bias
+  eq_h . k_s for each key. ev is added to the mixed value, since the weights sum
+  to one; dropout does not drop it.
   Parameters (no biases): 3 D d + 3 H d + H d D.
   Cache: 2 d + H scalars a token.
 
   Attributes:
-    embedding_std: of the normal distribution that embeddings start from.
+    embedding_std: std of the normal distribution that initialises embeddings.
   """
 
   embedding_std: float = 0.02
@@ -31,7 +32,7 @@ class MHEAdd(Attention, kw_only=True):
     k = self.project('key', y, (K,))
     init = nn.initializers.normal(self.embedding_std)
     eq = self.vector('query_embedding', init, (H, K), k)
-    self.vector('key_embedding', init, (H, K), k)  # inert, see above
+    self.vector('key_embedding', init, (H, K), k)  # has no effect, see above
     return Heads(
       q=q[:, :, None],
       k=k[:, :, None],

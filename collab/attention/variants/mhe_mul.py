@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiple head embeddings, multiplied: MHE-MUL."""
+"""MHE-MUL: multiple head embeddings that are multiplied."""
 
 from flax import linen as nn
 
@@ -11,13 +11,14 @@ class MHEMul(Attention, kw_only=True):
   """softmax(Q_h K_h^T / sqrt(d)) V_h, Q_h = q * (offset + eq_h) and so on.
 
   arXiv 2310.07911, MHE-MUL: q = x Wq, k = y Wk, v = z Wv are one head wide,
-  heads differ by embeddings eq, ek, ev [H, d]. Both products stand with the
-  query, against one key head; ev scales the mixed value.
+  heads differ by embeddings eq, ek, ev [H, d]. Both products are applied to the
+  query, so there is one key head; ev scales the mixed value.
   Parameters (no biases): 3 D d + 3 H d + H d D. Cache: 2 d scalars a token.
 
   Attributes:
-    offset: what embeddings are added to (the paper's 1 is our reading).
-    embedding_std: of the normal distribution that embeddings start from.
+    offset: constant that embeddings are added to (1 is our reading of the
+      paper).
+    embedding_std: std of the normal distribution that initialises embeddings.
   """
 
   offset: float = 1.0
@@ -36,7 +37,7 @@ class MHEMul(Attention, kw_only=True):
     return o * self.embedding('value', o)
 
   def embedding(self, name, like):
-    """offset + e, [1, 1, H, d]."""
+    """Computes offset + e, [1, 1, H, d]."""
     shape = self.num_heads, like.shape[-1]
     init = nn.initializers.normal(self.embedding_std)
     e = self.vector(f'{name}_embedding', init, shape, like)

@@ -14,11 +14,11 @@ from collab.attention.heads import Heads
 class MLA(Attention, kw_only=True):
   """softmax(x Wq_h (c Uk_h)^T / sqrt(d)) c Uv_h, c = y Wc of width r.
 
-  arXiv 2405.04434 without its rotary part. Absorbed, (q_h Uk_h^T) c^T against
-  one key head c whose values are c itself, then Uv_h. Where r > d training
-  takes the form as written, which is cheaper there.
-  Parameters (no biases): D H d + D r + 2 r H d + H d D; biases with query and
-  out only. Cache: r scalars a token.
+  arXiv 2405.04434 without its rotary part. Absorbed form: (q_h Uk_h^T) c^T has
+  one key head c, whose values are c itself, and Uv_h follows. Where r > d,
+  training uses the form as written, which is cheaper there. Parameters (no
+  biases): D H d + D r + 2 r H d + H d D; only query and out have biases. Cache:
+  r scalars a token.
 
   Attributes:
     latent_dim: r.
@@ -35,7 +35,7 @@ class MLA(Attention, kw_only=True):
     q = self.project('query', x, (H, K))
     c = self.project('latent', y, (R,), use_bias=False)
     key_up = self.up('key_up', K)
-    if self.decode or R <= K:  # absorbed
+    if self.decode or R <= K:  # the absorbed form
       q = self.einsum('bthk,rhk->bthr', q, key_up)
       return Heads(q=q, k=c[:, :, None], scale=K**-0.5)
     return Heads(
@@ -45,7 +45,7 @@ class MLA(Attention, kw_only=True):
     )
 
   def finish(self, o):
-    if o.shape[-1] != self.latent_dim:  # not absorbed
+    if o.shape[-1] != self.latent_dim:  # not the absorbed form
       return o
     K = nn.unbox(self.get_variable('params', 'key_up'))['kernel'].shape[-1]
     return self.einsum('bthr,rhk->bthk', o, self.up('value_up', K))
@@ -60,7 +60,7 @@ class MLA(Attention, kw_only=True):
 
 
 class Up(nn.Module):
-  """A projection [R, H, K] that is used as a matrix, drawn as linen draws."""
+  """A projection [R, H, K] used as a matrix and initialised as in linen."""
 
   shape: tuple[int, int, int]
   kernel_init: nn.initializers.Initializer
@@ -72,7 +72,7 @@ class Up(nn.Module):
 
     def init(key):
       kernel = self.kernel_init(key, (R, H * K), self.dtype)
-      # It may come in a box that says how it is partitioned.
+      # The kernel may be boxed with its partitioning.
       return jax.tree.map(lambda x: x.reshape(self.shape), kernel)
 
     return self.param('kernel', init)

@@ -6,9 +6,9 @@ from collab.attention.heads import Heads
 
 
 class SHA(Attention, kw_only=True):
-  """softmax(x Wq (y Wk)^T / sqrt(d)) z Wv in all H places before Wo.
+  """softmax(x Wq (y Wk)^T / sqrt(d)) z Wv, repeated for all H heads before Wo.
 
-  arXiv 2310.07911's SHA as its arithmetic forces it: MHE without embeddings.
+  arXiv 2310.07911's SHA, as its arithmetic implies: MHE without embeddings.
   Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token.
   """
 

@@ -8,7 +8,7 @@ from collab.attention.heads import Heads
 class SKV(Attention, kw_only=True):
   """softmax(x Wq_h (y Wk_h)^T / sqrt(d)) y Wk_h: the values are the keys.
 
-  arXiv 2310.07911's SKV as understood here (the paper gives no formula).
+  arXiv 2310.07911's SKV as we read it; the paper gives no formula.
   Parameters (no biases): 3 D H d. Cache: H d scalars a token.
   """
 

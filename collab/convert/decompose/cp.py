@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Canonical decomposition of the heads' score matrices.
+"""Canonical decomposition of the heads' score matrices, by least squares.
 
     Wq_h Wk_h^T  ~  U diag(m_h) V^T,   U = Wq X,  V = Wk Y,   h = 1..H
 
-least squares in the norm that Gram matrices of the projections define: with
-Wq^T Wq and Wk^T Wk it is Frobenius', with Wq^T C Wq, where C is the second
-moment of the layer's inputs, it is the mean square of the scores' error. Both
-factors lie in the span of the projections, so that nothing here is as large as
-D x H x D, and the weighting by C has not to be undone.
+The norm of the error is defined by Gram matrices of the projections. With Wq^T
+Wq and Wk^T Wk it is the Frobenius norm. With Wq^T C Wq, where C is the second
+moment of the layer's inputs, it is the mean squared error of the scores. Both
+factors lie in the span of the projections, so no array is as large as
+D x H x D, and the weighting by C need not be undone.
 
 Axes: H heads, K width of a head, N = H K, k columns of the factors.
 """
@@ -20,29 +20,29 @@ from threadpoolctl import ThreadpoolController
 
 from collab.attention.variants.collab import concatenate
 
-# Relative to a matrix of unit diagonal: enough for a Cholesky factor of it.
+# Relative to a matrix of unit diagonal; just enough for its Cholesky factor.
 _DAMPING = {np.float32: 1e-5, np.float64: 1e-12}
-# Errors below are beyond float32, which knows their squares to 1e-6 or so.
+# float32 cannot measure smaller errors: it has their squares to about 1e-6.
 _FLOOR = {np.float32: 1e-2, np.float64: 0.0}
 _TINY = 1e-30
 
-# NumPy's BLAS and SciPy's have threads of their own, which wait for work by
-# spinning: a sweep uses both in turns, and two of each made it 3 times slower
-# than one.
+# The BLAS of NumPy and that of SciPy have separate threads, which wait for work
+# by spinning. A sweep alternates between the two; with two threads each it was
+# 3 times slower than with one.
 _one_thread = ThreadpoolController().wrap(limits=1, user_api='blas')
 
 
 class Factors(NamedTuple):
-  """A decomposition and how it came about, in float64.
+  """A decomposition and the errors of its sweeps, in float64.
 
-  A column's largest mixing weight is 1, and it is as long in U as in V.
+  In each column the largest mixing weight is 1, and U and V are equally long.
 
   Attributes:
     query: X, [N, k].
     key: Y, [N, k].
     mixing: m, [H, k].
     error: sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2).
-    sweeps: that after each sweep, [sweeps]; fewer if nothing is left to gain.
+    sweeps: error after each sweep, [sweeps]; fewer if no gain is left.
   """
 
   query: np.ndarray
@@ -54,17 +54,17 @@ class Factors(NamedTuple):
 
 @_one_thread
 def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
-  """Alternating least squares from the heads' own SVDs. Nothing is random.
+  """Decomposes by alternating least squares, starting from the heads' SVDs.
 
-  No sweep makes the error larger. With rank N it is 0, by X = Y = I and blocks
-  of ones.
+  The result is deterministic, and no sweep increases the error. With rank N the
+  error is 0, by X = Y = I and blocks of ones.
 
   Args:
     query_gram: Wq^T C Wq, [N, N].
-    key_gram: likewise of the keys.
+    key_gram: the same for the keys.
     heads: H, divides N.
     rank: k, 1 to N.
-    sweeps: each solves for X, Y and m once.
+    sweeps: number of sweeps; each solves for X, Y and m once.
 
   Raises:
     ValueError: rank or sweeps out of range, or a Gram matrix is not finite.
@@ -82,7 +82,7 @@ def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
   if rank == N:
     m = np.asarray(concatenate(None, (heads, N)), np.float64)
     return Factors(np.eye(N), np.eye(N), m, 0.0, np.zeros(sweeps))
-  # Float32 has no room for products of small Gram matrices: to unit diagonals.
+  # Unit diagonals: products of small Gram matrices would underflow in float32.
   scales = [np.sqrt(np.trace(g) / N) or 1.0 for g in grams]
   unit = [g / s**2 for g, s in zip(grams, scales, strict=True)]
   x, y, m = initial(*unit, heads, rank)
@@ -96,7 +96,7 @@ def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
 
 
 def initial(query_gram, key_gram, heads, rank):
-  """The `rank` largest components of all heads' own SVDs: X, Y, m."""
+  """Takes the `rank` largest components of all heads' own SVDs: X, Y, m."""
   N = len(query_gram)
   K = N // heads
   x, y, m = np.zeros((N, N)), np.zeros((N, N)), np.zeros((heads, N))
@@ -111,7 +111,7 @@ def initial(query_gram, key_gram, heads, rank):
 
 
 def root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Square roots of Gram matrices and their pseudo-inverses, [..., N, N]."""
+  """Computes roots of Gram matrices and their pseudo-inverses, [..., N, N]."""
   values, vectors = np.linalg.eigh(gram)
   values = np.sqrt(np.maximum(values, 0))[..., None, :]
   kept = values > 1e-7 * values[..., -1:]
@@ -121,7 +121,7 @@ def root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def error(query_gram, key_gram, x, y, m):
-  """sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2)."""
+  """Computes sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2)."""
   H, k = m.shape
   pu, pv = query_gram @ x, key_gram @ y
   inner = (pu * pv).reshape(H, -1, k).sum(1)
@@ -132,19 +132,19 @@ def error(query_gram, key_gram, x, y, m):
 
 
 def square(query_gram: np.ndarray, key_gram: np.ndarray, H: int) -> float:
-  """sum_h |A_h|^2 = sum_h <Gq_hh, Gk_hh>."""
+  """Computes sum_h |A_h|^2 = sum_h <Gq_hh, Gk_hh>."""
   K = len(query_gram) // H
   q, k = (g.reshape(H, K, H, K) for g in (query_gram, key_gram))
   return float(sum((q[h, :, h] * k[h, :, h]).sum() for h in range(H)))
 
 
 def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
-  """X, Y, m after the sweeps, and the error after each.
+  """Returns X, Y, m after the sweeps, and the error after each sweep.
 
-  A sweep starts beyond the last point, in the direction of the last step; if
-  the error grows it is taken back and the next one starts at the last point.
-  (Nesterov's momentum with restarts for ALS, arXiv 1810.05846.) It ends early
-  where dtype sees no gain, or an error that is too small for it.
+  A sweep starts beyond the last point, in the direction of the last step. If
+  the error grows, the step is undone and the next sweep starts at the last
+  point. (This is Nesterov's momentum with restarts for ALS, arXiv 1810.05846.)
+  The sweeps end early when the gain or the error is too small for the dtype.
   """
   whole = square(query_gram, key_gram, len(m))
   parts = query_gram, key_gram, x, y, m
@@ -167,7 +167,7 @@ def _alternate(query_gram, key_gram, x, y, m, sweeps, dtype):
 
 
 def _sweep(query_gram, key_gram, point):
-  """The next point, and how much of sum_h |A_h|^2 it explains.
+  """Returns the next point, and how much of sum_h |A_h|^2 it explains.
 
   A point is X [N, k], Y [N, k], m [H, k] and Gk Y [N, k].
   """
@@ -184,16 +184,16 @@ def _sweep(query_gram, key_gram, point):
   gram = uu * vv
   m = _solve(gram, inner, m)
   explained = ((2 * inner - m @ gram) * m).sum(dtype=np.float64)
-  # Columns of one length in U and V: their scales are free.
+  # The scales of U and V are free, so their columns get equal length.
   u, v = (np.sqrt(np.maximum(np.diag(g), _TINY)) for g in (uu, vv))
   return (x / u, y / v, m * (u * v), pv / v), explained
 
 
 def _solve(gram, right, old):
-  """right gram^-1, [n, k] of [n, k] and a Gram matrix [k, k].
+  """Computes right gram^-1, [n, k], from [n, k] and a Gram matrix [k, k].
 
-  Damped towards the old solution: min |z a - b|^2 + damping |z - old|^2, which
-  never makes the error larger and does not move the best one.
+  It is damped towards the old solution: min |z a - b|^2 + damping |z - old|^2.
+  This never increases the error and does not move the optimum.
   """
   dtype = gram.dtype.type
   damping, size = _DAMPING[dtype], np.maximum(np.diag(gram), _TINY)
@@ -209,9 +209,9 @@ def _solve(gram, right, old):
 
 
 def _balance(x, y, m, ratio):
-  """Columns whose largest weight in m is 1, and as long in U as in V.
+  """Scales columns so that the largest weight in m is 1, and U and V match.
 
-  They come with length 1 in units of which V's is `ratio` of U's.
+  The given columns have length 1, in units in which V's is `ratio` of U's.
   """
   top = np.take_along_axis(m, np.abs(m).argmax(0)[None], 0)[0]
   length = np.sqrt(np.abs(top))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how far converted layers are from the old, and fits them closer.
+"""Measures the errors of converted layers, and refines layers to reduce them.
 
-Both compare outputs on the inputs that the old model's layers get:
+Both compare outputs on the inputs that the old model's layers receive:
 
     error = sqrt(sum |new(x) - old(x)|^2 / sum |old(x) - mean old|^2)
 
-with sums over what is no padding. Axes: B batch, T queries, D model.
+The sums are over tokens that are not padding. Axes: B batch, T queries, D
+model.
 """
 
 from collections.abc import Mapping
@@ -21,13 +22,13 @@ from collab.convert import intercept
 
 
 def errors(params: Mapping, new: Mapping, pairs: Mapping, calibration=None):
-  """{path: error} of all layers.
+  """Computes {path: error} of all layers.
 
   Args:
-    params: of the old model.
-    new: the same with other parameters at the paths.
+    params: parameters of the old model.
+    new: the same tree with other parameters at the paths.
     pairs: {path: (layer before, layer after)}, each an attention.Attention.
-    calibration: calibration.Calibration; None for inputs that are white noise.
+    calibration: calibration.Calibration; None for white-noise inputs.
   """
 
   def sums(calls):
@@ -51,9 +52,9 @@ def errors(params: Mapping, new: Mapping, pairs: Mapping, calibration=None):
 def refine(params, new, pairs, calibration, steps: int) -> dict:
   """Fits the new layers' parameters to the old outputs, all layers at once.
 
-  Adam on the sum of the squared errors, each relative to its layer's outputs;
-  the rate falls to 0 as a cosine. Every layer sees what the old model's layer
-  saw, so that layers do not depend on each other.
+  Adam minimises the sum of the squared errors, each relative to the outputs of
+  its layer; the learning rate falls to 0 as a cosine. Every layer receives the
+  inputs of the old model's layer, so layers do not depend on each other.
 
   Returns:
     The tree `new` with other parameters at the paths.
@@ -90,7 +91,7 @@ def refine(params, new, pairs, calibration, steps: int) -> dict:
 
 
 def _see(params, pairs, calibration):
-  """batch -> {path: Inputs of each call of the old layer}."""
+  """Makes a function batch -> {path: Inputs of each call of the old layer}."""
 
   @jax.jit
   def see(params, batch):
@@ -107,7 +108,7 @@ def _noise(params, path):
 
 
 def _sums(old_params, new_params, old, new, calls):
-  """Of all calls: sum |new - old|^2, sum |old|^2, sum old [D], how many."""
+  """Sums over all calls: |new - old|^2, |old|^2, old [D], and a count."""
 
   def one(inputs):
     x, y, valid, _, mask = inputs
@@ -126,6 +127,6 @@ def _sums(old_params, new_params, old, new, calls):
 
 
 def _share(sums):
-  """The square of the error."""
+  """Computes the square of the error from `_sums`."""
   difference, square, total, count = sums
   return difference / (square - jnp.square(total).sum() / count)

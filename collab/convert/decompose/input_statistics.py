@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means and covariances of the inputs of attention layers.
+"""Measures means and covariances of the inputs of attention layers.
 
 Axes: B batch, T queries, S keys, D model.
 """
@@ -14,20 +14,21 @@ import numpy as np
 
 from collab.convert import intercept
 
-# Of the mean variance, added to all: what calibration has not seen counts too.
+# Share of the mean variance that is added to all directions, so that those
+# without variance in the calibration data count too.
 SHRINK = 1e-3
 
 
 class Moments(NamedTuple):
-  """Of one layer's inputs, float64.
+  """The moments of one layer's inputs, float64.
 
   Attributes:
-    x_mean: of the queries' input, [D].
-    x_cov: its covariance, [D, D].
-    y_mean: of the keys' and values' input, [D].
-    y_cov: its covariance, [D, D].
-    y_within: its covariance about the mean of each row of the batch, [D, D]:
-      what all keys of a query share does not change its weights.
+    x_mean: mean of the queries' input, [D].
+    x_cov: covariance of the queries' input, [D, D].
+    y_mean: mean of the keys' and values' input, [D].
+    y_cov: covariance of the keys' and values' input, [D, D].
+    y_within: covariance of the same about the mean of each row of the batch,
+      [D, D]. What all keys of a query share does not change its weights.
   """
 
   x_mean: np.ndarray
@@ -38,20 +39,20 @@ class Moments(NamedTuple):
 
 
 def white(D: int) -> Moments:
-  """Moments of inputs of which nothing is known; the mean is 0."""
+  """Returns the moments of white inputs with mean 0, for unknown inputs."""
   zero, one = np.zeros(D), np.eye(D)
   return Moments(zero, one, zero, one, one)
 
 
 def collect(model: Any, params: Mapping, batches: Sequence) -> dict:
-  """{path: Moments} of the attention layers of a model over batches.
+  """Measures {path: Moments} of the attention layers of a model over batches.
 
   Args:
-    model, params: as of `intercept.run`.
-    batches: of the model; each shape is compiled once.
+    model, params: as in `intercept.run`.
+    batches: batches of the model; each shape is compiled once.
 
   Raises:
-    ValueError: no batches, or inputs that are not finite.
+    ValueError: there are no batches, or inputs are not finite.
   """
 
   @jax.jit
@@ -81,7 +82,7 @@ def _sums(inputs):
   count = y_valid.sum(1)[:, None, None]
   mean = y.sum(1, keepdims=True) / jnp.maximum(count, 1)
   within = jnp.where(y_valid[..., None], y - mean, 0)
-  # A row counts by its queries.
+  # Each row is weighted by its number of queries.
   share = x_valid.sum(1)[:, None, None] / jnp.maximum(count, 1)
   return dict(
     n=x_valid.sum(),

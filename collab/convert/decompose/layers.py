@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a multi-head attention layer into one of another variant.
+"""Turns a multi-head attention layer into a layer of another variant.
 
     s_h = (x Wq_h + bq_h) . (y Wk_h),   out = sum_h (p_h y) Wv_h Wo_h + b
 
-p are the weights. Keys' biases change no weight and are left out. As weights
-add up to one, what is constant in the values goes to b without loss: their
-biases, and what a fit gets wrong for the mean input.
+p are the weights. Biases of keys do not change the weights and are left out.
+Since the weights sum to one, constants in the values move to b without loss:
+their biases, and the error of a fit for the mean input.
 
-A function of this module takes an `Mha` and the Moments of its inputs, and
-returns the tree that the variant's `init` gives. Axes: D model, H heads, G
-groups of heads, K width of a head, N = H K.
+Each public conversion takes an `Mha` and the Moments of its inputs, and returns
+the tree that the variant's `init` gives. Axes: D model, H heads, G groups of
+heads, K width of a head, N = H K.
 """
 
 import numpy as np
@@ -21,12 +21,12 @@ from collab.convert.decompose.mha import Mha
 
 
 def effects(mha: Mha, moments: Moments) -> np.ndarray:
-  """What the weights of each head do to the output, [H].
+  """Measures the effect of each head's weights on the output, [H].
 
-    |S Wv_h Wo_h|, S S the covariance of the values' input
+    |S Wv_h Wo_h|, where S S is the covariance of the values' input
 
-  but no less than a tenth of the heads' mean square: a head that does little
-  now may learn to do more.
+  The minimum is a tenth of the heads' mean square, because a head with a small
+  effect now may learn a larger one.
   """
   s, _ = cp.root(moments.y_within)
   value = np.einsum('de,ehk->hdk', s, mha.value)
@@ -35,13 +35,13 @@ def effects(mha: Mha, moments: Moments) -> np.ndarray:
 
 
 def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
-  """What `cp.decompose` takes for `collab`: E[q q^T] and E[k k^T], [N, N].
+  """Computes the inputs of `cp.decompose`: E[q q^T] and E[k k^T], [N, N].
 
-  Queries are multiplied by the effects of their heads. Keys are taken about the
-  mean of their row, and with bias='content' queries about theirs.
+  Queries are multiplied by the effects of their heads. Keys are centred on the
+  mean of their row. With bias='content', queries are centred on their mean.
 
   Raises:
-    ValueError: no such bias.
+    ValueError: there is no such bias.
   """
   if bias not in BIASES:
     legal = ', '.join(BIASES)
@@ -60,9 +60,9 @@ def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
 def collab(
   mha, moments, *, shared_dim: int, bias: str = 'content', sweeps: int = 100
 ) -> dict:
-  """Wq_h Wk_h^T ~ U diag(m_h) V^T: see `cp`. Values stay as they are.
+  """Decomposes Wq_h Wk_h^T ~ U diag(m_h) V^T (see `cp`); values are unchanged.
 
-  bias='content' also takes what the fit gets wrong for the mean input, so that
+  bias='content' also absorbs the error of the fit for the mean input, so that
   only deviations from the mean have to be fitted:
 
     c_h = Wk_h bq_h + (Wq_h Wk_h^T - U diag(m_h) V^T)^T E[x]
@@ -73,7 +73,7 @@ def collab(
   wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
   mean, b = moments.x_mean, mha.query_bias.reshape(-1)
   found = cp.decompose(*grams(mha, moments, bias), H, shared_dim, sweeps)
-  # The effects go from the queries to the mixing, whose largest weights stay 1.
+  # The effects move from the queries to the mixing; its largest weights stay 1.
   a = effects(mha, moments)
   m = found.mixing / a[:, None]
   top = np.maximum(np.abs(m).max(0), 1e-30)
@@ -90,13 +90,13 @@ def collab(
 
 
 def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd') -> dict:
-  """Keys and values of each group of heads in one head's width.
+  """Merges the keys and values of each group of heads into one head's width.
 
-  pooling='svd' is the best that there is for scores and for values of heads
-  that are unlike: the K directions of the keys' input, weighted by covariance,
-  that the group's queries look at most, and each head's queries re-expressed
-  in them; likewise for values and output projection. 'mean' is arXiv
-  2305.13245's mean of the heads, for training that goes on.
+  pooling='svd' is optimal for the scores and values of unlike heads. It keeps
+  the K directions of the keys' input, weighted by covariance, that the queries
+  of the group look at most, and re-expresses each head's queries in them.
+  Values and output projection are treated likewise. 'mean' averages the heads
+  (arXiv 2305.13245), which suits further training.
   """
   D, H, K = mha.query.shape
   if kv_heads < 1 or H % kv_heads:
@@ -116,11 +116,10 @@ def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd') -> dict:
 
 
 def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100) -> dict:
-  """Scores decomposed at one head's width, values in one head's width.
+  """Decomposes the scores at one head's width, and merges values like MQA.
 
-  The mixing row m_h is offset + eq_h, the other embeddings are ones; the query
-  bias takes part in the decomposition, as what it can be with one for all
-  heads. Values are those of MQA.
+  The mixing row m_h is offset + eq_h, and the other embeddings are ones. The
+  query bias takes part in the decomposition, but one bias serves all heads.
   """
   D, H, K = mha.query.shape
   _same_width(mha)
@@ -139,11 +138,11 @@ def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100) -> dict:
 
 
 def mla(mha: Mha, moments: Moments, *, latent_dim: int) -> dict:
-  """The r directions of the input that keys and values need most.
+  """Keeps the r directions of the input that keys and values need most.
 
-  Keys count by the queries that look at them, values by the output projection,
-  both in shares of their whole. Exact where r is the rank of the two, at most
-  D.
+  Keys are weighted by the queries that look at them, values by the output
+  projection, both as shares of their total. The result is exact where r is the
+  rank of the two together, at most D.
   """
   D, H, K = mha.query.shape
   if not 1 <= latent_dim <= D:
@@ -176,7 +175,7 @@ VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
 
 
 def _dense(kernel, bias=None):
-  """Parameters of a projection, without bias those of one of zeros."""
+  """Makes the parameters of a projection; a missing bias becomes zeros."""
   bias = np.zeros(kernel.shape[1:]) if bias is None else bias
   return dict(kernel=kernel, bias=bias)
 
@@ -191,7 +190,7 @@ def _same_width(mha):
 
 
 def _query_moments(mha, moments):
-  """E[q_h q_h^T] of queries multiplied by their heads' effects, [H, K, K]."""
+  """E[q_h q_h^T] of queries times the effects of their heads, [H, K, K]."""
   cov = np.einsum('de,ehk->dhk', moments.x_cov, mha.query)
   cov = np.einsum('dhk,dhl->hkl', mha.query, cov)
   q = np.einsum('d,dhk->hk', moments.x_mean, mha.query) + mha.query_bias
@@ -200,10 +199,11 @@ def _query_moments(mha, moments):
 
 
 def _group_keys(mha, moments, G):
-  """Queries [D, H, K], their biases [H, K] and keys [D, G, K]; see `_merge`.
+  """Merges keys; returns queries [D, H, K], biases [H, K], keys [D, G, K].
 
-  R_h R_h^T = E[q_h q_h^T], where queries are multiplied by the effects of their
-  heads. Each head's queries are re-expressed in its group's directions.
+  See `_merge`, with R_h R_h^T = E[q_h q_h^T] for queries multiplied by the
+  effects of their heads. Each head's queries are re-expressed in the directions
+  of its group.
   """
   roots, _ = cp.root(_query_moments(mha, moments))
   key, turn = _merge(mha.key, roots, moments.y_within, G)
@@ -212,7 +212,7 @@ def _group_keys(mha, moments, G):
 
 
 def _group_values(mha, moments, G):
-  """Values [D, G, V], output projection [H, V, Dout] and its bias [Dout].
+  """Merges values [D, G, V]; also returns the output [H, V, Dout] and its bias.
 
   See `_merge`, with R_h R_h^T = Wo_h Wo_h^T.
   """
@@ -228,10 +228,10 @@ def _group_values(mha, moments, G):
 
 
 def _merge(w, roots, cov, G):
-  """One projection for each group of heads, and what re-expresses a head in it.
+  """Finds one projection for each group, and how to express each head in it.
 
-  With S S = cov, E has the K leading left singular vectors of all S W_h R_h of
-  a group. Its projection is S^-1 E, and (S W_h)^T E re-expresses a head.
+  With S S = cov, E has the K leading left singular vectors of all S W_h R_h in
+  a group. The projection is S^-1 E, and (S W_h)^T E re-expresses a head.
 
   Returns:
     [D, G, K], [H, K, K].
@@ -246,6 +246,6 @@ def _merge(w, roots, cov, G):
 
 
 def _directions(x, n):
-  """The n leading left singular vectors, [D, n] of [D, ...]."""
+  """Returns the n leading left singular vectors, [D, n], of [D, ...]."""
   x = x.reshape(len(x), -1)
   return np.linalg.svd(x, full_matrices=x.shape[1] < n)[0][:, :n]

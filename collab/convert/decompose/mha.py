@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-NAMES = 'query', 'key', 'value', 'out'  # of the parameters
+NAMES = 'query', 'key', 'value', 'out'  # of the parameter groups
 
 
 class Mha(NamedTuple):
-  """Multi-head attention in float64; `read` makes it of parameters.
+  """The parameters of multi-head attention in float64, made by `read`.
 
   Attributes:
     query, key: Wq, Wk [D, H, K].
     query_bias: bq [H, K].
     value: Wv [D, H, V].
     out: Wo [H, V, Dout].
-    bias: b, that of the output and of the values, [Dout].
+    bias: b, the sum of the output's bias and the values' part, [Dout].
   """
 
   query: np.ndarray
@@ -32,17 +32,17 @@ class Mha(NamedTuple):
 
 
 def read(params: Mapping, scale: float = 0.0) -> Mha:
-  """Mha of a layer's parameters.
+  """Reads the Mha of a layer's parameters.
 
-  The layers made of it divide scores by sqrt(V). Where the layer scales them by
-  something else, the queries take up the difference.
+  The converted layers divide scores by sqrt(V). If this layer scales them
+  differently, the queries absorb the difference.
 
   Args:
-    params: of multi-head attention.
-    scale: of the scores, 0 for 1 / sqrt(V).
+    params: parameters of multi-head attention.
+    scale: scale of the scores, 0 for 1 / sqrt(V).
 
   Raises:
-    ValueError: the parameters are another variant's, or not finite.
+    ValueError: the parameters are those of another variant, or not finite.
   """
   if params.keys() != {*NAMES}:
     raise ValueError(

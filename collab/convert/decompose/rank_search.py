@@ -9,17 +9,18 @@ from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
 
 SHARES = (1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
-SWEEPS = 20  # enough to tell widths apart
+SWEEPS = 20  # enough to compare widths
 
 
 class Curve(NamedTuple):
-  """Errors of one layer.
+  """The errors of one layer at several key widths.
 
   Attributes:
-    widths: rising, the last without error.
-    errors: of the scores, relative, of each width; heads count by what their
-      weights do to the output, see `layers.grams`.
-    energy: mean square of such scores, by which errors of layers compare.
+    widths: increasing widths; the last has no error.
+    errors: relative error of the scores at each width. Heads are weighted by
+      the effect on the output, see `layers.grams`.
+    energy: mean square of these scores, which makes the errors of different
+      layers comparable.
   """
 
   widths: list
@@ -28,7 +29,7 @@ class Curve(NamedTuple):
 
 
 def curve(mha: Mha, moments: Moments, bias: str, more: Iterable[int]) -> Curve:
-  """Errors at shares of the full width, and at the widths in `more`."""
+  """Computes errors at shares of the full width and at the widths in `more`."""
   D, H, K = mha.query.shape
   N = H * K
   widths = {max(1, round(N * share)) for share in SHARES} | {N, *more}
@@ -40,7 +41,7 @@ def curve(mha: Mha, moments: Moments, bias: str, more: Iterable[int]) -> Curve:
 
 
 def for_error(curves: list[Curve], most: float) -> list[int]:
-  """The smallest widths whose errors are at most `most`, a list.
+  """Finds the smallest widths whose errors are at most `most`.
 
   Raises:
     ValueError: most is below 0.
@@ -54,15 +55,15 @@ def for_error(curves: list[Curve], most: float) -> list[int]:
 
 
 def for_parameters(curves: list[Curve], cost: Callable, budget: int) -> list:
-  """Widths that cost at most `budget`, with little error of the scores.
+  """Finds widths that cost at most `budget`, with a small error of the scores.
 
-  All begin at the smallest; the layer that gains most for its parameters is
-  made wider, step by step, as long as the budget has room.
+  All layers start at the smallest width. The layer that gains most for its
+  parameters is widened step by step, while the budget allows.
 
   Args:
-    curves: of the layers.
-    cost: widths -> parameters of the whole model.
-    budget: parameters.
+    curves: curves of the layers.
+    cost: function widths -> parameters of the whole model.
+    budget: maximum number of parameters.
 
   Raises:
     ValueError: the smallest widths cost more.

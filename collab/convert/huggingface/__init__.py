@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of Transformers, read and written without PyTorch."""
+"""Reads and writes checkpoints of Transformers without PyTorch."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes checkpoints of Hugging Face's Transformers, without torch.
 
-What a checkpoint holds becomes a model of ours, parameters of ours, or `rest`;
-written again, every tensor is bit for bit what it was. Half precision is read
-as float32 and stays so. See `families` for what is called what.
+A checkpoint is read into a model of ours, its parameters, and `rest`. Writing
+it again gives every tensor bit for bit. Half precision is read as float32 and
+stays float32. `families` maps names to ours.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,19 +26,19 @@ from collab.io import json_text
 from collab.models import layers
 from collab.runtime import tree_table
 
-# Fields that are no part of what the trained model computes.
+# Fields that do not affect what the trained model computes.
 _OF_TRAINING = ('dropout', 'drop_path', 'scan', 'remat', 'dtype')
 
 
 class Pretrained(NamedTuple):
-  """A checkpoint.
+  """A checkpoint of Transformers, in our terms.
 
   Attributes:
     model: all fields of models.build.
-    params: nested dict of float32 NumPy arrays, as the model's init gives them.
+    params: nested dict of float32 NumPy arrays, like the model's init.
     config: config.json as it was read.
     tokenizer: text of tokenizer.json, '' if there is none.
-    rest: {name in the file: array} of what the model has no place for.
+    rest: {name in the file: array} that the model does not use.
     names: {name: name in the file} where the two differ.
   """
 
@@ -54,13 +54,14 @@ def load(folder, allow: Iterable[str] = ()) -> Pretrained:
   """Reads a checkpoint.
 
   Args:
-    folder: of config.json, model.safetensors or its shards, tokenizer.json.
-    allow: patterns of names of tensors that may be there and not be used (they
-      go to `rest`), or be missing (the parameters are fresh).
+    folder: folder with config.json, model.safetensors or its shards, and
+      tokenizer.json.
+    allow: patterns of names of tensors that may be present and unused (they go
+      to `rest`), or missing (their parameters are freshly initialised).
 
   Raises:
-    ValueError: something else than a checkpoint that we have a model for; the
-      message says what, where, and what is expected.
+    ValueError: this is not a checkpoint of a model that we have; the message
+      says what, where, and what is expected.
   """
   folder = pathlib.Path(folder)
   config = json_text.read_object(folder / folders.CONFIG)
@@ -85,7 +86,7 @@ def load(folder, allow: Iterable[str] = ()) -> Pretrained:
 
 
 def meaning(pretrained: Pretrained) -> model_json.Meaning:
-  """What ids and outputs of a checkpoint stand for, as far as it says."""
+  """Returns the Meaning of a checkpoint's ids and outputs, as far as known."""
   text, outputs = pretrained.tokenizer, pretrained.model.get('outputs')
   return model_json.Meaning(
     tokenizer.fingerprint(text) if text else '',
@@ -94,7 +95,7 @@ def meaning(pretrained: Pretrained) -> model_json.Meaning:
 
 
 def labelled(config: dict, meaning: model_json.Meaning) -> dict:
-  """The config with the classes of a Meaning, if these are others."""
+  """Returns the config with the classes of a Meaning, if they differ."""
   names = meaning.classes
   if not names or names == plans.classes(plans.reader(config)):
     return config
@@ -104,15 +105,15 @@ def labelled(config: dict, meaning: model_json.Meaning) -> dict:
 
 
 def save(folder, pretrained: Pretrained) -> None:
-  """Writes a checkpoint that Transformers reads, all of it or nothing.
+  """Writes a checkpoint that Transformers reads, atomically.
 
   Args:
-    folder: that does not exist.
-    pretrained: whose attention is multi-head attention.
+    folder: folder that does not exist yet.
+    pretrained: a checkpoint whose attention is multi-head attention.
 
   Raises:
-    ValueError: the folder exists; Transformers has no such attention; model or
-      parameters are not those of the config.
+    ValueError: the folder exists; Transformers has no such attention; or model
+      or parameters do not match the config.
   """
   model, params, config, text, rest, names = pretrained
   for place in models.ATTENTIONS:
@@ -140,7 +141,7 @@ def save(folder, pretrained: Pretrained) -> None:
 
 
 def _sort(plan, found, allow):
-  """{key: name} of the tensors of parameters, and names of the rest."""
+  """Splits tensors into {key: name} of parameters, and names of the rest."""
   names, rest = {}, []
   for name in found:
     key = plan.key(name)
@@ -192,13 +193,13 @@ def _check_waves(name, table, model):
 
 
 def _parameters(plan, names, found):
-  """{path: array} of {key: name}; of those that are missing, fresh ones."""
+  """Reads {path: array} from {key: name}, and initialises missing ones."""
   flat = {}
   for key, name in names.items():
     paths, part, _ = plan.entries[key]
     shapes = [plan.shapes[path].shape for path in paths]
     numbers = sum(map(math.prod, shapes))
-    if numbers > 2 * found[name].size:  # before anything of that size is made
+    if numbers > 2 * found[name].size:  # before allocating so much
       raise ValueError(
         f'{name} has shape {found[name].shape}, expected {numbers:,} numbers.'
       )
@@ -227,7 +228,7 @@ def _float32(name, x):
 
 
 def _check_same(plan, model, params):
-  """Raises a ValueError unless the model is the one of the plan's config."""
+  """Raises a ValueError unless the model is that of the plan's config."""
   wrong = [
     f'{key} is {model.get(key)!r}, by the config {want!r}'
     for key, want in plan.model.items()
@@ -241,5 +242,5 @@ def _check_same(plan, model, params):
 
 
 def _given(x):
-  """Without the fields that a mapping leaves to their defaults, 0 or ''."""
+  """Removes the fields that a mapping leaves at a default of 0 or ''."""
   return {k: v for k, v in x.items() if v} if isinstance(x, Mapping) else x

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's folder: config.json, tokenizer.json, safetensors.
+"""Reads and writes a checkpoint's folder, without torch.
 
-    model.safetensors, or model.safetensors.index.json and what it lists
-
-Everything is read as data: nothing is imported, executed or unpickled.
+The folder has config.json, tokenizer.json, and model.safetensors or
+model.safetensors.index.json with the files that it lists. Everything is read as
+data: nothing is imported, executed or unpickled.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
 def read_tokenizer(folder: pathlib.Path) -> str:
-  """The text of tokenizer.json, '' if there is none; it has to be JSON."""
+  """Reads the text of tokenizer.json, which has to be JSON; '' if missing."""
   path = folder / TOKENIZER
   if not path.exists():
     return ''
@@ -34,11 +34,11 @@ def read_tokenizer(folder: pathlib.Path) -> str:
 
 
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of a folder's one file or of its shards.
+  """Reads {name: array} from a folder's one file or from its shards.
 
   Raises:
-    ValueError: no such file, a damaged one, or shards that are not what the
-      index says.
+    ValueError: the file is missing or damaged, or the shards do not match the
+      index.
   """
   if (folder / WEIGHTS).exists():
     return read_file(folder / WEIGHTS)
@@ -70,10 +70,10 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(folder, config: dict, tensors: dict, tokenizer: str) -> None:
-  """A new folder of one file of tensors, all of it or nothing.
+  """Writes a new folder with one file of tensors, atomically.
 
   Raises:
-    ValueError: there is such a folder.
+    ValueError: the folder exists.
   """
   folder = pathlib.Path(folder)
   if folder.exists():
@@ -84,19 +84,19 @@ def write(folder, config: dict, tensors: dict, tokenizer: str) -> None:
     atomic.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
     if tokenizer:
       atomic.write_text(new / TOKENIZER, tokenizer)
-    # In C's order, which what was transposed is not.
+    # safetensors needs C order, which transposed arrays do not have.
     tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
     safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))
     new.rename(folder)
 
 
 def some(names: Iterable[str]) -> str:
-  """The first names of many."""
+  """Joins names to a text, abbreviating a long list."""
   return tree_table.some(sorted(names), most=20)
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array} of one file of safetensors."""
+  """Reads {name: array} from one safetensors file."""
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, KeyError) as e:
@@ -104,7 +104,7 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _nothing(folder):
-  """What to say of a folder without safetensors."""
+  """Makes the message for a folder without safetensors."""
   pickles = sorted(x.name for x in folder.glob('pytorch_model*.bin'))
   if not pickles:
     return f'{folder} has neither {WEIGHTS} nor {INDEX}.'

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translates between tensors of Transformers and our parameters.
 
-Torch's linear layers keep [out, in], GPT-2's [in, out]. Ours keep [D, H, K] of
-what makes heads, [H, K, D] of what puts them together, [in, out] of the rest.
-Both directions only move numbers: what was read is written bit for bit.
+Torch's linear layers store [out, in], GPT-2's [in, out]. Ours store [D, H, K]
+for projections into heads, [H, K, D] for the projection from heads, and [in,
+out] for the others. Both directions only move numbers, so a tensor that was
+read is written bit for bit.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,10 @@ class Part(NamedTuple):
   """A tensor of a module and the parameters in it.
 
   Attributes:
-    tensor: what its name adds to that of the module, '.weight' or ''.
-    params: what their names add to that of our module, '/kernel' or ''.
-    write: parameters -> tensor.
-    read: tensor, shape of each parameter -> parameters.
+    tensor: suffix of its name after that of the module, '.weight' or ''.
+    params: suffixes of their names after our module's, '/kernel' or ''.
+    write: function parameters -> tensor.
+    read: function tensor, shape of each parameter -> parameters.
   """
 
   tensor: str
@@ -41,12 +42,12 @@ def _transpose(x, shape):
 
 
 def _columns(*xs):
-  """[D, ...] each -> [D, N], side by side."""
+  """Puts arrays [D, ...] side by side as [D, N]."""
   return np.concatenate([x.reshape(len(x), -1) for x in xs], 1)
 
 
 def _rows(x):
-  """[..., D] -> [N, D]."""
+  """Reshapes [..., D] -> [N, D]."""
   return x.reshape(-1, x.shape[-1])
 
 
@@ -55,7 +56,7 @@ def _join(*xs):
 
 
 def _split(x, *shapes):
-  """The inverse of _columns and _join."""
+  """Inverts _columns and _join."""
   parts = np.split(x, len(shapes), -1)
   return [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
 
@@ -80,7 +81,7 @@ GPT_HEADS = (
 
 
 def patches(P: int) -> tuple[Part, Part]:
-  """The convolution [D, C, P, P] that our kernel [P P C, D] is."""
+  """Maps between the convolution [D, C, P, P] and our kernel [P P C, D]."""
 
   def write(x):
     return x.reshape(P, P, -1, x.shape[-1]).transpose(3, 2, 0, 1)

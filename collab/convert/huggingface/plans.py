@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans where each tensor of a checkpoint goes, by its config alone."""
+"""Maps each tensor of a checkpoint to our parameters, from its config."""
 
 from collections.abc import Callable, Mapping
 import re
@@ -14,15 +14,15 @@ from collab.convert.huggingface.families.family import (
 )
 from collab.runtime import tree_table
 
-MOST_LAYERS = 1000  # more is no model, and takes for ever to look at
+MOST_LAYERS = 1000  # a config with more would take for ever to look at
 
 
 class Plan(NamedTuple):
-  """What a config says. Keys are names of tensors without the prefix.
+  """The mapping of a checkpoint. Keys are names of tensors without the prefix.
 
   Attributes:
-    family: of the config's model_type.
-    architecture: one of the family's.
+    family: Family of the config's model_type.
+    architecture: name of one of the family's architectures.
     model: all fields of models.build.
     shapes: {path of a parameter: ShapeDtypeStruct}.
     entries: {key: (paths of the parameters in it, layouts.Part, the name that
@@ -36,28 +36,28 @@ class Plan(NamedTuple):
   entries: dict
 
   def key(self, name):
-    """The key of a name in a file; the prefix and new names are optional."""
+    """Returns the key of a name in a file, whose prefix is optional."""
     name = name.removeprefix(f'{self.family.prefix}.')
     name = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
     return re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name)
 
   def name(self, key):
-    """The name that Transformers gives to a tensor of ours."""
+    """Returns the name that Transformers gives to a tensor of ours."""
     return self.entries[key][-1]
 
 
 def make(config: dict, pooler: bool) -> Plan:
-  """The Plan of a config.
+  """Makes the Plan of a config.
 
   Args:
-    config: of a checkpoint.
-    pooler: whether the checkpoint has one.
+    config: config of a checkpoint.
+    pooler: whether the checkpoint has a pooler.
 
   Raises:
     ValueError: we have no such model.
   """
   kind = config.get('model_type')
-  if kind not in list(FAMILIES):  # it may be anything
+  if kind not in list(FAMILIES):  # the value may have any type
     raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
   family, get = FAMILIES[kind], reader(config)
   for name, value in (family.fixed | dict(pruned_heads={})).items():
@@ -77,7 +77,7 @@ def make(config: dict, pooler: bool) -> Plan:
 
 
 def fields(family: Family, architecture: str, get, pooler: bool) -> dict:
-  """All fields of models.build."""
+  """Returns all fields of models.build."""
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]
   model |= dict(scan=False, remat='none', dtype='float32')
@@ -103,10 +103,10 @@ def fields(family: Family, architecture: str, get, pooler: bool) -> dict:
 
 
 def classes(get: Callable) -> tuple[str, ...]:
-  """Names of the outputs by id2label, else by label2id; () if neither says."""
+  """Reads names of outputs from id2label, else label2id; () without both."""
   names = _in_order('id2label', get('id2label', {}).items())
   ids = get('label2id', {})
-  if names and len(ids) != len(names):  # Transformers goes by id2label
+  if names and len(ids) != len(names):  # Transformers uses id2label
     return names
   others = _in_order('label2id', [(i, name) for name, i in ids.items()])
   if sorted(names) == sorted(others) and names != others:
@@ -117,7 +117,7 @@ def classes(get: Callable) -> tuple[str, ...]:
 
 
 def _in_order(field, pairs):
-  """The names of (id, name), of which the ids have to be 0, 1, 2, ..."""
+  """Sorts pairs (id, name); the ids have to be 0, 1, 2, ..."""
   names = {str(number): name for number, name in pairs}
   wanted = [str(place) for place in range(len(names))]
   strings = all(isinstance(name, str) for name in names.values())
@@ -129,7 +129,10 @@ def _in_order(field, pairs):
 
 
 def reader(config: Mapping) -> Callable:
-  """get(name[, default]): a value of the default's kind; without, a count."""
+  """Makes get(name[, default]), which reads a value of the default's type.
+
+  Without a default the value has to be a count.
+  """
 
   def get(name, default=None):
     value = config.get(name)
@@ -138,7 +141,7 @@ def reader(config: Mapping) -> Callable:
       raise ValueError(f'{name} is missing.')
     kind = int if default is None else type(default)
     legal = (int, float) if kind is float else (kind,)
-    if type(value) not in legal:  # to isinstance, True is an int
+    if type(value) not in legal:  # isinstance(True, int) is true
       raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
     least = 1 if default is None else 0
     if kind in (int, float) and not least <= value < float('inf'):
@@ -149,7 +152,7 @@ def reader(config: Mapping) -> Callable:
 
 
 def _entries(family, architecture, model, shapes):
-  """{key: (paths, Part, name)} of all parameters; see `Plan`."""
+  """Returns {key: (paths, Part, name)} of all parameters; see `Plan`."""
   found, left = {}, set(shapes)
   headless = architecture == next(iter(family.architectures))
   prefix = '' if headless else f'{family.prefix}.'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoded images, which are decoded where they are needed: folders and TFDS."""
+"""Readers of image files that are decoded on access: folders and TFDS."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from collab.data.readers import prepared
 
-MODES = {1: 'L', 3: 'RGB'}  # Pillow's, by the number of channels
+MODES = {1: 'L', 3: 'RGB'}  # modes of Pillow, by the number of channels
 ENDINGS = ('.bmp', '.jpeg', '.jpg', '.png')
 EXPECTED = (
   'Expected train-images-idx3-ubyte, train-labels-idx1-ubyte and the same with '
@@ -25,14 +25,14 @@ EXPECTED = (
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """Images that are decoded where they are needed.
+  """Images that are decoded on access.
 
   Attributes:
     record: function of an index -> (name, encoded bytes, label).
     rows: int64 [N], the indices.
-    channels: of the images that come out, whatever the files have.
-    damaged: a set that gets the names of the images that do not decode; None
-      makes them an error.
+    channels: channels of the decoded images, whatever the files have.
+    damaged: set that collects the names of images that do not decode; with None
+      such an image is an error.
   """
 
   record: Callable
@@ -44,15 +44,15 @@ class Encoded:
     return len(self.rows)
 
   def __getitem__(self, i):
-    """(Pillow's image, label), or None for a damaged one.
+    """Returns (Pillow's image, label), or None for a damaged image.
 
     Raises:
-      ValueError: it does not decode, and `damaged` is None.
+      ValueError: the image does not decode, and `damaged` is None.
     """
     name, data, label = self.record(int(self.rows[i]))
     try:
       image = decode(data).convert(MODES[self.channels])
-    except Exception as error:  # Pillow's formats raise what they like
+    except Exception as error:  # Pillow's formats raise any kind of exception
       if self.damaged is None:
         raise ValueError(
           f'{name} does not decode ({error}). data.damaged=skip leaves such '
@@ -63,19 +63,19 @@ class Encoded:
     return image, label
 
   def select(self, rows: np.ndarray) -> 'Encoded':
-    """Some of the images."""
+    """Returns some of the images."""
     return dataclasses.replace(self, rows=self.rows[rows])
 
 
 def decode(data: bytes) -> Image.Image:
-  """Decodes an image file as viewers show it: Pillow's image of 8 bits.
+  """Decodes an image file as viewers show it: a Pillow image of 8 bits.
 
-  It is turned as its EXIF orientation says, and put on white where it is
-  transparent. Of 16 bits, mode I too, the upper 8 count; for larger values, and
-  for fractions, no format defines white.
+  The image is rotated by its EXIF orientation, and transparent parts are put on
+  white. For 16 bits, mode I included, the upper 8 are used. No format defines
+  white for larger values or for fractions.
 
   Raises:
-    ValueError: pixels of more than 16 bits; and what Pillow raises.
+    ValueError: pixels have more than 16 bits; or an error of Pillow.
   """
   image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
   if image.mode.startswith(('I', 'F')):
@@ -94,16 +94,16 @@ def decode(data: bytes) -> Image.Image:
 def folders(
   folder: Path, channels: int, damaged: set | None, ignored: Counter
 ) -> tuple[tuple[str, ...], dict[str, Encoded]]:
-  """Classes and splits of a folder SPLIT/CLASS/IMAGE.
+  """Reads classes and splits of a folder SPLIT/CLASS/IMAGE.
 
   Args:
-    folder: of train and of val, test or both; the folders in train are the
-      classes.
+    folder: folder with train and with val, test or both. The folders in train
+      are the classes.
     channels, damaged: see Encoded.
-    ignored: counts the files that are no images, by ending.
+    ignored: counts files that are not images, by suffix.
 
   Raises:
-    ValueError: another layout, an unknown class, a class without images.
+    ValueError: another layout, an unknown class, or a class without images.
   """
   names = [s for s in ('train', 'val', 'test') if (folder / s).is_dir()]
   if 'train' not in names or len(names) == 1:
@@ -120,7 +120,7 @@ def folders(
         f'{folder / "train"} has not.'
       )
     empty = [label for label in found if not found[label]]
-    if 0 < len(empty) < len(found):  # all: an empty split, see `images.read`
+    if 0 < len(empty) < len(found):  # all: `images.read` reports it
       raise ValueError(
         f"{folder / name} has the class '{empty[0]}' without an image of "
         f'{", ".join(ENDINGS)}; expected one at least.'
@@ -130,15 +130,16 @@ def folders(
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     record = functools.partial(_of_file, paths, labels)
     splits[name] = Encoded(record, np.arange(len(paths)), channels, damaged)
-  if 'test' not in splits:  # as ImageNet, whose 'test' is not published
+  if 'test' not in splits:  # like ImageNet, whose 'test' is not published
     splits['test'] = splits.pop('val')
   return classes, splits
 
 
 def _by_class(folder, ignored):
-  """{class: paths of its images}, by name; counts what else is there.
+  """Returns {class: paths of its images}, sorted; counts the other files.
 
-  Hidden files and folders are skipped: notebooks and systems leave them.
+  Hidden files and folders are skipped, because notebooks and systems leave
+  some.
   """
   places = [p for p in sorted(folder.iterdir()) if _visible(p.name)]
   found = {p.name: [] for p in places if p.is_dir()}
@@ -160,22 +161,22 @@ def _visible(name):
 
 
 def _of_file(paths, labels, i):
-  # An unreadable file is no damaged image: OSError whatever the policy.
+  # An unreadable file is not a damaged image: OSError under either policy.
   return str(paths[i]), paths[i].read_bytes(), int(labels[i])
 
 
 def tfds(
   name: str, test: str, channels: int, damaged: set | None
 ) -> tuple[tuple[str, ...], dict[str, Encoded]]:
-  """Classes and splits of a data set of TFDS, see `prepared.builder`.
+  """Reads classes and splits of a TFDS data set, see `prepared.builder`.
 
   Args:
-    name: in TFDS.
-    test: its split that is 'test' here.
+    name: name in TFDS.
+    test: the split that is used as 'test'.
     channels, damaged: see Encoded.
 
   Raises:
-    ValueError: it is not prepared, or without one of the splits.
+    ValueError: the data set is not prepared, or lacks a split.
   """
   builder = prepared.builder(name, ('image', 'label'))
   from tensorflow_datasets import decode  # slow

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GLUE as it is published: a folder of TSV files a task; or prepared by TFDS.
+"""Reads GLUE: its published TSV files, one folder a task, or TFDS.
 
-Labels of the public test sets are hidden, so 'val' and 'test' are both the dev
-set, as in the papers: the best epoch on it is an optimistic number.
+Labels of the public test sets are hidden. So 'val' and 'test' are both the dev
+set, as in the papers, and the score of the best epoch on it is optimistic.
 
-Columns are found by the header, and every line has as many as the header.
-Quoting is off. Files may be gzipped (.tsv.gz).
+Columns are found by the header, and every line has to have all of them. Quoting
+is off. Files may be gzipped (.tsv.gz).
 """
 
 import contextlib
@@ -19,22 +19,23 @@ from collab.io import text_lines
 
 ENTAILED = ('entailment', 'not_entailment')
 MALFORMED = ('fatal', 'skip')
-UNDECIDED = '-'  # the label of a pair that its annotators did not agree on
+UNDECIDED = '-'  # the label of a pair without agreement of its annotators
 PAIR = ('sentence1', 'sentence2')
 TSV = ('train.tsv', 'dev.tsv')
 
 
 class Table(NamedTuple):
-  """Where a task has its texts and labels.
+  """The columns and files of a task.
 
   Attributes:
-    folder: of its files.
+    folder: folder of its files.
     texts: columns of one or two texts.
     label: column of the label.
-    labels: its values in the order of their ids; () for a number.
-    features: names of the texts in TFDS, if others than in the files.
-    files: choices of (train, dev, perhaps more dev): the first that is there.
-    header: columns of files that have none, else ().
+    labels: values of the label in the order of their ids; () for a number.
+    features: names of the texts in TFDS, if they differ from the files'.
+    files: alternatives (train, dev, perhaps more dev); the first that exists is
+      used.
+    header: columns of files without a header line, else ().
   """
 
   folder: str
@@ -51,8 +52,9 @@ TABLES = dict(
     'CoLA', ('sentence',), header=('source', 'label', 'star', 'sentence')
   ),
   sst2=Table('SST-2', ('sentence',)),
-  # GLUE made train.tsv and dev.tsv of the original's training set by a list of
-  # ids. Without them the original's test set, 1,725 pairs, is the dev set.
+  # GLUE split the original training set into train.tsv and dev.tsv by a list
+  # of ids. Without these files, the dev set is the original test set of 1,725
+  # pairs.
   mrpc=Table(
     'MRPC',
     ('#1 String', '#2 String'),
@@ -76,18 +78,18 @@ TABLES = dict(
 
 
 def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
-  """A task's parts from a folder of GLUE's folders.
+  """Reads a task's parts from a folder of GLUE's folders.
 
   Args:
     name: a key of TABLES.
     path: the folder that has CoLA, SST-2, ...
     malformed: 'fatal', or 'skip' to leave out and count rows with a wrong
-      number of columns, of which QQP is published with a few, or UNDECIDED.
+      number of columns (QQP is published with a few) or the label UNDECIDED.
 
   Raises:
-    ValueError: no such folder or file, malformed is neither; and while
-      iterating: a damaged file, no header, a row with a wrong number of
-      columns, an unknown label, no row at all.
+    ValueError: there is no such folder or file, or `malformed` is neither.
+      While iterating: a damaged file, no header, a row with a wrong number of
+      columns, an unknown label, or no row at all.
   """
   if malformed not in MALFORMED:
     raise ValueError(
@@ -104,7 +106,7 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
 
 
 def tfds(name: str, corpus: str = 'glue') -> Parts:
-  """The same from TFDS, e.g. 'glue/sst2'; see `prepared.builder`."""
+  """Reads the same from TFDS, e.g. 'glue/sst2'; see `prepared.builder`."""
   table = TABLES[name]
   features, parts = table.features or table.texts, _evaluated(table)
   builder = prepared.builder(f'{corpus}/{name}', (*features, 'label'))
@@ -118,14 +120,14 @@ def tfds(name: str, corpus: str = 'glue') -> Parts:
 
 
 def _evaluated(table):
-  """{name in the metrics: part} of one dev set, or of MNLI's two."""
+  """Returns {name in the metrics: part} of the dev set, or of MNLI's two."""
   if len(table.files[0]) == 2:
     return {'': 'dev'}
   return dict(m='dev_matched', mm='dev_mismatched')
 
 
 def _find(folder, choices):
-  """Paths of the first choice of which all files exist, plain or .gz."""
+  """Finds the first alternative of which all files exist, plain or .gz."""
   for names in choices:
     found = [split_files.plain_or_gz(folder / name) for name in names]
     if all(found):
@@ -177,7 +179,7 @@ def _examples(path, table, skip, skipped):
 
 
 def label_id(label: object, labels: tuple) -> float:
-  """The id of a label, or the number it is (0 to 5) if there are no labels.
+  """Converts a label to its id, or to a number (0 to 5) if `labels` is ().
 
   Raises:
     ValueError: the label and the legal ones.

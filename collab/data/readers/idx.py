@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""idx files, in which MNIST and Fashion-MNIST are published.
+"""Reads idx files, the published format of MNIST and Fashion-MNIST.
 
-Two zero bytes, the type (8: uint8), the number of dimensions, each dimension as
-a big-endian int32, the values in C order.
+The format is two zero bytes, the type (8: uint8), the number of dimensions,
+each dimension as a big-endian int32, and the values in C order.
 """
 
 import math
@@ -16,12 +16,12 @@ PREFIXES = dict(train='train', test='t10k')
 
 
 def there(folder: Path) -> bool:
-  """Whether a folder has idx files."""
+  """Returns whether a folder has idx files."""
   return any(folder.glob('*-idx?-ubyte*'))
 
 
 def read(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Images and labels, plain or .gz.
+  """Reads images and labels, plain or .gz.
 
   Args:
     folder: Path of PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, with
@@ -31,7 +31,7 @@ def read(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     {'train' or 'test': (uint8 [N, H, W], uint8 [N])}.
 
   Raises:
-    ValueError: a file is missing, damaged, of another format or length.
+    ValueError: a file is missing or damaged, or has another format or length.
   """
   splits = {}
   for split, prefix in PREFIXES.items():
@@ -53,7 +53,7 @@ def read(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _find(folder, name, dimensions):
-  """The array of a file or its .gz, and the path."""
+  """Reads the array of a file or its .gz; also returns the path."""
   found = [p for p in (folder / name, folder / f'{name}.gz') if p.is_file()]
   if len(found) != 1:
     amount = 'both' if found else 'neither'
@@ -64,7 +64,7 @@ def _find(folder, name, dimensions):
 
 
 def array(path: Path, dimensions: int) -> np.ndarray:
-  """uint8 array of one file; read-only. Errors as `read`."""
+  """Reads a read-only uint8 array from one file; errors as in `read`."""
   with text_lines.opened(path) as file:
     data = file.read()
   magic = bytes([0, 0, 8, dimensions])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images by splits: idx files, folders, TFDS, or the bundled digits.
+"""Reads labelled images by splits: idx files, folders, TFDS or the sample.
 
-Every reader gives a Source with 'train', 'val' and 'test'. The published sets
-have two splits: what they publish for the last evaluation is 'test', and 'val'
-is held out of their training images, spread evenly over their order, whatever
-the seed. A folder with all three is taken as it is.
+Every reader gives a Source with 'train', 'val' and 'test'. Published data sets
+have two splits. The one published for the last evaluation is 'test'. 'val' is
+held out of the training images, spread evenly over their order, whatever the
+seed. A folder with all three splits is used as it is.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from collab.data.readers import encoded_images, idx
 from collab.data.samples import digits
 
 POLICIES = ('error', 'skip')
-# In TFDS, and the split that is 'test' here: that of ImageNet has no labels.
+# {name in TFDS: its 'test' split}. That of ImageNet has no labels.
 TFDS = dict(
   imagenet2012='validation',
   cifar10='test',
@@ -45,23 +45,23 @@ class Memory:
     return len(self.labels)
 
   def __getitem__(self, i):
-    """(Pillow's image, label)."""
+    """Returns (Pillow's image, label)."""
     return Image.fromarray(self.images[i].squeeze()), int(self.labels[i])
 
   def select(self, rows: np.ndarray) -> 'Memory':
-    """Some of the images."""
+    """Returns some of the images."""
     return Memory(self.images[rows], self.labels[rows])
 
 
 class Source(NamedTuple):
-  """Labelled images.
+  """Labelled images by splits.
 
   Attributes:
-    name: what it is, for people: a path, a TFDS name, 'sample'.
-    classes: their names; a label is an index of it.
-    splits: 'train', 'val' and 'test': Memory or Encoded.
-    damaged: names of images that did not decode, so far.
-    ignored: files in folders of images that are no images here, by ending.
+    name: description for people: a path, a TFDS name, 'sample'.
+    classes: names of the classes; a label is an index into it.
+    splits: 'train', 'val' and 'test', each Memory or Encoded.
+    damaged: names of images that have failed to decode so far.
+    ignored: counts of files that are not images, by suffix.
   """
 
   name: str
@@ -79,18 +79,19 @@ def read(
   held_out: int = 0,
   damaged: str = 'error',
 ) -> Source:
-  """The images of a config.
+  """Reads the images that a config asks for.
 
   Args:
     corpus: 'sample', or one of `TFDS`, unless path is given.
-    path: of local files, see `encoded_images.EXPECTED`.
-    channels: of the images, 1 or 3; files of images are converted.
-    held_out: how many training images are 'val', if there is no other.
-    damaged: 'error' if an image that does not decode stops the run, or 'skip'.
+    path: path of local files, see `encoded_images.EXPECTED`.
+    channels: channels of the images, 1 or 3; image files are converted.
+    held_out: number of training images for 'val', if there is no other.
+    damaged: 'error' to stop the run at an image that does not decode, or
+      'skip'.
 
   Raises:
-    ValueError: a name, path, layout or number that is impossible, an empty
-      split, a damaged file.
+    ValueError: a name, path, layout or number is impossible, a split is empty,
+      or a file is damaged.
   """
   if damaged not in POLICIES:
     raise ValueError(
@@ -122,7 +123,7 @@ def read(
 
 
 def _in_memory(splits, name, channels):
-  """Classes and Memory of {split: (images uint8 [N, H, W], labels [N])}."""
+  """Makes classes and Memory from {split: (uint8 [N, H, W], labels [N])}."""
   if channels != 1:
     raise ValueError(
       f'{name} has images of 1 channel; data.mean and data.std have {channels}.'
@@ -136,7 +137,7 @@ def _in_memory(splits, name, channels):
 
 
 def _hold_out(train, n, name):
-  """'train' and 'val': n images at equal distances, so of every class."""
+  """Holds out n training images for 'val', at equal distances."""
   if not 0 < n < len(train):
     raise ValueError(
       f'data.held_out={n}; expected 1 to {len(train) - 1} of the {len(train)} '

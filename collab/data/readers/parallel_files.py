@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel text in local files: which files a split has, and their lines."""
+"""Finds and reads parallel text in local files."""
 
 from collections.abc import Iterator
 from itertools import chain, zip_longest
@@ -9,7 +9,7 @@ from collab.data.readers import split_files
 from collab.io import text_lines
 
 FORMS = 'SPLIT=SOURCE_FILE,TARGET_FILE', 'SPLIT=TSV_FILE'  # of data.files
-MOST = 12  # names of files in an error
+MOST = 12  # number of file names in an error message
 
 
 def find(
@@ -19,7 +19,7 @@ def find(
 
   Returns:
     A dict of split to its one path (TSV) or two (source, target), and a
-    sentence on the files that are expected and those that exist, for errors.
+    sentence for errors about the files that are expected and those that exist.
   """
   folder = Path(path)
   expected = (
@@ -44,7 +44,7 @@ def find(
 
 
 def _candidates(folder, names, source, target):
-  """The names of one TSV file or of two sides, whichever split they are."""
+  """Yields the names of one TSV file or of two sides, for any split."""
   prefixes = tuple(chain.from_iterable(split_files.PREFIXES.values()))
   names = [name for name in names if name.startswith(prefixes)]
   first, second = (_stems(names, side) for side in (source, target))
@@ -58,7 +58,7 @@ def _candidates(folder, names, source, target):
 
 
 def _stems(names, side):
-  """stem -> name of the files `stem.side` and `stem.side.gz`."""
+  """Returns {stem: name} of the files `stem.side` and `stem.side.gz`."""
   found = {}
   for name in names:
     plain = name.removesuffix('.gz')
@@ -77,8 +77,8 @@ def read(
 
   Args:
     paths: one or two paths.
-    dropped: a dict that gets the number of empty lines of each file, at the end
-      of the iteration.
+    dropped: a dict that receives the number of empty lines of each file at the
+      end of the iteration.
   """
   empty = dict.fromkeys((p.name for p in paths), 0)
   for row in _read_tsv(*paths) if len(paths) == 1 else _read_two(*paths):

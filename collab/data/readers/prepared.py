@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets that TFDS has prepared on this machine."""
+"""Opens data sets that TFDS has prepared on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,25 +10,27 @@ import shlex
 def builder(
   name: str, features: tuple[str, ...] = (), data_dir: Path | None = None
 ):
-  """The TFDS builder of a data set that is prepared as array_record.
+  """Opens the TFDS builder of a data set that is prepared as array_record.
 
-  It is read by random access (`as_data_source`), without TensorFlow, and never
-  downloaded here: preparing may take hours and is a decision of its own.
+  The data is read by random access (`as_data_source`), without TensorFlow. It
+  is never downloaded here, because preparing it may take hours and is the
+  user's decision.
 
   Args:
     name: TFDS name with its configuration, e.g. 'glue/sst2'.
-    features: what an example must have.
-    data_dir: where TFDS keeps its data; None is TFDS' default.
+    features: features that an example must have.
+    data_dir: folder of TFDS' data; None is TFDS' default.
 
   Raises:
-    ValueError: no or unknown name, not prepared, or without such features.
+    ValueError: the name is missing or unknown, or the data set is not prepared
+      or lacks the features.
   """
   if not name:
     raise ValueError(
       'There is no data: give local files by data.path, or the name of a data '
       'set of TFDS by data.corpus.'
     )
-  if re.match(r'[\w-]+:\D', name):  # not a version
+  if re.match(r'[\w-]+:\D', name):  # the colon is not followed by a version
     raise ValueError(
       f'{name} is in a namespace: TFDS would fetch and run its code.'
     )
@@ -39,7 +41,7 @@ def builder(
     found = tensorflow_datasets.builder(
       name, data_dir=data_dir, file_format='array_record'
     )
-  except Exception as error:  # its own and many others
+  except Exception as error:  # TFDS raises its own exceptions and many others
     reason = str(error).strip().split('\n')[0]
     raise ValueError(f"TFDS cannot open '{name}': {reason}") from error
   if not found.info.splits:
@@ -56,14 +58,14 @@ def builder(
 
 
 def splits(builder) -> dict[str, str]:
-  """{split: its name in TFDS} of the splits that a data set has."""
+  """Returns {split: its name in TFDS} of the splits that a data set has."""
   names = dict(train='train', val='validation', test='test')
   there = builder.info.splits
   return {ours: theirs for ours, theirs in names.items() if theirs in there}
 
 
 def rows(builder, split: str) -> Iterator[dict]:
-  """Yields the examples of a split as JSON has them: str, int, float, list."""
+  """Yields the examples of a split with JSON's types: str, int, float, list."""
   return map(_plain, builder.as_data_source(split=split))
 
 
@@ -78,10 +80,10 @@ def _plain(value):
 
 
 def _refuse_foreign_features(connector):
-  """Makes TFDS refuse all classes of features but its own.
+  """Makes TFDS refuse all classes of features except its own.
 
-  It would import the module of any class that the features.json of a folder
-  names, at any depth, and so run code that lies beside the data.
+  TFDS imports the module of any class that the features.json of a folder names,
+  at any depth. This would run code that lies beside the data.
   """
   known = connector._registered_features
 
@@ -94,7 +96,7 @@ def _refuse_foreign_features(connector):
 
 
 def how(name: str, data_dir: Path | None = None) -> str:
-  """How to get a data set or a split that is missing, for errors."""
+  """Says how to get a missing data set or split, for errors."""
   program = (
     f'import tensorflow_datasets as t; t.builder({name!r}, '
     f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel text by splits: local files, TFDS, or the bundled sample.
+"""Reads parallel text by splits: local files, TFDS, or the bundled sample.
 
-A Corpus is streamed: nothing is held in memory, a split can be read again.
+A Corpus is streamed: it is not held in memory, and a split can be read again.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +21,13 @@ class Corpus(NamedTuple):
   """Parallel text.
 
   Attributes:
-    name: what it is, for people: a path, a TFDS name, 'sample'.
-    fingerprint: of the text, for caches; changes when the text may have.
-    readers: split -> function that starts an iterator of rows
-      (source, target, category), all strings.
-    files: split -> names of its files with their sizes in bytes.
-    dropped: file -> empty lines, of the splits that were read to their end.
+    name: description for people: a path, a TFDS name, 'sample'.
+    fingerprint: identifies the text for caches; changes when the text may have.
+    readers: {split: function that starts an iterator of rows
+      (source, target, category), all strings}.
+    files: {split: names of its files with their sizes in bytes}.
+    dropped: {file: number of empty lines}, for splits that were read to the
+      end.
     expected: what to do when a split is missing, for errors.
   """
 
@@ -41,12 +42,13 @@ class Corpus(NamedTuple):
     """Iterates over (source, target, category) of a split.
 
     Pairs with an empty side are left out and counted (see `describe`). The
-    category is the sample's, the third column of a TAB-separated file, or ''.
+    category is the sample's, or the third column of a TAB-separated file, or
+    ''.
 
     Raises:
-      ValueError: there is no such split; and while iterating: invalid UTF-8, a
-        damaged file, sides of different length, a wrong number of columns, no
-        pair at all.
+      ValueError: there is no such split. While iterating: invalid UTF-8, a
+        damaged file, sides of different length, a wrong number of columns, or
+        no pair at all.
     """
     if split not in self.readers:
       raise ValueError(
@@ -58,11 +60,11 @@ class Corpus(NamedTuple):
     return text_lines.at_least_one(self.readers[split](), empty)
 
   def pairs(self, split: str) -> Iterator[tuple[str, str]]:
-    """Iterates over (source, target) of a split; errors as `rows`."""
+    """Iterates over (source, target) of a split; errors as in `rows`."""
     return (row[:2] for row in self.rows(split))
 
   def describe(self) -> dict:
-    """Name, fingerprint, files with bytes, and empty lines of what was read."""
+    """Returns name, fingerprint, files with bytes, and empty lines read."""
     return dict(
       name=self.name,
       fingerprint=self.fingerprint,
@@ -72,7 +74,7 @@ class Corpus(NamedTuple):
 
 
 def sample() -> Corpus:
-  """The bundled English-German sample (see `translation`)."""
+  """Makes the bundled English-German sample (see `translation`)."""
 
   def reader(split):
     return (pair[:3] for pair in translation.generate()[split])
@@ -85,24 +87,25 @@ def sample() -> Corpus:
 def parallel(
   path: str | Path, source: str, target: str, files: tuple[str, ...] = ()
 ) -> Corpus:
-  """Local files, plain or .gz, one sentence a line, in UTF-8.
+  """Reads local files, plain or .gz, one sentence a line, in UTF-8.
 
   A split is either two files, `train.SOURCE` and `train.TARGET`, or one
-  TAB-separated file `train.tsv`: source, target and optionally a category.
-  The name may have more between split and ending (`test_2016.en`), but exactly
-  one candidate must match `train*`, one `val*` or `dev*`, one `test*`.
+  TAB-separated file `train.tsv`: source, target and optionally a category. A
+  name may have more between split and ending (`test_2016.en`), but exactly one
+  candidate must match `train*`, one `val*` or `dev*`, and one `test*`.
 
   Args:
     path: the folder.
-    source, target: languages as the files' endings have them, e.g. 'en', 'de'.
-    files: if given, nothing else is looked for: a tuple of
+    source, target: languages as in the files' endings, e.g. 'en', 'de'.
+    files: if given, only these are used: a tuple of
       'SPLIT=SOURCE_FILE,TARGET_FILE' or 'SPLIT=TSV_FILE', relative to path.
 
   Returns:
     A Corpus with the splits that were found.
 
   Raises:
-    ValueError: no folder, no file, several candidates, a lone side.
+    ValueError: no folder, no file, several candidates, or a side without the
+      other.
   """
   found, expected = parallel_files.find(path, source, target, files)
   dropped, sizes, identity = {}, {}, hashlib.sha256()
@@ -122,7 +125,7 @@ def parallel(
 
 
 def tfds(name: str, source: str, target: str) -> Corpus:
-  """A translation data set of TFDS, e.g. 'wmt14_translate/de-en'.
+  """Reads a translation data set of TFDS, e.g. 'wmt14_translate/de-en'.
 
   Args:
     name: TFDS name with its configuration.

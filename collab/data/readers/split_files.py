@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the files of each split in a folder, by their names or a user's."""
+"""Finds the files of each split in a folder, by name or as the user says."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +10,14 @@ PREFIXES = dict(train=('train',), val=('val', 'dev'), test=('test',))
 
 
 def names(folder: Path, expected: str) -> list[str]:
-  """The names of a folder's files, sorted; a ValueError if it is no folder."""
+  """Lists the names of a folder's files; a ValueError if it is no folder."""
   if not folder.is_dir():
     raise ValueError(f'{folder} is not a folder. {expected}')
   return sorted(p.name for p in folder.iterdir() if p.is_file())
 
 
 def plain_or_gz(path: Path) -> Path | None:
-  """The path, or path.gz, or None if neither is a file."""
+  """Returns the path, or path.gz, or None if neither is a file."""
   packed = path.with_name(f'{path.name}.gz')
   return next((p for p in (path, packed) if p.is_file()), None)
 
@@ -25,12 +25,12 @@ def plain_or_gz(path: Path) -> Path | None:
 def by_prefix(
   folder: Path, candidates: Iterable[tuple[str, ...]], prefer: str = ''
 ) -> dict[str, list[Path]]:
-  """The paths of each split, whose files begin with train, val, dev or test.
+  """Finds the files of each split, which begin with train, val, dev or test.
 
   Args:
-    folder: of the files.
-    candidates: the names of files that may be a split together.
-    prefer: if several match, those with this in the name are taken.
+    folder: folder of the files.
+    candidates: names of files that together may be a split.
+    prefer: if several match, those with this text in the name are used.
 
   Raises:
     ValueError: several candidates for a split.
@@ -57,13 +57,13 @@ def named(
   forms: tuple[str, ...],
   splits: tuple[str, ...] = SPLITS,
 ) -> dict[str, list[Path]]:
-  """The paths of each split as data.files names them.
+  """Finds the files of each split that data.files names.
 
   Args:
-    folder: of the files.
+    folder: folder of the files.
     files: entries 'SPLIT=FILE' or 'SPLIT=FILE,FILE'.
     expected: what a folder should have, for errors.
-    forms: the legal entries, that of the most files first; for errors.
+    forms: the legal entries, the one with the most files first; for errors.
     splits: the legal splits.
 
   Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions on paragraphs: SQuAD's JSON of v1.1 and v2.0, or TFDS.
+"""Reads questions on paragraphs: SQuAD's JSON of v1.1 and v2.0, or TFDS.
 
 {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question",
   "answers": [{"text", "answer_start"}], "is_impossible" (v2.0)}]}]}]}
@@ -20,14 +20,14 @@ VERSIONS = ('v1.1', 'v2.0')
 
 
 class Question(NamedTuple):
-  """One question.
+  """A question on a paragraph.
 
   Attributes:
-    id: for messages.
+    id: identifier for messages.
     context: the paragraph.
-    text: of the question.
-    answers: each is context[start:start + len(answer)]; none: unanswerable.
-    starts: of the answers, in characters.
+    text: the question.
+    answers: texts, each context[start:start + len(answer)]; () if unanswerable.
+    starts: starts of the answers, in characters.
   """
 
   id: str
@@ -41,8 +41,8 @@ class Questions(NamedTuple):
   """Questions by splits.
 
   Attributes:
-    name: what it is, for people.
-    readers: split -> function that reads its questions.
+    name: description for people.
+    readers: {split: function that reads its questions}.
     expected: what to do when a split is missing, for the error.
   """
 
@@ -51,13 +51,13 @@ class Questions(NamedTuple):
   expected: str = ''
 
   def read(self, split: str) -> list[Question]:
-    """The questions of 'train', 'val' or 'test'.
+    """Reads the questions of 'train', 'val' or 'test'.
 
-    SQuAD's own test set is not public: where there is none, it is that of
-    'val', which published results are for.
+    SQuAD's own test set is not public. Where there is none, 'test' is 'val',
+    which published results use.
 
     Raises:
-      ValueError: no such split, none in it, or what the readers refuse.
+      ValueError: no such split, none in it, or an error of the readers.
     """
     if split == 'test' and 'test' not in self.readers:
       split = 'val'
@@ -75,21 +75,21 @@ class Questions(NamedTuple):
 def local(
   path: str | Path, version: str, files: tuple[str, ...] = ()
 ) -> Questions:
-  """Local files, plain or .gz.
+  """Reads local files, plain or .gz.
 
-  A split is the one file `train*.json`, `dev*.json` (or val*), `test*.json`; if
-  several match, the one with the version in its name. A lone file of
-  another name is split by articles: of ten in a row the ninth is 'val', the
-  tenth 'test' and the others 'train'.
+  A split is the one file `train*.json`, `dev*.json` (or val*), `test*.json`. If
+  several match, the one with the version in its name is used. A single file of
+  another name is split by articles: of every ten, the ninth is 'val', the tenth
+  'test', and the others 'train'.
 
   Args:
     path: the folder.
     version: 'v1.1' (each question has an answer) or 'v2.0'.
-    files: if given, nothing else is looked for: a tuple of 'SPLIT=FILE', or
-      'all=FILE' for one that is split by articles, relative to path.
+    files: if given, only these are used: a tuple of 'SPLIT=FILE', or 'all=FILE'
+      for one that is split by articles, relative to path.
 
   Raises:
-    ValueError: another version, no folder, no file, several candidates.
+    ValueError: another version, no folder, no file, or several candidates.
   """
   check_version(version)
   folder = Path(path)
@@ -124,7 +124,7 @@ def check_version(version: str):
 
 
 def _find(folder, names, version):
-  """split -> path, by the names of the files."""
+  """Maps splits to paths by the names of the files."""
   names = [x for x in names if x.removesuffix('.gz').endswith('.json')]
   candidates = [(name,) for name in names]
   found = split_files.by_prefix(folder, candidates, version)
@@ -137,7 +137,7 @@ def _find(folder, names, version):
 
 
 def read(path: Path, version: str, split: str = '') -> list[Question]:
-  """The questions of a file, or of a split of its articles, see `local`.
+  """Reads the questions of a file, or of a split of its articles (see `local`).
 
   Raises:
     ValueError: damaged gzip or JSON, a missing key, a value of another type, an
@@ -183,7 +183,7 @@ def _questions(article, version):
 
 
 def check(question: Question, version: str):
-  """Raises ValueError if an answer is missing or not in its place."""
+  """Raises ValueError if an answer is missing or not at its place."""
   if not question.context.strip():
     raise ValueError('its paragraph is empty.')
   if version == 'v1.1' and not question.answers:
@@ -201,10 +201,10 @@ def check(question: Question, version: str):
 
 
 def tfds(name: str, version: str) -> Questions:
-  """A data set of TFDS whose configurations are the versions, e.g. 'squad'.
+  """Reads a TFDS data set whose configurations are the versions, e.g. 'squad'.
 
   Args:
-    name: of TFDS, without the configuration.
+    name: TFDS name without the configuration.
     version: the configuration.
 
   Raises:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SuperGLUE as it is published: a folder of JSONL a task; or prepared by TFDS.
+"""Reads SuperGLUE: its published JSONL files, one folder a task, or TFDS.
 
-Labels of the public test sets are hidden, so 'val' and 'test' are both
-val.jsonl (plain or .gz): the best epoch on it is an optimistic number.
+Labels of the public test sets are hidden. So 'val' and 'test' are both
+val.jsonl (plain or .gz), and the score of the best epoch on it is optimistic.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ NLI = forms.two('premise', 'hypothesis')
 
 
 class Layout(NamedTuple):
-  """Where a task has its texts and labels.
+  """The files and the form of a task.
 
   Attributes:
-    folder: of its files.
+    folder: folder of its files.
     form: function of a row in TFDS' layout -> Examples.
-    labels: their values in JSON, in the order of their ids.
+    labels: values of the label in JSON, in the order of their ids.
     rows: function of a line's JSON and its number -> rows in TFDS' layout.
   """
 
@@ -52,16 +52,16 @@ LAYOUTS = dict(
 
 
 def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
-  """A task's parts from a folder of SuperGLUE's folders.
+  """Reads a task's parts from a folder of SuperGLUE's folders.
 
   Args:
     name: a key of LAYOUTS.
     path: the folder that has BoolQ, CB, ...
-    malformed: 'fatal', the only one: no line of these files is known to be bad.
+    malformed: only 'fatal' is legal, because no line of these files is bad.
 
   Raises:
-    ValueError: no such file; and while iterating: a damaged file, a line that
-      is no JSON or lacks something, an unknown label, no example at all.
+    ValueError: there is no such file. While iterating: a damaged file, a line
+      that is not JSON or lacks a field, an unknown label, or no example at all.
   """
   if malformed != 'fatal':
     raise ValueError(f'malformed={malformed!r}, SuperGLUE knows only fatal.')
@@ -76,7 +76,7 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
 
 
 def tfds(name: str, corpus: str = 'super_glue') -> Parts:
-  """The same from TFDS, e.g. 'super_glue/cb'; see `prepared.builder`."""
+  """Reads the same from TFDS, e.g. 'super_glue/cb'; see `prepared.builder`."""
   builder = prepared.builder(f'{corpus}/{name}')
 
   def read(split):

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the rows of SuperGLUE's tasks become texts with a label.
+"""Turns the rows of SuperGLUE's tasks into labelled texts.
 
 A form is a function of a row in TFDS' layout that yields Examples, with the
-label as the row has it. What a task does not say by its layout is our choice,
-the usual one:
-  WiC    the word stands between asterisks in both sentences;
-  WSC    one text, the noun between asterisks, the pronoun between hashes;
-  COPA   the premise, the question in words; then a choice;
-  MultiRC, BoolQ, ReCoRD  the passage first, the question (and answer) second;
-  ReCoRD an example for each entity of the passage, which replaces @placeholder:
-         the most probable one of a question is the answer.
+label as in the row. The layouts leave some things open; we follow common usage:
+  WiC    the word stands between asterisks in both sentences WSC    one text,
+  with the noun between asterisks and the pronoun between hashes COPA   the
+  premise and the question in words; then a choice MultiRC, BoolQ, ReCoRD  the
+  passage first, the question (and answer) second ReCoRD one example for each
+  entity of the passage, which replaces
+         @placeholder; the most probable entity of a question is the answer
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ COPA = dict(
   cause='What was the cause of this?', effect='What happened as a result?'
 )
 PLACEHOLDER = '@placeholder'
-# WSC as it is published has one pronoun a word too early, in val.jsonl.
+# In the published val.jsonl of WSC, one pronoun stands a word too early.
 MISPLACED = {
   (
     'When they had eventually calmed down a bit , and had gotten home, Mr. '
@@ -35,7 +34,7 @@ MISPLACED = {
 
 
 def two(first: str, second: str) -> Callable:
-  """The form of a pair of texts, by their names: BoolQ, CB, RTE."""
+  """Makes the form of a pair of texts, from their names: BoolQ, CB, RTE."""
 
   def form(row):
     texts = field(row, first), field(row, second)
@@ -45,7 +44,7 @@ def two(first: str, second: str) -> Callable:
 
 
 def copa(row: dict) -> Iterator[Example]:
-  """The premise with its question, then the choices."""
+  """Yields the premise with its question, then the choices."""
   question = field(row, 'question')
   if question not in COPA:
     raise ValueError(f'question is {question!r}, expected {", ".join(COPA)}.')
@@ -55,7 +54,7 @@ def copa(row: dict) -> Iterator[Example]:
 
 
 def multirc(row: dict) -> Iterator[Example]:
-  """A paragraph, and a question with one of its answers."""
+  """Yields a paragraph, and a question with one of its answers."""
   idx = field(row, 'idx', dict)
   second = f'{field(row, "question")} {field(row, "answer")}'
   yield Example(
@@ -66,7 +65,7 @@ def multirc(row: dict) -> Iterator[Example]:
 
 
 def record(row: dict) -> Iterator[Example]:
-  """A passage, and a query with each of the entities in its placeholder."""
+  """Yields a passage, and a query with each entity in its placeholder."""
   passage = ' '.join(field(row, 'passage').replace('@highlight', ' ').split())
   idx, query = field(row, 'idx', dict), field(row, 'query')
   if PLACEHOLDER not in query:
@@ -74,7 +73,7 @@ def record(row: dict) -> Iterator[Example]:
   answers = tuple(row['answers'])
   if not answers:
     raise ValueError('answers is empty, expected one at least.')
-  # A passage without entities leaves nothing to answer with: that counts too.
+  # A passage without entities cannot be answered, but counts in the score.
   for entity in row['entities'] or ['']:
     yield Example(
       (passage, query.replace(PLACEHOLDER, entity)),
@@ -85,13 +84,13 @@ def record(row: dict) -> Iterator[Example]:
 
 
 def wic(row: dict) -> Iterator[Example]:
-  """Two sentences with the same word, marked."""
+  """Yields two sentences in which the same word is marked."""
   texts = _marked(row, '1'), _marked(row, '2')
   yield Example(texts, field(row, 'label', object))
 
 
 def _marked(row, side):
-  """Sentence 1 or 2 of WiC, its word between asterisks."""
+  """Marks the word of sentence 1 or 2 of WiC with asterisks."""
   text = field(row, f'sentence{side}')
   start, end = (field(row, f'{x}{side}', int) for x in ('start', 'end'))
   if not 0 <= start < end <= len(text):
@@ -109,7 +108,7 @@ def _marked(row, side):
 
 
 def wsc(row: dict) -> Iterator[Example]:
-  """A text with a noun and a pronoun, marked."""
+  """Yields a text in which a noun and a pronoun are marked."""
   text = field(row, 'text')
   words, marked = text.split(), text.split()
   for side, mark in (('1', '*'), ('2', '#')):
@@ -133,7 +132,7 @@ def wsc(row: dict) -> Iterator[Example]:
 
 
 def _begins_with(text, span):
-  """Whether a text begins with a span, but for case and punctuation.
+  """Returns whether a text begins with a span, ignoring case and punctuation.
 
   The published files have "the man" for "The man,", and "Emma" for "Emma's".
   """
@@ -145,17 +144,17 @@ def _begins_with(text, span):
 
 
 def flat(row: dict, number: int) -> Iterator[dict]:
-  """The row of a line that has the layout already."""
+  """Yields the row of a line that already has the layout."""
   yield row
 
 
 def target(row: dict, number: int) -> Iterator[dict]:
-  """The row of a line of WSC."""
+  """Yields the row of a line of WSC."""
   yield row | field(row, 'target', dict)
 
 
 def questions(row: dict, number: int) -> Iterator[dict]:
-  """The rows of a line of MultiRC, one for each answer."""
+  """Yields the rows of a line of MultiRC, one for each answer."""
   passage = field(row, 'passage', dict)
   for i, question in enumerate(field(passage, 'questions', list)):
     for answer in field(question, 'answers', list):
@@ -169,7 +168,7 @@ def questions(row: dict, number: int) -> Iterator[dict]:
 
 
 def queries(row: dict, number: int) -> Iterator[dict]:
-  """The rows of a line of ReCoRD, one for each query."""
+  """Yields the rows of a line of ReCoRD, one for each query."""
   passage = field(row, 'passage', dict)
   text, entities = field(passage, 'text'), set()
   for entity in field(passage, 'entities', list):

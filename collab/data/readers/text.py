@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running text by splits, and its tokens as one long sequence."""
+"""Reads running text by splits, and its tokens as one long sequence."""
 
 from collections.abc import Callable, Iterator
 import functools
@@ -18,7 +18,7 @@ from collab.data.splits import SPLITS, by_checksum
 from collab.data.tokenizer import Tokenizer, each
 from collab.io import sealed, text_lines
 
-# Words of a file's name -> the split.
+# Maps words in a file's name to the split.
 WORDS = dict(train='train', test='test') | dict.fromkeys(
   ('val', 'valid', 'validation', 'dev'), 'val'
 )
@@ -28,9 +28,9 @@ class Text(NamedTuple):
   """Lines of text.
 
   Attributes:
-    name: what it is, for people.
+    name: description for people.
     fingerprint: changes when the text may have changed.
-    readers: split -> function that starts an iterator of lines, as str without
+    readers: {split: function that starts an iterator of lines}, as str without
       the end of line (see `text_lines`).
   """
 
@@ -44,13 +44,13 @@ class Text(NamedTuple):
 
 
 class Stream(NamedTuple):
-  """Tokens of all lines one after another, <eos> after each line.
+  """The tokens of all lines in sequence, with <eos> after each line.
 
   Attributes:
     tokens: uint16 or uint32 [n].
-    words: how many words blanks separate, and one for the end of each line;
-      perplexity is per word, whatever the tokens are.
-    characters: of the lines, and one for the end of each.
+    words: number of words separated by blanks, plus one for each end of line.
+      Perplexity is per word, so that it does not depend on the tokens.
+    characters: number of characters, plus one for each end of line.
   """
 
   tokens: np.ndarray
@@ -59,21 +59,22 @@ class Stream(NamedTuple):
 
 
 def read(corpus: str, path: str) -> Text:
-  """Local files if there is a path, else the sample or a data set of TFDS."""
+  """Reads local files if a path is given, else the sample or a TFDS set."""
   if path:
     return local(path)
   return sample() if corpus == 'sample' else tfds(corpus)
 
 
 def local(path: str | Path) -> Text:
-  """A folder of text files, in UTF-8, plain or .gz.
+  """Reads a folder of text files, in UTF-8, plain or .gz.
 
-  Their names have the split: wiki.train.raw, ptb.valid.txt, test.txt.gz, ...
-  (train; val, valid, validation or dev; test). If none has, the files *.txt are
-  one text, and each line's checksum decides its split: 1 % is val, 1 % test.
+  Their names contain the split: wiki.train.raw, ptb.valid.txt, test.txt.gz, ...
+  (train; val, valid, validation or dev; test). If no name does, the files *.txt
+  are one text, and each line's checksum decides its split: 1 % is val, 1 %
+  test.
 
   Raises:
-    ValueError: no folder, no file, a missing split or two files of one.
+    ValueError: no folder, no file, a missing split, or two files for one.
   """
   folder = Path(path)
   expected = (
@@ -103,16 +104,16 @@ def local(path: str | Path) -> Text:
 
 
 def sample() -> Text:
-  """The bundled sample, see `prose`."""
+  """Makes the bundled sample, see `prose`."""
   readers = {split: functools.partial(prose.lines, split) for split in SPLITS}
   return Text('sample', prose.FINGERPRINT, readers)
 
 
 def tfds(name: str) -> Text:
-  """A data set of TFDS with a feature `text`, e.g. 'lm1b'.
+  """Reads a TFDS data set with a feature `text`, e.g. 'lm1b'.
 
-  Without a validation or test split, the last and the last but one percent of
-  training stand for it.
+  Without a validation or test split, the last and the second to last percent of
+  training replace them.
   """
   builder = prepared.builder(name, ('text',))
   splits = builder.info.splits
@@ -134,7 +135,7 @@ def tfds(name: str) -> Text:
 def stream(
   text: Text, split: str, tokenizer: Tokenizer, folder: str | Path
 ) -> Stream:
-  """The tokens of a split, made once and then read from a cache in `folder`.
+  """Returns the tokens of a split, made once and cached in `folder`.
 
   Raises:
     ValueError: the split is empty, a line cannot be read, no place to write.
@@ -145,7 +146,7 @@ def stream(
 
 
 def _fill(place, text, split, tokenizer):
-  """Writes the tokens; returns their type and what else a Stream states."""
+  """Writes the tokens; returns their type and the other facts of a Stream."""
   bar = tqdm(text.lines(split), f'tokenising {split}', delay=1, disable=None)
   lines, texts = tee(line.strip() for line in bar)
   encoded = each(tokenizer.encode_batch, texts)
@@ -174,7 +175,7 @@ def _of_file(path, split):
 
 
 def _part(paths, split):
-  """Yields the lines of files whose checksum says this split."""
+  """Yields the lines of files whose checksum selects this split."""
   for path in paths:
     for line in text_lines.of_path(path):
       if by_checksum(line, 100) == split:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundled samples: data that is made here or comes with a library."""
+"""The bundled samples: data that is generated or comes with a library."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample of images: handwritten digits that come with scikit-learn."""
+"""The bundled sample of images: scikit-learn's handwritten digits."""
 
 import numpy as np
 
 
 def read() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """1,797 digits of 8 x 8 pixels: 1,200 to train, 197 val, 400 test.
+  """Reads 1,797 digits of 8 x 8 pixels: 1,200 to train, 197 val, 400 test.
 
   Returns:
     {split: (images uint8 [N, 8, 8], labels int [N])}.

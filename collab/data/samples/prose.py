@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample of running text: what Python's help() says of its topics.
+"""The bundled sample of running text: the topics of Python's help().
 
-English prose that ships with Python. The checksum of a topic's name decides its
-split. Topics quote each other: the lines of five words or more that val or test
-have are left out of training, and those that test has, out of val.
+This is English prose that ships with Python. The checksum of a topic's name
+decides its split. Topics quote each other. So lines of five words or more are
+left out of training if val or test has them, and out of val if test has them.
 """
 
 import functools
@@ -26,8 +26,8 @@ def lines(split: str):
 
 @functools.cache
 def _topics(split):
-  """All lines of the topics of a split, topics in alphabetical order."""
-  from pydoc_data.topics import topics  # not every installation has it
+  """Returns the lines of a split's topics, in alphabetical order of topics."""
+  from pydoc_data.topics import topics  # some installations lack it
 
   names = [x for x in sorted(topics) if by_checksum(x) == split]
   return [

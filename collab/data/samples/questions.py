@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample of span questions: facts on countries, made by Babel (CLDR).
+"""The bundled sample of span questions: facts on countries, made by Babel.
 
-No text is shipped. A paragraph states facts of two kinds (currency, official
-languages, first day of the week, city of the time zone, price of a ticket) on
-each of two countries, in any order. A question asks for one kind of one
-country, so a model that knows the kind only is right half the time. In v2.0 one
-of the four facts is left out, and a third of the questions ask for it. All is a
-function of the code and Babel's version; facts are CLDR's, prices are drawn.
+No text is shipped; facts come from CLDR, and prices are random. A paragraph
+states facts of two kinds (currency, official languages, first day of the week,
+city of the time zone, price of a ticket) on each of two countries, in any
+order. A question asks for one kind of fact on one country, so a model that
+knows only the kind is right half the time. In v2.0 one of the four facts is
+left out, and a third of the questions ask for it. The sample is a function of
+the code and of Babel's version.
 
 The splits are disjoint: the checksum of a paragraph's two countries and two
 kinds decides its split, so no two splits have paragraphs of the same countries
-and kinds. A fact is in many paragraphs of all splits, but for prices, which are
-drawn anew for each paragraph.
+and kinds. A single fact occurs in many paragraphs of all splits, except prices,
+which are drawn anew for each paragraph.
 """
 
 from collections import Counter, defaultdict
@@ -26,7 +27,7 @@ from collab.data import splits
 from collab.data.readers.squad_files import Question, Questions, check_version
 from collab.data.samples.localisation import CURRENCIES, TERRITORIES
 
-# Kind -> sentence, question.
+# {kind: (sentence, question)}.
 WORDS = dict(
   currency=(
     'People in {place} pay in {value}.',
@@ -51,12 +52,12 @@ WORDS = dict(
 )
 WITH_ARTICLE = ('NL', 'PH', 'US')
 PARAGRAPHS = dict(train=6000, val=250, test=250)
-EACH = 2  # questions of a paragraph
+EACH = 2  # number of questions on a paragraph
 UNANSWERABLE = 1 / 3
 
 
 def sample(version: str) -> Questions:
-  """The sample as 'v1.1' or 'v2.0'."""
+  """Makes the sample as 'v1.1' or 'v2.0'."""
   check_version(version)
   readers = {
     split: functools.partial(generate, version, split)
@@ -67,7 +68,7 @@ def sample(version: str) -> Questions:
 
 @functools.cache
 def facts() -> dict[str, dict[str, str]]:
-  """The facts by kind, then by country, for all kinds but tickets."""
+  """Returns {kind: {country: fact}} for all kinds except tickets."""
   english = Locale('en')
   found = {kind: {} for kind in WORDS if kind != 'ticket'}
   for code in TERRITORIES:
@@ -90,7 +91,7 @@ def facts() -> dict[str, dict[str, str]]:
 
 @functools.cache
 def generate(version: str, split: str) -> list[Question]:
-  """The questions of a split, those of a paragraph one after the other."""
+  """Makes the questions of a split, those of a paragraph in sequence."""
   rng, found = random.Random(f'{version} {split}'), []
   while len(found) < EACH * PARAGRAPHS[split]:
     places, kinds = rng.sample(TERRITORIES, 2), rng.sample(list(WORDS), 2)
@@ -106,7 +107,7 @@ def generate(version: str, split: str) -> list[Question]:
 
 
 def _value(rng, kind, place):
-  """A fact's value, '' if CLDR knows none or several."""
+  """Returns a fact's value, or '' if CLDR has none or several."""
   if kind != 'ticket':
     return facts()[kind].get(place, '')
   price, currency = rng.randrange(20, 1000), rng.choice(CURRENCIES)
@@ -116,7 +117,7 @@ def _value(rng, kind, place):
 
 
 def _paragraph(rng, told, version, name):
-  """EACH questions on a paragraph of four facts, or three of them."""
+  """Makes EACH questions on a paragraph of four facts, or of three."""
   left_out = told.pop() if version == 'v2.0' else None
   context, starts = '', []
   for kind, place, value in told:
@@ -145,22 +146,23 @@ def _name(code):
 
 
 def first_name(question: Question) -> str:
-  """The first capitalised words of the paragraph, past its first word."""
+  """Returns the first capitalised words after the paragraph's first word."""
   found = re.search(r'(?<=\s)[A-Z]\w*(?: [A-Z]\w*)*', question.context)
   return found[0] if found else question.context
 
 
 def frequent(train: list[Question]) -> Callable:
-  """The baseline that gives the most frequent training answer in the paragraph.
+  """Makes the baseline that answers with the most frequent training answer.
 
-  It prefers answers to questions that begin with the same three words, which
-  give away the kind of answer.
+  The answer has to occur in the paragraph. The baseline prefers answers to
+  questions that begin with the same three words, which reveal the kind of
+  answer.
 
   Args:
     train: the training questions.
 
   Returns:
-    A function of a Question; '' where there is none.
+    A function of a Question; it returns '' if no answer occurs.
   """
   counts = defaultdict(Counter)
   for q in train:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's families of models, by the model_type of their configs."""
+"""The model families of Hugging Face, by the model_type of their configs."""
 
 from collab.convert.huggingface.families import (
   albert,

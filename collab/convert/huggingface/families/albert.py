@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT, arXiv 1909.11942: one layer for all, small embeddings."""
+"""ALBERT, arXiv 1909.11942: all layers share parameters, small embeddings."""
 
 from collab.convert.huggingface.families import bert, encoder
 from collab.convert.huggingface.families.family import block

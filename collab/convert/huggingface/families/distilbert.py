@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DistilBERT, arXiv 1910.01108: without types and pooler."""
+"""DistilBERT, arXiv 1910.01108: BERT without token types and pooler."""
 
 from collab.convert.huggingface.families import encoder
 from collab.convert.huggingface.families.family import block
 from collab.convert.huggingface.layouts import DENSE
 
-# BERT's names of fields of config.json -> DistilBERT's.
+# Maps BERT's names of config.json fields to DistilBERT's.
 NAMES = dict(
   hidden_size='dim',
   num_hidden_layers='n_layers',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the families of text encoders share: embeddings, heads, fields."""
+"""What the families of text encoders share: embeddings, heads and fields."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,7 +28,7 @@ CLASSIFIER = ('classifier', 'head/Dense_0', DENSE)
 
 
 def fields(get: Callable, dropout: float = 0.1) -> dict:
-  """Fields of a model by a config with BERT's names; see `Family.fields`."""
+  """Reads the model's fields from a config with BERT's names."""
   return block_fields(get, dropout) | dict(
     vocab_size=get('vocab_size'),
     norm='post',
@@ -52,17 +52,18 @@ def family(
   more: tuple[str, ...] = (),
   rest: tuple = (),
 ) -> Family:
-  """The Family of an encoder.
+  """Makes the Family of an encoder.
 
   Args:
-    name: that its architectures begin with, 'Bert' of BertModel.
-    fields: see `Family`, like `fixed`.
+    name: prefix of its architectures, 'Bert' of BertModel.
+    fields: see `Family`.
     body: rows of the body after the embeddings.
-    lm: modules of the masked LM's head: dense layer, norm, the one that has the
-      bias, and the output layer, whose weight is the table of embeddings.
+    lm: modules of the masked LM's head: dense layer, norm, the module with the
+      bias, and the output layer, whose weight is the embedding table.
+    fixed: see `Family`.
     head: rows of the other heads.
-    more: ends of the names of other architectures with the masked LM's head.
-    rest: see `Family`; positions' ids are in it already.
+    more: suffixes of further architectures with the masked LM's head.
+    rest: see `Family`; the position ids are already in it.
   """
   dense, norm, bias, output = lm
   ends = ARCHITECTURES | {end: dict(head='mlm') for end in more}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a family of Hugging Face's models is: which of its tensors are ours.
+"""Describes a family of Hugging Face's models: how its tensors map to ours.
 
-A row: module in the checkpoint, path in our parameters, layout, and maybe the
-only architecture that it is for. '{}' stands for the number of a layer. A row
-is passed over if the model lacks one of its parameters, or an earlier row has
-filled it; rows of heads come before those of the body.
+A row is (module in the checkpoint, path in our parameters, layout, and
+optionally the only architecture with this row). '{}' is replaced by the number
+of a layer. A row is skipped if the model lacks one of its parameters, or if an
+earlier row has filled it. Rows of heads come before those of the body.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from collab.convert.huggingface.layouts import DENSE, HEADS, NORM
 
-LABELS = 'labels'  # stands for the number of labels in the config
+LABELS = 'labels'  # means the number of labels in the config
 
-# Hugging Face's names of activations -> those of models.layers.
+# Maps Hugging Face's names of activations to those of models.layers.
 ACTIVATIONS = dict(
   gelu='gelu',
   gelu_new='gelu_tanh',
@@ -25,7 +25,7 @@ ACTIVATIONS = dict(
 )
 
 
-# Of modules of a block beside the attention.
+# Layouts of the modules of a block other than attention.
 _LAYOUTS = dict.fromkeys(['self_norm', 'cross_norm', 'mlp_norm'], NORM)
 _LAYOUTS |= dict(mlp_in=DENSE, mlp_out=DENSE)
 
@@ -35,15 +35,15 @@ class Family(NamedTuple):
 
   Attributes:
     model: name for models.build.
-    fields: get -> its fields but those of training and of the head; get(name[,
-      default]) reads config.json.
-    fixed: field of config.json -> the value that it has if it is there.
-    architectures: name -> fields that follow from it; the first is the body.
-    prefix: of the body's names in the other architectures.
-    body, head: rows. A body with one of a pooler may do without.
-    tied: name -> name of the tensor that it has to equal, or stands for.
-    waves: names of what has to be the table of exact sinusoids.
-    rest: patterns of names that our models have no place for.
+    fields: function get -> fields of the model, except those of training and of
+      the head; get(name[, default]) reads config.json.
+    fixed: {field of config.json: the only supported value, if it is present}.
+    architectures: {name: fields that follow from it}; the first is the body.
+    prefix: prefix of the body's names in the other architectures.
+    body, head: rows. A body with a row for a pooler may lack the pooler.
+    tied: {name: name of the tensor that it has to equal, or stands for}.
+    waves: names of tensors that have to be the table of exact sinusoids.
+    rest: patterns of names that our models do not use.
   """
 
   model: str
@@ -61,13 +61,14 @@ class Family(NamedTuple):
 def block(
   module: str, path: str = 'encoder/layer_{}', *, heads: str, out: str, **others
 ) -> list[tuple]:
-  """Rows of a transformer block.
+  """Makes the rows of a transformer block.
 
   Args:
-    module: of the block in the checkpoint; `heads`, `out` and the others are
-      modules within it.
-    path: of the block in our parameters.
-    heads: see `attention`, like `out`.
+    module: name of the block in the checkpoint; `heads`, `out` and the others
+      are modules within it.
+    path: path of the block in our parameters.
+    heads: see `attention`.
+    out: see `attention`.
     **others: modules of MLP and norms by our names.
   """
   return attention(module, f'{path}/self_attention', heads, out) + [
@@ -77,11 +78,11 @@ def block(
 
 
 def attention(module: str, path: str, heads: str, out: str) -> list[tuple]:
-  """Rows of an attention.
+  """Makes the rows of an attention layer.
 
   Args:
-    module: that has the projections in the checkpoint.
-    path: of the attention in our parameters.
+    module: module with the projections in the checkpoint.
+    path: path of the attention in our parameters.
     heads: queries, keys and values in the module, with {name} for 'query',
       'key' or 'value', or {letter} for its first letter.
     out: the output projection in the module.
@@ -94,7 +95,7 @@ def attention(module: str, path: str, heads: str, out: str) -> list[tuple]:
 
 
 def block_fields(get: Callable, dropout: float) -> dict:
-  """Fields of blocks by a config with BERT's names; see `Family.fields`."""
+  """Reads the fields of blocks from a config with BERT's names."""
   return dict(
     dim=get('hidden_size'),
     num_layers=get('num_hidden_layers'),

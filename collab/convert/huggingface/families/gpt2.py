@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT-2: causal, pre-norm, linear layers that are not transposed."""
+"""GPT-2: causal and pre-norm; its linear layers are not transposed."""
 
 from collab.convert.huggingface.families.family import Family
 from collab.convert.huggingface.layouts import GPT_DENSE, GPT_HEADS, NORM, TABLE

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marian: translators of OPUS-MT, one table for source, target and output."""
+"""Marian, OPUS-MT's translators: one table for source, target and output."""
 
 from collab.convert.huggingface.families.family import Family, attention, block
 from collab.convert.huggingface.layouts import FIRST_ROW, TABLE
 
 
 def fields(get):
-  if not get('scale_embedding', False):  # which it is where it is left out
+  if not get('scale_embedding', False):  # the default is False
     raise ValueError('scale_embedding is False, expected True.')
   of_decoder = dict(name='mha', num_heads=get('decoder_attention_heads'))
   return dict(
@@ -43,7 +43,7 @@ FAMILY = Family(
   fields=fields,
   fixed=dict(
     share_encoder_decoder_embeddings=True,
-    # Of the checkpoints of 2020, whose configs are BART's:
+    # The checkpoints of 2020 have BART's configs, with these fields:
     normalize_before=False,
     normalize_embedding=False,
     add_final_layer_norm=False,

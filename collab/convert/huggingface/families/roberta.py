@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RoBERTa, arXiv 1907.11692: BERT whose first position is the third."""
+"""RoBERTa, arXiv 1907.11692: BERT with positions that start at 2."""
 
 from collab.convert.huggingface.families import bert, encoder
 from collab.convert.huggingface.layouts import DENSE
@@ -14,11 +14,11 @@ _OF_CLASSES = 'RobertaForSequenceClassification'
 FAMILY = encoder.family(
   'Roberta',
   fields,
-  fixed=bert.FIXED | dict(hidden_act='gelu'),  # its MLM head has no other
+  fixed=bert.FIXED | dict(hidden_act='gelu'),  # its MLM head supports no other
   body=bert.BODY,
   lm=('lm_head.dense', 'lm_head.layer_norm', 'lm_head', 'lm_head.decoder'),
   head=(
-    # Its head for classes is a pooler by another name and a linear map.
+    # The classification head is a pooler by another name, and a linear map.
     ('classifier.dense', 'pooler', DENSE, _OF_CLASSES),
     ('classifier.out_proj', 'head/Dense_0', DENSE, _OF_CLASSES),
     encoder.CLASSIFIER,

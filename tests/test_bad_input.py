@@ -238,6 +238,7 @@ def test_config(changes, words, corpus, tmp_path):
   check_refused(config, tmp_path, *words)
 
 
+@pytest.mark.slow
 def test_goes_on_after_all_of_it(corpus, tmp_path, no_evaluation):
   """Into one workdir: mistakes, each with its words, then a run."""
   folder = copy(corpus, tmp_path / 'corpus')
@@ -488,6 +489,7 @@ def test_checkpoints_out_of_reach(
   assert tiny.rows(folder)[-1]['step'] == 12
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint(corpus, tmp_path, no_evaluation):
   """What is there of it is made again, to the same end."""
   config = tiny.config(corpus)

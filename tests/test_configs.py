@@ -27,7 +27,12 @@ THIN = {
   'wmt14_mhe_mul': ('wmt14', 'mhe_mul'),
 }
 SIZES = ('sample', 'small')
+SLOW = pytest.mark.slow
 VARIANTS = tuple(configs.VARIANTS)
+FEW = [
+  x if x in ('mha', 'collab', 'mhe_add') else pytest.param(x, marks=SLOW)
+  for x in VARIANTS
+]
 
 
 def get(name, argument=''):
@@ -99,7 +104,7 @@ def test_there_are_configs():
   assert set(VARIANTS) == set(attention.names())
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', FEW)
 @pytest.mark.parametrize('name', FAMILIES)
 def test_builds(name, variant):
   """Parameters and optimiser state at full size, without making them."""

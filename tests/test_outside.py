@@ -28,28 +28,27 @@ from collab.data import epochs, examples
 from collab.data.tokenizer_training import prepare
 from collab.metrics import tokens
 
-CLASSES = 'animal', 'plant', 'stone'
-
-
 class Mine(tasks.Task):
+  CLASSES = 'animal', 'plant', 'stone'
+
   def __init__(self, data, *, workdir, seed, shard):
     self.units_per_step, self.length = data.batch_size, data.row_length
     self.texts, self.labels = {}, {}
     for split in 'train', 'val', 'test':
       with open(f'{data.path}/{split}.csv', newline='') as file:
-        texts, classes = zip(*csv.reader(file))
+        texts, names = zip(*csv.reader(file))
       if split == 'train':
         ours = prepare(workdir, '', lambda: texts, data.vocab_size)
       self.texts[split] = examples.encode(zip(texts), ours, self.length)
-      self.labels[split] = np.array([CLASSES.index(name) for name in classes])
+      self.labels[split] = np.array([*map(self.CLASSES.index, names)])
     n = len(self.labels['train'])
     self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
-    self.model_kwargs = dict(vocab_size=ours.vocab_size, head='classify')
-    self.model_kwargs |= dict(outputs=len(CLASSES))
+    text = dict(vocab_size=ours.vocab_size, head='classify')
+    self.model_kwargs = text | dict(outputs=len(self.CLASSES))
 
   def examples(self, split, rows):
-    texts = examples.pad(self.texts[split], rows, self.length)
-    return texts | dict(labels=self.labels[split][rows])
+    labels = dict(labels=self.labels[split][rows])
+    return examples.pad(self.texts[split], rows, self.length) | labels
 
   def batch(self, step):
     return self.examples('train', self.rows(step))
@@ -68,8 +67,8 @@ class Mine(tasks.Task):
     return dict(texts=tasks.Pass.over(self.right, order, 8, make))
 
   def metrics(self, split, found):
-    right = found['texts']
-    return dict(accuracy=float(right.mean())), dict(right=right.tolist())
+    right = found['texts'].tolist()
+    return dict(accuracy=np.mean(right)), dict(right=right)
 """
 # Queries and keys of one matrix, whose columns each head weighs.
 VARIANT = """

@@ -148,6 +148,7 @@ def check_devices(fsdp, corpus, cache, whole, tmp_path):
   check_close(tmp_path, tiny.rows(whole[0]))
 
 
+@pytest.mark.slow
 def test_eight_devices(corpus, cache, whole, tmp_path):
   """The batch over all of them, the state split over pairs: same numbers."""
   check_devices(2, corpus, cache, whole, tmp_path)

@@ -70,14 +70,15 @@ def _shares(axes, x, curves):
 def _parameters(fields, H, width):
   """Counts the parameters of a layer of H heads, in a model as wide as these.
 
-  A field that is a share of D (a key width) keeps that share.
+  A field that is a share of D (a key width) keeps that share, as nearly as
+  integers can; kv_heads is rounded down to a divisor of H.
   """
-  D = width * fields['num_heads']
   scaled = {
-    name: value * H * width / D
-    for name, value in fields.items()
-    if name in ('shared_dim', 'latent_dim', 'key_features', 'kv_heads')
-    and value
+    name: max(1, round(fields[name] * H / fields['num_heads']))
+    for name in ('shared_dim', 'latent_dim', 'key_features', 'kv_heads')
+    if fields.get(name)
   }
+  if most := scaled.get('kv_heads'):
+    scaled['kv_heads'] = max(n for n in range(1, most + 1) if H % n == 0)
   one = attention.build(**fields | dict(num_heads=H) | scaled)
   return one.count(H * width)

@@ -22,14 +22,14 @@ class Attention(nn.Module):
     out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
   Abstract: a variant defines `heads`, perhaps `finish`, and is final. The
-  fields have linen's names, order and defaults, and are keyword-only from
-  `decode` on. Two things differ from linen. A row with nothing to attend to has
-  zero heads and zero gradients (linen: the mean of the values). Masks are bool
-  (linen: any number).
+  fields have linen's names, order and defaults, keyword-only from `decode` on.
+  Two things differ. A row with nothing to attend to has zero heads and zero
+  gradients (linen: the mean of the values). Masks are bool (linen: any number).
 
-  What is not supported raises a TypeError with the name: the fields
-  `attention_fn`, `*_dot_general`, `*_dot_general_cls` and `*_einsum_cls`, and
-  the call's argument `inputs_kv`.
+  These raise a TypeError with the name: the fields `attention_fn`,
+  `qkv_dot_general`, `out_dot_general`, `qkv_dot_general_cls`,
+  `out_dot_general_cls`, `qk_attn_weights_einsum_cls`,
+  `attn_weights_value_einsum_cls`, and the call's argument `inputs_kv`.
 
   Attributes:
     num_heads: H.
@@ -39,8 +39,7 @@ class Attention(nn.Module):
     out_features: width of the result, default the width of inputs_q.
     broadcast_dropout: whether all heads and examples share a dropout pattern.
     dropout_rate: dropout rate of the attention weights.
-    deterministic: True switches dropout off; a field or an argument of the
-      call.
+    deterministic: True switches dropout off; an argument of the call, too.
     precision: precision of the matrix products.
     kernel_init: initialiser of the projections.
     out_kernel_init: initialiser of the output projection, default kernel_init.
@@ -48,12 +47,10 @@ class Attention(nn.Module):
     out_bias_init: initialiser of the output bias, default bias_init.
     use_bias: whether projections have biases.
     decode: whether to keep a cache and attend to it; see `__call__`.
-    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln.
-      Only mha, gqa and sha have it, because their queries and keys are one
-      projection each.
+    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
+      for variants with one projection each: mha, gqa, sha.
     force_fp32_for_softmax: accepted, but the softmax is float32 either way.
-    flash: not a field of linen's. False keeps accelerators from running Pallas
-      kernels; see flash.plan.
+    flash: ours, not linen's; False keeps Pallas kernels off, see flash.plan.
   """
 
   num_heads: int

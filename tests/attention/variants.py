@@ -33,7 +33,7 @@ MORE = {
 CASES = {name: (name, FIELDS.get(name, {})) for name in attention.names()}
 CASES |= MORE
 # Each takes another path through the core and the kernels.
-QUICK = ('mha', 'collab', 'mhe_add', 'mla')
+QUICK = ('mha', 'collab', 'mhe_add')
 
 
 def few(cases):

@@ -168,7 +168,7 @@ def test_a_config_of_a_size_that_fits_nowhere(case, tmp_path):
 )
 def test_sizes_beyond_what_indices_reach(case, field, size, tmp_path):
   folder = variant(tmp_path / 'old', case, **{field: size})
-  with pytest.raises(ValueError, match=rf'{size}; expected .*, below 2\^31'):
+  with pytest.raises(ValueError, match=f'{size}; expected .*, below {2**31}'):
     checkpoints.load(folder)
 
 

@@ -79,7 +79,7 @@ def test_widths(made):
   assert got['published, same share'] == '27.41'
   assert rows['collaborative', '48']['BLEU'] == 'not run'
   text = (made / 'nmt_width.md').read_text()
-  assert 'another scale' in text
+  assert 'The scale differs' in text
   assert '7 steps' in text
   assert 'over seeds and examples' in text
 

@@ -125,7 +125,7 @@ def test_nothing_is_imported_or_run(copy, monkeypatch):
   (folder / 'pytorch_model.bin').write_bytes(b'cos\nabort\n(tR.')
   monkeypatch.syspath_prepend(str(folder))
   found = checkpoints.load(folder)
-  assert found.family == 'bert'
+  assert found.model['name'] == 'encoder'
   assert 'evil' not in sys.modules
 
 

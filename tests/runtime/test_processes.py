@@ -125,6 +125,7 @@ def test_process_0_alone_writes(one, two):
   assert names(folder / 'checkpoints') == names(one / 'checkpoints')
 
 
+@pytest.mark.slow
 def test_four_split_the_state_and_stop_as_one(text, cache, one, tmp_path):
   """SIGTERM to one of them; all save the same step, with the same numbers."""
   processes = start(4, text, tmp_path, cache, fsdp=4)

@@ -12,7 +12,7 @@ from tests import tiny
 
 def test_only_finished_runs_are_appended(tmp_path):
   """--eval_only writes the result of any step; tables hold finished runs."""
-  folder, path = tmp_path / 'run', tmp_path / 'new' / 'rows.jsonl'
+  folder, path = tmp_path / 'run', tmp_path / 'rows.jsonl'
   workdir.claim(tiny.config('corpus', total_steps=12), folder)
   result = dict(steps=3, metrics=dict(bleu=1.5))
   (folder / 'result.json').write_text(json.dumps(result))

@@ -13,6 +13,7 @@ from collab.io import atomic
 from collab.runtime import checkpoint, workdir
 from collab.training import logs
 from collab.training import summary as ending
+from collab.training.experiment import Experiment
 from tests import tiny
 
 
@@ -29,6 +30,7 @@ def trained(tmp_path_factory):
   fields = config.model.to_dict() | task.model_kwargs
   atomic.save_json(folder / 'model.json', fields)
   model, inputs = models.build(**fields), [task.batch(0)]
+  made = Experiment(config, folder, task, model, None, None, None)
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -44,7 +46,7 @@ def trained(tmp_path_factory):
     writer.write(step, {'val/perplexity': 10 * loss, 'val/words': 9})
   writer.close()
   scores = dict(perplexity=25.0, bleu=12.345, bleu_signature='nrefs:1')
-  ending.end(config, folder, model, params, 2, scores, {})
+  ending.end(made, params, 2, scores, {})
   return folder
 
 

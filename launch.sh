@@ -21,22 +21,42 @@ all of them see; when one is lost all end, and the same command goes on.
 
   --local=N          N processes here; of GPUs each has one
   --slurm [--X=Y...] a Slurm job; what follows up to COMMAND are options of
-                     sbatch, or in an allocation of srun; of GPUs a task each
+                     sbatch, or in an allocation of srun; of GPUs a task each.
+                     Two minutes before the time limit (--signal=B:USR1@120)
+                     the run saves and ends, and the job is queued again
   --tpu=NAME [--X=Y...]  all hosts of a TPU pod, in the copy of this folder in
-                     their home directories; options of gcloud may follow
+                     their home directories; options of gcloud may follow. All
+                     COLLAB_*, JAX_*, XLA_FLAGS and LIBTPU_INIT_ARGS go along.
+                     train.py needs COLLAB_RUNS or a --workdir that is the same
+                     on all hosts
   --dry-run          print what would run, and run nothing
   --help             print this
 
   ./launch.sh --local=4 train.py --config=configs/lm.py:sample
   ./launch.sh --slurm --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 \
       --time=24:00:00 train.py --config=configs/lm.py --config.data.path=DIR
-  ./launch.sh --tpu=NAME --zone=ZONE train.py --config=configs/lm.py ...
-      (once: gcloud compute tpus tpu-vm scp --recurse --worker=all \
-       --zone=ZONE . NAME:)
 
-COLLAB_PYTHON      the Python (>= 3.11) to make the environment with
+A pod of spot TPUs, from the queue to the run:
+
+  gcloud compute tpus queued-resources create NAME --node-id=NAME --spot \
+      --zone=ZONE --accelerator-type=TYPE --runtime-version=VERSION
+  gcloud compute tpus queued-resources describe NAME --zone=ZONE   # ACTIVE?
+  gcloud compute tpus tpu-vm scp --recurse --worker=all --zone=ZONE "$PWD" NAME:
+  gcloud compute tpus tpu-vm ssh NAME --worker=all --zone=ZONE \
+      --command='python3 -m pip install --user uv'   # if its Python is 3.10
+  COLLAB_RUNS=FOLDER ./launch.sh --tpu=NAME --zone=ZONE train.py --config=...
+
+Once preempted it is SUSPENDED. This deletes it; then all of that again, and
+the run goes on:
+
+  gcloud compute tpus queued-resources delete NAME --force --quiet --zone=ZONE
+
+COLLAB_PYTHON      the Python (>= 3.11) to make the environment with; default
+                   the first of python3, python3.13, python3.12, python3.11 and
+                   what uv, if it is installed, finds or fetches
 COLLAB_EXTRAS      what to install besides: cuda, tpu, prepare, parity or
                    several, comma-separated; kept until set to something else
+COLLAB_RUNS        where train.py makes its default workdir, in place of runs
 COLLAB_LOST_AFTER  seconds of silence after which a process is lost (30)
 END
 }
@@ -44,28 +64,47 @@ END
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# Whether a command is a Python that is new enough; sets python and version.
+is_python() {
+  local line
+  # Run it: a name on PATH may be a shim with nothing behind it.
+  line=$("$@" -ISc 'import os, sys
+base = getattr(sys, "_base_executable", sys.executable)  # not a venv of others
+print("%d.%d.%d" % sys.version_info[:3] + " " + os.path.realpath(base))
+') || return
+  version=${line%% *} python=${line#* }
+  case $version in
+    [12].* | 3.[0-9].* | 3.10.*)
+      found="${found:-$version at $python}"
+      return 1 ;;
+  esac
+}
+
 # Sets python and version. An environment stays with the Python it was made
 # with: a node that has another python3 must not remake it under a running job.
 find_python() {
-  local line candidate found='' made_with=''
+  local candidate uv found='' made_with='' hint=''
   if [[ -f $stamp ]]; then read -r made_with <"$stamp" || true; fi
   local candidates=(python3 python3.13 python3.12 python3.11)
   if [[ -n $made_with ]]; then candidates=("$made_with" "${candidates[@]}"); fi
   if [[ -n ${COLLAB_PYTHON:-} ]]; then candidates=("$COLLAB_PYTHON"); fi
   for candidate in "${candidates[@]}"; do
-    # Run it: a name on PATH may be a shim with nothing behind it.
-    line=$("$candidate" -ISc 'import os, sys
-base = getattr(sys, "_base_executable", sys.executable)  # not a venv of others
-print("%d.%d.%d" % sys.version_info[:3] + " " + os.path.realpath(base))
-' 2>/dev/null) || continue
-    version=${line%% *} python=${line#* }
-    case $version in
-      [12].* | 3.[0-9].* | 3.10.*) found="${found:-$version at $python}" ;;
-      *) return ;;
-    esac
+    if is_python "$candidate" 2>/dev/null; then return; fi
   done
+  if [[ -z ${COLLAB_PYTHON:-} ]]; then
+    # Images of TPU hosts may have nothing newer than 3.10, and a command that
+    # comes by ssh has no ~/.local/bin on its PATH.
+    if uv=$(PATH=$PATH:${HOME-}/.local/bin; command -v uv); then
+      candidates+=(uv)
+      if is_python "$uv" run --quiet --no-project --python=3.12 python; then
+        return
+      fi
+    else
+      hint='; uv would fetch one: python3 -m pip install --user uv'
+    fi
+  fi
   die "collab needs Python >= 3.11; found ${found:-none that runs}" \
-    "(tried ${candidates[*]})"
+    "(tried ${candidates[*]}$hint)"
 }
 
 # Sets wanted: what a good environment carries as its stamp.
@@ -89,7 +128,7 @@ install() {
 
 make_environment() {
   local log=$venv/install.log pattern reason=''
-  say "making .venv with Python $version${extras:+ and $extras}:" \
+  say "making .venv with Python $version ($python)${extras:+ and $extras}:" \
     "about a minute, only this once"
   # The stamp goes first and comes last, so half an environment never has one.
   rm -f "$stamp"
@@ -171,6 +210,12 @@ run_local() {
   exit "$status"
 }
 
+# What a batch shell does when --signal tells it of the coming time limit: the
+# tasks save, and if all end well the job begins anew. scancel's signal goes to
+# the tasks alone; at SIGTERM srun would soon kill them.
+requeue='scancel --signal=TERM "$SLURM_JOB_ID"; '
+requeue+='wait $! && exec scontrol requeue "$SLURM_JOB_ID"'
+
 # Within an allocation the job starts here and now, else it is submitted.
 run_slurm() {
   if [[ ${SLURM_JOB_ID-} ]]; then
@@ -178,18 +223,40 @@ run_slurm() {
       "$root/launch.sh" "${command[@]}"
   else
     quote srun --kill-on-bad-exit=1 "$root/launch.sh" "${command[@]}"
-    run sbatch ${options[@]+"${options[@]}"} --wrap="$line"
+    run sbatch --requeue --open-mode=append --signal=B:USR1@120 \
+      ${options[@]+"${options[@]}"} \
+      --wrap="trap '$requeue' USR1; $line & wait \$!"
   fi
+}
+
+# Ends where train.py would have a workdir of its own on each host of a pod.
+need_one_workdir() {
+  local word before='' workdir=${COLLAB_RUNS-}
+  for word; do
+    if [[ $before == --workdir ]]; then workdir=$word; fi
+    if [[ $word == --workdir=* ]]; then workdir=${word#*=}; fi
+    before=$word
+  done
+  case ${1##*/}:$workdir in
+    train.py:/* | train.py:*://*) return ;;
+    train.py:*)
+      die "--tpu: the workdir would be ${workdir:-runs/...} on each host;" \
+        'expected COLLAB_RUNS or --workdir, a path from / or a URL that all see'
+  esac
 }
 
 # On a TPU's hosts JAX finds out everything but the port, which says that the
 # process is one of several.
 run_tpu() {
-  local folder
+  local folder name variables=()
+  need_one_workdir "${command[@]}"
+  : "${COLLAB_EXTRAS=tpu}" "${JAX_COORDINATOR_PORT=8476}"
+  for name in "${!COLLAB_@}" "${!JAX_@}" XLA_FLAGS LIBTPU_INIT_ARGS; do
+    if [[ ${!name+set} ]]; then variables+=("$name=${!name}"); fi
+  done
   quote "./${root##*/}"
   folder=$line
-  quote env "COLLAB_EXTRAS=${COLLAB_EXTRAS-tpu}" JAX_COORDINATOR_PORT=8476 \
-    ./launch.sh "${command[@]}"
+  quote env "${variables[@]}" ./launch.sh "${command[@]}"
   run gcloud compute tpus tpu-vm ssh "$tpu" --worker=all \
     ${options[@]+"${options[@]}"} --command="cd $folder && $line"
 }

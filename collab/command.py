@@ -112,7 +112,9 @@ def train(main: Callable, check_file: Callable):
 def _define_flags():
   config_flags.DEFINE_config_file('config', lock_config=True)
   flags.DEFINE_string(
-    'workdir', '', 'Of the run; default runs/<config>[-<argument>]-s<seed>.'
+    'workdir',
+    '',
+    'Of the run; default <config>[-<argument>]-s<seed> in COLLAB_RUNS or runs.',
   )
   flags.DEFINE_string(
     'results', '', 'A .jsonl file that the result is appended to as well.'
@@ -185,8 +187,9 @@ def override(workdir: str, arguments: list[str]) -> ConfigDict:
 
 
 def _default_workdir(config_file, config):
-  """Makes runs/<config>[-<argument>]-s<seed> from the value of --config."""
+  """Makes <folder of runs>/<config>[-<argument>]-s<seed> from --config."""
   name, _, argument = config_file.partition('.py:')
   name = pathlib.Path(name.removesuffix('.py')).name
   words = [name, *argument.replace('=', '').split(',')]
-  return f'runs/{"-".join(filter(None, words))}-s{config.seed}'
+  run = f'{"-".join(filter(None, words))}-s{config.seed}'
+  return os.path.join(paths.runs_folder(), run)

@@ -2,6 +2,7 @@
 """Runs a study's runs as jobs: open commands, locks, and rows of results."""
 
 import fcntl
+import os
 import pathlib
 import shutil
 import subprocess
@@ -41,8 +42,11 @@ class Jobs:
     commands = study.commands(run)
     return commands[1:] if run.source and workdir.exists() else commands
 
-  def make(self, run: study.Run):
-    """Makes a run unless another process does; keeps the reason if it fails."""
+  def make(self, run: study.Run, variables: dict[str, str]):
+    """Makes a run unless another process does; keeps the reason if it fails.
+
+    Its processes get `variables` added to their environment.
+    """
     try:
       log = pathlib.Path(f'{run.workdir}.log')
       log.parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +56,11 @@ class Jobs:
         while not _locked(file):
           if self.stopping.wait(1):
             return
-        self._make(run, file, log)
+        self._make(run, variables, file, log)
     except (ValueError, OSError) as e:
       self.failed[run.name] = ' '.join(str(e).split())
 
-  def _make(self, run, file, log):
+  def _make(self, run, variables, file, log):
     if self.collect and not study.finished(run):
       return
     for command in self.todo(run):
@@ -64,6 +68,7 @@ class Jobs:
         return
       child = subprocess.Popen(
         [*_with_parent(), sys.executable, *command],
+        env=os.environ | variables,
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=file,

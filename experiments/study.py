@@ -5,6 +5,7 @@ A file of experiments/studies has a list ARMS. In its values {data} is the
 folder of the data sets, and {runs} that of the workdirs.
 """
 
+import itertools
 import pathlib
 import re
 import runpy
@@ -78,7 +79,17 @@ def path_of(study: str) -> pathlib.Path:
   return path
 
 
-def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
+def name_of(study: str, grid: dict[str, tuple]) -> str:
+  """The name of a study's folder and rows; those of a grid are apart."""
+  return path_of(study).stem + ('-grid' if grid else '')
+
+
+def plan(
+  study: str,
+  data: str = 'DIR',
+  folder: str = 'runs',
+  grid: dict[str, tuple] | None = None,
+) -> list[Run]:
   """Lists the Runs of a study, sources first.
 
   Args:
@@ -86,20 +97,18 @@ def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
     data: folder of the data sets.
     folder: folder of the workdirs; a run of this study has
       <folder>/<study>/<run>.
+    grid: {field of the config: values}; each arm is made at each of its points.
 
   Raises:
     ValueError: there is no such study, or one of its arms is invalid.
   """
-  path, found = path_of(study), {}
-  for arm in runpy.run_path(str(path)).get('ARMS', ()):
+  path, found, grid = path_of(study), {}, grid or {}
+  folders = dict(data=data, runs=folder)
+  for arm in _crossed(runpy.run_path(str(path)).get('ARMS', ()), grid, folders):
     if not NAME.fullmatch(arm.name):
       raise ValueError(f'{path}: arm {arm.name!r}: {_EXPECTED}.')
     if bool(arm.config) == bool(arm.source):
       raise ValueError(f'{path}: {arm.name} needs a config or a source.')
-    filled = {
-      key: x.format(data=data, runs=folder) if isinstance(x, str) else x
-      for key, x in arm.overrides.items()
-    }
     for seed in arm.seeds:
       source = found.get((arm.source, seed))
       if arm.source and not source:
@@ -111,9 +120,9 @@ def plan(study: str, data: str = 'DIR', folder: str = 'runs') -> list[Run]:
       name = f'{arm.name}-s{seed}'
       found[arm.name, seed] = Run(
         name,
-        arm._replace(overrides=filled),
+        arm,
         seed,
-        f'{folder}/{path.stem}/{name}',
+        f'{folder}/{name_of(study, grid)}/{name}',
         source,
       )
   if not found:
@@ -202,6 +211,26 @@ def elsewhere(folder: str) -> dict[str, str]:
     if not (path.parent / 'conversion.json').exists():
       found[result['config_hash']] = str(path.parent)
   return found
+
+
+def _crossed(arms, grid, folders):
+  """Yields each arm at each point of a grid, named by the values there."""
+  fields = [field for field in grid if field != 'seed']  # an Arm has seeds
+  for values in itertools.product(*(grid[field] for field in fields)):
+    point = dict(zip(fields, values, strict=True))
+    at = ''.join(f'-{key}{x}' for key, x in point.items())
+    at = re.sub(r'[^\w.-]+', '-', at, flags=re.ASCII)
+    for arm in arms:
+      filled = {
+        key: x.format(**folders) if isinstance(x, str) else x
+        for key, x in arm.overrides.items()
+      }
+      yield arm._replace(
+        name=arm.name + at,
+        overrides=filled if arm.source else filled | point,
+        seeds=grid.get('seed', arm.seeds),
+        source=arm.source and arm.source + at,
+      )
 
 
 def _of_config(run):

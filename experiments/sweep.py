@@ -4,6 +4,8 @@ r"""Makes a study's unfinished runs, as many at a time as fit.
   ./launch.sh python -m experiments.sweep STUDY --data=DIR
   ./launch.sh python -m experiments.sweep STUDY --data=DIR --print
   ./launch.sh python -m experiments.sweep STUDY --data=DIR --slurm | sbatch
+  ./launch.sh python -m experiments.sweep STUDY --data=DIR --sky=gs://NAME
+  ./launch.sh python -m experiments.sweep STUDY --grid=optim.lr=1e-3,3e-3
 
 STUDY is a name in experiments/studies, or a path. A run is finished if
 experiments/results has its row (by config and seed), or if its workdir, or
@@ -11,46 +13,62 @@ another one in --runs with the same config, has its result. Then its row and its
 examples are taken from there. All other runs are started or resumed. Ending the
 sweep by Ctrl-C, SIGTERM or kill -9 loses nothing; the same command resumes it.
 RUNS/STUDY/RUN.log has the output of a run. --collect is for runs that were
-started by hand: it records finished ones and trains nothing. On a CPU each job
-has its own cores; on a machine with one accelerator use --jobs=1.
+started by hand: it records finished ones and trains nothing.
+
+Each job has its own cores and, where there are GPUs, one of them. With --gpus=0
+every job sees all of them. On the host of a TPU use --jobs=1. --slurm prints a
+job array, to which sbatch adds what a job needs (`| sbatch --gpus=1
+--time=8:00:00`). --sky prints a job of SkyPilot for other clouds, with its
+bucket as the folder of the workdirs.
+
+--grid makes each arm with each of the values of a field of its config. It may
+be given for several fields. These runs are STUDY-grid, and their rows lie in
+RUNS, apart from those of the study.
 """
 
+import ast
 from concurrent import futures
+import math
 import os
 import pathlib
 import queue
-import shlex
+import re
+import shutil
 import signal
+import subprocess
 import sys
 
 import tqdm
 
 from collab import command
-from experiments import jobs, results, study
+from collab.io import paths
+from experiments import job_files, jobs, results, study
 
 MEMORY = 4 << 30  # memory of a job, with a margin
-SLURM = r"""#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --array={parts}
-#SBATCH --cpus-per-task=1
-#SBATCH --requeue --open-mode=append
-#SBATCH --signal=B:TERM@120
-exec ./launch.sh python -m experiments.sweep {words} \
-  --jobs=1 --part="$SLURM_ARRAY_TASK_ID"
-"""
+BUCKET = re.compile(r'[a-z0-9]+://[\w./-]+', re.ASCII)
 
 
-def sweep(shared: jobs.Jobs, runs: list[study.Run], number: int):
-  """Makes runs, `number` at a time, sources first, and shows progress."""
-  slots = queue.SimpleQueue()
-  cores = sorted(_cores())
+def sweep(
+  shared: jobs.Jobs, runs: list[study.Run], number: int, gpus: list[str]
+):
+  """Makes runs, `number` at a time, sources first, and shows progress.
+
+  Of `gpus`, if there are any, each job has one.
+  """
+  slots, cores = queue.SimpleQueue(), sorted(_cores())
   for i in range(number):
-    slots.put(cores[i::number])
+    mine = {'CUDA_VISIBLE_DEVICES': gpus[i]} if gpus else {}
+    slots.put((cores[i::number], mine))
+
+  def make(run):
+    slot = cores, variables = slots.get()
+    _pin(cores)
+    shared.make(run, variables)
+    slots.put(slot)
+
   waiting, active = list(runs), {}
   bar = tqdm.tqdm(total=len(runs), unit='run', disable=None)
-  pool = futures.ThreadPoolExecutor(
-    number, initializer=lambda: _pin(slots.get())
-  )
+  pool = futures.ThreadPoolExecutor(number)
   with bar, pool:
     try:
       while waiting or active:
@@ -64,7 +82,7 @@ def sweep(shared: jobs.Jobs, runs: list[study.Run], number: int):
             shared.failed[run.name] = f'needs {source}, which failed'
             bar.update()
           else:
-            active[pool.submit(shared.make, run)] = run
+            active[pool.submit(make, run)] = run
         done, _ = futures.wait(active, 1, futures.FIRST_COMPLETED)
         for future in done:
           future.result()
@@ -94,9 +112,38 @@ def _pin(cores):
     os.sched_setaffinity(0, cores)
 
 
-def _fitting():
-  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  return max(1, min(len(_cores()), memory // MEMORY))
+def _gpus(number):
+  """What CUDA calls the GPUs that jobs may have: `number`, or all if None."""
+  given = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if given is not None:
+    names = list(filter(None, given.split(',')))
+  elif shutil.which('nvidia-smi'):
+    said = subprocess.run(
+      ['nvidia-smi', '--list-gpus'], stdout=subprocess.PIPE, check=False
+    )
+    listed = [x for x in said.stdout.splitlines() if x.startswith(b'GPU ')]
+    names = [str(i) for i in range(len(listed))]
+  else:
+    names = [str(i) for i in range(number or 0)]
+  if number is not None and not 0 <= number <= len(names):
+    raise ValueError(f'--gpus={number}; expected 0 to {len(names)}.')
+  return names[:number]
+
+
+def _grid(options):
+  """{field: values} of options FIELD=VALUE,VALUE."""
+  found = {}
+  for option in options:
+    field, _, values = option.partition('=')
+    if not values or field in found:
+      raise ValueError(
+        f'--grid={option}; expected FIELD=VALUE,VALUE, each field once.'
+      )
+    try:
+      found[field] = ast.literal_eval(f'({values},)')
+    except (ValueError, SyntaxError):  # words without quotes
+      found[field] = tuple(values.split(','))
+  return found
 
 
 def _part(run):
@@ -111,18 +158,30 @@ def _parse(argv):
   add = parser.add_argument
   add('study')
   add('--data', help='folder of the data sets, default data')
-  add('--runs', default='runs', help='folder of the workdirs')
-  add('--results', default=str(study.RESULTS), help='folder of the rows')
-  add('--jobs', type=int, default=_fitting(), help='at a time')
+  add('--runs', default=paths.runs_folder(), help='folder of the workdirs')
+  add('--results', help='folder of the rows')
+  add('--grid', action='append', default=[], metavar='FIELD=VALUE,VALUE')
+  add('--jobs', type=int, help='at a time, default what fits')
+  add('--gpus', type=int, help='of this machine, default all')
   add('--collect', action='store_true', help='train nothing')
   add('--part', type=int, help='of a job array')
   add('--print', action='store_true', help='the commands, and do nothing')
   add('--slurm', action='store_true', help='a job array, and do nothing')
+  add('--sky', metavar='BUCKET', help='a job of SkyPilot, and do nothing')
   args = parser.parse_args(argv)
   if args.data is not None and not os.path.isdir(args.data):
     raise ValueError(f'--data={args.data}: there is no such folder.')
-  if not 1 <= args.jobs <= len(_cores()):
-    raise ValueError(f'--jobs={args.jobs}; expected 1 to {len(_cores())}.')
+  args.grid, args.gpus = _grid(args.grid), _gpus(args.gpus)
+  most = min(len(_cores()), len(args.gpus) or math.inf)
+  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  if args.jobs is None:
+    args.jobs = max(1, min(most, memory // MEMORY))
+  if not 1 <= args.jobs <= most:
+    raise ValueError(f'--jobs={args.jobs}; expected 1 to {most}.')
+  if args.sky is not None and not BUCKET.fullmatch(args.sky):
+    raise ValueError(f'--sky={args.sky}; expected a bucket, like gs://NAME.')
+  if args.results is None:
+    args.results = args.runs if args.grid else study.RESULTS
   return args
 
 
@@ -153,11 +212,11 @@ def _check_place():
 def main(argv: list[str]):
   args = _parse(argv)
   _check_place()
-  runs = study.plan(args.study, args.data or 'data', args.runs)
-  name = study.path_of(args.study).stem
+  runs = study.plan(args.study, args.data or 'data', args.runs, args.grid)
+  name = study.name_of(args.study, args.grid)
   for path in sorted(pathlib.Path(args.results).glob('*.jsonl')):
     results.rows(path)  # refused once here, not by each run
-  shown = {run.name: run for run in study.plan(args.study)}
+  shown = {run.name: run for run in study.plan(args.study, grid=args.grid)}
   parts = list(dict.fromkeys(map(_part, runs)))
   if args.part is not None:
     if not 0 <= args.part < len(parts):
@@ -165,23 +224,25 @@ def main(argv: list[str]):
     runs = [run for run in runs if parts.index(_part(run)) == args.part]
   runs = _found(runs, args.runs)
   shared = jobs.Jobs(name, args.results, shown, args.collect)
-  if args.slurm or args.print:
+  if args.slurm or args.sky or args.print:
     left = {run.name: shared.todo(run) for run in runs}
     if not any(left.values()):
       print(f'sweep: all runs of {name} are finished.', file=sys.stderr)
       return
+    numbers = {parts.index(_part(run)) for run in runs if left[run.name]}
+    ours = '--slurm', '--sky', args.sky, f'--sky={args.sky}'
+    job = name, sorted(numbers), [x for x in argv if x not in ours]
     if args.slurm:
-      numbers = {parts.index(_part(run)) for run in runs if left[run.name]}
-      words = shlex.join(x for x in argv if x != '--slurm')
-      listed = ','.join(map(str, sorted(numbers)))
-      print(SLURM.format(name=name, parts=listed, words=words), end='')
+      print(job_files.slurm(*job), end='')
+    if args.sky:
+      print(job_files.sky(*job, args.sky, args.runs, args.data), end='')
     for commands in filter(None, left.values()) if args.print else ():
       lines = [f'./launch.sh {study.command_line(x)}' for x in commands]
       print(' && '.join(lines))
     return
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    sweep(shared, runs, args.jobs)
+    sweep(shared, runs, args.jobs, args.gpus)
   except KeyboardInterrupt:
     sys.exit('sweep: stopped; the same command goes on.')
   for run, words in sorted(shared.failed.items()):

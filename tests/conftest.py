@@ -12,6 +12,8 @@ import jaxlib
 # A shell's background jobs ignore Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.pop('COLLAB_RUNS', None)  # runs of tests are in their own folders
+
 # The tests compile far more than they compute: half the time without these.
 # XLA refuses to start with a flag that it does not know.
 flags = [

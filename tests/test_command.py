@@ -26,21 +26,30 @@ def test_home_in_arguments_of_commands():
   )
 
 
-def test_home_in_training(tmp_path):
-  """The config's file too, and what it says."""
+@pytest.mark.parametrize(
+  'arguments, variables, workdir',
+  [
+    (['--workdir=~/run'], {}, 'run'),
+    ([], dict(COLLAB_RUNS='~/all'), 'all/mine-sample-s0'),
+    ([], dict(COLLAB_RUNS=''), 'runs/mine-sample-s0'),
+  ],
+)
+def test_home_in_training(tmp_path, arguments, variables, workdir):
+  """The config's file too, and what it says; and where runs are by default."""
   source = (tiny.ROOT / tiny.CONFIG.split(':')[0]).read_text()
   source += '\n\ndef get_config(x, get=get_config):\n  c = get(x)\n'
   source += "  c.data.path = '~/nowhere'\n  return c\n"
   (tmp_path / 'mine.py').write_text(source)
   code, _, err = tiny.train(
-    ['--config=~/mine.py:sample', '--workdir=~/run'],
+    ['--config=~/mine.py:sample', *arguments],
     tmp_path / 'cache',
     HOME=str(tmp_path),
     cwd=tmp_path,
+    **variables,
   )
   assert code == 1
   assert err.startswith(f'train.py: {tmp_path}/nowhere is not a folder.')
-  assert (tmp_path / 'run').is_dir()
+  assert (tmp_path / workdir).is_dir()
   assert not (tmp_path / '~').exists()
 
 

@@ -54,8 +54,21 @@ def tree(tmp_path):
 
 def environment(tree):
   """The stand-ins first on PATH, and nothing that the user has set."""
-  environ = {k: v for k, v in os.environ.items() if 'COLLAB_' not in k}
-  return environ | {'PATH': f'{tree.parent / "bin"}:{os.environ["PATH"]}'}
+  ours = 'COLLAB_', 'JAX_', 'XLA_FLAGS', 'LIBTPU_INIT_ARGS'
+  environ = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+  path = f'{tree.parent / "bin"}:{os.environ["PATH"]}'
+  return environ | dict(PATH=path, HOME=str(tree.parent))
+
+
+def with_old_pythons(tree):
+  """Its PATH: Pythons of 3.10, and of other programs what launch.sh uses."""
+  bin = tree.parent / 'bin'
+  for name in NAMES:
+    write_python(bin / name, '3.10.13')
+  tools = 'bash sh env dirname mkdir cp mv rm cat sed grep tail cksum true'
+  for name in [*tools.split(), *filter(shutil.which, ['flock'])]:
+    (bin / name).symlink_to(shutil.which(name))
+  return str(bin)
 
 
 def launch(tree, *command, cwd=None, **variables):
@@ -179,15 +192,54 @@ def test_failed_install_is_told_in_a_line_and_tried_again(tree):
 
 
 def test_python_too_old_is_told_in_a_line(tree):
-  bin = tree.parent / 'bin'
-  for name in NAMES:
-    write_python(bin / name, '3.10.13')
-  done = launch(tree, 'true')
+  bin = with_old_pythons(tree)
+  done = launch(tree, 'true', PATH=bin)
   assert done.returncode == 1
   assert done.stderr == (
     f'launch.sh: collab needs Python >= 3.11; found 3.10.13 at {bin}/python3 '
-    f'(tried {" ".join(NAMES)})\n'
+    f'(tried {" ".join(NAMES)}; uv would fetch one: python3 -m pip install '
+    '--user uv)\n'
   )
+
+
+@pytest.mark.parametrize('place', ['bin', '.local/bin'])
+def test_uv_fetches_a_python_where_all_are_too_old(tree, place):
+  """Once; on PATH or where pip puts it for a user. Which one it is, is said."""
+  path, folder = with_old_pythons(tree), tree.parent / place
+  fetched = tree.parent / 'fetched' / 'python3.12'
+  fetched.parent.mkdir()
+  write_python(fetched, '3.12.7')
+  folder.mkdir(parents=True, exist_ok=True)
+  uv = folder / 'uv'
+  uv.write_text(
+    '#!/bin/sh\necho "$1 $2 $3 $4 $5" >>"$HOME/asked"\nshift 5\n'
+    'exec "$HOME/fetched/python3.12" "$@"\n'
+  )
+  uv.chmod(0o755)
+  first = launch(tree, 'true', PATH=path)
+  assert (first.returncode, len(first.stderr.splitlines())) == (0, 2)
+  assert f'making .venv with Python 3.12.7 ({fetched}): ' in first.stderr
+  asked = (tree.parent / 'asked').read_text()
+  words = 'run --quiet --no-project --python=3.12 python'
+  assert set(asked.splitlines()) == {words}
+  assert launch(tree, 'true', PATH=path).stderr == ''
+  assert (tree.parent / 'asked').read_text() == asked
+  # A Python that somebody asks for is the one or none.
+  done = launch(tree, 'true', PATH=path, COLLAB_PYTHON='python3.11')
+  assert done.returncode == 1
+  assert done.stderr.endswith('(tried python3.11)\n')
+
+
+def test_why_uv_fetches_none_is_said(tree):
+  path = with_old_pythons(tree)
+  uv = tree.parent / 'bin' / 'uv'
+  uv.write_text('#!/bin/sh\necho "error: no network" >&2\nexit 2\n')
+  uv.chmod(0o755)
+  done = launch(tree, 'true', PATH=path)
+  assert done.returncode == 1
+  *said, last = done.stderr.splitlines()
+  assert set(said) == {'error: no network'}
+  assert last.endswith(f'(tried {" ".join(NAMES)} uv)')
 
 
 def test_python_that_does_not_run_is_passed_over(tree):
@@ -310,18 +362,34 @@ def test_dry_run_prints_and_runs_nothing(tree):
   ((*sbatch, wrapped),) = printed(
     '--dry-run', '--slurm', '--nodes=2', '--exclusive', *command
   )
-  assert sbatch == ['sbatch', '--nodes=2', '--exclusive']
-  assert shlex.split(wrapped.removeprefix('--wrap=')) == [*step, *again]
+  assert sbatch == [
+    *('sbatch', '--requeue', '--open-mode=append', '--signal=B:USR1@120'),
+    *('--nodes=2', '--exclusive'),  # what a user says comes last, and counts
+  ]
+  trap, _, name, *rest = shlex.split(wrapped.removeprefix('--wrap='))
+  assert (trap, name) == ('trap', 'USR1;')
+  assert rest == [*step, *again, '&', 'wait', '$!']
   (srun,) = printed(
     '--slurm', '--ntasks=4', '--dry-run', *command, SLURM_JOB_ID='1'
   )
   assert srun == [*step, '--ntasks=4', *again]
-  ((*gcloud, remote),) = printed('--tpu=pod', '--zone=z', '--dry-run', *command)
+  ((*gcloud, remote),) = printed(
+    *('--tpu=pod', '--zone=z', '--dry-run', *command),
+    COLLAB_RUNS='gs://runs',
+    JAX_COORDINATOR_PORT='99',
+    XLA_FLAGS='--a --b',
+  )
   ssh = 'gcloud compute tpus tpu-vm ssh pod --worker=all --zone=z'
   assert gcloud == ssh.split()
   assert shlex.split(remote.removeprefix('--command=')) == [
     *['cd', f'./{tree.name}', '&&', 'env', 'COLLAB_EXTRAS=tpu'],
-    *['JAX_COORDINATOR_PORT=8476', './launch.sh', *command],
+    *['COLLAB_RUNS=gs://runs', 'JAX_COORDINATOR_PORT=99'],
+    *['XLA_FLAGS=--a --b', './launch.sh', *command],
+  ]
+  ((*_, remote),) = printed('--tpu=pod', '--dry-run', 'pytest')
+  assert shlex.split(remote.removeprefix('--command='))[3:] == [
+    *['env', 'COLLAB_EXTRAS=tpu', 'JAX_COORDINATOR_PORT=8476'],
+    *['./launch.sh', 'pytest'],
   ]
   assert not (tree / '.venv').exists()
 
@@ -336,7 +404,8 @@ def test_commands_of_a_cluster_are_run(tree):
   assert done.stdout.startswith(f'{tree.parent}/bin/gcloud|compute|tpus|')
   assert not (tree / '.venv').exists()
   done = launch(tree, '--slurm', '--nodes=2', 'pytest')
-  assert done.stdout.startswith(f'{tree.parent}/bin/sbatch|--nodes=2|--wrap=')
+  assert done.stdout.startswith(f'{tree.parent}/bin/sbatch|--requeue|')
+  assert '|--nodes=2|--wrap=' in done.stdout
   assert (tree / '.venv').exists()
 
 
@@ -348,18 +417,29 @@ NASTY = [
   '\r', '\x7f', '-n', '--', '=', 'a=b', '日本', '%s', '\\n',
 ]  # fmt: skip
 # sbatch makes a script of --wrap, which sh runs; gcloud hands --command to the
-# login shell of a host; srun runs the words that it is given.
+# login shell of a host, which has none of our environment; srun runs the words
+# that it is given.
 CLUSTER = {
   'sbatch': """#!/bin/sh
 for word; do :; done
-printf '#!/bin/sh\\n%s\\n' "${word#--wrap=}" >job && exec dash job
+printf '#!/bin/sh\\n%s\\n' "${word#--wrap=}" >job
+exec env SLURM_JOB_ID=7 dash job
 """,
   'srun': '#!/bin/sh\nshift && exec "$@"\n',
   'gcloud': """#!/bin/sh
 for word; do :; done
-exec dash -c "${word#--command=}"
+exec env -i "PATH=$PATH" dash -c "${word#--command=}"
 """,
+  'scancel': '#!/bin/sh\necho "$0 $*" && kill "$(cat pid)"\n',
+  'scontrol': '#!/bin/sh\necho "$0 $*"\n',
 }
+
+
+def write_cluster(tree):
+  for name, text in CLUSTER.items():
+    program = tree.parent / 'bin' / name
+    program.write_text(text)
+    program.chmod(0o755)
 
 
 @pytest.mark.skipif(not shutil.which('dash'), reason='needs dash')
@@ -367,10 +447,7 @@ exec dash -c "${word#--command=}"
 @pytest.mark.parametrize('option', ['--slurm', '--tpu=pod', '--dry-run'])
 def test_generated_shell_text_is_read_by_dash(tree, option, locale):
   """Each word of a command arrives as it was given."""
-  for name, text in CLUSTER.items():
-    program = tree.parent / 'bin' / name
-    program.write_text(text)
-    program.chmod(0o755)
+  write_cluster(tree)
   launch(tree, 'true', COLLAB_EXTRAS='tpu')
   say = 'import json, sys; print(json.dumps(sys.argv[1:]))'
   command = [tree / 'launch.sh', option, 'python', '-X', 'utf8', '-c', say]
@@ -383,6 +460,88 @@ def test_generated_shell_text_is_read_by_dash(tree, option, locale):
     timeout=60,
   )
   assert json.loads(out) == NASTY
+
+
+@pytest.mark.skipif(not shutil.which('dash'), reason='needs dash')
+def test_hosts_of_a_pod_get_the_variables_of_a_run(tree):
+  """As they are, and no others."""
+  write_cluster(tree)
+  launch(tree, 'true', COLLAB_EXTRAS='tpu')
+  given = {
+    f'{name}{i}': word
+    for i, word in enumerate(NASTY)
+    for name in ('COLLAB_', 'JAX_')
+  }
+  given |= dict(XLA_FLAGS="--a='b c'\n --d", LIBTPU_INIT_ARGS='$(x) --e=`f`')
+  say = 'import json, os; print(json.dumps(dict(os.environ)))'
+  command = ['--tpu=pod', 'python', '-X', 'utf8', '-c', say]
+  done = launch(tree, *command, **given, OTHER='secret')
+  got = json.loads(done.stdout)
+  port = dict(COLLAB_EXTRAS='tpu', JAX_COORDINATOR_PORT='8476')
+  assert given | port == {
+    name: got[name]
+    for name in got
+    if name.startswith(('COLLAB_', 'JAX_', 'XLA_FLAGS', 'LIBTPU'))
+  }
+  assert 'OTHER' not in got
+
+
+@pytest.mark.parametrize(
+  'arguments, runs, workdir',
+  [
+    ([], '', 'runs/...'),
+    ([], 'runs', 'runs'),
+    (['--workdir=runs/x'], '/shared', 'runs/x'),
+    (['--workdir', 'runs/x'], '/shared', 'runs/x'),
+    (['--workdir=/x'], '', None),
+    (['--workdir', 'gs://b/x'], 'runs', None),
+    (['--eval_only'], 'gs://b', None),
+  ],
+)
+def test_hosts_of_a_pod_need_one_workdir(tree, arguments, runs, workdir):
+  command = ['--dry-run', '--tpu=pod', 'train.py', '--config=x', *arguments]
+  done = launch(tree, *command, COLLAB_RUNS=runs)
+  if workdir is None:
+    assert (done.returncode, done.stderr) == (0, '')
+    return
+  assert (done.returncode, done.stdout) == (1, '')
+  assert done.stderr == (
+    f'launch.sh: --tpu: the workdir would be {workdir} on each host; expected '
+    'COLLAB_RUNS or --workdir, a path from / or a URL that all see\n'
+  )
+
+
+@pytest.mark.skipif(not shutil.which('dash'), reason='needs dash')
+@pytest.mark.parametrize(
+  'code, ended, again', [(0, 0, ['scontrol requeue 7']), (3, 138, [])]
+)
+def test_slurm_job_saves_before_the_limit(tree, code, ended, again):
+  """And is queued again, but not when it fails."""
+  write_cluster(tree)
+  launch(tree, 'true')
+  program = f"""
+import os, pathlib, signal, time
+def stop(*_):
+  os.write(1, b'saved\\n')
+  os._exit({code})
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path('pid').write_text(str(os.getpid()))
+os.write(1, b'ready\\n')
+time.sleep(50)
+"""
+  process = subprocess.Popen(
+    [tree / 'launch.sh', '--slurm', 'python', '-c', program],
+    cwd=tree.parent,
+    env=environment(tree),
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'ready\n'
+  process.send_signal(signal.SIGUSR1)
+  out, _ = process.communicate(timeout=60)
+  signalled, *rest = [x.split('/')[-1] for x in out.splitlines()]
+  assert signalled == 'scancel --signal=TERM 7'
+  assert (process.returncode, rest) == (ended, ['saved', *again])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ def expand(text: str) -> str:
   return re.sub(r'(?<![^=,])~[^/=,]*', lambda x: os.path.expanduser(x[0]), text)
 
 
+def runs_folder() -> str:
+  """The folder of workdirs that nobody named: COLLAB_RUNS, else runs."""
+  return expand(os.environ.get('COLLAB_RUNS') or 'runs')
+
+
 def expand_all(config):
   """Expands ~ in all strings of a ConfigDict, in place."""
   for name, value in config.items():

@@ -35,6 +35,7 @@ stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
 saved = folder / 'step'
 step = int(saved.read_text()) if saved.exists() else 0
+save(folder / 'gpu', os.environ.get('CUDA_VISIBLE_DEVICES'))
 with (folder / 'starts').open('a') as file:
   print(step, sorted(os.sched_getaffinity(0)), file=file)
 if '--eval_only' not in sys.argv:
@@ -84,14 +85,17 @@ def write(folder, steps=3, seconds=0.0):
   return folder
 
 
-def start(folder, *options, study='quick.py', path=None, cache=''):
+def start(
+  folder, *options, study='quick.py', path=None, cache='', results='results'
+):
   """The sweep as a process; path is where it finds other programs."""
   command = [sys.executable, '-m', 'experiments.sweep', str(study)]
   places = f'{folder}:{tiny.ROOT}'  # its own experiments first
   environ = dict(PYTHONPATH=places, PYTHONSAFEPATH='1', JAX_PLATFORMS='cpu')
   environ |= {} if path is None else dict(PATH=path)
+  options = [f'--results={results}', *options] if results else options
   return subprocess.Popen(
-    [*command, '--results=results', *options],
+    [*command, *options],
     cwd=folder,
     env=os.environ | environ | dict(JAX_COMPILATION_CACHE_DIR=cache),
     stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from collab.metrics import bleu
 from experiments import results, study, sweep
@@ -106,6 +107,79 @@ def test_each_job_has_its_own_cores(swept):
   assert sum(map(len, used)) == len(set.union(*used))
 
 
+def gpus(folder, study='quick'):
+  """{run: what it had as CUDA_VISIBLE_DEVICES}."""
+  paths = (folder / 'runs' / study).glob('*/gpu')
+  return {x.parent.name: json.loads(x.read_text()) for x in paths}
+
+
+NVIDIA_SMI = """#!/bin/sh
+echo 'GPU 0: A (UUID: GPU-0)'
+echo '  MIG 1g.5gb Device 0: (UUID: MIG-0)'
+echo 'GPU 1: A (UUID: GPU-1)'
+"""
+
+
+@pytest.mark.parametrize(
+  'options, visible, names',
+  [
+    ([], None, {'0', '1'}),
+    ([], '7,GPU-1f', {'7', 'GPU-1f'}),
+    (['--gpus=1'], '7,GPU-1f', {'7'}),
+    (['--gpus=0'], '7,GPU-1f', {'7,GPU-1f'}),
+    (['--gpus=0'], None, {None}),
+    ([], '', {''}),
+  ],
+)
+def test_each_job_has_one_gpu(options, visible, names, tmp_path, monkeypatch):
+  """Two at a time have two."""
+  if len(os.sched_getaffinity(0)) < 2:
+    pytest.skip('one core')
+  (tmp_path / 'bin').mkdir()
+  listing = tmp_path / 'bin' / 'nvidia-smi'
+  listing.write_text(NVIDIA_SMI)
+  listing.chmod(0o755)
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  if visible is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+  fake.write(tmp_path, steps=10, seconds=0.05)
+  path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
+  finish(fake.start(tmp_path, *options, path=path))
+  had = gpus(tmp_path)
+  assert set(had.values()) == names
+  assert {had['a-s0'], had['a-s1']} == names
+
+
+def test_gpus_that_nobody_lists(tmp_path, monkeypatch):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  fake.write(tmp_path)
+  finish(fake.start(tmp_path, '--gpus=1', path=''))
+  assert set(gpus(tmp_path).values()) == {'0'}
+
+
+def test_grid(tmp_path):
+  """A study at each point, beside which the study itself stays as it was."""
+  fake.write(tmp_path)
+  options = ['--grid=total_steps=1,2', '--grid', 'seed=3']
+  code, out, err = finish(fake.start(tmp_path, *options, results=''))
+  assert (code, out) == (1, '4 of 8 runs are finished.\n'), err
+  rows = results.rows(tmp_path / 'runs' / 'quick-grid.jsonl')
+  assert [(x['arm'], x['seed'], x['steps']) for x in rows] == [
+    (f'{arm}-total_steps{steps}', 3, steps) for arm in 'ac' for steps in (1, 2)
+  ]
+  for row in rows:
+    assert row['study'] == 'quick-grid'
+    assert f' --config.total_steps={row["steps"]} ' in row['command']
+    assert results.examples(row, tmp_path / 'runs') == dict(right=[0, 1, 1])
+  assert not (tmp_path / 'runs' / 'quick').exists()
+  lines = finish(fake.start(tmp_path, *options, '--print', results=''))[1]
+  assert [x.split('--workdir=')[1] for x in lines.splitlines()] == [
+    f'runs/quick-grid/{arm}-total_steps{steps}-s3'
+    for steps in (1, 2)
+    for arm in ('b', 'of_b')
+  ]
+
+
 def test_what_is_finished_is_not_run_again(swept):
   """Found by the row, or without one by the workdir, or one of another name."""
   folder, *_ = swept
@@ -198,6 +272,74 @@ def test_commands_and_array(project, capsys):
   assert not (project / 'runs').exists()
 
 
+@pytest.mark.skipif(not shutil.which('dash'), reason='needs dash')
+@pytest.mark.parametrize('number, code', [('USR1', 0), ('TERM', 143)])
+def test_part_of_an_array_ends_well(project, capsys, number, code):
+  """It saves; only the time limit, of which USR1 tells, puts it back."""
+  sweep.main(['quick.py', '--slurm'])
+  script = capsys.readouterr().out
+  text = """#!/bin/sh
+trap 'sleep 0.2; echo saved; exit 1' TERM
+echo "$*"
+while :; do sleep 0.05; done
+"""
+  (project / 'bin').mkdir()
+  for path, words in (
+    (project / 'launch.sh', text),
+    (project / 'bin' / 'scontrol', '#!/bin/sh\necho "$*"\n'),
+  ):
+    path.write_text(words)
+    path.chmod(0o755)
+  path = f'{project / "bin"}:{os.environ["PATH"]}'
+  job = dict(PATH=path, SLURM_JOB_ID='70', SLURM_ARRAY_TASK_ID='2')
+  process = subprocess.Popen(
+    ['dash', '-c', script], env=job, stdout=subprocess.PIPE, text=True
+  )
+  begun = process.stdout.readline()
+  assert begun == ('python -m experiments.sweep quick.py --jobs=1 --part=2\n')
+  process.send_signal(getattr(signal, f'SIG{number}'))
+  ended = finish(process)[:2]
+  assert ended == (code, 'saved\n' + 'requeue 70\n' * (number == 'USR1'))
+
+
+@pytest.mark.parametrize('bucket', ['--sky=gs://mine', '--sky gs://mine'])
+def test_job_of_skypilot(project, capsys, bucket):
+  """Its commands, read by a POSIX shell, are those of the parts."""
+  data = "A B'$(echo bad)\té\n;"
+  (project / data).mkdir()
+  sweep.main(['quick.py', f'--data={data}', '--grid=seed=5', *bucket.split()])
+  text = capsys.readouterr().out
+  job = yaml.safe_load(text)
+  assert job['name'] == 'quick-grid'
+  assert job['envs']['PART'] is None  # SkyPilot refuses to start without it
+  assert job['workdir'] == '.'
+  assert job['file_mounts'] == {
+    '~/sky_workdir/runs': dict(source='gs://mine', mode='MOUNT_CACHED'),
+    f'~/sky_workdir/{data}': data,
+  }
+  say = project / 'launch.sh'
+  say.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+  say.chmod(0o755)
+  out = subprocess.check_output(
+    ['sh', '-c', f'{job["setup"]} && {job["run"]}'],
+    text=True,
+    env=dict(LC_ALL='C', PART='2'),
+  )
+  assert out.split('\0')[:-1] == [
+    *('true', 'python', '-m', 'experiments.sweep', 'quick.py'),
+    *(f'--data={data}', '--grid=seed=5', '--jobs=1', '--runs=runs'),
+    *('--results=experiments/results', '--part=2'),
+  ]
+  comment = ''.join(
+    line[1:] + '\n' for line in text.splitlines() if line.startswith('#   ')
+  )
+  loop = comment.replace('sky jobs', 'echo sky jobs')
+  lines = subprocess.check_output(['sh', '-c', loop], text=True).splitlines()
+  assert [x.split('--env ')[1] for x in lines] == [
+    f'PART={part} FILE' for part in range(3)
+  ]
+
+
 def test_printed_commands_are_read_by_a_posix_shell(project, capsys):
   value, words = "a b'$(echo bad)\té\n;", []
   arms = f"Arm('a', 'config.py', {{'task.name': {value!r}}})"
@@ -273,6 +415,15 @@ def test_with_the_real_train(tmp_path):
     ('--part=9', '--part=9; expected 0 to 3'),
     ('--part=-1', '--part=-1; expected 0 to 3'),
     ('--results=bad', r'bad/other\.jsonl, line 1 holds a list'),
+    ('--gpus=-1', '--gpus=-1; expected 0 to '),
+    ('--jobs=0', '--jobs=0; expected 1 to '),
+    ('--sky=mine', '--sky=mine; expected a bucket, like gs://NAME'),
+    ('--sky=gs://a\nb', 'expected a bucket'),
+    ('--grid=total_steps', '--grid=total_steps; expected FIELD=VALUE,VALUE'),
+    ('--grid=total_steps=1,1', 'a-total_steps1 with seed 0 is there twice'),
+    ('--grid=steps=1', r'a-steps1-s0 has no config: .*"steps" does'),
+    ('--grid=total_steps=1,x', 'a-total_steps1-s0 has no config: .*str'),
+    ('--grid=optim=1', 'a-optim1-s0 has no config: '),
   ],
 )
 def test_options_that_lead_nowhere(option, words, project):

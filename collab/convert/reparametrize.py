@@ -138,8 +138,8 @@ def convert(
       new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
-  if bad := tree_table.not_finite(new):
-    raise ValueError(f'{name}: not finite in float32: {tree_table.some(bad)}.')
+  if bad := tree_table.join_names(tree_table.not_finite(new)):
+    raise ValueError(f'{name}: not finite in float32: {bad}.')
   errors = fit.errors(params, new, pairs, calibration)
   rows = [
     _row(path, *pair, own, errors[path], model['dim'])

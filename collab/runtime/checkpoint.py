@@ -2,8 +2,9 @@
 """The checkpoints of a run, verified when they are read.
 
 Orbax writes them in the background and renames them into place, so that a
-killed writer leaves the earlier ones. It does not notice damaged array data:
-checksums of the leaves are kept beside the arrays and compared after reading.
+killed writer leaves the earlier ones. It does not notice damaged array data, so
+checkpoint_io keeps checksums of the leaves beside the arrays and compares them
+after reading.
 """
 
 from collections.abc import Callable
@@ -32,12 +33,14 @@ class Checkpoints:
 
   Args:
     workdir: of the run.
-    keep: how many of the newest scheduled ones stay, and the newest of all.
+    keep: this many of the newest scheduled checkpoints stay; the newest of all
+      stays in any case.
     best: metric whose best checkpoint stays too ('-name': the lower the
       better), '' for none.
-    scheduled: step -> whether an undisturbed run saves it. What a preempted run
-      saves besides is there to go on from; it does not count against `keep`.
-    read_only: nothing is saved, so no folder is made.
+    scheduled: step -> whether an undisturbed run saves it. A preempted run also
+      saves at other steps, only to resume from; those do not count towards
+      `keep`.
+    read_only: no folder is made, and `save` is refused.
 
   Raises:
     ValueError: keep < 1.
@@ -54,18 +57,18 @@ class Checkpoints:
   ):
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
-    checkpoint_io.quiet()
-    workdir = pathlib.Path(workdir).absolute()
-    self._path, self._begun = workdir / 'checkpoints', workdir / workdirs.BEGUN
+    checkpoint_io.silence_orbax()
+    self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
     self._keep, self._best, self._scheduled = keep, best, scheduled
-    self._damaged, self._folder, self._saved = set(), None, None
+    self._damaged, self._folder, self._last_attempt = set(), None, None
+    self._read_only = read_only
     rank = self._quality if best else None
     options = ocp.CheckpointManagerOptions(
       best_fn=rank,
       preservation_policy=preservation.policy(keep, scheduled, rank),
       create=False,
     )
-    with self._writing():
+    with self._as_os_error():
       if not read_only:
         self._folder = held_folder.HeldFolder(self._path)
       self._manager = ocp.CheckpointManager(
@@ -80,14 +83,17 @@ class Checkpoints:
     Args:
       step: of the run, beyond that of the newest checkpoint.
       state: dict of pytrees of jax.Array, one of them 'params'.
-      metrics: dict name -> float, for `best`.
+      metrics: dict name -> float, of an evaluation, for `best`.
 
     Raises:
-      ValueError: there is a checkpoint of this step or a later one.
+      ValueError: there is a checkpoint of this step or a later one; read_only.
       FloatingPointError: the state has a NaN or an infinity.
       OSError: this or the previous one cannot be written; the earlier are kept.
     """
-    if self._folder.gone():  # Orbax would make another, of half a run
+    if self._read_only:
+      raise ValueError(f'{self._path} is read_only: step {step} is not saved.')
+    if self._folder.gone():
+      # Orbax would silently recreate it, without the earlier checkpoints.
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
@@ -97,11 +103,11 @@ class Checkpoints:
         f'save of step {step}: {self._path} has one of step {latest}; restore '
         'that first, or use another workdir.'
       )
-    if bad := tree_table.some(tree_table.not_finite(state)):
+    if bad := tree_table.join_names(tree_table.not_finite(state)):
       words = f'Step {step} is not saved, for these are not finite: {bad}'
       raise FloatingPointError(f'{words}; see {self._path}.')
-    self._saved = step
-    with self._writing():
+    self._last_attempt = step
+    with self._as_os_error():
       checkpoint_io.save(self._manager, step, state, metrics or {})
 
   def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
@@ -117,41 +123,38 @@ class Checkpoints:
       ValueError: leaves differ in name, type or shape from the newest good
         checkpoint's; or all are damaged.
     """
-    for step, state in self._good(abstract_state):
-      return step, state
-    if self._damaged:
-      raise ValueError(
-        f'All checkpoints in {self._path} are damaged: {sorted(self._damaged)}.'
-      )
-    return None
+    return self._newest_good(checkpoint_io.restore, abstract_state)
 
-  def check_best(self, scores: dict):
-    """Refuses scores that no best checkpoint can be found by.
+  def check_metrics(self, metrics: dict):
+    """Raises if `best` cannot rank this evaluation: no such metric, or NaN.
+
+    Infinity passes, as a perplexity may overflow; it is never the best.
 
     Args:
-      scores: of an evaluation, as `save` gets them.
+      metrics: as for `save`.
 
     Raises:
       ValueError: the metric is not among them.
       FloatingPointError: it is NaN.
     """
     name = self._best.removeprefix('-')
-    if name and name not in scores:
+    if name and name not in metrics:
       raise ValueError(
         f'checkpoint.best={self._best!r} is no metric of the validation; there '
-        f'are {", ".join(scores)}: go on with --config.checkpoint.best=NAME.'
+        f'are {", ".join(metrics)}: go on with --config.checkpoint.best=NAME.'
       )
-    if name and np.isnan(scores[name]):
+    if name and np.isnan(metrics[name]):
       raise FloatingPointError(
         f'{name} of the validation is nan; the checkpoints in {self._path} are '
         'from before it.'
       )
 
-  def best(self, abstract_params: Any, name: str = 'params'):
+  def best_params(self, abstract_params: Any, name: str = 'params'):
     """(step, parameters) of the checkpoint with the best metric.
 
     Args:
-      abstract_params, name: as in `average`.
+      abstract_params: as in `restore`, of state[name].
+      name: 'params', or 'ema' for their moving average.
 
     Raises:
       ValueError: it is damaged, or none has the metric; or as `restore`.
@@ -164,7 +167,8 @@ class Checkpoints:
         f'best={self._best!r}: no checkpoint in {self._path} has this metric, '
         'as a finite number.'
       )
-    for _, state in self._good({name: abstract_params}, [step]):
+    abstract = {name: abstract_params}
+    for _, state in self._good([step], checkpoint_io.restore, abstract):
       return step, state[name]
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
@@ -172,7 +176,7 @@ class Checkpoints:
     """Mean of the parameters in the n newest good scheduled checkpoints.
 
     Args:
-      n: 1 just reads the newest parameters.
+      n: how many; 1 gives those of the newest good scheduled checkpoint.
       abstract_params: as in `restore`, of state[name].
       name: 'params', or 'ema' for their moving average.
 
@@ -183,7 +187,7 @@ class Checkpoints:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
     self._wait()
     steps = [x for x in self._manager.all_steps() if self._scheduled(x)]
-    found = self._good({name: abstract_params}, steps)
+    found = self._good(steps, checkpoint_io.restore, {name: abstract_params})
     total, count = None, 0
     for count, (_, state) in enumerate(found, 1):
       new = jax.tree.map(lambda x: x.astype(jnp.float32), state[name])
@@ -199,16 +203,16 @@ class Checkpoints:
     self._wait()
     return self._manager.latest_step()
 
-  def abstract(self) -> Any:
+  def abstract_params(self) -> Any:
     """The parameters of the newest good checkpoint, as ShapeDtypeStructs.
 
+    Of a checkpoint only its table of leaves is read and checked.
+
     Raises:
-      ValueError: there is none.
+      ValueError: there is no checkpoint, or all are damaged.
     """
-    self._wait()
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      with contextlib.suppress(Exception):  # as in `_good`: damaged
-        return checkpoint_io.abstract(self._manager, step)['params']
+    if found := self._newest_good(checkpoint_io.abstract):
+      return found[1]['params']
     raise ValueError(f'{self._path} has no checkpoint.')
 
   def close(self):
@@ -218,67 +222,85 @@ class Checkpoints:
     finally:
       self._manager.close()
       if self._folder:
-        self._folder.close(made_since=str(self._saved))
+        # If it is gone, the writer may have made it again, for this step alone.
+        self._folder.close(made_since=str(self._last_attempt))
 
   def _wait(self):
-    with self._writing():
+    """Waits for the writer: what it has not finished would seem damaged."""
+    with self._as_os_error():
       self._manager.wait_until_finished()
     if jax.process_index() == 0 and self._manager.latest_step() is not None:
-      self._begun.unlink(missing_ok=True)
+      # `workdir.begin` made this mark, to stay until there is a checkpoint.
+      (self._path.parent / workdirs.BEGUN).unlink(missing_ok=True)
 
   def _quality(self, metrics):
+    """The metric of `best`, the greater the better; -inf if there is none."""
     value = metrics.get(self._best.removeprefix('-'), np.nan)
-    if not np.isfinite(value):
-      return -np.inf
-    return -value if self._best.startswith('-') else value
+    value = -value if self._best.startswith('-') else value
+    return value if np.isfinite(value) else -np.inf
 
-  def _good(self, abstract, steps=None):
-    """Yields (step, tree) of the good ones of `steps`, newest first."""
-    self._wait()  # what is being written would seem damaged
-    steps = self._manager.all_steps() if steps is None else steps
-    steps = set(steps) - self._damaged
-    for step in sorted(steps, reverse=True):
+  def _newest_good(self, read, *abstract):
+    """(step, tree) as `_good`, None if there is no checkpoint at all."""
+    self._wait()
+    for found in self._good(self._manager.all_steps(), read, *abstract):
+      return found
+    if self._damaged:
+      raise ValueError(
+        f'All checkpoints in {self._path} are damaged: {sorted(self._damaged)}.'
+      )
+    return None
+
+  def _good(self, steps, read, *abstract):
+    """Yields (step, read(manager, step, *abstract)) of good ones, newest first.
+
+    To be called after `_wait`.
+    """
+    for step in sorted(set(steps) - self._damaged, reverse=True):
       tree, fault = None, ''
       try:
-        tree = checkpoint_io.restore(self._manager, step, abstract)
+        tree = read(self._manager, step, *abstract)
       except checkpoint_io.OtherModel:
-        raise
-      except Exception as e:  # Orbax raises all kinds, Exception included.
+        raise  # All hosts see it in the same table, so none waits below.
+      except Exception as e:  # Orbax raises many types, bare Exception too.
         fault = _line(e)
       # What one host cannot read, none uses.
       if multihost_utils.process_allgather(np.array(bool(fault))).any():
-        told = 'Checkpoint %s/%d is damaged and not used: %s'
-        logging.warning(told, self._path, step, fault or 'on another host')
+        message = 'Checkpoint %s/%d is damaged and not used: %s'
+        logging.warning(message, self._path, step, fault or 'on another host')
         self._damaged.add(step)
       else:
         yield step, tree
 
   def _set_aside(self):
-    """Moves the damaged away: Orbax does not save below the newest step."""
+    """Moves the damaged away: Orbax skips saves below the newest step."""
     if jax.process_index() == 0:
       folder = self._path.parent / 'damaged'
       folder.mkdir(exist_ok=True)
       for step in self._damaged:
-        times = len(list(folder.glob(f'{step}.*')))
-        (self._path / str(step)).rename(folder / f'{step}.{times}')
+        copies = len(list(folder.glob(f'{step}.*')))
+        (self._path / str(step)).rename(folder / f'{step}.{copies}')
     multihost_utils.sync_global_devices('damaged checkpoints set aside')
     self._damaged.clear()
     self._manager.reload()
 
   @contextlib.contextmanager
-  def _writing(self):
-    """Whatever fails in writing is an OSError of one line."""
+  def _as_os_error(self):
+    """Raises whatever fails as an OSError of one line."""
     try:
       yield
     except Exception as e:
       why = _line(e)
       if self._folder and self._folder.gone():
         why = 'it was deleted during the run'
-      raise OSError(f'No checkpoint written in {self._path}: {why}') from e
+      done = 'read' if self._read_only else 'written'
+      raise OSError(f'No checkpoint {done} in {self._path}: {why}') from e
 
 
 def _line(e):
-  """The exception as one line, of TensorStore's the beginning and the cause."""
+  """The exception as one line.
+
+  Of a long one, TensorStore's, the beginning and the end, which is the cause.
+  """
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
   return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'

@@ -106,7 +106,7 @@ def run(
         scores, _ = evaluate(states.params_of(state), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         live.writer.write(step, scores)
-        checkpoints.check_best(scores)
+        checkpoints.check_metrics(scores)
         since = time.monotonic()
       if due('checkpoint', step) or stop:
         checkpoints.save(step, state, scores)

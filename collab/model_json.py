@@ -115,5 +115,5 @@ def _plain(name):
 
 
 def _both(old, new):
-  old, new = (tree_table.some(x, most=12) or 'none' for x in (old, new))
+  old, new = (tree_table.join_names(x, most=12) or 'none' for x in (old, new))
   return f'the classes of its model are {old}; expected {new}'

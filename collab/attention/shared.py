@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel with one score matrix for all heads, which differ by a key bias.
 
-    o_h = num_h / den_h,  num_h[t] = sum_s A_ts W_sh v_s,  den_h = A W_h
+    o_h = num_h / den_h,  num_h = A U_h,  den_h = A W_h
     A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
+    U_sh = W_sh v_s
 
 This is safe while each head's bias spans at most SAFE_RANGE over the keys that
-some query may see: then every denominator is above exp(-60). A two-sided bound
-with the range of the scores would not suffice, because a causal row may see few
-keys. Beyond that range the heads are computed one by one. `lax.cond` decides in
-both passes. Both branches save the same arrays between the passes, so neither
-pays for the other.
+at least one query may see. A is 1 at the best key of a row, where W_h is at
+least exp(-60); so is every den_h, which float32 can hold. Small scores do not
+make a larger span safe: that would need every row to see the key of largest
+bias, which a causal row may not.
 
-Axes: B batch, T queries, S keys, H heads, K key width, V value width.
+Beyond the range the heads are computed one by one. Both passes branch by
+`lax.cond`, on the same flag. Both branches save arrays of the same shapes, so
+neither makes the other store more.
+
+Axes: B batch, G groups of heads (here 1), T queries (t in a block), S keys, H
+heads, K key width, V value width, X = H V.
 """
 
 import functools
@@ -27,61 +32,74 @@ SAFE_RANGE = 60.0
 
 
 class Sides(NamedTuple):
-  """The blocks.Options of the two branches."""
+  """How to run the block kernel of either side, or flash.Flash for it."""
 
-  shared: blocks.Options
-  general: blocks.Options
+  shared: blocks.Options  # SHARED: one score matrix for all heads
+  general: blocks.Options  # block_math.SOFTMAX: the heads one by one
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(sides, q, k, v, key_bias, mask, key):
-  """Computes kernels.shared_scores.
+def attend(sides, q, k, v, key_bias, mask, dropout_key):
+  """Computes kernels.shared_scores on the side that the bias allows.
+
+  Args:
+    sides: Sides.
+    q: [B, T, 1, K].
+    k: [B, S, 1, K].
+    v: [B, S, 1, V].
+    key_bias: [B, S, H], float32 or float64.
+    mask: masks.Mask that is the same for all heads, or None.
+    dropout_key: random key, or None without dropout.
 
   Returns:
-    o [B, T, H, V], and stats [B, T, H, 2]: maximum (inf for a row without keys)
-    and denominator.
+    o [B, T, H, V], and stats [B, T, H, 2], which have no gradient: a maximum
+    (inf for a row without keys) and a denominator. They are those of q k^T and
+    den_h on the shared side, of q k^T + key_bias_h and softmax on the general.
   """
-  return _forward(sides, q, k, v, key_bias, mask, key)[0]
+  return _forward(sides, q, k, v, key_bias, mask, dropout_key)[0]
 
 
-def _forward(sides, q, k, v, key_bias, mask, key):
+def _forward(sides, q, k, v, key_bias, mask, dropout_key):
   def run(options, form):
     q_, keys = form.enter(mask, q, k, v, key_bias)
-    o, stats = blocks.forward(options, q_, keys, mask, key)
+    o, stats = blocks.forward(options, q_, keys, mask, dropout_key)
     return form.leave(o.astype(v.dtype), stats)
 
   top, low, _ = _extent(key_bias, mask)
   safe = jnp.all(top - low <= SAFE_RANGE)
   o, stats = _either(safe, run, sides)
-  return (o, stats), (safe, q, k, v, key_bias, mask, key, o, stats)
+  return (o, stats), (safe, q, k, v, key_bias, mask, dropout_key, o, stats)
 
 
-def _backward(sides, saved, gs):
-  safe, q, k, v, key_bias, mask, key, o, stats = saved
+def _backward(sides, saved, cotangents):
+  safe, q, k, v, key_bias, mask, dropout_key, o, stats = saved
 
   def run(options, form):
     enter = functools.partial(form.enter, mask)
     (q_, keys), pull = jax.vjp(enter, q, k, v, key_bias)
-    rows = form.rows(o, stats, gs[0])
-    return pull(blocks.backward(options, q_, keys, mask, key, *rows))
+    rows = form.reenter(o, stats, cotangents[0])
+    return pull(blocks.backward(options, q_, keys, mask, dropout_key, *rows))
 
-  return *_either(safe, run, sides), None, None
+  return *_either(safe, run, sides), None, None  # none of mask, dropout_key
 
 
 attend.defvjp(_forward, _backward)
 
 
 def _either(safe, run, sides):
-  """Calls run(options, form) for the branch that `safe` selects."""
+  """Calls run(options, form) for the side that `safe` selects."""
   return lax.cond(
     safe,
-    lambda: run(sides.shared, _WEIGHTED),
-    lambda: run(sides.general, _EXPANDED),
+    lambda: run(sides.shared, _SHARED_FORM),
+    lambda: run(sides.general, _GENERAL_FORM),
   )
 
 
 def _extent(key_bias, mask):
-  """Returns the extreme biases [B, 1, H] of seen keys, and which are seen."""
+  """Returns the largest and smallest bias [B, 1, H] of the keys that are seen.
+
+  Third comes which keys are: bool [B|1, S|1, 1], or True for all.
+  """
   seen = mask.visible() if mask else None
   seen = True if seen is None else seen[:, :, None]
   big = -block_math.MASKED
@@ -90,25 +108,27 @@ def _extent(key_bias, mask):
   return top, low, seen
 
 
-# How arguments and results look to the two ways -------------------------------
+# How the two sides lay out arguments and results ------------------------------
 
 
 class _Form(NamedTuple):
-  """How a branch converts arguments and results.
+  """Layouts of a side's block kernel.
 
-  enter(mask, q, k, v, key_bias) gives q and keys for the block kernel.
-  leave(o, stats) gives the results of `attend`. rows(o, stats, g) is its
-  inverse.
+  enter(mask, q, k, v, key_bias) gives its q [B, G|H, T, K] and its keys, a
+  tuple of [B, *, S, *]. leave(o, stats) makes of its results those of `attend`.
+  reenter(o, stats, do) undoes that, for the backward pass, and lays out do, the
+  cotangent of o, as o.
   """
 
   enter: Any
   leave: Any
-  rows: Any
+  reenter: Any
 
 
-def _weighted(mask, q, k, v, key_bias):
+def _shared_enter(mask, q, k, v, key_bias):
   (B, S, _, V), H = v.shape, key_bias.shape[2]
   top, _, seen = _extent(key_bias, mask)
+  # No gradient of top: it cancels in num / den.
   w = jnp.exp(jnp.where(seen, key_bias - lax.stop_gradient(top), -jnp.inf))
   u = (w[..., None] * v.astype(w.dtype)).reshape(B, 1, S, H * V)
   # exp(-60) underflows in float16, but not in bfloat16.
@@ -117,33 +137,38 @@ def _weighted(mask, q, k, v, key_bias):
   return q.swapaxes(1, 2), keys
 
 
-def _weighted_leave(o, stats):
+def _shared_leave(o, stats):
   (B, _, T, X), H = o.shape, stats.shape[3] - 1
   top = jnp.broadcast_to(stats[:, 0, :, :1], (B, T, H))
   return o.reshape(B, T, H, X // H), jnp.stack([top, stats[:, 0, :, 1:]], -1)
 
 
-def _weighted_rows(o, stats, g):
+def _shared_reenter(o, stats, do):
   B, T, H, V = o.shape
   row = lambda x: x.reshape(B, 1, T, H * V)
+  # All heads have the same maximum, see _shared_leave.
   stats = jnp.concatenate([stats[:, :, :1, 0], stats[..., 1]], -1)
-  return row(o), stats[:, None], row(g)
+  return row(o), stats[:, None], row(do)
 
 
-def _expanded(mask, q, k, v, key_bias):
+def _general_enter(mask, q, k, v, key_bias):
+  # k and v stay one head, which block_math.SOFTMAX shares among those of q.
   q = jnp.repeat(q, key_bias.shape[2], 2)
   return q.swapaxes(1, 2), tuple(x.swapaxes(1, 2) for x in (k, v, key_bias))
 
 
-def _swapped(*rows):
+def _general_swap(*rows):
   return tuple(x.swapaxes(1, 2) for x in rows)
 
 
-_WEIGHTED = _Form(_weighted, _weighted_leave, _weighted_rows)
-_EXPANDED = _Form(_expanded, _swapped, _swapped)
+_SHARED_FORM = _Form(_shared_enter, _shared_leave, _shared_reenter)
+_GENERAL_FORM = _Form(_general_enter, _general_swap, _general_swap)
 
 
 # What happens to a block of queries -------------------------------------------
+#
+# As in blocks.Kernel. `keep` has the factors of dropout, 0 or 1 / (1 - rate).
+# They act on num only: softmax, and so den, comes before dropout.
 
 
 def _block_forward(q, keys, allowed, keep, precision):
@@ -153,37 +178,40 @@ def _block_forward(q, keys, allowed, keep, precision):
   top = s.max(-1, keepdims=True)
   a = jnp.exp(s - top)
   num = block_math.mix(a if keep is None else a * keep, u, precision)
-  # Under vmap both branches of the guard run, so this must stay finite.
+  # Under vmap lax.cond runs both sides, so den may be 0 here: keep o finite.
   den = jnp.maximum(
     block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
   )
   if allowed is not None:
-    dead = top <= block_math.MASKED  # false for NaN, which must come out
+    dead = top <= block_math.MASKED  # False for NaN, which must reach o
     num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
+    # This marks the row, and makes its A zero in the backward pass.
     top = jnp.where(dead, jnp.inf, top)
   o = (num.reshape(B, 1, t, H, -1) / den[..., None]).reshape(num.shape)
   return o, jnp.concatenate([top, den], -1)
 
 
-def _block_backward(q, o, stats, g, keys, allowed, keep, precision):
+def _block_backward(q, o, stats, do, keys, allowed, keep, precision):
   k, u, w = keys
   (B, _, t, _), H = q.shape, w.shape[3]
   top, den = stats[..., :1], stats[..., 1:]
   a = jnp.exp(block_math.scores(q, k, None, allowed, precision) - top)
-  g, o = (x.astype(den.dtype).reshape(B, 1, t, H, -1) for x in (g, o))
-  # d_num = g / den, d_den = -(g . o) / den. Autodiff would form den^-2.
-  dnum = (g / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
-  dden = (-jnp.einsum('bgthv,bgthv->bgth', g, o) / den).astype(w.dtype)
-  da = block_math.matmul('bgrx,bgsx->bgrs', dnum, u, precision)
-  kept = a
+  do, o = (x.astype(den.dtype).reshape(B, 1, t, H, -1) for x in (do, o))
+  # dnum = do / den, dden = -(do . o) / den; autodiff would form den^-2, which
+  # overflows float32 at den = exp(-60).
+  dnum = (do / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
+  dden = (-jnp.einsum('bgthv,bgthv->bgth', do, o) / den).astype(w.dtype)
+  da = block_math.matmul('bgtx,bgsx->bgts', dnum, u, precision)
+  dropped = a
   if keep is not None:
-    da, kept = da * keep, a * keep
-  da += block_math.matmul('bgrh,bgsh->bgrs', dden, w, precision)
+    da, dropped = da * keep, a * keep
+  da += block_math.matmul('bgth,bgsh->bgts', dden, w, precision)
+  # ds is as small as the softmax weights, too small for float16.
   ds = (a * da).astype(block_math.with_range_of_float32(k.dtype))
-  du = block_math.matmul_tn(kept.astype(u.dtype), dnum, precision)
+  du = block_math.matmul_tn(dropped.astype(u.dtype), dnum, precision)
   dw = block_math.matmul_tn(a.astype(w.dtype), dden, precision)
   dk = block_math.matmul_tn(ds, q, precision)
-  dq = block_math.matmul('bgrs,bgsk->bgrk', ds, k, precision)
+  dq = block_math.matmul('bgts,bgsk->bgtk', ds, k, precision)
   return dq, (dk, du, dw)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts the attention of a trained model, and measures the error.
+"""Converts the attention of a trained model, and measures what that loses.
 
-Every multi-head attention layer becomes a layer of another variant (see
-`layers`). The conversion uses the weights alone or, with a much smaller error,
-the statistics of inputs too.
+Every multi-head attention layer of a model becomes a layer of another variant
+(see `layers`), from its weights alone or, much better, also from statistics of
+its inputs (see `input_statistics`).
 """
 
 from collections.abc import Mapping
@@ -23,35 +23,36 @@ from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
-KEPT = 'num_heads', 'qkv_features', 'out_features'  # fields of the old layer
+KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
 
 
 class Layer(NamedTuple):
   """A layer to convert.
 
   Attributes:
-    path: path of its parameters.
-    place: the field of the model that defines its attention.
-    module: its attention.Attention.
-    kept: fields that every attention has, and that stay.
+    path: of its parameters, ('encoder', 'layer_0', 'self_attention').
+    field: of models.build, that configures its attention.
+    module: the layer itself.
+    kept: fields of the old attention that the new one takes over.
   """
 
   path: tuple
-  place: str
+  field: str
   module: Attention
   kept: dict
 
 
 class Converted(NamedTuple):
-  """A model with converted attention.
+  """A model whose attention is another one.
 
   Attributes:
     model: all fields of models.build.
     params: nested dict of float32 NumPy arrays.
-    rows: a dict for each layer: layer; the fields of its attention; relative
-      error of its output; parameters and cache (scalars a token) before and
-      after.
-    curves: rank_search.Curve of each layer for collab, else None.
+    rows: per layer a dict: 'layer' (its path), the fields asked for but sweeps,
+      'error' (relative, of the output), and 'parameters' and 'cache' (scalars
+      per token), each also with '_before'.
+    curves: a rank_search.Curve per layer if the new attention is collab, else
+      None.
   """
 
   model: dict
@@ -61,103 +62,96 @@ class Converted(NamedTuple):
 
 
 def find(model: Mapping, params: Mapping) -> list[Layer]:
-  """Lists the attention layers of a model, in the order of their calls.
+  """The attention layers of a model, in the order in which it calls them.
 
   Args:
     model: fields of models.build.
-    params: parameters of that model.
+    params: of that model.
 
   Raises:
-    ValueError: a layer is not mha, or normalizes queries and keys.
+    ValueError: one is not mha, or normalizes queries and keys.
   """
   places = {p.name: p for p in models.build(**model).attentions()}
   found = []
   for path in intercept.paths(params):
+    # ('encoder', 'layer_0', 'self_attention'), or one that ends in 'cross'.
     place = places['cross' if path[-1] == 'cross' else path[0]]
     fields = place.each()[int(path[-2].removeprefix('layer_'))]
-    name = fields['name']
-    if fields.get('normalize_qk'):
-      name += ' with normalize_qk'
-    if name != 'mha':
+    module = attention.build(**fields)
+    if fields['name'] != 'mha' or module.normalize_qk:
       raise ValueError(
-        f'{"/".join(path)}: the attention of the model is {name}; only mha can '
-        'be converted, and without normalize_qk.'
+        f'{"/".join(path)}: the attention of the model is {fields["name"]}, '
+        f'normalize_qk={module.normalize_qk}; expected mha, normalize_qk=False.'
       )
     kept = {key: fields[key] for key in KEPT if key in fields}
-    found.append(Layer(path, place.field, attention.build(**fields), kept))
+    found.append(Layer(path, place.field, module, kept))
   return found
 
 
 def convert(
   model, params, fields, calibration=None, budget=None, refine=0
 ) -> Converted:
-  """Converts all attention layers of a model.
+  """Converts all layers.
 
   Args:
     model: fields of models.build.
-    params: parameters of that model.
-    fields: fields of the new attention: name, and the arguments of its function
-      in layers.VARIANTS. A tuple has a value for each layer. With mha nothing
-      is converted.
-    calibration: calibration.Calibration to measure inputs on, None to use the
-      weights alone.
-    budget: for collab without shared_dim: ('error', maximum of each layer) or
+    params: of that model.
+    fields: of the new attention: name, and what the function in
+      layers.VARIANTS takes; a tuple gives one value per layer. dict(name='mha')
+      alone returns the model unchanged.
+    calibration: calibration.Calibration to look at, None for weights alone.
+    budget: for collab without shared_dim: ('error', maximum per layer) or
       ('parameters', maximum of the whole model); see `rank_search`.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
-    ValueError: there is no conversion for an attention or a field, a value is
-      out of range, or the budget cannot be met.
+    ValueError: an attention or a field that there is no conversion for, a
+      value out of range, a budget that cannot be met.
   """
   found = find(model, params)
   if fields == dict(name='mha') and not (budget or refine):
     return Converted(model, params, [], None)
-  name, fields = _known(dict(fields), budget)
+  name, fields = _checked(dict(fields), budget)
   if refine and calibration is None:
     raise ValueError(f'refine={refine} needs calibration.')
+  wanted = [of_layer(fields, i, len(found)) for i in range(len(found))]
   mhas = [_read(layer, params) for layer in found]
-  inputs = _moments(found, mhas, params, calibration)
-  curves = None
-  if name == 'collab':
-    curves = _curves(mhas, inputs, fields)
-    if budget:
-      fields['shared_dim'] = _chosen(model, params, found, curves, budget)
-  each = [of_layer(fields, i, len(found)) for i in range(len(found))]
-  # Some of the fields belong to the conversion, not to the layer.
-  legal = {f.name for f in dataclasses.fields(attention.variants.variant(name))}
-  built = [
-    layer.kept | {key: value for key, value in own.items() if key in legal}
-    for layer, own in zip(found, each, strict=True)
-  ]
+  moments = _moments(found, mhas, params, calibration)
+  curves = _curves(mhas, moments, wanted) if name == 'collab' else None
+  if budget:  # of collab, see _checked
+    wanted = _within_budget(model, params, found, wanted, curves, budget)
+  built = _attention_fields(found, name, wanted)
   pairs = {
-    layer.path: (layer.module, attention.build(name, **own))
-    for layer, own in zip(found, built, strict=True)
+    layer.path: (layer.module, attention.build(name, **fields))
+    for layer, fields in zip(found, built, strict=True)
   }
   new = params
-  for layer, m, x, own in _progress(found, mhas, inputs, each, what='layers'):
-    tree = layers.VARIANTS[name](m, x, **own)
-    with np.errstate(over='ignore'):  # reported below
+  for layer, *given, want in _progress('layers', found, mhas, moments, wanted):
+    tree = layers.VARIANTS[name](*given, **want)
+    with np.errstate(over='ignore'):  # not_finite reports it below
       new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
-  if bad := tree_table.not_finite(new):
-    raise ValueError(f'{name}: not finite in float32: {tree_table.some(bad)}.')
+  if bad := tree_table.join_names(tree_table.not_finite(new)):
+    raise ValueError(f'{name}: not finite in float32: {bad}.')
   errors = fit.errors(params, new, pairs, calibration)
   rows = [
-    _row(path, *pair, own, errors[path], model['dim'])
-    for (path, pair), own in zip(pairs.items(), each, strict=True)
+    _row(path, *pair, want, errors[path], model['dim'])
+    for (path, pair), want in zip(pairs.items(), wanted, strict=True)
   ]
-  return Converted(model | _fields(found, name, built), new, rows, curves)
+  return Converted(model | _model_fields(found, name, built), new, rows, curves)
 
 
-def _known(fields, budget):
-  """Returns name and fields of the new attention; mqa adds kv_heads=1."""
+def _checked(fields, budget):
+  """Checks the fields; returns name and fields, mqa as gqa of kv_heads=1."""
   name = fields.pop('name')
   if name == 'mqa':
-    name, fields = 'gqa', fields | dict(kv_heads=1)
+    name = 'gqa'
+    if (got := fields.setdefault('kv_heads', 1)) != 1:
+      raise ValueError(f'mqa: kv_heads={got}; expected 1, gqa takes others.')
   if name not in layers.VARIANTS:
-    legal = ', '.join(sorted([*layers.VARIANTS, 'mqa']))
-    raise ValueError(f'attention={name}: mha can be converted to {legal}.')
+    names = ', '.join(sorted([*layers.VARIANTS, 'mqa']))
+    raise ValueError(f'attention={name}: mha can be converted to {names}.')
   parameters = inspect.signature(layers.VARIANTS[name]).parameters.values()
   legal = {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY}
   if unknown := sorted(fields.keys() - legal):
@@ -190,6 +184,7 @@ def _read(layer, params):
 
 
 def _moments(found, mhas, params, calibration):
+  """input_statistics.Moments of each layer's inputs."""
   if calibration is None:
     return [input_statistics.white(len(m.query)) for m in mhas]
   model, batches = calibration
@@ -197,51 +192,62 @@ def _moments(found, mhas, params, calibration):
   return [seen[layer.path] for layer in found]
 
 
-def _curves(mhas, inputs, fields):
-  """Computes rank_search.Curve of each layer, including the wanted widths."""
-  widths = fields.get('shared_dim', ())
-  widths = widths if isinstance(widths, tuple) else (widths,)
-  bias = fields.get('bias', 'content')
+def _curves(mhas, moments, wanted):
+  """rank_search.Curve of each layer, in which are all shared_dim asked for."""
+  widths = {want['shared_dim'] for want in wanted if 'shared_dim' in want}
   return [
-    rank_search.curve(m, x, bias, widths)
-    for m, x in _progress(mhas, inputs, what='key widths')
+    rank_search.curve(*given, want.get('bias', 'content'), widths)
+    for *given, want in _progress('key widths', mhas, moments, wanted)
   ]
 
 
-def _chosen(model, params, found, curves, budget):
-  """Chooses key widths for a budget; returns a tuple."""
+def _within_budget(model, params, found, wanted, curves, budget):
+  """`wanted`, with a shared_dim (key width) for each layer, by a budget."""
   kind, value = budget
+
+  def with_widths(widths):
+    return [x | dict(shared_dim=k) for x, k in zip(wanted, widths, strict=True)]
+
   if kind == 'error':
-    return tuple(rank_search.for_error(curves, value))
+    return with_widths(rank_search.for_error(curves, value))
   rest = sum(x.size for x in jax.tree.leaves(params))
   rest -= sum(layer.module.count(model['dim']) for layer in found)
 
-  def cost(chosen):
-    return rest + sum(
-      attention.build('collab', **layer.kept, shared_dim=k).count(model['dim'])
-      for layer, k in zip(found, chosen, strict=True)
-    )
+  def parameter_count(widths):
+    built = _attention_fields(found, 'collab', with_widths(widths))
+    new = [attention.build('collab', **fields) for fields in built]
+    return rest + sum(layer.count(model['dim']) for layer in new)
 
-  return tuple(rank_search.for_parameters(curves, cost, value))
+  return with_widths(rank_search.for_parameters(curves, parameter_count, value))
 
 
-def _fields(found, name, built):
-  """Returns the fields of the model that change: those of its attentions."""
+def _attention_fields(found, name, wanted):
+  """Fields of each new layer; others of `wanted` are the conversion's alone."""
+  known = {f.name for f in dataclasses.fields(attention.variants.variant(name))}
+  return [
+    layer.kept | {key: value for key, value in want.items() if key in known}
+    for layer, want in zip(found, wanted, strict=True)
+  ]
+
+
+def _model_fields(found, name, built):
+  """The fields of the model that change: its attentions."""
   changed = {}
-  for place in dict.fromkeys(layer.place for layer in found):
-    here = [x for l, x in zip(found, built, strict=True) if l.place == place]
-    changed[place] = dict(name=name)
+  for field in dict.fromkeys(layer.field for layer in found):
+    pairs = zip(found, built, strict=True)
+    here = [fields for layer, fields in pairs if layer.field == field]
+    changed[field] = dict(name=name)
     for key in here[0]:
       values = tuple(fields[key] for fields in here)
-      changed[place][key] = values[0] if len(set(values)) == 1 else values
+      changed[field][key] = values[0] if len(set(values)) == 1 else values
   return changed
 
 
-def _row(path, old, new, own, error, dim):
-  fields = {k: v for k, v in own.items() if k != 'sweeps'}
+def _row(path, old, new, want, error, dim):
+  """A row of Converted; how long a layer was fitted is no property of it."""
   return dict(
     layer='/'.join(path),
-    **fields,
+    **{key: value for key, value in want.items() if key != 'sweeps'},
     error=error,
     parameters_before=old.count(dim),
     parameters=new.count(dim),
@@ -250,5 +256,6 @@ def _row(path, old, new, own, error, dim):
   )
 
 
-def _progress(*columns, what):
+def _progress(what, *columns):
+  # disable=None: no bar without a terminal.
   return tqdm(list(zip(*columns, strict=True)), what, disable=None)

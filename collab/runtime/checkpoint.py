@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of a run, verified when they are read.
 
-Orbax writes them in the background and renames them into place, so a killed
-writer leaves the earlier ones intact. Orbax does not notice damaged array data.
-So checksums of the leaves are kept beside the arrays and compared after
-reading.
+Orbax writes them in the background and renames them into place, so that a
+killed writer leaves the earlier ones. It does not notice damaged array data, so
+checkpoint_io keeps checksums of the leaves beside the arrays and compares them
+after reading.
 """
 
 from collections.abc import Callable
@@ -27,24 +27,24 @@ from collab.runtime import workdir as workdirs
 class Checkpoints:
   """The checkpoints of one run, in workdir/checkpoints/<step>.
 
-  A damaged checkpoint is reported in one line, and the one before it is used.
-  It stays on disk until the next `save` moves it to workdir/damaged. All
-  processes of a run must make the same calls.
+  A damaged one is reported in a line and the one before it used; it stays on
+  disk, and the next `save` moves it to workdir/damaged. All processes of a run
+  make the same calls.
 
   Args:
-    workdir: workdir of the run.
-    keep: number of scheduled checkpoints that stay, the newest ones. The newest
-      of all also stays.
-    best: metric whose best checkpoint also stays ('-name': lower is better), ''
-      for none.
-    scheduled: function step -> whether an undisturbed run saves it. Other
-      checkpoints are saved when a run is preempted, to resume from; they do not
-      count against `keep`.
-    read_only: nothing is saved, so no folder is created.
+    workdir: of the run.
+    keep: this many of the newest scheduled checkpoints stay; the newest of all
+      stays in any case.
+    best: metric whose best checkpoint stays too ('-name': the lower the
+      better), '' for none.
+    scheduled: step -> whether an undisturbed run saves it. A preempted run also
+      saves at other steps, only to resume from; those do not count towards
+      `keep`.
+    read_only: no folder is made, and `save` is refused.
 
   Raises:
     ValueError: keep < 1.
-    OSError: the folder cannot be created or read.
+    OSError: the folder cannot be made or read.
   """
 
   def __init__(
@@ -57,18 +57,18 @@ class Checkpoints:
   ):
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
-    checkpoint_io.quiet()
-    workdir = pathlib.Path(workdir).absolute()
-    self._path, self._begun = workdir / 'checkpoints', workdir / workdirs.BEGUN
+    checkpoint_io.silence_orbax()
+    self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
     self._keep, self._best, self._scheduled = keep, best, scheduled
-    self._damaged, self._folder, self._saved = set(), None, None
+    self._damaged, self._folder, self._last_attempt = set(), None, None
+    self._read_only = read_only
     rank = self._quality if best else None
     options = ocp.CheckpointManagerOptions(
       best_fn=rank,
       preservation_policy=preservation.policy(keep, scheduled, rank),
       create=False,
     )
-    with self._writing():
+    with self._as_os_error():
       if not read_only:
         self._folder = held_folder.HeldFolder(self._path)
       self._manager = ocp.CheckpointManager(
@@ -81,17 +81,19 @@ class Checkpoints:
     The buffers of `state` may be donated as soon as this returns.
 
     Args:
-      step: step of the run, after that of the newest checkpoint.
+      step: of the run, beyond that of the newest checkpoint.
       state: dict of pytrees of jax.Array, one of them 'params'.
-      metrics: dict name -> float, for `best`.
+      metrics: dict name -> float, of an evaluation, for `best`.
 
     Raises:
-      ValueError: there is a checkpoint of this step or a later one.
+      ValueError: there is a checkpoint of this step or a later one; read_only.
       FloatingPointError: the state has a NaN or an infinity.
-      OSError: this or the previous checkpoint cannot be written; earlier ones
-        stay.
+      OSError: this or the previous one cannot be written; the earlier are kept.
     """
-    if self._folder.gone():  # Orbax would make a new one, of half a run
+    if self._read_only:
+      raise ValueError(f'{self._path} is read_only: step {step} is not saved.')
+    if self._folder.gone():
+      # Orbax would silently recreate it, without the earlier checkpoints.
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
       self._set_aside()
@@ -101,64 +103,61 @@ class Checkpoints:
         f'save of step {step}: {self._path} has one of step {latest}; restore '
         'that first, or use another workdir.'
       )
-    if bad := tree_table.some(tree_table.not_finite(state)):
+    if bad := tree_table.join_names(tree_table.not_finite(state)):
       words = f'Step {step} is not saved, for these are not finite: {bad}'
       raise FloatingPointError(f'{words}; see {self._path}.')
-    self._saved = step
-    with self._writing():
+    self._last_attempt = step
+    with self._as_os_error():
       checkpoint_io.save(self._manager, step, state, metrics or {})
 
   def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
-    """Restores the newest good state.
+    """The newest good state.
 
     Args:
       abstract_state: pytree of ShapeDtypeStruct with shardings, on any mesh.
 
     Returns:
-      (step, state), or None if there is no checkpoint.
+      (step, state), or None if there is no checkpoint at all.
 
     Raises:
       ValueError: leaves differ in name, type or shape from the newest good
         checkpoint's; or all are damaged.
     """
-    for step, state in self._good(abstract_state):
-      return step, state
-    if self._damaged:
-      raise ValueError(
-        f'All checkpoints in {self._path} are damaged: {sorted(self._damaged)}.'
-      )
-    return None
+    return self._newest_good(checkpoint_io.restore, abstract_state)
 
-  def check_best(self, scores: dict):
-    """Refuses scores by which no best checkpoint can be chosen.
+  def check_metrics(self, metrics: dict):
+    """Raises if `best` cannot rank this evaluation: no such metric, or NaN.
+
+    Infinity passes, as a perplexity may overflow; it is never the best.
 
     Args:
-      scores: scores of an evaluation, as passed to `save`.
+      metrics: as for `save`.
 
     Raises:
       ValueError: the metric is not among them.
-      FloatingPointError: the metric is NaN.
+      FloatingPointError: it is NaN.
     """
     name = self._best.removeprefix('-')
-    if name and name not in scores:
+    if name and name not in metrics:
       raise ValueError(
         f'checkpoint.best={self._best!r} is no metric of the validation; there '
-        f'are {", ".join(scores)}: go on with --config.checkpoint.best=NAME.'
+        f'are {", ".join(metrics)}: go on with --config.checkpoint.best=NAME.'
       )
-    if name and np.isnan(scores[name]):
+    if name and np.isnan(metrics[name]):
       raise FloatingPointError(
         f'{name} of the validation is nan; the checkpoints in {self._path} are '
         'from before it.'
       )
 
-  def best(self, abstract_params: Any, name: str = 'params'):
-    """Returns (step, parameters) of the checkpoint with the best metric.
+  def best_params(self, abstract_params: Any, name: str = 'params'):
+    """(step, parameters) of the checkpoint with the best metric.
 
     Args:
-      abstract_params, name: as in `average`.
+      abstract_params: as in `restore`, of state[name].
+      name: 'params', or 'ema' for their moving average.
 
     Raises:
-      ValueError: it is damaged, or none has the metric; or as in `restore`.
+      ValueError: it is damaged, or none has the metric; or as `restore`.
     """
     self._wait()
     step = self._manager.best_step()
@@ -168,26 +167,27 @@ class Checkpoints:
         f'best={self._best!r}: no checkpoint in {self._path} has this metric, '
         'as a finite number.'
       )
-    for _, state in self._good({name: abstract_params}, [step]):
+    abstract = {name: abstract_params}
+    for _, state in self._good([step], checkpoint_io.restore, abstract):
       return step, state[name]
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
   def average(self, n: int, abstract_params: Any, name: str = 'params'):
-    """Averages the parameters of the n newest good scheduled checkpoints.
+    """Mean of the parameters in the n newest good scheduled checkpoints.
 
     Args:
-      n: number of checkpoints; 1 just reads the newest parameters.
-      abstract_params: like `restore`'s, for state[name].
+      n: how many; 1 gives those of the newest good scheduled checkpoint.
+      abstract_params: as in `restore`, of state[name].
       name: 'params', or 'ema' for their moving average.
 
     Raises:
-      ValueError: n > keep, or there are fewer good ones; or as in `restore`.
+      ValueError: n > keep, or fewer good ones; or as `restore`.
     """
     if not 1 <= n <= self._keep:
       raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
     self._wait()
     steps = [x for x in self._manager.all_steps() if self._scheduled(x)]
-    found = self._good({name: abstract_params}, steps)
+    found = self._good(steps, checkpoint_io.restore, {name: abstract_params})
     total, count = None, 0
     for count, (_, state) in enumerate(found, 1):
       new = jax.tree.map(lambda x: x.astype(jnp.float32), state[name])
@@ -199,90 +199,108 @@ class Checkpoints:
     raise ValueError(f'average of {n}; {self._path} has {count} good ones.')
 
   def newest(self) -> int | None:
-    """Returns the step of the newest checkpoint, None if there is none."""
+    """The step of the newest checkpoint, None if there is none."""
     self._wait()
     return self._manager.latest_step()
 
-  def abstract(self) -> Any:
-    """Returns the newest good checkpoint's parameters as ShapeDtypeStructs.
+  def abstract_params(self) -> Any:
+    """The parameters of the newest good checkpoint, as ShapeDtypeStructs.
+
+    Of a checkpoint only its table of leaves is read and checked.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no checkpoint, or all are damaged.
     """
-    self._wait()
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      with contextlib.suppress(Exception):  # damaged, as in `_good`
-        return checkpoint_io.abstract(self._manager, step)['params']
+    if found := self._newest_good(checkpoint_io.abstract):
+      return found[1]['params']
     raise ValueError(f'{self._path} has no checkpoint.')
 
   def close(self):
-    """Waits for the writer; raises OSError if it has failed."""
+    """Waits for the writer; an OSError if it has failed."""
     try:
       self._wait()
     finally:
       self._manager.close()
       if self._folder:
-        self._folder.close(made_since=str(self._saved))
+        # If it is gone, the writer may have made it again, for this step alone.
+        self._folder.close(made_since=str(self._last_attempt))
 
   def _wait(self):
-    with self._writing():
+    """Waits for the writer: what it has not finished would seem damaged."""
+    with self._as_os_error():
       self._manager.wait_until_finished()
     if jax.process_index() == 0 and self._manager.latest_step() is not None:
-      self._begun.unlink(missing_ok=True)
+      # `workdir.begin` made this mark, to stay until there is a checkpoint.
+      (self._path.parent / workdirs.BEGUN).unlink(missing_ok=True)
 
   def _quality(self, metrics):
+    """The metric of `best`, the greater the better; -inf if there is none."""
     value = metrics.get(self._best.removeprefix('-'), np.nan)
-    if not np.isfinite(value):
-      return -np.inf
-    return -value if self._best.startswith('-') else value
+    value = -value if self._best.startswith('-') else value
+    return value if np.isfinite(value) else -np.inf
 
-  def _good(self, abstract, steps=None):
-    """Yields (step, tree) of the good checkpoints of `steps`, newest first."""
-    self._wait()  # a checkpoint in progress would seem damaged
-    steps = self._manager.all_steps() if steps is None else steps
-    steps = set(steps) - self._damaged
-    for step in sorted(steps, reverse=True):
+  def _newest_good(self, read, *abstract):
+    """(step, tree) as `_good`, None if there is no checkpoint at all."""
+    self._wait()
+    for found in self._good(self._manager.all_steps(), read, *abstract):
+      return found
+    if self._damaged:
+      raise ValueError(
+        f'All checkpoints in {self._path} are damaged: {sorted(self._damaged)}.'
+      )
+    return None
+
+  def _good(self, steps, read, *abstract):
+    """Yields (step, read(manager, step, *abstract)) of good ones, newest first.
+
+    To be called after `_wait`.
+    """
+    for step in sorted(set(steps) - self._damaged, reverse=True):
       tree, fault = None, ''
       try:
-        tree = checkpoint_io.restore(self._manager, step, abstract)
+        tree = read(self._manager, step, *abstract)
       except checkpoint_io.OtherModel:
-        raise
-      except Exception as e:  # Orbax raises any kind of exception.
+        raise  # All hosts see it in the same table, so none waits below.
+      except Exception as e:  # Orbax raises many types, bare Exception too.
         fault = _line(e)
-      # A checkpoint that one host cannot read is used by none.
+      # What one host cannot read, none uses.
       if multihost_utils.process_allgather(np.array(bool(fault))).any():
-        told = 'Checkpoint %s/%d is damaged and not used: %s'
-        logging.warning(told, self._path, step, fault or 'on another host')
+        message = 'Checkpoint %s/%d is damaged and not used: %s'
+        logging.warning(message, self._path, step, fault or 'on another host')
         self._damaged.add(step)
       else:
         yield step, tree
 
   def _set_aside(self):
-    """Moves damaged checkpoints: Orbax does not save before the newest step."""
+    """Moves the damaged away: Orbax skips saves below the newest step."""
     if jax.process_index() == 0:
       folder = self._path.parent / 'damaged'
       folder.mkdir(exist_ok=True)
       for step in self._damaged:
-        times = len(list(folder.glob(f'{step}.*')))
-        (self._path / str(step)).rename(folder / f'{step}.{times}')
+        copies = len(list(folder.glob(f'{step}.*')))
+        (self._path / str(step)).rename(folder / f'{step}.{copies}')
     multihost_utils.sync_global_devices('damaged checkpoints set aside')
     self._damaged.clear()
     self._manager.reload()
 
   @contextlib.contextmanager
-  def _writing(self):
-    """Turns any error of writing into an OSError of one line."""
+  def _as_os_error(self):
+    """Raises whatever fails as an OSError of one line."""
     try:
       yield
     except Exception as e:
       why = _line(e)
       if self._folder and self._folder.gone():
         why = 'it was deleted during the run'
-      raise OSError(f'No checkpoint written in {self._path}: {why}') from e
+      done = 'read' if self._read_only else 'written'
+      raise OSError(f'No checkpoint {done} in {self._path}: {why}') from e
 
 
 def _line(e):
-  """Formats an exception as one line; of TensorStore's only start and cause."""
+  """The exception as one line.
+
+  Of a long one, TensorStore's, the beginning and the end, which is the cause.
+  """
   text = ' '.join(f'{type(e).__name__}: {e}'.split())
   text = re.sub(r' \[(source|tensorstore_spec).*', '', text)
   return text if len(text) < 200 else f'{text[:100]} ... {text[-100:]}'

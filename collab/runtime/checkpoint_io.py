@@ -18,7 +18,7 @@ from collab.io import sealed
 from collab.runtime import tree_table
 
 
-def quiet():
+def silence_orbax():
   """Silences Orbax's logging: its errors are raised here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
   # Tasks that Orbax abandons after an error report it again when collected.

@@ -25,13 +25,13 @@ def choose(config: ConfigDict, checkpoints: Checkpoints, abstract: Any) -> Any:
     abstract: the parameters' shapes and shardings, as arrays or structs.
 
   Raises:
-    ValueError: as in `Checkpoints.best` and `Checkpoints.average`.
+    ValueError: as in `Checkpoints.best_params` and `Checkpoints.average`.
   """
   name = 'ema' if config.optim.ema else 'params'
   if checkpoints.newest() == 0:  # converted, not trained: there is only one
     return checkpoints.average(1, abstract, name)
   if config.checkpoint.final == 'best':
-    return checkpoints.best(abstract, name)[1]
+    return checkpoints.best_params(abstract, name)[1]
   return checkpoints.average(config.checkpoint.average, abstract, name)
 
 
@@ -52,7 +52,7 @@ def load(
   with contextlib.closing(
     Checkpoints(workdir, keep, best, read_only=True)
   ) as checkpoints:
-    abstract = checkpoints.abstract()
+    abstract = checkpoints.abstract_params()
     if sharding:
       abstract = jax.tree.map(lambda x: x.update(sharding=sharding), abstract)
     return choose(config, checkpoints, abstract)

@@ -55,7 +55,7 @@ def _finite(tree):
   return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
-def some(names: Sequence, most: int = 8, between: str = ', ') -> str:
+def join_names(names: Sequence, most: int = 8, between: str = ', ') -> str:
   """Joins names to a text, replacing those after `most` by `and n more`."""
   more = f'{between}and {len(names) - most} more' if len(names) > most else ''
   return between.join(map(str, names[:most])) + more
@@ -80,7 +80,7 @@ def differences(
     for k in keys
     if expected.get(k) != found.get(k)
   ]
-  return some(parts, between='; ')
+  return join_names(parts, between='; ')
 
 
 @jax.jit

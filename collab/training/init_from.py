@@ -128,7 +128,7 @@ def _order(workdir, old, outputs, classes, wanted):
     return {}
   for name in outputs:
     old[name] = old[name][..., np.array(places)]
-  return dict(classes=f'were {tree_table.some(classes)}, put in order')
+  return dict(classes=f'were {tree_table.join_names(classes)}, put in order')
 
 
 def _part(name):

@@ -83,11 +83,11 @@ def _told(health, index, names, rows):
   """Says what was not finite in step index + 1, and in which examples."""
   squares = zip(names, health.squares, strict=True)
   parts = [name for name, x in squares if not np.isfinite(x)]
-  where = tree_table.some(parts) or 'no part alone'
+  where = tree_table.join_names(parts) or 'no part alone'
   if len(parts) == len(names):
     where = 'all parts'
   return (
     f'At step {index + 1} the loss is {health.loss} and the gradient has the '
     f'norm {health.norm}, not finite in {where}; the batch has the examples '
-    f'{tree_table.some(rows(index), most=64)}.'
+    f'{tree_table.join_names(rows(index), most=64)}.'
   )

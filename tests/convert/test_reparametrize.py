@@ -76,13 +76,15 @@ def test_full_width_of_other_variants(name):
 
 def test_layers_may_differ():
   model, params, batch, _ = given('bert_Model')
-  fields = dict(name='collab', shared_dim=(7, 5), sweeps=3)
+  biases = 'content', 'none'
+  fields = dict(name='collab', shared_dim=(7, 5), bias=biases, sweeps=3)
   seen = calibrated(model, batch)
   new = reparametrize.convert(model, params, fields, seen)
   assert new.model['attention']['shared_dim'] == (7, 5)
   for i, k in enumerate((7, 5)):
     layer = new.params['encoder'][f'layer_{i}']['self_attention']
     assert layer['key']['kernel'].shape == (12, k)
+    assert ('content_bias' in layer) == (biases[i] == 'content')
     assert new.rows[i]['shared_dim'] == k
   compressed = models.build(**new.model)
   for model_, column in (
@@ -116,6 +118,16 @@ def test_budgets():
       assert all(e > most for w, e in errors.items() if w < row['shared_dim'])
 
 
+def test_a_budget_counts_the_bias_that_is_asked_for():
+  model, params, _, _ = given('bert_Model')
+  size = sum(x.size for x in jax.tree.leaves(params))
+  saved = 2 * (2 * 12 * 11 + 2 * 12 - 3)  # by key width 1, without a bias
+  fields = dict(name='collab', bias='none')
+  budget = ('parameters', size - saved)
+  new = reparametrize.convert(model, params, fields, budget=budget)
+  assert sum(x.size for x in jax.tree.leaves(new.params)) == size - saved
+
+
 def test_refining_brings_outputs_closer():
   model, params, batch, _ = given('bert_Model')
   seen = calibrated(model, batch)
@@ -138,6 +150,7 @@ def test_refining_brings_outputs_closer():
     (dict(name='collab', shared_dim=13), {}, 'width 13; expected 1 to 12'),
     (dict(name='collab', shared_dim=(3, 3, 3)), {}, '3 values for 2 layers'),
     (dict(name='gqa', kv_heads=2), {}, 'kv_heads=2 does not divide'),
+    (dict(name='mqa', kv_heads=3), {}, 'mqa: kv_heads=3; expected 1,'),
     (dict(name='mqa'), dict(refine=2), 'refine=2 needs calibration'),
     (dict(name='mqa'), dict(budget=('error', 1)), 'budget=error=1 chooses'),
     (
@@ -159,7 +172,7 @@ def test_only_mha_can_be_converted():
   new = reparametrize.convert(
     model, params, dict(name='collab', shared_dim=5, sweeps=1)
   )
-  with pytest.raises(ValueError, match='is collab; only mha can be converted'):
+  with pytest.raises(ValueError, match=r'is collab, .*; expected mha, norm'):
     reparametrize.convert(new.model, new.params, dict(name='mqa'))
 
 
@@ -167,5 +180,5 @@ def test_normalized_queries_and_keys_are_not_converted():
   model, params, _, _ = given('bert_Model')
   normalized = dict(attention=dict(model['attention'], normalize_qk=True))
   for name in ('mqa', 'mha'):
-    with pytest.raises(ValueError, match=r'is mha with normalize_qk; only mha'):
+    with pytest.raises(ValueError, match='is mha, normalize_qk=True; exp'):
       reparametrize.convert(model | normalized, params, dict(name=name))

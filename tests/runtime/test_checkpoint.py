@@ -105,7 +105,7 @@ def test_keeps_the_last_and_the_best(tmp_path, best, expected):
       checkpoints.save(step, make_state(step), metrics)
   assert kept(tmp_path) == [expected, 5, 6]
   with opened(tmp_path, keep=2, best=best) as checkpoints:
-    step, params = checkpoints.best(ABSTRACT['params'])
+    step, params = checkpoints.best_params(ABSTRACT['params'])
   assert step == expected
   assert_same(params, make_state(expected)['params'])
 
@@ -114,7 +114,7 @@ def test_no_best_without_its_metric(tmp_path):
   with opened(tmp_path, best='f1') as checkpoints:
     checkpoints.save(1, make_state(1), dict(loss=1.0))
     with pytest.raises(ValueError, match="best='f1': no checkpoint"):
-      checkpoints.best(ABSTRACT['params'])
+      checkpoints.best_params(ABSTRACT['params'])
 
 
 def test_steps_only_grow(tmp_path):
@@ -247,9 +247,38 @@ def test_readers_make_no_folder(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, 1, read_only=True)
   assert checkpoints.restore(ABSTRACT) is None
   with pytest.raises(ValueError, match='has no checkpoint'):
-    checkpoints.abstract()
+    checkpoints.abstract_params()
+  with pytest.raises(ValueError, match='is read_only: step 1 is not saved'):
+    checkpoints.save(1, make_state(1))
   checkpoints.close()
   assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_does_not_speak_of_writing(tmp_path):
+  with opened(tmp_path, best='f1') as checkpoints:
+    checkpoints.save(1, make_state(1), dict(f1=1.0))
+  (tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{')
+  with pytest.raises(OSError, match=r'^No checkpoint read in .*: JSONDecode'):
+    checkpoint.Checkpoints(tmp_path, 1, 'f1', read_only=True)
+
+
+def test_shapes_of_the_newest_readable_parameters(tmp_path, caplog):
+  with opened(tmp_path) as checkpoints:
+    for step, width in ((3, 61), (6, 59), (9, 53)):
+      checkpoints.save(step, make_state(step, width))
+  empty(tmp_path / 'checkpoints' / '9')
+  with opened(tmp_path) as checkpoints:
+    expected = tree_table.shapes(make_state(6, 59)['params'])
+    assert tree_table.shapes(checkpoints.abstract_params()) == expected
+  [told] = caplog.messages
+  assert 'checkpoints/9 is damaged' in told
+  for step in ('3', '6'):
+    empty(tmp_path / 'checkpoints' / step)
+  with (
+    opened(tmp_path) as checkpoints,
+    pytest.raises(ValueError, match=r'All .* are damaged: \[3, 6, 9\]'),
+  ):
+    checkpoints.abstract_params()
 
 
 def test_folder_that_is_gone_does_not_come_back(tmp_path):
@@ -264,11 +293,11 @@ def test_folder_that_is_gone_does_not_come_back(tmp_path):
 
 def test_scores_without_the_best_metric(tmp_path):
   with opened(tmp_path, best='-val/nll') as checkpoints:
-    checkpoints.check_best({'val/nll': np.inf})
+    checkpoints.check_metrics({'val/nll': np.inf})
     with pytest.raises(ValueError, match=r"'-val/nll' is no .* are val/f1, x"):
-      checkpoints.check_best({'val/f1': 1.0, 'x': 2})
+      checkpoints.check_metrics({'val/f1': 1.0, 'x': 2})
     with pytest.raises(FloatingPointError, match=r'val/nll of the .* is nan'):
-      checkpoints.check_best({'val/nll': np.nan})
+      checkpoints.check_metrics({'val/nll': np.nan})
 
 
 def test_average(tmp_path):
@@ -299,7 +328,7 @@ def test_reads_what_is_being_written(tmp_path, caplog):
       newest = checkpoints.average(1, ABSTRACT['params'])
       assert_same(newest, make_state(step)['params'])
     checkpoints.save(3, make_state(3), dict(f1=3))
-    assert checkpoints.best(ABSTRACT['params'])[0] == 3
+    assert checkpoints.best_params(ABSTRACT['params'])[0] == 3
     checkpoints.save(4, make_state(4), dict(f1=0))
     assert checkpoints.restore(ABSTRACT)[0] == 4
   assert caplog.messages == []

@@ -168,7 +168,7 @@ def _sort(plan, found, allow):
   missing = [plan.name(key) for key in plan.entries.keys() - names]
   missing = [name for name in missing if not _matches(name, allow)]
   wrong = dict(missing=missing, unexpected=unexpected)
-  wrong = [f'{k}: {folders.some(x)}' for k, x in wrong.items() if x]
+  wrong = [f'{k}: {folders.join_sorted(x)}' for k, x in wrong.items() if x]
   if wrong:
     raise ValueError(f'tensors of a {plan.architecture}, {"; ".join(wrong)}.')
   return names, rest

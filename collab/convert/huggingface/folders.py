@@ -63,7 +63,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     if listed != tensors.keys():
       raise ValueError(
         f'{path} does not hold what {INDEX} says: '
-        f'{some(listed ^ tensors.keys())}.'
+        f'{join_sorted(listed ^ tensors.keys())}.'
       )
     found |= tensors
   return found
@@ -90,9 +90,9 @@ def write(folder, config: dict, tensors: dict, tokenizer: str) -> None:
     new.rename(folder)
 
 
-def some(names: Iterable[str]) -> str:
-  """Joins names to a text, abbreviating a long list."""
-  return tree_table.some(sorted(names), most=20)
+def join_sorted(names: Iterable[str]) -> str:
+  """Joins sorted names to a text, abbreviating a long list."""
+  return tree_table.join_names(sorted(names), most=20)
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -85,7 +85,7 @@ def train(main: Callable, check_file: Callable):
   """Runs train.py as its command line says; an error ends it in one line.
 
   Args:
-    main: (config, workdir, eval_only, results), of the flags.
+    main: (config, workdir, eval_only, results, profile), of the flags.
     check_file: value of --config -> None; refuses one that names no file.
   """
   try:
@@ -116,6 +116,9 @@ def _define_flags():
     'results', '', 'A .jsonl file that the result is appended to as well.'
   )
   flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
+  flags.DEFINE_string(
+    'profile', '', 'Steps to trace into WORKDIR/profile: 10:13 is 10 to 12.'
+  )
 
 
 def _keep_programs():
@@ -157,7 +160,7 @@ def _start(main, argv):
   if not workdir:
     name = config_flags.get_config_filename(values['config'])
     workdir = _default_workdir(name, config)
-  main(config, workdir, values.eval_only, values.results)
+  main(config, workdir, values.eval_only, values.results, values.profile)
 
 
 def override(workdir: str, arguments: list[str]) -> ConfigDict:

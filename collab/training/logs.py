@@ -23,7 +23,7 @@ class Writer:
   A row is {"step": 7, "train/loss": 3.25, ...}, flushed as it is written. Rows
   after `resume_step` and a torn last line are cut off first. A run writes the
   rows of a step before it saves that step, so a run that was killed and started
-  again has the same file as one that was not (but for `is_timing`).
+  again has the same file as one that was not (but for `is_of_machine`).
 
   Args:
     workdir: of the run.
@@ -62,7 +62,7 @@ class Writer:
     Args:
       step: of the run.
       values: name -> scalar of Python, NumPy or JAX. But for those that are
-        `is_timing` by name, they depend on config and step only.
+        `is_of_machine` by name, they depend on config and step only.
     """
     if self._file is None:
       return
@@ -137,9 +137,13 @@ class Progress:
       self._bar.close()
 
 
-def is_timing(name: str) -> bool:
-  """Whether a metric depends on the clock: time/..., ...per_second..."""
-  return name.startswith('time/') or 'per_second' in name
+def is_of_machine(name: str) -> bool:
+  """Whether a metric depends on the machine: time, speed, memory."""
+  return (
+    name == 'mfu'
+    or name.startswith('time/')
+    or name.endswith(('per_second', 'peak_bytes'))
+  )
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict]:

@@ -43,7 +43,7 @@ PEAKS = {
 # What `peak_bytes` gives, in words.
 BYTES = dict(
   device_peak_bytes='peak memory of a device',
-  resident_peak_bytes='peak resident set',
+  resident_peak_bytes='peak resident set of the process',
 )
 
 

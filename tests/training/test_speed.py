@@ -80,7 +80,7 @@ def test_used():
     dict(step=3, mfu=0.5, resident_peak_bytes=7e6),
   ]
   assert speed.used(rows) == {
-    'peak resident set': '7 MB',
+    'peak resident set of the process': '7 MB',
     'MFU': '0.25, median of the log',
   }
   assert speed.used([dict(step=1)]) == speed.used([]) == {}

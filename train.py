@@ -5,6 +5,7 @@ r"""Trains one experiment, evaluates it, and resumes it where it stopped.
   python train.py --workdir=runs/wmt14_mhe_mul-sample-s0              # go on
   python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --eval_only
   python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --config.every.log=10
+  python train.py --workdir=runs/wmt14_mhe_mul-sample-s0 --profile=210:213
 
 A config names a task, a model and an optimiser. This file builds the three,
 joins them into one compiled step over the devices, and loops. Which fields may
@@ -37,10 +38,11 @@ import configs
 
 
 def run(
-  config: ConfigDict, workdir: str, eval_only: bool = False
+  config: ConfigDict, workdir: str, eval_only: bool = False, profile: str = ''
 ) -> dict | None:
   """Trains to config.total_steps; returns test metrics, None if stopped."""
   plan.check(config)
+  traced = plan.traced(config, profile, eval_only)
   due, last = functools.partial(plan.due, config), config.total_steps
 
   # What the config names ------------------------------------------------------
@@ -82,7 +84,9 @@ def run(
 
   # The loop -------------------------------------------------------------------
 
-  with session.opened(made, checkpoints, step, eval_only) as live:
+  with session.opened(
+    made, checkpoints, step, state['params'], traced, eval_only
+  ) as live:
     seen, since = [], time.monotonic()  # since the last look at them
     for batch in pipeline.stream(task.batch, step, step if eval_only else last):
       batch = sharding.put(batch, rows)
@@ -90,14 +94,14 @@ def run(
       seen.append(health)
       jax.block_until_ready(seen[-2:-1])  # one step ahead of the device
       step, scores = step + 1, {}
+      live.trace(step, health)
       stop = live.stopped(step)  # one answer for all of this step
       if due('log', step) or due('checkpoint', step) or stop:
         check(jax.device_get(seen), step, int(scalars['skipped']))
         seconds, since = time.monotonic() - since, time.monotonic()
-        rate, seen = len(seen) * task.units_per_step / seconds, []
+        speed, seen = live.meter.row(len(seen), seconds), []
       if due('log', step):
         row = jax.device_get(scalars)
-        speed = {f'{task.unit}_per_second': rate}
         shown = dict(loss=row['loss'], lr=row['lr'], **speed)
         row = {f'train/{name}': value for name, value in row.items()}
         live.writer.write(step, row | speed | {'time/seconds': seconds})
@@ -126,12 +130,18 @@ def run(
   return scores
 
 
-def main(config: ConfigDict, workdir: str, eval_only: bool, results: str):
+def main(
+  config: ConfigDict,
+  workdir: str,
+  eval_only: bool,
+  results: str,
+  profile: str = '',
+):
   """Runs what a command line says, in a workdir that no other run uses."""
   with workdirs.owned(config, workdir, eval_only):
     if results:
       summary.check_results(results)
-    scores = run(config, workdir, eval_only)
+    scores = run(config, workdir, eval_only, profile)
     if scores and results:
       summary.append(workdir, results)
 

@@ -86,7 +86,8 @@ def train(main: Callable, check_file: Callable):
   """Runs train.py by its command line, and reports an error in one line.
 
   Args:
-    main: function of (config, workdir, eval_only, results), from the flags.
+    main: function of (config, workdir, eval_only, results, profile), from the
+      flags.
     check_file: function of the value of --config; raises ValueError if it does
       not name a file.
   """
@@ -120,6 +121,9 @@ def _define_flags():
     'results', '', 'A .jsonl file that the result is appended to as well.'
   )
   flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
+  flags.DEFINE_string(
+    'profile', '', 'Steps to trace into WORKDIR/profile: 10:13 is 10 to 12.'
+  )
 
 
 def _keep_programs():
@@ -161,7 +165,7 @@ def _start(main, argv):
   if not workdir:
     name = config_flags.get_config_filename(values['config'])
     workdir = _default_workdir(name, config)
-  main(config, workdir, values.eval_only, values.results)
+  main(config, workdir, values.eval_only, values.results, values.profile)
 
 
 def override(workdir: str, arguments: list[str]) -> ConfigDict:

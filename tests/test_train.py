@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -91,12 +92,18 @@ def test_it_learns_and_says_so(whole):
   np.testing.assert_allclose(rates[:4], np.arange(1, 5) / 4 * 3e-3, rtol=1e-5)
   clocked = logs.read_rows(folder / 'metrics.jsonl')[0]
   assert clocked['tokens_per_second'] > 0 < clocked['time/seconds']
+  assert clocked['mfu'] > 0 < clocked['resident_peak_bytes']
   progress = [line for line in err.splitlines() if line.startswith('step ')]
   assert len(progress) == STEPS
-  for word in ('step 12/12', 'loss', 'lr', 'tokens_per_second', 'left'):
+  words = 'step 12/12', 'loss', 'lr', 'tokens_per_second', 'mfu', 'peak_bytes'
+  for word in (*words, 'left'):
     assert word in progress[-1]
-  for word in ('devices', 'parameters', 'of mha', 'one token more', 'pairs'):
-    assert word in out.split('The first')[0]
+  start, end = out.split('The first')
+  words = 'devices', 'parameters', 'of mha', 'one token more', 'pairs'
+  for word in (*words, 'three forward passes', 'measured', 'resident set'):
+    assert word in start
+  assert 'median of the log' in end
+  assert 'peak resident set' in end
 
 
 def test_what_it_leaves(whole):
@@ -125,6 +132,32 @@ def test_eval_only(whole, cache):
   assert got['command'] == before['command']
   assert (folder / 'metrics.jsonl').read_bytes() == rows
   assert {p for p in folder.rglob('*') if p.is_file()} == files
+
+
+def test_profile(whole, corpus, cache, tmp_path):
+  """A trace that opens, of these steps alone; the numbers stay the same."""
+  command = tiny.command(corpus, tmp_path, total_steps=6)
+  code, out, err = tiny.train([*command, '--profile=3:5'], cache)
+  assert code == 0, err
+  [path] = tmp_path.glob('profile/plugins/profile/*/*.xplane.pb')
+  space = jax.profiler.ProfileData.from_file(str(path))
+  events = [e for x in space.planes for line in x.lines for e in line.events]
+  calls = {
+    (e.start_ns, e.end_ns)
+    for e in events
+    if e.name == 'PjitFunction(train_step)'
+  }
+  within = {b for a in calls for b in calls - {a} if a[0] <= b[0] <= a[1]}
+  assert len(calls - within) == 2
+  assert f'from step 3 on is in {tmp_path}/profile: pip install' in out
+  assert tiny.rows(tmp_path)[:3] == tiny.rows(whole[0])[:3]
+  code, out, err = tiny.train([*command, '--profile=3:5'], cache)
+  assert (code, err) == (0, '')
+  assert 'The run is at step 6: nothing is left to trace.' in out
+  code, out, err = tiny.train([*command, '--profile=3:8'], cache)
+  assert (code, out) == (1, '')
+  [line] = err.splitlines()
+  assert line.startswith('train.py: --profile=3:8; expected FIRST:END')
 
 
 # Devices ----------------------------------------------------------------------

@@ -150,7 +150,7 @@ def train(arguments, cache, **options):
 def rows(workdir):
   """The rows of metrics.jsonl without what depends on the clock."""
   return [
-    {name: x for name, x in row.items() if not logs.is_timing(name)}
+    {name: x for name, x in row.items() if not logs.is_of_machine(name)}
     for row in logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   ]
 

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+# cuDNN's attention in a jaxpr, and how many products of [T, K] x [K, S] it is.
+CUDNN = dict(
+  dot_product_attention_fwd_wrapper=2,
+  dot_product_attention_bwd_wrapper=5,  # the scores are computed again
+)
+
 
 class Product(NamedTuple):
   """A matrix product: its FLOPs, 2 m n k, and the arguments of lax.dot_general.
@@ -29,8 +35,8 @@ def products(function: Callable, *arguments: Any) -> collections.Counter:
   The counts are those of the execution: products that the backward pass
   recomputes count again, and blocks that a causal kernel skips do not count. Of
   a `cond` the cheaper branch counts, since the other one is the fallback of
-  shared scores. A Pallas kernel counts by its own cost estimate. Kernels of
-  other libraries (cuDNN) are not counted.
+  shared scores. A Pallas kernel counts by its own cost estimate, and cuDNN's
+  attention as if it cut causal scores in half.
 
   Args:
     function: function of arrays.
@@ -81,6 +87,10 @@ def _of_equation(equation):
     return {Product(each, left, right, dims): 1}
   if name == 'pallas_call' and params['cost_estimate']:
     return {Product(params['cost_estimate'].flops): 1}
+  if name in CUDNN:
+    (B, T, H, K), (_, S, _, _) = (x.aval.shape for x in equation.invars[:2])
+    whole = CUDNN[name] * 2 * B * H * T * S * K
+    return {Product(whole // (1 + ('CAUSAL' in params['mask_type'].name))): 1}
   inner = [_products(jaxpr) for jaxpr in _jaxprs(params.values())]
   if name == 'cond':
     return min(inner, key=_flops)

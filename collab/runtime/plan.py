@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides when a run logs, evaluates and saves, from its config's `every`."""
+"""Decides when a run logs, evaluates, saves and is traced."""
+
+import re
 
 from ml_collections import ConfigDict
 
@@ -9,6 +11,27 @@ def due(config: ConfigDict, what: str, step: int) -> bool:
   first = what == 'log' and step == 1  # shows at once that it runs
   last = step == config.total_steps
   return first or last or step % config.every[what] == 0
+
+
+def traced(config: ConfigDict, profile: str, eval_only: bool) -> range:
+  """The steps that --profile=FIRST:END means, counted from 1, without END.
+
+  Raises:
+    ValueError: it means none of the run's.
+  """
+  if not profile:
+    return range(0)
+  if eval_only:
+    raise ValueError('--profile is of training, --eval_only trains nothing.')
+  last = config.total_steps
+  match = re.fullmatch('([0-9]{1,9}):([0-9]{1,9})', profile)
+  first, end = map(int, match.groups()) if match else (0, 0)
+  if not 1 <= first < end <= last + 1:
+    raise ValueError(
+      f'--profile={profile}; expected FIRST:END, as in 10:13 for the steps 10 '
+      f'to 12, of the steps 1 to {last}.'
+    )
+  return range(first, end)
 
 
 def check(config: ConfigDict):

@@ -24,7 +24,7 @@ class Writer:
   resuming, rows after `resume_step` and an incomplete last line are removed.
   The rows of a step are written before the step is saved. So a run that was
   killed and resumed has the same file as an undisturbed one (except for
-  `is_timing`).
+  `is_of_machine`).
 
   Args:
     workdir: workdir of the run.
@@ -63,7 +63,7 @@ class Writer:
     Args:
       step: step of the run.
       values: name -> scalar of Python, NumPy or JAX. They depend on config and
-        step only, except those whose name is `is_timing`.
+        step only, except those whose name is `is_of_machine`.
     """
     if self._file is None:
       return
@@ -140,9 +140,13 @@ class Progress:
       self._bar.close()
 
 
-def is_timing(name: str) -> bool:
-  """Returns whether a metric depends on the clock, by its name."""
-  return name.startswith('time/') or 'per_second' in name
+def is_of_machine(name: str) -> bool:
+  """Whether a metric depends on the machine: time, speed, memory."""
+  return (
+    name == 'mfu'
+    or name.startswith('time/')
+    or name.endswith(('per_second', 'peak_bytes'))
+  )
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict]:

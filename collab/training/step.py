@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from collab.runtime import xla_flags
 from collab.training import gradients, nonfinite, optim, sharding
 from collab.training.experiment import Experiment
 
@@ -54,5 +55,8 @@ def build(made: Experiment, state: Any) -> Callable:
 
   shardings = jax.tree.map(lambda x: x.sharding, state)
   return jax.jit(
-    train_step, donate_argnums=0, out_shardings=(shardings, whole, whole)
+    train_step,
+    donate_argnums=0,
+    out_shardings=(shardings, whole, whole),
+    compiler_options=xla_flags.preset(jax.default_backend()),
   )

@@ -13,7 +13,7 @@ from collab import accounting, model_json
 from collab.io import atomic, json_text
 from collab.runtime import changes, identity, provenance
 from collab.runtime import workdir as workdirs
-from collab.training import logs
+from collab.training import logs, speed
 from collab.training.experiment import Experiment
 
 
@@ -100,6 +100,8 @@ def end(made: Experiment, params: Any, step: int, scores: dict, examples: dict):
     folder / 'examples.json', json_text.to_json(examples) + '\n'
   )
   atomic.save_json(folder / 'result.json', result)
+  if used := speed.used(rows):
+    logs.summary('training', used)
   logs.summary(
     f'test, after {step:,} steps and {seconds:,.0f} s of training',
     {k: _short(v) for k, v in scores.items()},

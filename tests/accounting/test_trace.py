@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """FLOPs and saved bytes of functions whose costs are known."""
 
+import functools
+
 import jax
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import pytest
 
@@ -33,6 +36,23 @@ ONE = 2 * 5 * 7 * 11
 )  # fmt: skip
 def test_flops(function, times):
   assert trace.flops(function, A, B) == times * ONE
+
+
+@pytest.mark.parametrize('causal, parts', [(False, 1), (True, 2)])
+def test_attention_of_cudnn(monkeypatch, causal, parts):
+  """Two products forward, five backward; seen without a GPU that has it."""
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91002)
+  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda least: True)
+  B, T, S, H, K = 2, 128, 128, 3, 64
+  q = jax.ShapeDtypeStruct((B, T, H, K), jnp.bfloat16)
+  k = jax.ShapeDtypeStruct((B, S, 1, K), jnp.bfloat16)
+  attend = functools.partial(
+    jax.nn.dot_product_attention, is_causal=causal, implementation='cudnn'
+  )
+  one = 2 * B * H * T * S * K // parts
+  assert trace.flops(attend, q, k, k) == 2 * one
+  mean = lambda *x: attend(*x).astype(jnp.float32).mean()
+  assert trace.flops(jax.grad(mean, (0, 1, 2)), q, k, k) == 7 * one
 
 
 def test_batches():

@@ -116,6 +116,7 @@ OTHERS = st.sampled_from(
     '--eval_only=x', '--results=r.jsonl', '--x', '--config', 'x', '-', '--',
     '--config=missing.py', '--config=W', '--noconfig.seed', '--config.seed',
     '--flagfile=missing', '-config=x', '--workdir=a\nb', '--wandb=1',
+    '--profile=1:2', '--profile=2:1', '--profile=x', '--profile',
   ]
 )  # fmt: skip
 

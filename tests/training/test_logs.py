@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from collab.io import atomic, json_text
-from collab.runtime import provenance
+from collab.runtime import devices, provenance
 from collab.training import logs
 from tests import tiny
 from tests.runtime.test_checkpoint import files_of_at_most
@@ -190,10 +190,10 @@ def test_only_process_0_writes(tmp_path, monkeypatch, capfd):
   assert capfd.readouterr() == ('', '')
 
 
-def test_timing_names():
-  names = ['time/step', 'tokens_per_second', 'train/tokens_per_second']
-  assert all(map(logs.is_timing, names))
-  assert not any(map(logs.is_timing, ['train/loss', 'eval/time', 'lr']))
+def test_names_of_what_depends_on_the_machine():
+  names = ['time/step', 'tokens_per_second', 'train/tokens_per_second', 'mfu']
+  assert all(map(logs.is_of_machine, [*names, *devices.BYTES]))
+  assert not any(map(logs.is_of_machine, ['train/loss', 'eval/time', 'lr']))
 
 
 class Terminal(io.StringIO):

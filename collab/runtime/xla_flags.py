@@ -60,6 +60,6 @@ def _is_known(name, value):
     empty.lower().compile()
   except jax.errors.JaxRuntimeError as e:
     told = "%s is left out of the step's flags, XLA refuses it: %s"
-    logging.warning(told, name, str(e).splitlines()[0])
+    logging.warning(told, name, str(e).partition('\n')[0])
     return False
   return True

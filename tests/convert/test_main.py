@@ -93,6 +93,7 @@ def trained(tmp_path_factory):
   return folder, train.run(config, str(folder))
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_evaluated_and_goes_on(trained, tmp_path):
   """The paper's procedure: fine-tune, decompose, fine-tune again."""
   folder, scores = trained

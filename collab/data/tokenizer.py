@@ -171,6 +171,13 @@ def parse(text: str, path: str | Path) -> Tokenizer:
         f'{path} is damaged: its pre_tokenizer has {kind}, which its decoder '
         'does not undo.'
       )
+  model = content['model']
+  unknown = model.get('unk_token')
+  whole_words = model.get('type') in ('WordPiece', 'WordLevel')
+  if whole_words and unknown not in model['vocab']:
+    raise ValueError(
+      f'{path} is damaged: its vocabulary lacks its unknown token {unknown!r}.'
+    )
   vocabulary = rules.get_vocab()
   if (ids := sorted(vocabulary.values())) != list(range(len(ids))):
     raise ValueError(f'{path} is damaged: its ids are not 0, 1, 2, ...')

@@ -278,3 +278,16 @@ def test_tokenizers_of_elsewhere(kind, names, separators, tmp_path):
   assert places.tolist() == [[0, 5], [6, 8]]
   assert tok.decode([tok.bos_id, ids[0], tok.eos_id]) == 'Paris'
   assert tok.vocab_size == len(vocabulary)
+
+
+def test_a_vocabulary_without_its_unknown_token(tmp_path):
+  """The library finds out at the first unknown word, with a bare Exception."""
+  vocab = {'[PAD]': 0, '[CLS]': 1, '[SEP]': 2, '[MASK]': 3, 'one': 4}
+  rules = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece(vocab, unk_token='[UNK]')
+  )
+  rules.add_special_tokens(['[UNK]'])
+  path = tmp_path / 'tokenizer.json'
+  rules.save(str(path))
+  with pytest.raises(ValueError, match=r"lacks its unknown token '\[UNK\]'"):
+    tokenizer.load(path)

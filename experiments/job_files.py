@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job files by which others start the parts of a sweep: Slurm and SkyPilot."""
+"""Writes the job files with which Slurm or SkyPilot starts parts of a sweep."""
 
 import posixpath
 import shlex

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XLA's flags for the training step, by backend: it communicates meanwhile.
+"""Chooses XLA's flags that overlap the step's communication and computation.
 
-They are options of the one program instead of XLA_FLAGS, so that they need not
-be set before JAX starts, and one that this XLA does not know is left out with a
-warning; in XLA_FLAGS it would end the process. None changes a number.
+They are options of the step's program, not XLA_FLAGS, for two reasons. They
+need not be set before JAX starts. A flag that this XLA does not know is left
+out with a warning, while in XLA_FLAGS it would end the process. The flags
+change when things are computed, and no result.
 """
 
 from collections.abc import Mapping
@@ -39,10 +40,10 @@ PRESETS = dict(
 
 
 def preset(backend: str, environ: Mapping = os.environ) -> dict[str, bool]:
-  """The compiler_options of jax.jit for a backend.
+  """Returns the compiler_options of jax.jit for a backend.
 
-  Without flags that the user has set in XLA_FLAGS or LIBTPU_INIT_ARGS, and
-  without those that XLA refuses.
+  Flags that the user has set in XLA_FLAGS or LIBTPU_INIT_ARGS are left out, and
+  so are those that XLA refuses.
   """
   texts = (environ.get(name, '') for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS'))
   given = re.findall(r'--(\w+)', ' '.join(texts))

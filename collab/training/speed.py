@@ -14,13 +14,13 @@ from collab.training.experiment import Experiment
 
 
 class Meter(NamedTuple):
-  """Makes speed of steps and seconds.
+  """Computes speed, MFU and memory from a number of steps and their seconds.
 
   Attributes:
     unit: what the task counts: 'tokens', ...
-    units: of them in a step, on all hosts.
-    flops: of a step, see `model_flops`.
-    peak: of all devices.
+    units: how many of them a step takes, on all hosts.
+    flops: FLOPs of a step, see `model_flops`.
+    peak: peak of all devices together.
   """
 
   unit: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measures an accelerator: rates, layers, training steps, decoding.
+r"""Measures an accelerator: rates, layers, steps, decoding, and right values.
 
   python -m benchmarks.accelerator [--only=layers,steps] [--out=FILE]
 
@@ -25,6 +25,12 @@ has something of all:
               program. of_limit: the time to read cache and weights at the
               measured bandwidth, over the time. Small caches stay on the chip,
               so it may be above 1.
+  values      errors of a layer's value and gradients against the plain formula
+              in float64 on the CPU, as shares of the norms. "plain": of that
+              formula in bfloat16, for comparison.
+  checkpoint  a state written, its checksums, and read from the page cache with
+              checksums compared, by what train.py uses
+  nccl        an all-reduce between two processes of one GPU each
 """
 
 import argparse
@@ -42,9 +48,19 @@ import time
 
 import jax
 
-from benchmarks import accelerator_cases, protocol
+from benchmarks import accelerator_cases, accelerator_checks, protocol
+from benchmarks import accelerator_speed as speed
 
 SAME = ('card', 'driver', 'jax', 'flax')  # of runs that share a file
+SECTIONS = dict(
+  peaks=speed.peaks,
+  layers=speed.layers,
+  steps=speed.steps,
+  decode=speed.decode,
+  values=accelerator_checks.values,
+  checkpoint=accelerator_checks.checkpoint,
+  nccl=accelerator_checks.nccl,
+)
 NO_COLUMN = 'section', 'group', 'error'
 
 
@@ -166,8 +182,8 @@ def in_line(row):
 
 def table(rows, markdown):
   """Prints a table for each group; what failed has its error instead."""
-  sections = list(accelerator_cases.SECTIONS)
-  rows = sorted(rows, key=lambda row: sections.index(row['section']))
+  order = list(SECTIONS)
+  rows = sorted(rows, key=lambda row: order.index(row['section']))
   key = lambda row: (row['section'], row['group'])
   for (section, group), some in itertools.groupby(rows, key):
     some = list(some)
@@ -194,9 +210,8 @@ def table(rows, markdown):
 
 
 def main():
-  sections = accelerator_cases.SECTIONS
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--only', default=','.join(sections), metavar='SECTIONS')
+  parser.add_argument('--only', default=','.join(SECTIONS), metavar='SECTIONS')
   parser.add_argument('--limit', type=float, default=450, help='seconds')
   parser.add_argument('--threads', type=int, help='that compile; 1 on a GPU')
   parser.add_argument('--tiny', action='store_true', help='as on a CPU')
@@ -209,10 +224,8 @@ def main():
   )
   args = parser.parse_args()
   only = args.only.split(',')
-  if unknown := set(only) - set(sections):
-    parser.error(
-      f'--only={args.only}: no {unknown}; there are {list(sections)}'
-    )
+  if unknown := set(only) - set(SECTIONS):
+    parser.error(f'--only: no {", ".join(unknown)} in {", ".join(SECTIONS)}.')
   start = time.monotonic()
   out_of_time = lambda: time.monotonic() - start > args.limit
   backend = jax.default_backend()
@@ -231,7 +244,7 @@ def main():
   print(*(f'{k}: {v}' for k, v in results.environment.items()), sep='\n')
   print(f'Written to {path}', flush=True)
   # Each section's first group, then each one's second, ...; all need `peaks`.
-  chosen = [sections[x](size) for x in sections if x in (*only, 'peaks')]
+  chosen = [SECTIONS[x](size) for x in SECTIONS if x in (*only, 'peaks')]
   turns = [x for some in itertools.zip_longest(*chosen) for x in some if x]
   turns.reverse()
   not_run = []

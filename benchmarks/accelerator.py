@@ -19,8 +19,9 @@ has something of all:
               without the blocks that a causal kernel skips, of the measured
               rate. "mha, xla" forces a kernel, "mha" takes the layer's choice.
   steps       a training step of a decoder, Adam, bfloat16. mfu: three forward
-              passes. planned_mib: what XLA plans for, with parameters.
-              "whole logits": with a loss that makes all logits at once.
+              passes. planned_mib: what XLA plans for, with parameters. The
+              layers are a scan, which compiles sooner, but for "unrolled";
+              "whole logits" has a loss that makes all of them at once.
   decode      one token a row with a full cache, of a layer; 20 of them in one
               program. of_limit: the time to read cache and weights at the
               measured bandwidth, over the time. Small caches stay on the chip,

@@ -72,7 +72,14 @@ FULL = Size(
   state=10**8,
   sent=2**28,
   variants=tuple(LAYERS),
-  trained=('mha', 'mhe_mul', 'mhe_add', 'mqa', 'mha, whole logits'),
+  trained=(
+    'mha',
+    'mhe_mul',
+    'mhe_add',
+    'mqa',
+    'mha, whole logits',
+    'mha, unrolled',
+  ),
   rounds=9,
   sample=0.03,
 )

@@ -209,7 +209,11 @@ def _steps(size, D, H, num_layers, remat):
       functools.partial(
         _step,
         size,
-        model | dict(attention=dict(LAYERS[name.split(',')[0]], num_heads=H)),
+        model
+        | dict(
+          attention=dict(LAYERS[name.split(',')[0]], num_heads=H),
+          scan='unrolled' not in name,
+        ),
         rows,
         'whole logits' in name,
       ),

@@ -87,7 +87,7 @@ FULL = Size(
 TINY = FULL._replace(
   square=256,
   copied=2**22,
-  layers=((64, 4, 64), (64, 4, 128)),
+  layers=((64, 4, 64),),
   tokens=128,
   steps=((64, 4, 2),),
   batch=(2, 32),
@@ -95,16 +95,16 @@ TINY = FULL._replace(
   decode=((64, 2), (64, 1)),
   width=(64, 4),
   checked=(2, 32, 32, 4),
+  masks=('causal', 'packed'),
   state=10**5,
   sent=2**20,
+  trained=('mha', 'mhe_add', 'mha, whole logits'),
   rounds=3,
   sample=0.002,
 )
 QUICK = TINY._replace(
-  layers=((64, 4, 64),),
   steps=((64, 4, 1),),
   decode=((64, 2),),
-  masks=('causal', 'packed'),
   variants=('mha', 'mhe_add'),
   trained=('mha',),
 )

@@ -36,7 +36,7 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
 OPTIONAL = dict(implementation='xla', qkv_features=0, embedding_std=0.02)
 
 
-def check(config: str):
+def check(config: str) -> None:
   """Raises a ValueError that lists our configs if the file does not exist."""
   path = config.partition(':')[0]
   if not pathlib.Path(path).is_file():

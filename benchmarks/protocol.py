@@ -22,7 +22,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from collab.accounting import trace
 
@@ -43,6 +42,8 @@ def measure(cases, rounds, title, carried=None):
     dict of name -> dict(ms, low, high, temp_mib): the median and quartiles in
     milliseconds, and the peak of temporary memory that XLA plans for.
   """
+  from tqdm import tqdm  # accelerator.py runs without it
+
   compiled = {}
   for name, (function, arguments) in cases.items():
     donate = () if carried is None else carried

@@ -27,7 +27,6 @@ from benchmarks.accelerator_cases import (
 from benchmarks.attention import LAYERS
 from collab import attention, models
 from collab.accounting import trace
-from collab.attention import target
 from collab.metrics import tokens
 from collab.runtime import devices
 
@@ -76,12 +75,6 @@ def peaks(size):
       Case('peaks', group, 'copy', copy),
     ]
   ]
-
-
-def products(function, *shapes):
-  """FLOPs of the matrix products; those in a fused kernel cannot be seen."""
-  with target.lowering_for(target.Target('cpu')):
-    return trace.flops(lambda *args: function(*args), *shapes)
 
 
 def known_peak():
@@ -167,7 +160,7 @@ def _layer(size, x, make, dense, shared, base):
     y, pull = jax.vjp(forward, params, x)
     return ((y, pull(cotangent)),)
 
-  flops = products(run, params, x, x)
+  flops = trace.flops(run, params, x, x)
   program = Program(run, params, x, x)
 
   def finish(results):
@@ -251,7 +244,7 @@ def _step(size, fields, rows, whole_logits):
     ids = Shape((rows, T), jnp.int32)
     batch = dict(tokens=ids, labels=ids, weights=Shape((rows, T), jnp.float32))
     # The model's: what remat computes again does not count, see speed.py.
-    flops = 3 * products(loss, params, batch)
+    flops = 3 * trace.flops(loss, params, batch)
     return Program(step, params, opt, batch, carried=2), flops
 
   def measured(program, flops, rows, results):

@@ -2,20 +2,24 @@
 """Chooses the kernel of a call from its shapes, its mask and the machine.
 
   kernel   machine      takes
+  shared   any          one head of queries, keys and values with a key bias
   cudnn    NVIDIA GPU   bfloat16 and float16, without dropout
   splash   TPU          bfloat16, without dropout
-  shared   any          one head of queries, keys and values with a key bias
   blocks   any          everything
 
-The first that takes the call computes it. `cudnn` and `splash` keep no score in
-memory. They take no mask of size T x S, no positions of queries, no sizes that
-are left open (jax.export), and no short calls. Their dropout would be another
-pattern than ours, and on cuDNN the same pattern in every step. `shared` does
-1/H of the exponentials and half of the products of `blocks`. Both compute a
-block of queries at a time in XLA (see blocks.py).
+The first of these that takes the call computes it.
 
-All but `blocks` and `shared` have first derivatives in reverse mode only:
-implementation='xla' keeps to these two.
+`shared` computes one exponential for all heads, and half the multiplications of
+`blocks`. An element of its one matrix of scores serves all heads, 420 FLOPs a
+byte with 12 heads of 64: enough for XLA to be bound by arithmetic, so it comes
+first on every machine. Both compute a block of queries at a time (blocks.py).
+
+`cudnn` and `splash` keep no score in memory. They take no mask of size T x S,
+no positions of queries, no symbolic sizes (jax.export), and no short calls.
+They have no second derivatives, and JAX's rules for them under jax.vmap are
+few: implementation='xla' does without. Dropout is not theirs, because its
+pattern would depend on the kernel, and in cuDNN's be the same in every step.
+The precision of matrix products does not concern them, as inputs have 16 bits.
 """
 
 from typing import NamedTuple
@@ -23,7 +27,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collab.attention import blocks, columns, cudnn
+from collab.attention import blocks, cudnn, features
 from collab.attention.masks import Mask
 from collab.attention.target import Target
 
@@ -88,9 +92,9 @@ def _is_shared(call):
 
 def _not_fused(call):
   """Returns why neither fused kernel takes the call, or None."""
-  q, k, v, _, mask, _, rate = call
+  q, k, v, key_bias, mask, _, rate = call
   if blocks.is_symbolic(*q.shape, *k.shape):
-    return 'its sizes are left open'
+    return 'its sizes are symbolic'
   if rate:
     return 'its weights are dropped'
   if mask is not None and mask.dense is not None:
@@ -99,7 +103,8 @@ def _not_fused(call):
     return 'its mask has positions of queries'
   if min(q.shape[1], k.shape[1]) < FUSED_FROM:
     return f'it has fewer than {FUSED_FROM} queries or keys'
-  if not q.dtype == k.dtype == v.dtype:
+  dtypes = {x.dtype for x in (q, k, v, key_bias) if x is not None}
+  if len(dtypes) > 1:
     return 'its arrays have several dtypes'
   return None
 
@@ -110,16 +115,15 @@ def _not_cudnn(call, machine):
     return f'the platform is {machine.platform}, not cuda'
   if why := _not_fused(call):
     return why
-  q, k, v, mask = call.q, call.k, call.v, call.mask
+  q, k, v, key_bias, mask, *_ = call
   if q.dtype not in (jnp.bfloat16, jnp.float16):
     return f'its dtype is {q.dtype}, neither bfloat16 nor float16'
   if mask is not None and mask.causal and q.shape[1] != k.shape[1]:
-    return 'it is causal with more keys than queries or fewer'
-  most = cudnn.widest(machine.capability)
-  width = cudnn.width(k.shape[3] + columns.number(call), v.shape[3])
-  if width > most:
-    return f'keys with their bias and mask are {width} wide, over {most}'
-  return None
+    return 'it is causal with other numbers of queries and keys'
+  _, wide, _ = jax.eval_shape(features.append, q, k, v, key_bias, mask)
+  return cudnn.obstacle(
+    wide.shape[3], v.shape[3], machine.capability, machine.cudnn
+  )
 
 
 def _not_splash(call, machine):

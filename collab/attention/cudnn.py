@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by cuDNN on NVIDIA GPUs, of which no score is ever in memory.
+"""Attention by cuDNN on NVIDIA GPUs, which keeps no score in memory.
 
-JAX has two ways to it. jax.nn.dot_product_attention wants values as wide as
-keys. The function behind it also takes narrower values, on Hopper and later
-with cuDNN 9.10 (multi-head latent attention needs that), but is private: it is
-called here alone, as it is in JAX 0.10 to 0.12. Elsewhere values are padded to
-the width of keys, which costs as many products as if they were so wide.
-
-On an H200 (JAX 0.11, cuDNN 9.19), columns of keys up to 128 cost no time beside
-values of 64: 12 heads of 2,048 tokens took 0.18 ms with keys of 80 and of 128.
+JAX has two functions for it. jax.nn.dot_product_attention needs values as wide
+as keys. The function that it calls is private, and called here alone (JAX 0.10
+to 0.12 have it). It also takes narrower values, on Hopper and later with cuDNN
+9.10. Elsewhere values are padded to the width of keys, which costs
+multiplications.
 """
 
 import jax
 from jax._src.cudnn import fused_attention_stablehlo as private
 import jax.numpy as jnp
 
-from collab.attention import columns
+from collab.attention import features
+from collab.attention.masks import Mask
 
 HOPPER = (9, 0)
 
@@ -28,33 +26,44 @@ def version() -> int:
     return 0
 
 
-def width(K: int, V: int) -> int:
-  """Returns the width that keys of K get beside values of V: both, by 8."""
-  return -(-max(K, V) // 8) * 8
+def obstacle(
+  K: int, V: int, capability: tuple[int, int], version: int
+) -> str | None:
+  """Returns why a GPU does not take these widths, or None."""
+  if not version:
+    return 'cuDNN is not installed'
+  if capability < (8, 0):
+    return f'the compute capability is {capability}, below (8, 0)'
+  if capability == (10, 3) and version < 91100:
+    return f'compute capability (10, 3) needs cuDNN 9.11, got {version}'
+  most = 256 if capability >= HOPPER else 128
+  if (width := _width(K, V)) > most:
+    return f'keys with their bias and mask are {width} wide, over {most}'
+  return None
 
 
-def widest(capability: tuple[int, int]) -> int:
-  """Returns the largest width of keys on a GPU of this capability."""
-  return 256 if capability >= HOPPER else 128
-
-
-def attend(q, k, v, key_bias, mask, machine):
-  """Computes attention; arguments as in kernels.attend, q with all heads.
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array | None,
+  mask: Mask | None,
+  *,
+  narrow: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes attention, zero for rows without keys.
 
   Args:
     q, k, v, key_bias, mask: see the module kernels.
-    machine: target.Target.
+    narrow: whether this GPU takes values narrower than keys.
 
   Returns:
-    o [B, T, H, V] and alive.
+    o [B, T, H', V], with H' as in features.append, and alive.
   """
-  (S, V), G = v.shape[1::2], columns.groups(k, v)
-  k, v = (jnp.repeat(x, G // x.shape[2], 2) for x in (k, v))
-  q, k = columns.append(q, k, key_bias, mask)
-  K = width(k.shape[3], V)
-  q, k = _widen(q, K), _widen(k, K)
-  narrow = machine.capability >= HOPPER and machine.cudnn >= 91000
-  v = _widen(v, width(V, 0) if narrow else K)
+  T, (S, V) = q.shape[1], v.shape[1::2]
+  q, k, v = features.append(q, k, v, key_bias, mask)
+  K = _width(k.shape[3], V)
+  q, k, v = _widen(q, K), _widen(k, K), _widen(v, _width(V, 0) if narrow else K)
   causal = mask is not None and mask.causal
   if v.shape[3] == K:
     o = jax.nn.dot_product_attention(
@@ -65,7 +74,18 @@ def attend(q, k, v, key_bias, mask, machine):
     o = private.dot_product_attention(
       q, k, v, scale=1.0, mask_type=kinds.CAUSAL if causal else kinds.NO_MASK
     )
-  return o[..., :V], columns.alive(mask, q.shape[1], S)[:, :, None, None]
+  alive = features.alive(mask, T, S)[:, :, None, None]
+  return jnp.where(alive, o[..., :V], 0), alive
+
+
+def takes_narrow(capability: tuple[int, int], version: int) -> bool:
+  """Returns whether a GPU takes values narrower than keys."""
+  return capability >= HOPPER and version >= 91000
+
+
+def _width(K, V):
+  """The width of keys of K beside values of V: at least both, and by 8."""
+  return -(-max(K, V) // 8) * 8
 
 
 def _widen(x, width):

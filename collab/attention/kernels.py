@@ -20,8 +20,7 @@ alive, bool [B, T, H|1, 1], False for such rows. The heads of a group are folded
 into the query axis, [B, G, H/G T, K] x [B, G, S, K]. So with one key head, all
 heads of an example are a single matrix product.
 
-All but `grouped` define their own reverse mode, and only `grouped` supports
-forward mode (jax.jvp).
+No kernel but `grouped` has forward mode (jax.jvp).
 """
 
 import functools
@@ -71,7 +70,8 @@ def _attend(
   if per_head and key_bias is None:
     q = jnp.repeat(q, H // q.shape[2], 2)
   if kernel == 'cudnn':
-    o, alive = cudnn.attend(q, k, v, key_bias, mask, machine)
+    narrow = cudnn.takes_narrow(machine.capability, machine.cudnn)
+    o, alive = cudnn.attend(q, k, v, key_bias, mask, narrow=narrow)
   elif kernel == 'splash':
     o, alive = splash.attend(q, k, v, key_bias, mask)
   else:

@@ -1,59 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splash attention on TPU: JAX's kernel, of which no score is ever in memory.
+"""Splash attention on TPU: JAX's kernel, which keeps no score in memory.
 
 It takes several heads of queries to one of keys, values of another width than
-keys, and segments. A key bias travels as columns of queries and keys, like for
-cuDNN. Lengths are padded to the kernel's blocks, with keys in a segment of
-their own. The kernel cannot be partitioned by XLA, so each device runs it for
-its own examples.
+keys, and segments. A key bias travels as features of queries and keys. Lengths
+are padded to the kernel's tiles, with keys in a segment of their own. XLA
+cannot partition the kernel, so each device runs it for its own examples.
 
-It ran on no TPU: its values and gradients are tested in Pallas' interpreter,
-and that it lowers for TPU.
+The kernel has not run on a TPU. Tests run it in Pallas' interpreter, and lower
+it for TPU.
 """
+
+import math
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as library
 import jax.numpy as jnp
 
-from collab.attention import columns, devices
+from collab.attention import devices, features
+from collab.attention.masks import Mask
 
 LANES = 128
-BLOCK = 512  # most queries, or keys, of a tile
+TILE = 512  # most queries, or keys, of a tile
 
 
-def attend(q, k, v, key_bias, mask, *, interpret: bool = False):
-  """Computes attention; arguments as in kernels.attend, q with all heads.
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array | None,
+  mask: Mask | None,
+  *,
+  interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes attention, zero for rows without keys.
 
   Args:
     q, k, v, key_bias, mask: see the module kernels.
     interpret: whether to interpret the kernel, on any backend and slowly.
 
   Returns:
-    o [B, T, H, V] and alive.
+    o [B, T, H', V], with H' as in features.append, and alive.
   """
-  B, T, S, G = *q.shape[:2], k.shape[1], columns.groups(k, v)
-  k, v = (jnp.repeat(x, G // x.shape[2], 2) for x in (k, v))
-  q, k = columns.append(q, k, key_bias, None)
-  q, k, v = (_lengthen(x.swapaxes(1, 2), 2) for x in (q, k, v))
+  B, T, S = *q.shape[:2], k.shape[1]
+  arrays = features.append(q, k, v, key_bias, None)
+  q, k, v = (_lengthen(x.swapaxes(1, 2), 2) for x in arrays)
   kernel = _kernel(mask is not None and mask.causal, interpret, q, k)
-  run = _split if jax.device_count() > 1 else _run
+  # In jax.shard_map each device has only its own examples.
+  alone = (
+    jax.device_count() == 1 or jax.sharding.get_abstract_mesh().manual_axes
+  )
+  run = _run if alone else _split
   o = run(kernel, q, k, v, *_segments(mask, B, T, S))
-  return o[:, :, :T].swapaxes(1, 2), columns.alive(mask, T, S)[:, :, None, None]
+  alive = features.alive(mask, T, S)[:, :, None, None]
+  return jnp.where(alive, o[:, :, :T].swapaxes(1, 2), 0), alive
 
 
 def _kernel(causal, interpret, q, k):
   """Makes JAX's kernel for q [B, H, T, K] and k [B, G, S, K]."""
   (H, T), S = q.shape[1:3], k.shape[2]
   kind = library.CausalMask if causal else library.FullMask
-  t, s = _block(T), _block(S)
-  blocks = dict(block_q=t, block_q_dkv=t, block_q_dq=t)
-  blocks |= dict(block_kv=s, block_kv_dkv=s, block_kv_dq=s)
+  t, s = math.gcd(T, TILE), math.gcd(S, TILE)
+  tiles = dict(block_q=t, block_q_dkv=t, block_q_dq=t)
+  tiles |= dict(block_kv=s, block_kv_dkv=s, block_kv_dq=s)
   return library.make_splash_mha(
     library.MultiHeadMask([kind((T, S))] * H),
     head_shards=1,
     q_seq_shards=1,
     interpret=interpret,
-    block_sizes=library.BlockSizes(**blocks),
+    block_sizes=library.BlockSizes(**tiles),
   )
 
 
@@ -73,7 +87,7 @@ def _split_forward(*arguments):
 
 
 def _split_backward(arguments, do):
-  """Runs forward again: what the kernel saves for backward is private."""
+  """Runs forward again, because what the kernel saves for it is private."""
   kernel, *arrays = arguments
 
   def gradients(kernel, do, q, k, v, *segments):
@@ -98,7 +112,7 @@ def _segments(mask, B, T, S):
   """
   of_query, of_key = jnp.zeros((1, T), int), jnp.zeros((1, S), int)
   if mask is not None and mask.q_segments is not None:
-    of_query, of_key, found = columns.ranks(mask)
+    of_query, of_key, found = features.numbered(mask)
     of_query = jnp.where(found, of_query, -1)
   if mask is not None and mask.key_valid is not None:
     of_key = jnp.where(mask.key_valid, of_key, -2)
@@ -106,11 +120,6 @@ def _segments(mask, B, T, S):
   return tuple(
     jnp.broadcast_to(x.astype(jnp.int32), (B, x.shape[1])) for x in padded
   )
-
-
-def _block(n):
-  """Returns the largest block that divides a padded length."""
-  return max(b for b in (LANES, 2 * LANES, BLOCK) if n % b == 0)
 
 
 def _lengthen(x, axis, fill=0):

@@ -46,7 +46,8 @@ def lowering_for(machine: Target):
   """Makes `target` return another machine, to lower or export a program for it.
 
   A function that was traced before is not traced again: use it around a new
-  `jax.jit`.
+  `jax.jit`. JAX itself asks for cuDNN's version and the GPU's capability while
+  it lowers cuDNN's attention, and refuses where there is neither.
   """
   token = _CHOSEN.set(machine)
   try:

@@ -19,8 +19,9 @@ has something of all:
               without the blocks that a causal kernel skips, of the measured
               rate. "mha, xla" forces a kernel, "mha" takes the layer's choice.
   steps       a training step of a decoder, Adam, bfloat16. mfu: three forward
-              passes. planned_mib: what XLA plans for, with parameters.
-              "whole logits": with a loss that makes all logits at once.
+              passes. planned_mib: what XLA plans for, with parameters. The
+              layers are a scan, which compiles sooner, but for "unrolled";
+              "whole logits" has a loss that makes all of them at once.
   decode      one token a row with a full cache, of a layer; 20 of them in one
               program. of_limit: the time to read cache and weights at the
               measured bandwidth, over the time. Small caches stay on the chip,
@@ -51,7 +52,8 @@ import jax
 from benchmarks import accelerator_cases, accelerator_checks, protocol
 from benchmarks import accelerator_speed as speed
 
-SAME = ('card', 'driver', 'jax', 'flax')  # of runs that share a file
+# Of runs that share a file.
+SAME = 'card', 'driver', 'cudnn', 'jax', 'flax', 'xla_flags'
 SECTIONS = dict(
   peaks=speed.peaks,
   layers=speed.layers,
@@ -68,7 +70,7 @@ def environment():
   """What figures depend on."""
   packages = importlib.metadata.distributions()
   versions = {x.metadata['Name']: x.version for x in packages}
-  cudnn = [v for k, v in versions.items() if k.startswith('nvidia-cudnn')]
+  cudnn = [v for k, v in versions.items() if str(k).startswith('nvidia-cudnn')]
   query = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
   driver = ''
   if shutil.which(query[0]):
@@ -99,9 +101,7 @@ class Results:
     if lines:
       before = lines[0]['environment']
       if changed := [x for x in SAME if before.get(x) != now[x]]:
-        words = ', '.join(
-          f'{x} {before.get(x)!r}, now {now[x]!r}' for x in changed
-        )
+        words = ', '.join(f'{x}={before.get(x)!r}' for x in changed)
         sys.exit(f'{path} is of {words}: use another --out, or --restart.')
     else:
       path.write_text('')

@@ -210,7 +210,11 @@ def _steps(size, D, H, num_layers, remat):
       functools.partial(
         _step,
         size,
-        model | dict(attention=dict(LAYERS[name.split(',')[0]], num_heads=H)),
+        model
+        | dict(
+          attention=dict(LAYERS[name.split(',')[0]], num_heads=H),
+          scan='unrolled' not in name,
+        ),
         rows,
         'whole logits' in name,
       ),
@@ -251,7 +255,7 @@ def _step(size, fields, rows, whole_logits):
     draw = np.random.default_rng(0).integers(0, V, (2, rows, T), np.int32)
     batch = dict(tokens=draw[0], labels=draw[1])
     batch['weights'] = np.ones((rows, T), np.float32)
-    program.arguments = [noise(params, 0.02), noise(opt, 0), batch]
+    program.arguments = [noise(params, 0.02), models.zeros(opt), batch]
     program.arguments = jax.device_put(program.arguments)
     (seconds,) = timed(size, program)
     rate, known = (

@@ -136,7 +136,7 @@ def main(
   eval_only: bool,
   results: str,
   profile: str = '',
-):
+) -> None:
   """Runs what a command line says, in a workdir that no other run uses."""
   with workdirs.owned(config, workdir, eval_only):
     if results:

@@ -155,6 +155,13 @@ class Program:
     return result
 
   @property
+  def kernel(self):
+    """'cudnn' or 'splash' where the program calls it, else 'xla'."""
+    text = self._run.as_text()
+    calls = {'__cudnn$fmha': 'cudnn', 'tpu_custom_call': 'splash'}
+    return next((name for call, name in calls.items() if call in text), 'xla')
+
+  @property
   def temporary(self):
     """Bytes of temporaries that XLA plans for."""
     return self._run.memory_analysis().temp_size_in_bytes

@@ -168,6 +168,7 @@ def _layer(size, x, make, dense, shared, base):
     found = beside(size, program, shared, base)
     rate = 1e3 * flops / found['ms']
     return found | dict(
+      kernel=program.kernel,
       tflops=rate / 1e12,
       of_matrix_rate=rate / matrix_rate(results),
       temporary_mib=program.temporary / 2**20,

@@ -5,20 +5,31 @@ Step functions, arguments and axes are those of `decoding`; N is the size of the
 beam.
 """
 
+from collections.abc import Callable
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from collab import decoding
 from collab.attention import cache_take
 
 
 def beam(
-  step, cache, prompt, *, eos, pad, max_length, size=4, alpha=0.6, **optional
-):
+  step: Callable,
+  cache: Any,
+  prompt: ArrayLike,
+  *,
+  eos: int,
+  pad: int,
+  max_length: int,
+  size: int = 4,
+  alpha: float = 0.6,
+  **optional: ArrayLike | None,
+) -> decoding.Decoded:
   """Finds the N best y by score(y) = log p(y) / ((5 + |y|) / 6)^alpha.
 
   Wu et al., 2016 (GNMT), equation 14; |y| counts eos. Each step keeps the N
@@ -93,7 +104,7 @@ def beam(
   return decoding.Decoded(tokens, s.scores)
 
 
-def check(size, alpha):
+def check(size: int, alpha: float) -> None:
   """Raises ValueError for settings that `beam` does not support."""
   if size < 1:
     raise ValueError(f'size must be 1 or more, got {size}.')

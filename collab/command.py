@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 import jax
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
   In arguments without a type, which may be paths, ~ means the home folder.
   """
 
-  def __init__(self, **options):
+  def __init__(self, **options: Any):
     super().__init__(
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     )
     self.register('type', None, paths.expand)
 
-  def error(self, message):
+  def error(self, message: str) -> NoReturn:
     raise ValueError(message)
 
 
@@ -58,7 +59,7 @@ def stdin_lines() -> Iterator[str]:
     yield line.strip()
 
 
-def print_lines(prog: str, lines: Sequence):
+def print_lines(prog: str, lines: Sequence) -> None:
   """Prints one line for each line of input: its text, or an empty line.
 
   A text may be an exception. It makes an empty line, and is reported on
@@ -82,7 +83,7 @@ def print_lines(prog: str, lines: Sequence):
     )
 
 
-def train(main: Callable, check_file: Callable):
+def train(main: Callable, check_file: Callable) -> None:
   """Runs train.py by its command line, and reports an error in one line.
 
   Args:

@@ -26,16 +26,21 @@ Impossible arguments raise a ValueError. What a jitted program cannot refuse
 NaN. Rows do not depend on each other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 import functools
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+from collab import models
 from collab.io import text_lines
+
+if TYPE_CHECKING:
+  from collab.data.tokenizer import Tokenizer
 
 CHUNK = 512  # tokens of a prompt that are processed at a time
 
@@ -52,7 +57,9 @@ class Decoded(NamedTuple):
   scores: jax.Array
 
 
-def empty_cache(model, rows, places, *memory):
+def empty_cache(
+  model: models.Model, rows: int, places: int, *memory: jax.Array
+) -> Any:
   """Makes the cache of a model that has decoded nothing yet, as zeros.
 
   Args:
@@ -67,7 +74,9 @@ def empty_cache(model, rows, places, *memory):
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def step_of(model, params, method='next_logits') -> Callable:
+def step_of(
+  model: models.Model, params: Mapping, method: str = 'next_logits'
+) -> Callable:
   """Makes a step function of a model's method that reads and fills a cache."""
   decoder = model.clone(decode=True)
 
@@ -81,7 +90,9 @@ def step_of(model, params, method='next_logits') -> Callable:
   return step
 
 
-def line(tokenizer, ids, score):
+def line(
+  tokenizer: 'Tokenizer', ids: Iterable[int], score: float
+) -> str | FloatingPointError:
   """Converts a row of Decoded to text in one line.
 
   A line break becomes a blank. If the score is not finite, the tokens have no
@@ -92,7 +103,16 @@ def line(tokenizer, ids, score):
   return text_lines.one(tokenizer.decode(ids))
 
 
-def greedy(step, cache, prompt, *, eos, pad, max_length, **optional):
+def greedy(
+  step: Callable,
+  cache: Any,
+  prompt: ArrayLike,
+  *,
+  eos: int,
+  pad: int,
+  max_length: int,
+  **optional: ArrayLike | None,
+) -> Decoded:
   """Decodes y_t = argmax_y p(y | y_<t), the lowest id among equals."""
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
   choose = lambda logits, t: jnp.argmax(logits, axis=-1)
@@ -100,19 +120,19 @@ def greedy(step, cache, prompt, *, eos, pad, max_length, **optional):
 
 
 def sample(
-  step,
-  cache,
-  prompt,
-  key,
+  step: Callable,
+  cache: Any,
+  prompt: ArrayLike,
+  key: jax.Array,
   *,
-  eos,
-  pad,
-  max_length,
-  temperature=1.0,
-  top_k=0,
-  top_p=1.0,
-  **optional,
-):
+  eos: int,
+  pad: int,
+  max_length: int,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  **optional: ArrayLike | None,
+) -> Decoded:
   """Samples y_t ~ p(y | y_<t)^(1 / temperature), within top_k, then top_p.
 
   Token t of row b depends on the key, b and t. Scores are those of p itself.
@@ -151,7 +171,16 @@ def sample(
   return _roll_out(step, start, choose, eos, pad, max_length)
 
 
-def prefill(step, cache, prompt, eos, pad, L, prompt_lengths=None, limits=None):
+def prefill(
+  step: Callable,
+  cache: Any,
+  prompt: ArrayLike,
+  eos: int,
+  pad: int,
+  L: int,
+  prompt_lengths: ArrayLike | None = None,
+  limits: ArrayLike | None = None,
+) -> tuple[jax.Array, Any, jax.Array]:
   """Checks, and runs the prompt: logits [B, V], the cache, limits [B]."""
   if L < 1:
     raise ValueError(f'max_length must be 1 or more, got {L}.')
@@ -221,7 +250,13 @@ def _per_row(name, x, default, B, low, high):
   return jnp.asarray(x, jnp.int32)
 
 
-def call(step, tokens, cache, V=None, **lengths):
+def call(
+  step: Callable,
+  tokens: jax.Array,
+  cache: Any,
+  V: int | None = None,
+  **lengths: jax.Array,
+) -> tuple[jax.Array, Any]:
   """Calls step(...), checks its logits and casts them to float32."""
   logits, cache = step(tokens, cache, **lengths)
   if logits.shape != (*tokens.shape, V or logits.shape[-1]):

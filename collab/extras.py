@@ -14,7 +14,7 @@ import sys
 EXTRA = 'train'
 
 
-def need():
+def need() -> None:
   """Raises an ImportError that names the extra if a package is missing."""
   if missing := _missing():
     raise ImportError(
@@ -23,7 +23,7 @@ def need():
     )
 
 
-def need_in_commands():
+def need_in_commands() -> None:
   """Ends `python -m collab...` with that one line, without a traceback."""
   words = sys.orig_argv
   if '-m' in words and words[words.index('-m') + 1].startswith('collab.'):

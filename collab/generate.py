@@ -9,28 +9,30 @@ the end of the line. A line that is too long gives an empty line; standard error
 names it, and the exit code is 1.
 """
 
+from collections.abc import Mapping, Sequence
 import functools
 import sys
 
 import jax
 import numpy as np
 
-from collab import command, decoding, load_run
+from collab import command, decoding, load_run, models
 from collab.data import examples
+from collab.data.tokenizer import Tokenizer
 
 
 def generate(
-  model,
-  params,
-  tokenizer,
-  prompts,
+  model: models.Decoder,
+  params: Mapping,
+  tokenizer: Tokenizer,
+  prompts: Sequence[str],
   *,
-  length=100,
-  temperature=1.0,
-  seed=0,
-  batch_size=16,
-  **within,
-):
+  length: int = 100,
+  temperature: float = 1.0,
+  seed: int = 0,
+  batch_size: int = 16,
+  **within: float,
+) -> list[str | Exception]:
   """Continues prompts; returns lines of text that begin with them.
 
   Args:
@@ -102,7 +104,7 @@ def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
   )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   parser = command.Parser(prog='python -m collab.generate', description=__doc__)
   parser.add_argument('--workdir', required=True, help='of a run of lm')
   parser.add_argument(

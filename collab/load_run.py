@@ -39,7 +39,12 @@ def load(workdir: str, task: str) -> tuple:
   return models.build(**fields), params, words, config
 
 
-def tokenizer_of(folder, text: str, fields: dict, meaning):
+def tokenizer_of(
+  folder: str | pathlib.Path,
+  text: str,
+  fields: dict,
+  meaning: model_json.Meaning,
+) -> tokenizer.Tokenizer:
   """Makes the tokenizer of a model from the text of its tokenizer.json.
 
   Args:

@@ -22,7 +22,7 @@ class Meaning(NamedTuple):
   classes: tuple[str, ...] = ()
 
 
-def write(workdir: str | pathlib.Path, fields: dict, meaning: Meaning):
+def write(workdir: str | pathlib.Path, fields: dict, meaning: Meaning) -> None:
   """Writes the fields of models.build and the Meaning to a workdir."""
   path = pathlib.Path(workdir) / 'model.json'
   atomic.save_json(path, fields | meaning._asdict())
@@ -57,7 +57,7 @@ def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
   return fields, meaning
 
 
-def check(workdir: str | pathlib.Path, meaning: Meaning):
+def check(workdir: str | pathlib.Path, meaning: Meaning) -> None:
   """Refuses a Meaning that differs from that of the workdir's model, if any.
 
   Raises:
@@ -72,7 +72,7 @@ def check(workdir: str | pathlib.Path, meaning: Meaning):
     raise ValueError(f'{workdir}: {_both(old, new)}.')
 
 
-def check_tokenizer(workdir: str | pathlib.Path, known: str, got: str):
+def check_tokenizer(workdir: str | pathlib.Path, known: str, got: str) -> None:
   """Refuses a tokenizer other than the model's, by their fingerprints."""
   if known and got != known:
     raise ValueError(

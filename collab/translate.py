@@ -8,17 +8,26 @@ that is too long gives an empty line; standard error names it, and the exit code
 is 1.
 """
 
+from collections.abc import Mapping, Sequence
 import functools
 import sys
 
 import jax
 
-from collab import command, decoding, load_run
+from collab import command, decoding, load_run, models
+from collab.data.tokenizer import Tokenizer
 from collab.tasks import wmt14
 from collab.training import evaluation, sharding
 
 
-def translate(model, params, tokenizer, sentences, beam=4, alpha=0.6):
+def translate(
+  model: models.EncoderDecoder,
+  params: Mapping,
+  tokenizer: Tokenizer,
+  sentences: Sequence[str],
+  beam: int = 4,
+  alpha: float = 0.6,
+) -> list[str | Exception]:
   """Translates sentences, each to one line; '' stays ''.
 
   The result has an exception in place of a translation if the sentence is
@@ -46,7 +55,7 @@ def translate(model, params, tokenizer, sentences, beam=4, alpha=0.6):
   return found
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   parser = command.Parser(
     prog='python -m collab.translate', description=__doc__
   )

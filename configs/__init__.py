@@ -33,10 +33,10 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
   mla=dict(latent_dim=lambda c: c.model.dim // 4),
 )
 # Fields of an attention that configs lack unless given, and their types.
-OPTIONAL = dict(flash=True, qkv_features=0, embedding_std=0.02)
+OPTIONAL = dict(implementation='xla', qkv_features=0, embedding_std=0.02)
 
 
-def check(config: str):
+def check(config: str) -> None:
   """Raises a ValueError that lists our configs if the file does not exist."""
   path = config.partition(':')[0]
   if not pathlib.Path(path).is_file():
@@ -169,9 +169,8 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
         f'The argument has {key}={text}; {name} has {", ".join(legal)}.'
       )
     kind = type(known[key])
-    read = _bool if kind is bool else kind
     try:
-      values = tuple(map(read, text.split('/')))
+      values = tuple(map(kind, text.split('/')))
       found[key] = values if len(values) > 1 else values[0]
     except ValueError as e:
       raise ValueError(
@@ -179,9 +178,3 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
       ) from e
   c.model.attention = found
   return c
-
-
-def _bool(text):
-  if text not in ('True', 'False'):
-    raise ValueError(text)
-  return text == 'True'

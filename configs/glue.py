@@ -32,7 +32,11 @@ which the paper gets by decomposing a fine-tuned model and fine-tuning it again;
     384        40.7  89.6   82.3/71.1  86.0/85.6  87.2/90.5  84.4  90.0  49.5  77.9
 """  # noqa: E501, a table
 
-from configs import attend, base, parse
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from configs import Words, attend, base, parse
 
 # {sub-task: (examples of the published training set, epochs)}.
 TRAINING = dict(
@@ -77,7 +81,7 @@ MODELS = dict(
 )
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(TRAINING), tuple(MODELS))
   # QQP is published with a few damaged rows, which are always skipped.
@@ -86,7 +90,13 @@ def get_config(argument: str = ''):
   return sentences('glue', words, data, BERT_BASE | model, TRAINING)
 
 
-def sentences(task, words, data, model, training):
+def sentences(
+  task: str,
+  words: Words,
+  data: Mapping,
+  model: Mapping,
+  training: Mapping[str, tuple[int, int]],
+) -> ConfigDict:
   """Makes the config of a task that classifies sentences, by BERT's recipe.
 
   Args:
@@ -114,7 +124,7 @@ def sentences(task, words, data, model, training):
   return attend(c, words)
 
 
-def fine_tuning(c, examples, epochs):
+def fine_tuning(c: ConfigDict, examples: int, epochs: int) -> None:
   """Sets BERT's recipe: AdamW, linear after 10 % warm-up, the best epoch."""
   epoch = -(-examples // c.data.batch_size)
   c.optim.update(lr=2e-5, schedule='linear', b2=0.999, eps=1e-8)
@@ -124,7 +134,7 @@ def fine_tuning(c, examples, epochs):
   c.checkpoint.update(keep=1, best='val/score')
 
 
-def resize(c, size, examples, epochs):
+def resize(c: ConfigDict, size: str, examples: int, epochs: int) -> None:
   """Changes model and training to a smaller size, trained from scratch."""
   if size == 'sample':
     c.data.update(corpus='sample', malformed='fatal', vocab_size=1000)

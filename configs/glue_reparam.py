@@ -24,8 +24,10 @@ configs/glue.py:mrpc,albert,gqa,kv_heads=4. Published numbers and recipe: see
 configs/glue.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   return glue.get_config(f'collab,{argument}')

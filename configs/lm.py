@@ -22,12 +22,14 @@ The perplexity is that of a word, the end of a line being one: comparable
 whatever the tokens are, but not with a closed vocabulary's, whose <unk> is one.
 """
 
+from ml_collections import ConfigDict
+
 from configs import attend, base, parse
 
 SUBTASKS = ('wikitext103', 'wikitext2', 'ptb')
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, SUBTASKS)
   subtask = words.subtask
@@ -66,7 +68,7 @@ def get_config(argument: str = ''):
   return attend(c, words)
 
 
-def resize(c, size):
+def resize(c: ConfigDict, size: str) -> None:
   """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=2000, row_length=64)

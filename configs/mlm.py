@@ -17,12 +17,14 @@ Adam 0.9/0.98, weight decay 0.01, linear decay (arXiv 1907.11692, appendix). Its
 batch is 8,192 rows at lr 6e-4; ours, 256 at 2e-4, is our choice.
 """
 
+from ml_collections import ConfigDict
+
 from configs import attend, base, glue, parse
 
 SUBTASKS = dict(text='', lm1b='lm1b', wiki40b='wiki40b/en')
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   c = base()
@@ -46,7 +48,7 @@ def get_config(argument: str = ''):
   return attend(c, words)
 
 
-def resize(c, size):
+def resize(c: ConfigDict, size: str) -> None:
   """Changes model and training to a smaller size, if one is given."""
   if size:
     c.model.update(norm='pre', attention_dropout=0.0, dropout=0.0)

@@ -22,10 +22,12 @@ On XQuAD's thousand questions a model that was not pre-trained learns next to
 nothing: `xquad,small` checks the path from file to score.
 """
 
+from ml_collections import ConfigDict
+
 from configs import attend, base, glue, parse
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
@@ -59,7 +61,7 @@ def get_config(argument: str = ''):
   return attend(c, words)
 
 
-def resize(c, size):
+def resize(c: ConfigDict, size: str) -> None:
   """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=1500, batch_size=64)

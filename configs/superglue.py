@@ -16,6 +16,8 @@ there is a passage, is our choice. No published number is known to us either.
 TFDS prepares SuperGLUE only with TensorFlow: pip install '.[prepare]'.
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue, parse
 
 PASSAGES = ('boolq', 'multirc', 'record')
@@ -33,7 +35,7 @@ TRAINING = dict(
 )
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(TRAINING))
   length = 256 if words.subtask in PASSAGES else 128

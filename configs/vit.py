@@ -32,6 +32,8 @@ recovered), at collaborative key widths 768 / 512 / 384 / 256 / 128 / 64:
     shared_dim   384 / 192 / 96   21,044,200 / 20,152,552 / 19,706,728
 """
 
+from ml_collections import ConfigDict
+
 from configs import attend, base, parse
 
 # {sub-task: (training images, mean and deviation of their channels)}.
@@ -44,7 +46,7 @@ SUBTASKS = dict(
 )
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
@@ -91,13 +93,13 @@ def get_config(argument: str = ''):
   return attend(c, words)
 
 
-def train_for(c, images, epochs, warmup):
+def train_for(c: ConfigDict, images: int, epochs: int, warmup: int) -> None:
   """Sets the steps of training and of warm-up from epochs."""
   c.total_steps = epochs * images // c.data.batch_size
   c.optim.warmup_steps = warmup * images // c.data.batch_size
 
 
-def few_pixels(c, subtask):
+def few_pixels(c: ConfigDict, subtask: str) -> None:
   """Changes the recipe to images of 28 x 28 or 32 x 32 pixels."""
   digits = subtask == 'mnist'  # a mirrored digit is not a digit
   c.data.image_size = 28 if 'mnist' in subtask else 32
@@ -107,7 +109,7 @@ def few_pixels(c, subtask):
   c.every.update(eval=1000, checkpoint=1000)
 
 
-def resize(c, subtask, size, images):
+def resize(c: ConfigDict, subtask: str, size: str, images: int) -> None:
   """Changes model and training to a smaller size, if one is given."""
   plain = dict(ops=0, erasing=0.0, mixup=0.0, cutmix=0.0)
   if size == 'sample':

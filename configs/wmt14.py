@@ -19,10 +19,12 @@ Published BLEU (arXiv 2006.16362), key width 512 / 256 / 128 / 64:
   collaborative  27.58 / 27.41 / 27.40 / 27.31   wmt14_collab.py:shared_dim=
 """
 
+from ml_collections import ConfigDict
+
 from configs import attend, base, parse
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument)
   c = base()
@@ -65,7 +67,7 @@ def get_config(argument: str = ''):
   return attend(c, words, collab=dict(bias='shared'))
 
 
-def resize(c, size):
+def resize(c: ConfigDict, size: str) -> None:
   """Changes model and training to a smaller size, if one is given."""
   if size == 'sample':
     c.data.update(corpus='sample', vocab_size=2000)

@@ -4,8 +4,10 @@
 The paper's rows by key width: configs/wmt14_collab.py:shared_dim=256.
 """
 
+from ml_collections import ConfigDict
+
 from configs import wmt14
 
 
-def get_config(argument: str = ''):
+def get_config(argument: str = '') -> ConfigDict:
   return wmt14.get_config(f'collab,{argument}')

@@ -15,10 +15,12 @@ replicate is. With S seeds the interval is too narrow with respect to the seeds,
 by sqrt((S - 1) / S). The standard deviation beside it is not.
 """
 
+from collections.abc import Callable, Mapping
 import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 REPLICATES = 1000
 SEED = 12345  # sacreBLEU's
@@ -64,7 +66,12 @@ def sacrebleu(replicates: np.ndarray, d: float) -> np.ndarray:
 
 
 @np.errstate(all='ignore')  # a diverged seed has nan or inf
-def compare(arms, score, baseline='', test=two_sided):
+def compare(
+  arms: Mapping[str, ArrayLike],
+  score: Callable,
+  baseline: str = '',
+  test: Callable = two_sided,
+) -> dict[str, Interval]:
   """Computes intervals of all arms, and tests against a baseline.
 
   Args:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a study's runs as jobs: open commands, locks, and rows of results."""
 
+from collections.abc import Mapping
 import fcntl
 import os
 import pathlib
@@ -22,7 +23,13 @@ class Jobs:
     collect: whether to record finished runs only, and start none.
   """
 
-  def __init__(self, name, folder, planned, collect=False):
+  def __init__(
+    self,
+    name: str,
+    folder: str | pathlib.Path,
+    planned: Mapping[str, study.Run],
+    collect: bool = False,
+  ):
     self.name, self.folder, self.planned = name, folder, planned
     self.collect, self.stopping = collect, threading.Event()
     self.children, self.failed, self.recorded = {}, {}, set()
@@ -42,7 +49,7 @@ class Jobs:
     commands = study.commands(run)
     return commands[1:] if run.source and workdir.exists() else commands
 
-  def make(self, run: study.Run, variables: dict[str, str]):
+  def make(self, run: study.Run, variables: dict[str, str]) -> None:
     """Makes a run unless another process does; keeps the reason if it fails.
 
     Its processes get `variables` added to their environment.
@@ -85,7 +92,7 @@ class Jobs:
         return
     self.record(run)
 
-  def record(self, run: study.Run):
+  def record(self, run: study.Run) -> None:
     """Records a run's result, unless it was stopped before it had one."""
     row, whole = self._row(run)
     result = whole or study.finished(run) or row
@@ -103,7 +110,7 @@ class Jobs:
     row = results.find(run, self.planned[run.name], self.name, self.folder)
     return row, bool(row and row.get('arm') and row['examples'])
 
-  def stop(self):
+  def stop(self) -> None:
     """Tells running children to save and end, and starts no other run."""
     self.stopping.set()
     for child, _ in list(self.children.values()):

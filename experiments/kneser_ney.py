@@ -128,7 +128,7 @@ def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
     )
 
 
-def main():
+def main() -> None:
   prog = 'python -m experiments.kneser_ney'
   parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument

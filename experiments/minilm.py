@@ -12,7 +12,7 @@ of the pairs' cosines with the gold scores. An embedding is the mean over
 tokens, scaled to length one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import json
 import tempfile
 import time
@@ -73,7 +73,9 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
       )
 
 
-def embed(model, params, rows, size=64):
+def embed(
+  model: Mapping, params: Mapping, rows: examples.Rows, size: int = 64
+) -> np.ndarray:
   """Computes embeddings of length one, [N, D], of examples.Rows."""
   model = models.build(**model)
   params = jax.tree.map(jnp.asarray, params)
@@ -106,7 +108,7 @@ def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
   )
 
 
-def main():
+def main() -> None:
   prog = 'python -m experiments.minilm'
   parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument

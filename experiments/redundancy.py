@@ -41,7 +41,7 @@ def curves(folder: str, text: str, rows: int) -> dict:
   }
 
 
-def main():
+def main() -> None:
   prog = 'python -m experiments.redundancy'
   parser = command.Parser(prog=prog, description=__doc__)
   add = parser.add_argument

@@ -9,6 +9,7 @@ Many processes may write. A lock on the study's folder orders them. The folder
 of all results cannot be locked, because atomic writes lock it.
 """
 
+from collections.abc import Mapping
 import contextlib
 import fcntl
 import gzip
@@ -44,7 +45,9 @@ def rows(path: pathlib.Path, **fields: type) -> list[dict]:
   return found
 
 
-def find(run, planned, name, folder):
+def find(
+  run: study.Run, planned: study.Run, name: str, folder: str | pathlib.Path
+) -> dict | None:
   """Finds the row of a run: its study's own, else one that train.py wrote.
 
   Args:
@@ -71,7 +74,13 @@ def find(run, planned, name, folder):
   return None
 
 
-def record(run, planned, result, name, folder):
+def record(
+  run: study.Run,
+  planned: study.Run,
+  result: Mapping,
+  name: str,
+  folder: str | pathlib.Path,
+) -> None:
   """Writes the row of a run in place of an older one, and its examples.
 
   Args:

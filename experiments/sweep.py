@@ -50,7 +50,7 @@ BUCKET = re.compile(r'[a-z0-9]+://[\w./-]+', re.ASCII)
 
 def sweep(
   shared: jobs.Jobs, runs: list[study.Run], number: int, gpus: list[str]
-):
+) -> None:
   """Makes runs, `number` at a time, sources first, and shows progress.
 
   Of `gpus`, if there are any, each job has one.
@@ -209,7 +209,7 @@ def _check_place():
     raise ValueError(f'Start it in {project}, not in {os.getcwd()}.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   args = _parse(argv)
   _check_place()
   runs = study.plan(args.study, args.data or 'data', args.runs, args.grid)

@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ import numpy as np
 
 from collab.io import atomic
 from experiments import intervals, results, study
+from experiments.metric import Metric
 
 NOT_RUN = 'not run'
 MEASURED = dict(metrics=dict, parameters=int, attention_parameters=int)
@@ -61,7 +62,12 @@ class Measured(NamedTuple):
   examples: bool
 
 
-def measure(studies, metric, arms, baseline='mha'):
+def measure(
+  studies: Iterable[str],
+  metric: Metric,
+  arms: Mapping[str, str],
+  baseline: str = 'mha',
+) -> dict[str, Measured]:
   """Measures the arms that have rows: {name: Measured}.
 
   If the examples of one run are missing, all intervals are over seeds alone.
@@ -124,7 +130,9 @@ def ratio(x: float, y: float) -> float:
   return x / y if y else math.nan
 
 
-def cells(found, metric, mean='mean'):
+def cells(
+  found: Measured | None, metric: Metric, mean: str = 'mean'
+) -> dict[str, str]:
   """Makes the cells of a table's row on an arm, {column: text}.
 
   Args:
@@ -210,7 +218,7 @@ def differences(found: Mapping[str, Measured]) -> dict:
   return {k: (x.difference, *x.span) for k, x in every.items() if x.span}
 
 
-def bars(axis: Axes, labels: Sequence, numbers: Mapping):
+def bars(axis: Axes, labels: Sequence, numbers: Mapping) -> None:
   """Draws numbers with their intervals, one row for each label.
 
   Args:
@@ -223,7 +231,7 @@ def bars(axis: Axes, labels: Sequence, numbers: Mapping):
   label_rows(axis, labels)
 
 
-def points(axis: Axes, numbers: Mapping, along: str, **style):
+def points(axis: Axes, numbers: Mapping, along: str, **style: Any) -> None:
   """Draws the finite ones of some numbers, with their intervals.
 
   Args:
@@ -241,19 +249,19 @@ def points(axis: Axes, numbers: Mapping, along: str, **style):
   axis.errorbar(x, y, fmt='o', **{f'{along}err': error}, **style)
 
 
-def label_rows(axis: Axes, labels: Sequence):
+def label_rows(axis: Axes, labels: Sequence) -> None:
   """Labels the rows of a figure, from above."""
   axis.set_yticks(range(len(labels)), labels)
   axis.set_ylim(len(labels) - 0.5, -0.5)
   tidy(axis)
 
 
-def tidy(axis: Axes):
+def tidy(axis: Axes) -> None:
   """Removes half of the frame and draws a grid."""
   axis.spines[['top', 'right']].set_visible(False)
   axis.grid(alpha=0.3)
 
 
-def legend(axis: Axes, **options):
+def legend(axis: Axes, **options: Any) -> None:
   """Puts the legend beside the drawing."""
   axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), **options)

@@ -22,6 +22,7 @@ because variants differ in nothing else:
                      attention
 """
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import math
@@ -29,6 +30,7 @@ import pathlib
 import runpy
 import sys
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from collab import accounting, attention, command, models
@@ -42,7 +44,7 @@ HEAD = (
 )  # fmt: skip
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   args = _parse(argv)
   path, _, argument = args.config.partition(':')
   found, length = variants(path, argument)
@@ -63,7 +65,9 @@ def main(argv):
   print(f'\nIn {out}: accounting.md, accounting.png')
 
 
-def variants(path, argument):
+def variants(
+  path: str | pathlib.Path, argument: str
+) -> tuple[dict[str, models.Model], int]:
   """Returns ({variant: model}, tokens of a sequence) for a config's family.
 
   The first variant is mha.
@@ -92,7 +96,7 @@ def variants(path, argument):
   return found, accounting.tokens(found[own], base.data)
 
 
-def table(rows):
+def table(rows: Mapping[str, tuple[layer.Cost, float]]) -> str:
   """Formats {variant: (Cost, T*)} as a Markdown table with SI prefixes."""
   mha = next(iter(rows.values()))[0]
   lines = []
@@ -126,7 +130,7 @@ def _config(path, words):
     raise ValueError(f'{path} fails: {type(e).__name__}: {e}.') from e
 
 
-def model(config):
+def model(config: ConfigDict) -> models.Model:
   """Builds the model of a config.
 
   Fields that the data would decide are made up, because attention does not

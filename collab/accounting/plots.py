@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots the cost of attention against sequence length and number of heads."""
 
+from collections.abc import Mapping
+import pathlib
+
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from collab import attention
+from collab import attention, models
 from collab.accounting import layer
 
 COLOURS = colormaps['tab20'].colors[::2] + colormaps['tab20'].colors[1::2]
@@ -13,7 +16,9 @@ LENGTHS = [2**n for n in range(5, 15)]
 HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
 
 
-def draw(found, title, path):
+def draw(
+  found: Mapping[str, models.Model], title: str, path: str | pathlib.Path
+) -> None:
   """Writes a PNG of costs as shares of the cost of multi-head attention.
 
   Args:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the FLOPs and saved bytes of a function from its jaxpr."""
+"""Counts the FLOPs and saved bytes of a function from its jaxpr.
+
+Whatever this machine is, the function is traced for a CPU, so that figures of
+several machines compare and no product is hidden in an accelerator's kernel.
+"""
 
 import collections
 from collections.abc import Callable
@@ -9,24 +13,19 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# cuDNN's attention in a jaxpr, and how many products of [T, K] x [K, S] it is.
-CUDNN = dict(
-  dot_product_attention_fwd_wrapper=2,
-  dot_product_attention_bwd_wrapper=5,  # the scores are computed again
-)
+from collab.attention.target import Target, lowering_for
 
 
 class Product(NamedTuple):
   """A matrix product: its FLOPs, 2 m n k, and the arguments of lax.dot_general.
 
-  The products inside a Pallas kernel count as one, with the sum of their FLOPs
-  and no arguments.
+  The arguments are two shapes and the dimension numbers.
   """
 
   flops: int
-  left: tuple | None = None  # shape
-  right: tuple | None = None
-  dimension_numbers: Any = None
+  left: tuple
+  right: tuple
+  dimension_numbers: Any
 
 
 def products(function: Callable, *arguments: Any) -> collections.Counter:
@@ -35,14 +34,13 @@ def products(function: Callable, *arguments: Any) -> collections.Counter:
   The counts are those of the execution: products that the backward pass
   recomputes count again, and blocks that a causal kernel skips do not count. Of
   a `cond` the cheaper branch counts, since the other one is the fallback of
-  shared scores. A Pallas kernel counts by its own cost estimate, and cuDNN's
-  attention as if it cut causal scores in half.
+  shared scores.
 
   Args:
     function: function of arrays.
     *arguments: arrays or jax.ShapeDtypeStructs.
   """
-  return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return _products(_jaxpr(function, *arguments))
 
 
 def flops(function: Callable, *arguments: Any) -> int:
@@ -59,11 +57,17 @@ def saved_bytes(function: Callable, *arguments: Any) -> int:
   def residuals(*arguments):
     return jax.vjp(function, *arguments)[1]
 
-  jaxpr = jax.make_jaxpr(residuals)(*arguments).jaxpr
+  jaxpr = _jaxpr(residuals, *arguments)
   kept = {id(x): x.aval for x in jaxpr.outvars if isinstance(x, core.Var)}
   for x in jaxpr.invars:
     kept.pop(id(x), None)
   return sum(x.size * x.dtype.itemsize for x in kept.values())
+
+
+def _jaxpr(function, *arguments):
+  with lowering_for(Target('cpu')):
+    # A new function: of one that JAX has traced before, it keeps the jaxpr.
+    return jax.make_jaxpr(lambda *args: function(*args))(*arguments).jaxpr
 
 
 def _flops(counted):
@@ -85,12 +89,6 @@ def _of_equation(equation):
     size = math.prod(equation.outvars[0].aval.shape)
     each = 2 * size * math.prod(left[i] for i in dims[0][0])
     return {Product(each, left, right, dims): 1}
-  if name == 'pallas_call' and params['cost_estimate']:
-    return {Product(params['cost_estimate'].flops): 1}
-  if name in CUDNN:
-    (B, T, H, K), (_, S, _, _) = (x.aval.shape for x in equation.invars[:2])
-    whole = CUDNN[name] * 2 * B * H * T * S * K
-    return {Product(whole // (1 + ('CAUSAL' in params['mask_type'].name))): 1}
   inner = [_products(jaxpr) for jaxpr in _jaxprs(params.values())]
   if name == 'cond':
     return min(inner, key=_flops)

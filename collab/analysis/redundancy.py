@@ -98,7 +98,7 @@ PANELS = {
 }
 
 
-def draw_energy(file, kinds: Mapping) -> None:
+def draw_energy(file: str | pathlib.Path, kinds: Mapping) -> None:
   """Plots energy against components, a line a layer; kinds: {kind: curves}."""
   figure = Figure((12.5, 0.6 + 3.4 * len(kinds)), layout='constrained')
   grid = figure.subplots(len(kinds), len(PANELS), sharey=True, squeeze=False)
@@ -129,7 +129,7 @@ def _draw_panel(axis, found, styles):
   axis.spines[['top', 'right']].set_visible(False)
 
 
-def draw_ablation(file, lost: Mapping) -> None:
+def draw_ablation(file: str | pathlib.Path, lost: Mapping) -> None:
   """Draws a heat map of `heads.ablation`, layers by heads."""
   H = max(map(len, lost.values()))
   grid = np.full((len(lost), H), np.nan)
@@ -204,7 +204,7 @@ def report(folder: str, kinds: Mapping, lost: Mapping) -> str:
   return '\n\n'.join(parts) + '\n'
 
 
-def main():
+def main() -> None:
   parser = command.Parser(
     description=__doc__.split('\n')[0],
     prog='python -m collab.analysis.redundancy',

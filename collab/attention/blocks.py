@@ -19,6 +19,8 @@ import jax
 from jax import export, lax
 import jax.numpy as jnp
 
+from collab.attention.target import target
+
 # On a CPU, blocks of 16 to 64 MiB take equally long and smaller ones longer. An
 # accelerator is faster with few large blocks.
 BLOCK_BYTES = {'cpu': 32 << 20}
@@ -44,14 +46,14 @@ class Kernel(NamedTuple):
 class Options(NamedTuple):
   """The settings of a kernel that are known before tracing."""
 
-  kernel: Kernel  # or flash.Flash
-  block: int | None  # queries at a time; None: flash.Flash makes its own blocks
+  kernel: Kernel
+  block: int  # queries at a time
   rate: float  # of the dropout
   precision: Any
 
 
 def options(
-  kernel, B, T, row_floats, *, rate=0.0, precision=None, block=None, flash=None
+  kernel, B, T, row_floats, *, rate=0.0, precision=None, block=None
 ) -> Options:
   """Chooses the Options of a kernel.
 
@@ -62,10 +64,7 @@ def options(
     rate: dropout rate of the weights; heads and examples share one pattern.
     precision: precision of the matrix products.
     block: queries at a time; by default `block_size`.
-    flash: a flash.Flash that replaces the kernel if it fits these inputs.
   """
-  if flash:
-    return Options(flash, None, rate, precision)
   return Options(kernel, block or block_size(B, row_floats, T), rate, precision)
 
 
@@ -79,7 +78,7 @@ def block_size(B, row_floats, T):
     return SYMBOLIC_BLOCK
   if is_symbolic(B, row_floats):
     return min(T, SYMBOLIC_BLOCK)
-  budget = BLOCK_BYTES.get(jax.default_backend(), DEFAULT_BLOCK_BYTES)
+  budget = BLOCK_BYTES.get(target().platform, DEFAULT_BLOCK_BYTES)
   row = 4 * B * row_floats
   return T if T * row <= 2 * budget else max(1, budget // row)
 
@@ -118,8 +117,6 @@ def forward(options, q, keys, mask, key):
   Returns:
     o [B, N, T, *], and the kernel's stats [B, N, T, *].
   """
-  if options.block is None:
-    return options.kernel.forward(q, keys, mask, options.precision)
   runs = _runs(options, q, keys, mask, key)
   blocks = _split(q, runs)
 
@@ -133,10 +130,6 @@ def forward(options, q, keys, mask, key):
 
 def backward(options, q, keys, mask, key, o, stats, g):
   """Computes the cotangents of q and keys from the results of `forward`."""
-  if options.block is None:
-    return options.kernel.backward(
-      q, o, stats, g, keys, mask, options.precision
-    )
   runs = _runs(options, q, keys, mask, key)
   stats = _split(stats, runs, jnp.inf)  # padding sees no key, whatever its bias
   rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)

@@ -50,7 +50,9 @@ class Attention(nn.Module):
     normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
       for variants with one projection each: mha, gqa, sha.
     force_fp32_for_softmax: accepted, but the softmax is float32 either way.
-    flash: ours, not linen's; False keeps Pallas kernels off, see flash.plan.
+    implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' where the
+      kernel is not to be chosen (see choice.py). Second derivatives need 'xla'
+      on an accelerator. Dropout's pattern does not depend on it.
   """
 
   num_heads: int
@@ -71,7 +73,7 @@ class Attention(nn.Module):
   decode: bool = False
   normalize_qk: bool = False
   force_fp32_for_softmax: bool = False
-  flash: bool = True
+  implementation: str | None = None
 
   # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
@@ -296,6 +298,8 @@ class Attention(nn.Module):
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
-      how = dict(rate=rate, precision=self.precision, flash=self.flash)
-      o, alive = kernels.attend(q, k, v, h.key_bias, mask, H, key=key, **how)
+      how = dict(precision=self.precision, implementation=self.implementation)
+      o, alive = kernels.attend(
+        q, k, v, h.key_bias, mask, H, key=key, rate=rate, **how
+      )
     return jnp.where(alive, self.finish(o), 0)

@@ -10,18 +10,17 @@ scaled, [B, T, Gq, K]; keys [B, S, Gk, K]; values [B, S, Gv, V]; key_bias
   grouped         [B, H, T, S]         T x S        weights per head are wanted
   blockwise       [B, H, block, S]     linear in T  any sharing
   shared_scores   [B, 1, block, S]     linear in T  heads differ by key_bias
-  fused           none                 linear in T  jax.nn, GPU
+  cudnn.attend    none                 linear in T  NVIDIA GPU
+  splash.attend   none                 linear in T  TPU
 
-On TPU and GPU, `blockwise` and `shared_scores` run in Pallas where flash.plan
-allows it; then a tile of scores is never in memory.
+`attend` takes the one that choice.choose names.
 
 All kernels return the same: o [B, T, H, V], zero where a row has no key, and
 alive, bool [B, T, H|1, 1], False for such rows. The heads of a group are folded
 into the query axis, [B, G, H/G T, K] x [B, G, S, K]. So with one key head, all
 heads of an example are a single matrix product.
 
-`blockwise` and `shared_scores` define their own reverse mode. Only `grouped`
-supports forward mode (jax.jvp).
+No kernel but `grouped` has forward mode (jax.jvp).
 """
 
 import functools
@@ -30,24 +29,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from collab.attention import block_math, blocks, shared
-from collab.attention import flash as flashes
-
-SHARED_FROM = 8  # queries; fewer do not repay H weighted copies of the values
-
+from collab.attention import block_math, blocks, choice, cudnn, shared, splash
+from collab.attention.target import target
 
 # The choice -------------------------------------------------------------------
 
 
-def attend(q, k, v, key_bias, mask, H, *, key=None, **how):
-  """Attends with the kernel that fits these shapes and this backend.
+def attend(q, k, v, key_bias, mask, H, *, key=None, rate=0.0, **how):
+  """Attends with the kernel that fits these shapes and this machine.
 
   Args:
     q, k, v, key_bias, mask: see the module.
     H: number of heads.
     key: random key, needed if there is dropout.
-    **how: rate and precision, as in `grouped`, and flash; False keeps an
-      accelerator from running Pallas kernels.
+    rate: dropout rate of the weights.
+    **how: precision of the matrix products, and implementation as in
+      choice.choose.
 
   Returns:
     o [B, T, H, V] and alive.
@@ -55,47 +52,33 @@ def attend(q, k, v, key_bias, mask, H, *, key=None, **how):
   if 0 in (*q.shape[:2], k.shape[1]):  # there are no queries, or no keys
     B, T, V = *q.shape[:2], v.shape[3]
     return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
-  run = functools.partial(_attend, H=H, **how)
+  run = functools.partial(_attend, H=H, rate=rate, **how)
   spec = 'bthk,bshk,bshv,bsh->bthv,1111'
   return _auto(run, spec, (q, k, v, key_bias), mask, key)
 
 
 def _attend(
-  q, k, v, key_bias, mask, key, *, H, rate=0.0, precision=None, flash=True
+  q, k, v, key_bias, mask, key, *, H, rate, precision=None, implementation=None
 ):
-  def common(H):  # H heads share a tile
-    plan = flashes.plan(q, k, v, mask, H, rate, precision) if flash else None
-    return dict(rate=rate, key=key, precision=precision, flash=plan)
-
+  call = choice.Call(q, k, v, key_bias, mask, H, rate)
+  machine = target()
+  kernel = choice.choose(call, machine, implementation)
+  how = dict(rate=rate, key=key, precision=precision)
+  if kernel == 'shared':
+    return shared_scores(q, k, v, key_bias, mask, **how)
   per_head = mask is not None and mask.per_head
-  single = q.shape[2] == k.shape[2] == v.shape[2] == 1 and not per_head
-  many = blocks.is_symbolic(q.shape[1]) or q.shape[1] >= SHARED_FROM
-  if single and key_bias is not None and many:
-    return shared_scores(q, k, v, key_bias, mask, **common(H))
-  if _fits_gpu(q, k, v, key_bias, mask, rate):
-    o, alive = fused(q, k, v, mask)
+  if per_head and key_bias is None:
+    q = jnp.repeat(q, H // q.shape[2], 2)
+  if kernel == 'cudnn':
+    narrow = cudnn.takes_narrow(machine.capability, machine.cudnn)
+    o, alive = cudnn.attend(q, k, v, key_bias, mask, narrow=narrow)
+  elif kernel == 'splash':
+    o, alive = splash.attend(q, k, v, key_bias, mask)
   else:
-    if per_head and key_bias is None:
-      q = jnp.repeat(q, H // q.shape[2], 2)
-    o, alive = blockwise(q, k, v, key_bias, mask, **common(1))
+    o, alive = blockwise(q, k, v, key_bias, mask, **how)
   if o.shape[2] < H:  # all heads are the same and were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
   return o, alive
-
-
-def _fits_gpu(q, k, v, key_bias, mask, rate):
-  """Returns whether cuDNN's kernel supports these inputs."""
-  return (
-    jax.default_backend() == 'gpu'
-    and q.dtype in (jnp.bfloat16, jnp.float16)
-    and key_bias is None
-    and not rate
-    and not blocks.is_symbolic(*q.shape, *k.shape)
-    and (mask is None or (mask.plain_causal and q.shape[1] == k.shape[1]))
-    and k.shape[2:] == v.shape[2:]
-    and k.shape[3] % 8 == 0
-    and k.shape[3] <= 128
-  )
 
 
 def _auto(f, spec, arrays, *more):
@@ -197,7 +180,7 @@ def blockwise(q, k, v, key_bias=None, mask=None, *, key=None, **how):
 
   Args:
     q, k, v, key_bias, mask, key: as in `grouped`.
-    **how: rate, precision, block and flash, as in blocks.options.
+    **how: rate, precision and block, as in blocks.options.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
   options = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
@@ -226,22 +209,6 @@ def shared_scores(q, k, v, key_bias, mask=None, *, key=None, **how):
   sides = shared.Sides(fast, general)
   o, stats = shared.attend(sides, q, k, v, bias, mask, key)
   return o, stats[:, :, :1, :1] != jnp.inf
-
-
-def fused(q, k, v, mask=None, *, implementation=None):
-  """`jax.nn.dot_product_attention`: as many value as key heads, V = K.
-
-  Args:
-    q, k, v: see the module.
-    mask: None, or causal alone.
-    implementation: 'cudnn', 'xla', or None for JAX's own choice.
-  """
-  q = jnp.repeat(q, heads(q, k, v) // q.shape[2], 2)
-  causal = mask is not None
-  o = jax.nn.dot_product_attention(
-    q, k, v, scale=1.0, is_causal=causal, implementation=implementation
-  )
-  return o, jnp.ones((1, 1, 1, 1), bool)
 
 
 def heads(q, k, v, key_bias=None):

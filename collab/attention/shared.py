@@ -32,7 +32,7 @@ SAFE_RANGE = 60.0
 
 
 class Sides(NamedTuple):
-  """How to run the block kernel of either side, or flash.Flash for it."""
+  """How to run the block kernel of either side."""
 
   shared: blocks.Options  # SHARED: one score matrix for all heads
   general: blocks.Options  # block_math.SOFTMAX: the heads one by one

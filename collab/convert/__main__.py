@@ -25,7 +25,7 @@ from collab.convert import calibration, output, reparametrize, source
 BUDGETS = dict(error=float, parameters=int)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   args, fields = _parse(argv)
   output.check(args.out_dir)
   found = source.read(args.model_dir, args.allow, args.data)

@@ -28,7 +28,14 @@ class Calibration(NamedTuple):
   batches: list
 
 
-def read(source, path, rows=512, size=32, length=128, seed=0) -> Calibration:
+def read(
+  source: sources.Source,
+  path: str | pathlib.Path,
+  rows: int = 512,
+  size: int = 32,
+  length: int = 128,
+  seed: int = 0,
+) -> Calibration:
   """Reads batches from a text file, or from the training data of a run.
 
   Args:

@@ -5,7 +5,7 @@ A layer is identified by the path of its parameters, ('encoder', 'layer_0',
 'self_attention'). Axes: B batch, T queries, S keys, D model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -74,7 +74,9 @@ def put(params: Mapping, path: tuple, new: Any) -> Any:
   return params | {path[0]: put(params[path[0]], path[1:], new)}
 
 
-def run(model: nn.Module, params: Mapping, batch: Mapping, wanted) -> tuple:
+def run(
+  model: nn.Module, params: Mapping, batch: Mapping, wanted: Iterable[tuple]
+) -> tuple:
   """Applies a model, and records the inputs of attention layers.
 
   Args:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a conversion's result: a workdir with a report, or a checkpoint."""
 
+import argparse
 import contextlib
 import os
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 from collab import model_json, models
 from collab.convert import source as sources
 from collab.convert.huggingface import checkpoints as huggingface
+from collab.convert.reparametrize import Converted
 from collab.io import atomic
 from collab.runtime import checkpoint, provenance
 from collab.training import optim
@@ -37,13 +39,13 @@ Start others with it: `train.py --config=... --config.init_from=` this folder.
 """
 
 
-def check(folder):
+def check(folder: str | pathlib.Path) -> None:
   """Raises a ValueError if the folder exists."""
   if os.path.lexists(folder):
     raise ValueError(f'{folder} exists; give a new folder.')
 
 
-def export(folder, source: sources.Source) -> None:
+def export(folder: str | pathlib.Path, source: sources.Source) -> None:
   """Writes a checkpoint of Transformers.
 
   Raises:
@@ -60,7 +62,14 @@ def export(folder, source: sources.Source) -> None:
   print(f'In {folder}: config.json, model.safetensors')
 
 
-def write(folder, source: sources.Source, new, fields, args, words) -> None:
+def write(
+  folder: str | pathlib.Path,
+  source: sources.Source,
+  new: Converted,
+  fields: dict,
+  args: argparse.Namespace,
+  words: list[str],
+) -> None:
   """Writes a workdir atomically, and prints what is in it.
 
   The workdir is a run that has not begun, with conversion.json, README.md and,
@@ -181,7 +190,7 @@ def table(facts: dict) -> str:
   return '\n'.join([*text, '', f'Parameters of the model: {whole}.'])
 
 
-def draw(new, path: pathlib.Path) -> None:
+def draw(new: Converted, path: pathlib.Path) -> None:
   """Plots the error of the scores by key width, or of the outputs by layer.
 
   Args:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from collab import attention, models
 from collab.attention.core import Attention
 from collab.convert import intercept
+from collab.convert.calibration import Calibration
 from collab.convert.decompose import fit, input_statistics, layers, rank_search
 from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
@@ -89,7 +90,12 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
 
 
 def convert(
-  model, params, fields, calibration=None, budget=None, refine=0
+  model: dict,
+  params: dict,
+  fields: Mapping,
+  calibration: Calibration | None = None,
+  budget: tuple[str, float] | None = None,
+  refine: int = 0,
 ) -> Converted:
   """Converts all layers.
 

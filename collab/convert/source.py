@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors
 
 from collab import load_run, model_json
 from collab.convert.huggingface import checkpoints, folders
+from collab.data.tokenizer import Tokenizer
 from collab.io import atomic, json_text
 from collab.runtime import workdir as workdirs
 
@@ -47,7 +48,9 @@ class Source(NamedTuple):
   data: str = ''
 
 
-def read(folder, allow: tuple[str, ...] = (), data: str = '') -> Source:
+def read(
+  folder: str | pathlib.Path, allow: tuple[str, ...] = (), data: str = ''
+) -> Source:
   """Reads a workdir or a checkpoint.
 
   Args:
@@ -94,7 +97,9 @@ def _read_run(path):
   return Source(str(path), config, model, params, meaning, tokenizer, found)
 
 
-def write_origin(folder: pathlib.Path, pretrained) -> None:
+def write_origin(
+  folder: pathlib.Path, pretrained: checkpoints.Pretrained
+) -> None:
   """Stores in a workdir what an export needs besides the model.
 
   Args:
@@ -110,7 +115,7 @@ def write_origin(folder: pathlib.Path, pretrained) -> None:
   atomic.save_json(folder / 'origin.json', origin)
 
 
-def words(found: Source):
+def words(found: Source) -> Tokenizer:
   """Returns the tokenizer of a Source; a ValueError if none fits."""
   if not found.tokenizer:
     raise ValueError(f'{found.folder} has no tokenizer.json.')

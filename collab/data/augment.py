@@ -8,6 +8,7 @@ generators that the caller passes in.
 Axes: B images, S side, C channels, N classes.
 """
 
+from collections.abc import Sequence
 import math
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class Recipe(NamedTuple):
   mixup: float = 0.8
   cutmix: float = 1.0
 
-  def check(self):
+  def check(self) -> None:
     """Raises ValueError for an impossible value."""
     if self.crop not in CROPS:
       raise ValueError(f"crop='{self.crop}'; there are {', '.join(CROPS)}.")
@@ -60,7 +61,7 @@ class Recipe(NamedTuple):
         raise ValueError(f'{name}={getattr(self, name)}; expected at least 0.')
 
   @property
-  def mixes(self):
+  def mixes(self) -> bool:
     return self.mixup > 0 or self.cutmix > 0
 
 
@@ -101,7 +102,12 @@ def eval_picture(image: Image.Image, size: int, recipe: Recipe) -> np.ndarray:
   return _array(_fit(image, size, zoom))
 
 
-def crop_box(size, rng, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+def crop_box(
+  size: tuple[int, int],
+  rng: np.random.Generator,
+  area: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[float, float, float, float]:
   """Draws Inception's random crop: (left, upper, right, lower).
 
   The area is uniform and the aspect ratio log-uniform. After ten draws that do
@@ -181,7 +187,12 @@ OPERATIONS = dict(
 )
 
 
-def rand_augment(image, magnitude, rng, spread=0.5):
+def rand_augment(
+  image: Image.Image,
+  magnitude: float,
+  rng: np.random.Generator,
+  spread: float = 0.5,
+) -> Image.Image:
   """Applies one random operation of RandAugment (arXiv 1909.13719, section 3).
 
   Its strength is N(magnitude, spread), clipped to 0 to 10, over 10; DeiT uses
@@ -217,14 +228,16 @@ def flip(images: np.ndarray, u: np.ndarray) -> np.ndarray:
   return np.where(u[:, None, None, None] < 0.5, images[:, :, ::-1], images)
 
 
-def normalize(images, mean, std):
+def normalize(
+  images: np.ndarray, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray:
   """Computes (images / 255 - mean) / std, float32 from uint8 [B, S, S, C]."""
   scale = 1 / (255 * np.asarray(std, np.float32))
   shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
   return images * scale - shift
 
 
-def erase(image: np.ndarray, rng: np.random.Generator):
+def erase(image: np.ndarray, rng: np.random.Generator) -> None:
   """Writes noise N(0, 1) into a random rectangle of image [S, S, C].
 
   Random erasing (arXiv 1708.04896): 2 to 33 % of the area, aspect ratio
@@ -240,7 +253,12 @@ def erase(image: np.ndarray, rng: np.random.Generator):
   image[y : y + h, x : x + w] = rng.standard_normal((h, w, C), np.float32)
 
 
-def mix(images, targets, recipe, rng):
+def mix(
+  images: np.ndarray,
+  targets: np.ndarray,
+  recipe: Recipe,
+  rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
   """Mixes rows 2i and 2i + 1 by mixup or cutmix, one draw for the batch.
 
     mixup (arXiv 1710.09412):   x_i = l x_i + (1 - l) x_j

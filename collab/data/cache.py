@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from collab.data import tokenizer as tokenizers
+from collab.data.readers.sources import Corpus
 from collab.io import sealed
 
 SIDES = ('source', 'target')
@@ -48,7 +49,12 @@ class Tokenized(NamedTuple):
     return len(self.source.offsets) - 1
 
 
-def tokenized(corpus, split: str, tokenizer, folder: str | Path) -> Tokenized:
+def tokenized(
+  corpus: Corpus,
+  split: str,
+  tokenizer: tokenizers.Tokenizer,
+  folder: str | Path,
+) -> Tokenized:
   """Reads a tokenised split from the cache, and fills the cache if needed.
 
   A cache is valid for one fingerprint of the corpus and one of the tokenizer. A

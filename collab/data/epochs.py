@@ -60,7 +60,7 @@ def orders(n: int, seed: int) -> Callable[[int], np.ndarray]:
   )
 
 
-def check(batch_size: int, shard: tuple[int, int]):
+def check(batch_size: int, shard: tuple[int, int]) -> None:
   """Raises ValueError if batches do not divide over the hosts."""
   index, count = shard
   if not 0 <= index < count:

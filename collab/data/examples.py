@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab.data.tokenizer import PAD, each
+from collab.data.tokenizer import PAD, Tokenizer, each
 
 
 class Example(NamedTuple):
@@ -67,7 +67,7 @@ class Rows(NamedTuple):
     return len(self.second)
 
   @property
-  def lengths(self):
+  def lengths(self) -> np.ndarray:
     """The number of tokens of each row, int64 [N]."""
     return np.diff(self.offsets)
 
@@ -86,7 +86,9 @@ def collect(rows: Iterable) -> Rows:
   )
 
 
-def encode(texts: Iterable[tuple], tokenizer, row_length: int) -> Rows:
+def encode(
+  texts: Iterable[tuple], tokenizer: Tokenizer, row_length: int
+) -> Rows:
   """Tokenises tuples of one or two texts; `truncate` shortens long ones.
 
   Raises:

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
   starts: np.ndarray
 
   @property
-  def rows(self):
+  def rows(self) -> int:
     """The number of rows."""
     return len(self.starts) - 1
 

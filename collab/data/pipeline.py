@@ -12,7 +12,7 @@ Axes: R rows of a batch, L tokens of a row. Every batch is a dict of
 Padding is 0 everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -149,7 +149,9 @@ def eval_batch(
   return batch | dict(place=place)
 
 
-def stream(batch: Callable, first: int, last: int, ahead: int = 4):
+def stream(
+  batch: Callable, first: int, last: int, ahead: int = 4
+) -> Iterator[dict[str, np.ndarray]]:
   """Yields batch(first), ..., batch(last - 1) in order, prefetched.
 
   A thread of Grain makes the batches while the device works. It ends with the

@@ -5,7 +5,7 @@ Our tokenizers put a space before every text and remove it again, so that a word
 has the same ids at the beginning of a sentence as within it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import hashlib
 from itertools import islice
 import json
@@ -49,7 +49,12 @@ class Tokenizer:
     fingerprint: a hash of the vocabulary and rules, see `fingerprint`.
   """
 
-  def __init__(self, rules: tokenizers.Tokenizer, text, names=OURS):
+  def __init__(
+    self,
+    rules: tokenizers.Tokenizer,
+    text: str,
+    names: Mapping[str, str] = OURS,
+  ):
     rules.encode_special_tokens = True  # '<eos>' in a text is ordinary text
     rules.no_padding()
     rules.no_truncation()

@@ -60,12 +60,12 @@ def _locked(folder, flags=0):
     os.close(file)
 
 
-def save_json(path: str | Path, value: Any):
+def save_json(path: str | Path, value: Any) -> None:
   """Writes `value` as JSON atomically."""
   write_text(path, json_text.to_json(value, indent=2) + '\n')
 
 
-def write_text(path: str | Path, text: str):
+def write_text(path: str | Path, text: str) -> None:
   """Writes a text file atomically: readers see the old or the new file.
 
   Raises:

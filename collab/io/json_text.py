@@ -93,7 +93,7 @@ def scalar(x: Any) -> Any:
   return x.item() if isinstance(x, np.ndarray | np.generic | jax.Array) else x
 
 
-def field(row, name: str, kind: type = str):
+def field(row: Any, name: str, kind: type = str) -> Any:
   """Returns row[name]; a ValueError if it is missing or of another type."""
   if not isinstance(row, dict) or name not in row:
     there = ', '.join(row) if isinstance(row, dict) else f'{row!r:.60}'

@@ -3,6 +3,10 @@
 
 import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
 
 
 def expand(text: str) -> str:
@@ -19,7 +23,7 @@ def runs_folder() -> str:
   return expand(os.environ.get('COLLAB_RUNS') or 'runs')
 
 
-def expand_all(config):
+def expand_all(config: 'ConfigDict') -> None:
   """Expands ~ in all strings of a ConfigDict, in place."""
   for name, value in config.items():
     if hasattr(value, 'items'):

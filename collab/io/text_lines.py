@@ -103,7 +103,7 @@ def at_least_one(rows: Iterable, message: str) -> Iterator:
 
 
 @contextlib.contextmanager
-def located(where):
+def located(where: Any) -> Iterator[None]:
   """Adds a place (a file, a line, a question) to a ValueError within."""
   try:
     yield

@@ -3,9 +3,15 @@
 
 from collections.abc import Sequence
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  import sacrebleu
 
 
-def metric(language='', effective_order=False):
+def metric(
+  language: str = '', effective_order: bool = False
+) -> 'sacrebleu.BLEU':
   """Makes sacreBLEU's BLEU, with the tokenizer for a language.
 
   The tokenizer is zh, ja-mecab or ko-mecab for Chinese, Japanese and Korean, in
@@ -31,7 +37,13 @@ def metric(language='', effective_order=False):
     ) from e
 
 
-def scores(hypotheses, references, language='', *, effective_order=False):
+def scores(
+  hypotheses: Sequence[str],
+  references: Sequence[str],
+  language: str = '',
+  *,
+  effective_order: bool = False,
+) -> dict:
   """Computes BLEU = 100 BP exp(mean_n log p_n), n = 1..4, of a corpus.
 
   Post, 2018. sacreBLEU tokenises the texts, so they must be detokenised.
@@ -62,7 +74,9 @@ def scores(hypotheses, references, language='', *, effective_order=False):
   )
 
 
-def counts(hypotheses, references, language='') -> list[list[int]]:
+def counts(
+  hypotheses: Sequence[str], references: Sequence[str], language: str = ''
+) -> list[list[int]]:
   """Computes what each sentence adds to `scores`, to score any subset.
 
   Arguments and errors as in `scores`.
@@ -98,7 +112,12 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
   return CHRF().corpus_score(hypotheses, [references]).score
 
 
-def by_category(categories, hypotheses, references, language=''):
+def by_category(
+  categories: Sequence[str],
+  hypotheses: Sequence[str],
+  references: Sequence[str],
+  language: str = '',
+) -> dict[str, dict]:
   """Computes `scores` of each category, with effective_order.
 
   Args:

@@ -10,7 +10,7 @@ that the benchmark ranks by: the mean if the benchmark names two metrics.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from flax.traverse_util import flatten_dict
 import numpy as np
@@ -40,7 +40,7 @@ def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
   return float(metrics.accuracy_score(gold, predicted))
 
 
-def f1(gold: ArrayLike, predicted: ArrayLike, average='binary') -> float:
+def f1(gold: ArrayLike, predicted: ArrayLike, average: str = 'binary') -> float:
   """Computes 2 TP / (2 TP + FP + FN) of class 1, for the classes 0 and 1.
 
   average='macro' is the mean over all classes in gold or predicted.
@@ -60,7 +60,9 @@ def matthews_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
   return dict(matthews=value, accuracy=accuracy(gold, predicted), score=value)
 
 
-def f1_scores(gold, predicted, average='binary') -> dict:
+def f1_scores(
+  gold: ArrayLike, predicted: ArrayLike, average: str = 'binary'
+) -> dict:
   return _mean(
     f1=f1(gold, predicted, average), accuracy=accuracy(gold, predicted)
   )
@@ -81,7 +83,9 @@ def correlation_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
   )
 
 
-def answer_scores(gold: ArrayLike, predicted: ArrayLike, groups) -> dict:
+def answer_scores(
+  gold: ArrayLike, predicted: ArrayLike, groups: Iterable[Hashable]
+) -> dict:
   """Computes MultiRC's F1 over all answers (f1a) and share of right questions.
 
   Args:

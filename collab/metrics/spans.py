@@ -13,6 +13,7 @@ import re
 import string
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
 
@@ -37,7 +38,7 @@ def exact(prediction: str, answers: Sequence[str]) -> float:
   return float(any(normalise(prediction) == normalise(a) for a in answers))
 
 
-def f1(prediction: str, answers: Sequence[str], nothing=1.0) -> float:
+def f1(prediction: str, answers: Sequence[str], nothing: float = 1.0) -> float:
   """Computes max_a 2 p r / (p + r) = 2 |P & A| / (|P| + |A|), bags of words.
 
   Args:
@@ -54,7 +55,9 @@ def f1(prediction: str, answers: Sequence[str], nothing=1.0) -> float:
   return max(map(one, answers))
 
 
-def of_questions(predictions, answers, optional) -> dict[str, list[float]]:
+def of_questions(
+  predictions: Sequence[str], answers: Sequence[Sequence[str]], optional: bool
+) -> dict[str, list[float]]:
   """Computes exact and f1 of each question, 0 to 1.
 
   Args:
@@ -86,7 +89,12 @@ def scores(predictions: Sequence[str], answers: Sequence) -> dict:
   return {name: _percent(values) for name, values in found.items()}
 
 
-def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
+def scores_or_none(
+  predictions: Sequence[str],
+  answers: Sequence[Sequence[str]],
+  nulls: ArrayLike,
+  threshold: float = 0.0,
+) -> dict:
   """Computes the scores of v2.0, whose questions may have no answer.
 
   A question is answered if its null score is at most the threshold; otherwise
@@ -134,7 +142,9 @@ def scores_or_none(predictions, answers, nulls, threshold=0.0) -> dict:
   return found
 
 
-def best_threshold(said, silent, nulls):
+def best_threshold(
+  said: np.ndarray, silent: np.ndarray, nulls: np.ndarray
+) -> tuple[float, float]:
   """Finds max_t mean_i (said_i if nulls_i <= t else silent_i), and the least t.
 
   Args:

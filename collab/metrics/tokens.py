@@ -13,10 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab import models
+
 PART = 4 << 20  # logits that exist at a time; they fit a CPU's cache
 
 
-def cross_entropy(logits, labels, weights, label_smoothing=0.0):
+def cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  weights: jax.Array,
+  label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
   """sum_i w_i ((1 - e) CE_i + e mean_v(-log p_iv)),  CE_i = -log p_i,label.
 
   Szegedy et al., 2016, section 7. With e = 0 it is the input of `perplexity`;
@@ -56,7 +63,13 @@ def _losses(logits, labels, weights, label_smoothing=0.0):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def projected_cross_entropy(x, output, labels, weights, label_smoothing=0.0):
+def projected_cross_entropy(
+  x: jax.Array,
+  output: tuple[jax.Array, jax.Array | None],
+  labels: jax.Array,
+  weights: jax.Array,
+  label_smoothing: float = 0.0,
+) -> dict[str, jax.Array]:
   """Computes loss and accuracy of the logits x E^T + b, in parts along T.
 
   The logits [B, T, V] never exist in full, and each part is computed once: the
@@ -109,7 +122,13 @@ def _projected_backward(label_smoothing, grads, g):
 projected_cross_entropy.defvjp(_projected_forward, _projected_backward)
 
 
-def of_batch(model, params, batch: dict, rngs, label_smoothing=0.0) -> dict:
+def of_batch(
+  model: models.Model,
+  params: Mapping,
+  batch: dict,
+  rngs: dict,
+  label_smoothing: float = 0.0,
+) -> dict:
   """Computes `projected_cross_entropy` of a model on a labelled batch."""
   x = model.apply({'params': params}, batch, rngs=rngs, method='features')
   output, labels = model.output_table(params), batch['labels']
@@ -118,7 +137,9 @@ def of_batch(model, params, batch: dict, rngs, label_smoothing=0.0) -> dict:
   )
 
 
-def of_rows(model, params, batch: dict) -> dict[str, jax.Array]:
+def of_rows(
+  model: models.Model, params: Mapping, batch: dict
+) -> dict[str, jax.Array]:
   """Computes what each row of a batch adds to `of_batch`, for evaluations.
 
   Returns:
@@ -206,7 +227,9 @@ def _cut(tree, V):
   )
 
 
-def accuracy(logits, labels, weights):
+def accuracy(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Computes sum_i w_i [logit_i,label = max_v logits_iv]; see `cross_entropy`.
 
   The sum is NaN where a maximum is not finite, like the cross-entropy.

@@ -63,7 +63,7 @@ class Model(Protocol):
   def example(self, rows: int = 1, length: int = 1) -> dict:
     """Returns the shapes of a batch, as a dict of jax.ShapeDtypeStruct."""
 
-  def output_table(self, params) -> tuple:
+  def output_table(self, params: Mapping) -> tuple:
     """Returns (table [V, D], bias [V] or None), from features to logits.
 
     Only models of text have it.

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder of language models. Axes: B batch, L tokens, V vocabulary."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from collab.attention import Mask
@@ -46,25 +48,27 @@ class Decoder(nn.Module):
   decode: bool = False
 
   @property
-  def longest(self):
+  def longest(self) -> int:
     return self.max_length
 
   @nn.nowrap
-  def attentions(self):
+  def attentions(self) -> list[Place]:
     attention = self.block.attention
     return [
       Place('decoder', 'attention', attention, self.num_layers, causal=True)
     ]
 
   @nn.nowrap
-  def example(self, rows=1, length=1):
+  def example(
+    self, rows: int = 1, length: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
     return dict(tokens=layers.ints(rows, length))
 
   @nn.nowrap
-  def output_table(self, params):
+  def output_table(self, params: Mapping) -> tuple[jax.Array, None]:
     return params['embed' if self.tied else 'output']['embedding'], None
 
-  def setup(self):
+  def setup(self) -> None:
     dtype = self.block.dtype
     self.embed = layers.table(self.vocab_size, self.dim, dtype)
     if not self.tied:
@@ -77,17 +81,19 @@ class Decoder(nn.Module):
     )
     self.drop = nn.Dropout(self.block.dropout)
 
-  def __call__(self, batch):
+  def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, L, V] from a dict of tokens, int [B, L]."""
     return self._logits(self.features(batch))
 
-  def features(self, batch):
+  def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the features that the table turns into logits, [B, L, D]."""
     tokens = batch['tokens']
     x = self._input(tokens, jnp.arange(tokens.shape[1])[None])
     return self.decoder(x, mask=Mask(causal=True))
 
-  def next_logits(self, tokens, lengths=None):
+  def next_logits(
+    self, tokens: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
     """Computes logits [B, n, V] of n more tokens int [B, n] (decode=True).
 
     Args:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from collab.attention import Mask
@@ -68,16 +70,18 @@ class Encoder(nn.Module):
   remat: str = 'none'
 
   @property
-  def longest(self):
+  def longest(self) -> int:
     return self.max_length - self.first_position
 
   @nn.nowrap
-  def attentions(self):
+  def attentions(self) -> list[Place]:
     n, runs = (1, self.num_layers) if self.shared else (self.num_layers, 1)
     return [Place('encoder', 'attention', self.block.attention, n, runs=runs)]
 
   @nn.nowrap
-  def example(self, rows=1, length=1):
+  def example(
+    self, rows: int = 1, length: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
     axes = (rows, 1) if self.head == 'choice' else (rows,)
     masked = max(1, round(0.15 * length))
     return dict(
@@ -88,10 +92,10 @@ class Encoder(nn.Module):
     )
 
   @nn.nowrap
-  def output_table(self, params):
+  def output_table(self, params: Mapping) -> tuple[jax.Array, jax.Array]:
     return params['embed']['embedding'], params['head']['bias']
 
-  def setup(self):
+  def setup(self) -> None:
     layers.choose('head', self.head, dict.fromkeys(HEADS))
     if self.head == 'classify' and self.outputs < 1:
       raise ValueError(
@@ -121,7 +125,9 @@ class Encoder(nn.Module):
       outputs = self.outputs if self.head == 'classify' else 1
       self.task = ClassHead(outputs, not self.pooler, block, name='head')
 
-  def __call__(self, batch):
+  def __call__(
+    self, batch: Mapping[str, jax.Array]
+  ) -> jax.Array | tuple[jax.Array, jax.Array | None]:
     """Computes the outputs of the head for texts.
 
     Args:
@@ -149,7 +155,7 @@ class Encoder(nn.Module):
       return self.task(x)
     return x, self._pooled(x) if self.pooler else None
 
-  def features(self, batch):
+  def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the features at the positions that give logits, [B, P, E]."""
     x = self._hidden(batch)
     at = batch['positions'][:, :, None]
@@ -186,14 +192,14 @@ class MaskedHead(nn.Module):
   dim: int
   block: BlockConfig
 
-  def setup(self):
+  def setup(self) -> None:
     self.dense = nn.Dense(self.dim, dtype=self.block.dtype, kernel_init=INIT)
     self.norm = self.block.make_norm()
     self.bias = self.param(
       'bias', nn.initializers.zeros, (self.vocab_size,), jnp.float32
     )
 
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """[B, P, D] -> [B, P, E]."""
     act = layers.ACTIVATIONS[self.block.activation]
     return self.norm(act(self.dense(x)))
@@ -207,7 +213,7 @@ class ClassHead(nn.Module):
   block: BlockConfig
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """[B, D] -> [B, outputs]."""
     dense = lambda n: nn.Dense(n, dtype=self.block.dtype, kernel_init=INIT)
     if self.hidden:

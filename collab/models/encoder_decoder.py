@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from collab.attention import Mask
@@ -50,7 +51,7 @@ class EncoderDecoder(nn.Module):
   decode: bool = False
 
   @property
-  def longest(self):
+  def longest(self) -> int:
     return self.max_length
 
   @property
@@ -63,7 +64,7 @@ class EncoderDecoder(nn.Module):
     )
 
   @nn.nowrap
-  def attentions(self):
+  def attentions(self) -> list[Place]:
     block, n = self._decoder_block, self.decoder_layers
     encoder = self.block.attention
     return [
@@ -73,16 +74,18 @@ class EncoderDecoder(nn.Module):
     ]
 
   @nn.nowrap
-  def example(self, rows=1, length=1):
+  def example(
+    self, rows: int = 1, length: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
     names = 'source', 'source_segments', 'source_positions'
     names += 'target_inputs', 'target_segments', 'target_positions'
     return dict.fromkeys(names, layers.ints(rows, length))
 
   @nn.nowrap
-  def output_table(self, params):
+  def output_table(self, params: Mapping) -> tuple[jax.Array, jax.Array | None]:
     return params['embed']['embedding'], params['embed'].get('bias')
 
-  def setup(self):
+  def setup(self) -> None:
     self.embed = layers.Embed(
       self.vocab_size, self.dim, self.block.dtype, self.output_bias
     )
@@ -99,11 +102,11 @@ class EncoderDecoder(nn.Module):
     self.target_positions = layers.Positions(self.positions, self.max_length)
     self.drop = nn.Dropout(self.block.dropout)
 
-  def __call__(self, batch):
+  def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, T, V] of packed pairs; see `features`."""
     return self.embed.logits(self.features(batch))
 
-  def features(self, batch):
+  def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the features that give logits, [B, T, D], of packed pairs.
 
     Args:
@@ -124,18 +127,25 @@ class EncoderDecoder(nn.Module):
       memory_positions=batch['source_positions'],
     )
 
-  def encode(self, source, segments, positions=None):
+  def encode(
+    self,
+    source: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array | None = None,
+  ) -> jax.Array:
     """Computes the memory [B, S, D] of source tokens int [B, S]."""
     if positions is None:
       positions = jnp.arange(source.shape[1])[None]
     x = self._embed(source, self.source_positions, positions)
     return self.encoder(x, mask=Mask(q_segments=segments), positions=positions)
 
-  def prefill_memory(self, memory, lengths):
+  def prefill_memory(self, memory: jax.Array, lengths: jax.Array) -> None:
     """Fills the caches with a memory [B, S, D] of `lengths` real tokens."""
     self.decoder.prefill_memory(memory, lengths)
 
-  def next_logits(self, tokens, memory=None):
+  def next_logits(
+    self, tokens: jax.Array, memory: jax.Array | None = None
+  ) -> jax.Array:
     """Computes logits [B, n, V] of n more target tokens [B, n] (decode=True).
 
     At initialisation `memory` sets the size of the caches; otherwise it is

@@ -63,7 +63,7 @@ def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
 # They create their layers inside the block that calls them.
 
 
-def dense_mlp(config, x, deterministic):
+def dense_mlp(config: Any, x: jax.Array, deterministic: bool) -> jax.Array:
   """Computes act(x W_in + b) W_out + b."""
   h = ACTIVATIONS[config.activation](
     _mlp_layer('mlp_in', config, config.mlp_dim)(x)
@@ -71,7 +71,7 @@ def dense_mlp(config, x, deterministic):
   return _mlp_out(config, h, x.shape[-1], deterministic)
 
 
-def gated_mlp(config, x, deterministic):
+def gated_mlp(config: Any, x: jax.Array, deterministic: bool) -> jax.Array:
   """Computes (act(x W_gate + b) * (x W_in + b)) W_out + b (2002.05202)."""
   gate = _mlp_layer('mlp_gate', config, config.mlp_dim)(x)
   h = _mlp_layer('mlp_in', config, config.mlp_dim)(x)
@@ -96,7 +96,9 @@ def ints(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def next_positions(module: nn.Module, tokens: jax.Array, new) -> jax.Array:
+def next_positions(
+  module: nn.Module, tokens: jax.Array, new: int | jax.Array
+) -> jax.Array:
   """Returns positions [B, n] of the next tokens [B, n] that a module decodes.
 
   Args:
@@ -126,7 +128,7 @@ class Embed(nn.Module):
   dtype: Any = None
   use_bias: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     init = nn.initializers.normal(self.dim**-0.5)
     self.embedding = self.param(
       'embedding', init, (self.vocab_size, self.dim), jnp.float32
@@ -136,12 +138,12 @@ class Embed(nn.Module):
         'bias', nn.initializers.zeros, (self.vocab_size,), jnp.float32
       )
 
-  def __call__(self, tokens):
+  def __call__(self, tokens: jax.Array) -> jax.Array:
     """int [B, T] -> [B, T, D]."""
     x = jnp.take(self.embedding, tokens, axis=0) * self.dim**0.5
     return x.astype(self.dtype or x.dtype)
 
-  def logits(self, x):
+  def logits(self, x: jax.Array) -> jax.Array:
     """[B, T, D] -> [B, T, V]."""
     # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
     logits = x @ self.embedding.astype(x.dtype).T
@@ -150,7 +152,9 @@ class Embed(nn.Module):
     return logits
 
 
-def table(vocab_size: int, dim: int, dtype: Any = None, **options: Any):
+def table(
+  vocab_size: int, dim: int, dtype: Any = None, **options: Any
+) -> nn.Embed:
   """Makes a table [V, D] like BERT and GPT-2: x = E[tokens], logits = x E^T."""
   init = nn.initializers.normal(0.02)
   return nn.Embed(vocab_size, dim, dtype, embedding_init=init, **options)
@@ -193,7 +197,7 @@ class Positions(nn.Module):
   first: int = 0
 
   @nn.compact
-  def __call__(self, x, positions):
+  def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
     """[B, T, D], int [B|1, T] -> [B, T, D]."""
     D = x.shape[-1]
     choose('positions', self.kind, dict.fromkeys(POSITIONS))

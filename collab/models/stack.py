@@ -4,6 +4,8 @@
 Axes as in transformer.py.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,7 @@ class Stack(nn.Module):
   shared: bool = False
   decode: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     layers.choose('remat', self.remat, REMAT)
     if not 0 <= self.drop_path < 1:
       raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
@@ -65,7 +67,7 @@ class Stack(nn.Module):
     if self.block.norm == 'pre':
       self.norm = self.block.make_norm()
 
-  def __call__(self, x, *args, **kwargs):
+  def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     """Calls the blocks; arguments as in Block."""
     blocks = [*self.layer] * (self.num_layers if self.shared else 1)
     rates = [None] * self.num_layers
@@ -109,6 +111,8 @@ class Stack(nn.Module):
       x, _ = pure(block)(x, layer)
     return x
 
-  def prefill_memory(self, memory, lengths=None):
+  def prefill_memory(
+    self, memory: jax.Array, lengths: jax.Array | None = None
+  ) -> None:
     for layer in self.layer:
       layer.prefill_memory(memory, lengths)

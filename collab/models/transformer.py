@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flax import core
 from flax import linen as nn
+import jax
 
 from collab import attention
 from collab.models import layers
@@ -38,7 +39,7 @@ class Place(NamedTuple):
   cross: bool = False
   runs: int = 1
 
-  def each(self):
+  def each(self) -> list[dict]:
     """Returns the attention fields of each layer with parameters of its own."""
     n = self.layers
     return [layers.of_layer(self.fields, i, n) for i in range(n)]
@@ -121,7 +122,7 @@ class Block(nn.Module):
   config: BlockConfig
   decode: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     config = self.config
 
     def build(fields):
@@ -143,15 +144,15 @@ class Block(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x,
-    memory=None,
-    mask=None,
-    memory_mask=None,
-    lengths=None,
-    positions=None,
-    memory_positions=None,
-    drop_path=None,
-  ):
+    x: jax.Array,
+    memory: jax.Array | None = None,
+    mask: attention.Mask | None = None,
+    memory_mask: attention.Mask | None = None,
+    lengths: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    memory_positions: jax.Array | None = None,
+    drop_path: float | jax.Array | None = None,
+  ) -> jax.Array:
     """Runs the block, [B, T, D] -> [B, T, D].
 
     Args:
@@ -210,5 +211,7 @@ class Block(nn.Module):
       x = residual(x, self.cross_norm, attend_to_memory)
     return residual(x, self.mlp_norm, mlp)
 
-  def prefill_memory(self, memory, lengths=None):
+  def prefill_memory(
+    self, memory: jax.Array, lengths: jax.Array | None = None
+  ) -> None:
     self.cross.prefill_memory(memory, lengths=lengths)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision transformer. Axes: B batch, S image side, P patch, C channels."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from flax import linen as nn
@@ -51,21 +52,23 @@ class ViT(nn.Module):
   remat: str = 'none'
 
   @property
-  def longest(self):
+  def longest(self) -> int:
     return (self.image_size // self.patch) ** 2 + len(TOKENS[self.distillation])
 
   @nn.nowrap
-  def attentions(self):
+  def attentions(self) -> list[Place]:
     attention = self.block.attention
     return [Place('encoder', 'attention', attention, self.num_layers)]
 
   @nn.nowrap
-  def example(self, rows=1, length=1):
+  def example(
+    self, rows: int = 1, length: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
     shape = (rows, self.image_size, self.image_size, self.channels)
     return dict(images=jax.ShapeDtypeStruct(shape, jnp.float32))
 
   @nn.compact
-  def __call__(self, batch):
+  def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, outputs] from a dict of images, [B, S, S, C].
 
     Without a head it returns x [B, N, D], first the tokens and then the

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 import importlib.metadata
 import pathlib
+from typing import Any
 import zlib
 
 from absl import logging
@@ -36,7 +37,7 @@ def numerics() -> dict:
   return {name: getattr(jax.config, name) for name in NUMERICS}
 
 
-def check(kept: dict, config: ConfigDict, workdir: str):
+def check(kept: dict, config: ConfigDict, workdir: str) -> None:
   """Refuses to resume with a config or settings that make another run.
 
   Args:
@@ -121,7 +122,7 @@ def _check_rates(old, new, totals, step, workdir):
     )
 
 
-def check_data(workdir: str, task, steps: int):
+def check_data(workdir: str, task: Any, steps: int) -> None:
   """Refuses to resume with data that has changed since the run began.
 
   Two things are compared: the checksum in the task's description of its data,

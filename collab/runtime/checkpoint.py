@@ -75,7 +75,7 @@ class Checkpoints:
         self._path, options=options, item_handlers=checkpoint_io.handlers()
       )
 
-  def save(self, step: int, state: Any, metrics: dict | None = None):
+  def save(self, step: int, state: Any, metrics: dict | None = None) -> None:
     """Copies the state and returns; the copy is written in the background.
 
     The buffers of `state` may be donated as soon as this returns.
@@ -125,7 +125,7 @@ class Checkpoints:
     """
     return self._newest_good(checkpoint_io.restore, abstract_state)
 
-  def check_metrics(self, metrics: dict):
+  def check_metrics(self, metrics: dict) -> None:
     """Raises if `best` cannot rank this evaluation: no such metric, or NaN.
 
     Infinity passes, as a perplexity may overflow; it is never the best.
@@ -149,7 +149,9 @@ class Checkpoints:
         'from before it.'
       )
 
-  def best_params(self, abstract_params: Any, name: str = 'params'):
+  def best_params(
+    self, abstract_params: Any, name: str = 'params'
+  ) -> tuple[int, Any]:
     """(step, parameters) of the checkpoint with the best metric.
 
     Args:
@@ -172,7 +174,7 @@ class Checkpoints:
       return step, state[name]
     raise ValueError(f'The best checkpoint {self._path}/{step} is damaged.')
 
-  def average(self, n: int, abstract_params: Any, name: str = 'params'):
+  def average(self, n: int, abstract_params: Any, name: str = 'params') -> Any:
     """Mean of the parameters in the n newest good scheduled checkpoints.
 
     Args:
@@ -215,7 +217,7 @@ class Checkpoints:
       return found[1]['params']
     raise ValueError(f'{self._path} has no checkpoint.')
 
-  def close(self):
+  def close(self) -> None:
     """Waits for the writer; an OSError if it has failed."""
     try:
       self._wait()

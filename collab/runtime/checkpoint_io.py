@@ -18,7 +18,7 @@ from collab.io import sealed
 from collab.runtime import tree_table
 
 
-def silence_orbax():
+def silence_orbax() -> None:
   """Silences Orbax's logging: its errors are raised here, in one line."""
   absl.logging.get_absl_logger().addFilter(_not_by_orbax)
   # Tasks that Orbax abandons after an error report it again when collected.
@@ -41,13 +41,15 @@ class OtherModel(ValueError):
   """Raised for a good checkpoint of another model."""
 
 
-def handlers():
+def handlers() -> dict[str, ocp.CheckpointHandler]:
   return dict(
     state=ocp.PyTreeCheckpointHandler(), leaves=ocp.JsonCheckpointHandler()
   )
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: dict):
+def save(
+  manager: ocp.CheckpointManager, step: int, state: Any, metrics: dict
+) -> None:
   """Starts writing; `state` may be donated as soon as this returns."""
   shapes, sums = tree_table.shapes(state), tree_table.checksums(state)
   table = {name: [shapes[name], sums[name]] for name in shapes}

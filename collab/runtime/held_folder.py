@@ -28,7 +28,7 @@ class HeldFolder:
     except FileNotFoundError:
       return True
 
-  def close(self, made_since: str):
+  def close(self, made_since: str) -> None:
     """Closes the folder; if it was deleted, removes what a writer made since.
 
     Args:

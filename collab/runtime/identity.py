@@ -28,11 +28,11 @@ class Added(NamedTuple):
   neutral: Any
   model: str = ''
 
-  def undo(self, flat):
+  def undo(self, flat: dict) -> dict:
     same = self._concerns(flat) and flat.get(self.field) == self.neutral
     return {k: x for k, x in flat.items() if not (same and k == self.field)}
 
-  def redo(self, flat):
+  def redo(self, flat: dict) -> dict:
     if self.field in flat or not self._concerns(flat):
       return flat
     return flat | {self.field: self.neutral}
@@ -54,10 +54,10 @@ class Renamed(NamedTuple):
   old: str
   values: tuple = ()
 
-  def undo(self, flat):
+  def undo(self, flat: dict) -> dict:
     return _rename(flat, self.field, self.old, self.values)
 
-  def redo(self, flat):
+  def redo(self, flat: dict) -> dict:
     values = [(old, new) for new, old in self.values]
     return _rename(flat, self.old, self.field, values)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handles Ctrl-C: the first asks the run to save and stop, the second kills."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal
@@ -13,7 +13,7 @@ stops it at once; then it goes on from the checkpoint before.
 
 
 @contextlib.contextmanager
-def at_once(clean: Callable[[], None]):
+def at_once(clean: Callable[[], None]) -> Iterator[None]:
   """Exits at once on Ctrl-C, while there is nothing to save yet.
 
   A KeyboardInterrupt inside a library's callback would be lost (JAX has one in
@@ -36,7 +36,7 @@ def at_once(clean: Callable[[], None]):
 
 
 @contextlib.contextmanager
-def first_as_sigterm():
+def first_as_sigterm() -> Iterator[None]:
   """Turns the first Ctrl-C into SIGTERM, so that the loop saves and returns.
 
   The second one kills the process, which is safe because writes are atomic.

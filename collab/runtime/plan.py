@@ -34,7 +34,7 @@ def traced(config: ConfigDict, profile: str, eval_only: bool) -> range:
   return range(first, end)
 
 
-def check(config: ConfigDict):
+def check(config: ConfigDict) -> None:
   """Raises ValueError for settings that would only fail at the end of a run."""
   c, every = config.checkpoint, config.every
   if config.total_steps < 1:

@@ -9,7 +9,7 @@ lost.
 """
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import itertools
@@ -43,7 +43,7 @@ _kept = []  # callbacks referenced only from C
 _telling = threading.Lock()  # taken once, by the thread that ends the process
 
 
-def join():
+def join() -> None:
   """Joins the processes of a run, if the environment says that it has several.
 
   The environment says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
@@ -92,14 +92,14 @@ def _join():
   atexit.register(_part)
 
 
-def wait():
+def wait() -> None:
   """Waits until all processes reach this call."""
   if _many():
     _client().wait_at_barrier(f'collab/{next(_names)}', DAY)
 
 
 @contextlib.contextmanager
-def first():
+def first() -> Iterator[None]:
   """Runs the body on process 0 first; the others then find what it writes."""
   if jax.process_index() > 0:
     wait()
@@ -121,7 +121,7 @@ def alone(make: Callable) -> Any:
 
 
 @contextlib.contextmanager
-def stop_signal():
+def stop_signal() -> Iterator[Callable[[int], bool]]:
   """Makes a function of the last step: whether SIGTERM asks the run to stop.
 
   The function has to be called after every step. If any process gets the
@@ -138,7 +138,7 @@ def stop_signal():
     signal.signal(signal.SIGTERM, before)
 
 
-def leave(error: Exception):
+def leave(error: Exception) -> None:
   """Ends all processes when this one ends with an error.
 
   If the loss of another process may have caused the error, this waits to learn

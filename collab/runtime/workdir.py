@@ -94,7 +94,7 @@ def go_on(
   step: int,
   rates: Callable,
   eval_only: bool = False,
-):
+) -> None:
   """Records in changes.json what changes from `step` on.
 
   Args:
@@ -123,7 +123,7 @@ def go_on(
     )
 
 
-def check_links(workdir: str | pathlib.Path):
+def check_links(workdir: str | pathlib.Path) -> None:
   """Refuses links out of a workdir, through which a run would write elsewhere.
 
   The folder of Weights & Biases may have links of its own.
@@ -144,7 +144,7 @@ def check_links(workdir: str | pathlib.Path):
       folders.remove('wandb')
 
 
-def begin(workdir: str):
+def begin(workdir: str) -> None:
   """Marks that a run begins; refuses if the run has begun before.
 
   The mark stays until there is a checkpoint. It distinguishes a run that was
@@ -186,7 +186,7 @@ def _take_tokenizer(config, folder):
   atomic.write_text(folder / kept.name, text_lines.whole(kept))
 
 
-def lock(workdir: str | pathlib.Path):
+def lock(workdir: str | pathlib.Path) -> None:
   """Makes this process the only run in a workdir for its lifetime.
 
   Raises:
@@ -241,7 +241,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     raise
 
 
-def abandon(workdir: str | pathlib.Path):
+def abandon(workdir: str | pathlib.Path) -> None:
   """Removes a run that this process began and that failed before its first row.
 
   A run that another process began stays, because its checkpoints may only be

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: the data, loss and scores of an experiment; one file a family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import importlib
 import pkgutil
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from collab import imports, model_json
+from collab import imports, model_json, models
 from collab.data import epochs, examples
 
 
@@ -27,7 +28,9 @@ class Pass(NamedTuple):
   batches: int
 
   @classmethod
-  def over(cls, rows: Callable, order, size: int, make: Callable) -> 'Pass':
+  def over(
+    cls, rows: Callable, order: ArrayLike, size: int, make: Callable
+  ) -> 'Pass':
     """Makes the Pass over examples in some order, `size` of them at a time.
 
     Args:
@@ -46,7 +49,14 @@ class Pass(NamedTuple):
     return cls(rows, batch, -(-len(order) // size))
 
   @classmethod
-  def by_length(cls, rows, encoded, indices, size, most) -> 'Pass':
+  def by_length(
+    cls,
+    rows: Callable,
+    encoded: examples.Rows,
+    indices: np.ndarray,
+    size: int,
+    most: int,
+  ) -> 'Pass':
     """Makes the Pass over padded rows of tokens, in batches of similar length.
 
     Rows are padded to powers of two, so that few programs are compiled.
@@ -87,7 +97,7 @@ class Task(Protocol):
   meaning: model_json.Meaning = model_json.Meaning()
   unit: str = 'examples'
 
-  def check(self, model):
+  def check(self, model: models.Model) -> None:
     """Raises before the first step what would stop a later evaluation.
 
     Raises:
@@ -101,13 +111,15 @@ class Task(Protocol):
     It is a dict of numpy arrays [rows, ...].
     """
 
-  def rows(self, step: int):
+  def rows(self, step: int) -> np.ndarray:
     """Returns which training examples these are, from 0: int [any]."""
 
-  def loss(self, model, params, batch: dict, rngs: dict) -> tuple:
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     """Computes (sum, weight, aux): loss = sum / weight, aux a dict of sums."""
 
-  def passes(self, model, split: str) -> dict[str, Pass]:
+  def passes(self, model: models.Model, split: str) -> dict[str, Pass]:
     """Lists what to compute for 'val' (often, so quick) or 'test' (once)."""
 
   def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
@@ -132,7 +144,7 @@ class Task(Protocol):
     return {}
 
 
-def show(what: str, most: int, **columns):
+def show(what: str, most: int, **columns: Sequence[str]) -> None:
   """Prints the first examples of the test set.
 
   Args:
@@ -153,7 +165,7 @@ def names() -> list[str]:
   return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def build(name: str, **fields) -> Task:
+def build(name: str, **fields: Any) -> Task:
   """Builds a task by the name of its file or the import path of its class.
 
   Raises ValueError or TypeError like attention.build.

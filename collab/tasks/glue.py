@@ -4,15 +4,17 @@
 Axes: B examples of a batch, C choices of an example, L tokens of a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab import tasks
+from collab import models, tasks
 from collab.data import epochs, examples, tokenizer_training
 from collab.data.readers import glue
 from collab.data.samples import classification
@@ -51,17 +53,17 @@ class Family(NamedTuple):
   subtasks: dict[str, Subtask]
 
 
-def by_class(scores):
+def by_class(scores: Callable) -> Callable:
   """Makes a Subtask's metric from one of labels, by the largest output."""
   return lambda outputs, rows: scores(gold(rows), outputs.argmax(-1))
 
 
-def by_value(scores):
+def by_value(scores: Callable) -> Callable:
   """Makes a Subtask's metric from one of numbers; predicts the one output."""
   return lambda outputs, rows: scores(gold(rows), outputs[:, 0])
 
 
-def gold(rows):
+def gold(rows: Iterable[examples.Example]) -> np.ndarray:
   """Returns the labels of Examples, int [N] or float [N]."""
   return np.array([example.label for example in rows])
 
@@ -103,7 +105,16 @@ class Classification(tasks.Task):
     ValueError: there is no such sub-task, or the data is faulty.
   """
 
-  def __init__(self, data, *, workdir, seed, shard, subtask, family=GLUE):
+  def __init__(
+    self,
+    data: ConfigDict,
+    *,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    subtask: str,
+    family: Family = GLUE,
+  ):
     if subtask not in family.subtasks:
       legal = ', '.join(family.subtasks)
       raise ValueError(f'No sub-task {subtask!r}; there are {legal}.')
@@ -136,7 +147,7 @@ class Classification(tasks.Task):
     classes = classification.CLASSES.get(form, self._subtask.classes)
     self.meaning = Meaning(self._tokenizer.fingerprint, classes)
 
-  def check(self, model):
+  def check(self, model: models.Model) -> None:
     """See tasks.Task. Labels from TFDS have not been checked by the reader."""
     most = 5 if self._regression else self._subtask.outputs - 1
     found = {part: gold(rows) for part, (rows, _) in self._dev.items()}
@@ -150,13 +161,15 @@ class Classification(tasks.Task):
           f'{values[wrong[0]]}, expected 0 to {most}.'
         )
 
-  def batch(self, step):
+  def batch(self, step: int) -> dict[str, np.ndarray]:
     rows = self.rows(step)
     batch = examples.pad(self._train, self._indices(rows), self._length)
     kind = np.float32 if self._regression else np.int32
     return batch | dict(labels=self._labels[rows].astype(kind))
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     outputs = model.apply({'params': params}, batch, rngs=rngs)
     weights = jnp.ones(batch['labels'].shape)
     if self._regression:
@@ -166,11 +179,13 @@ class Classification(tasks.Task):
     right, _ = tokens.accuracy(outputs, batch['labels'], weights)
     return total, weight, dict(accuracy=right)
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> jax.Array:
     """Computes the outputs of the model, float32 [R, outputs]."""
     return model.apply({'params': params}, batch).astype(jnp.float32)
 
-  def passes(self, model, split):
+  def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
     """Computes the outputs of each part, in batches of similar length."""
     found = {}
     for name, part in getattr(self._parts, split).items():
@@ -182,7 +197,7 @@ class Classification(tasks.Task):
       )
     return found
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes the sub-task's metrics; several parts (MNLI) have each its name.
 
     Then 'score' is the mean of theirs.
@@ -205,7 +220,7 @@ class Classification(tasks.Task):
       if key != 'score'
     }, kept
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes 'score' of one constant answer: training's majority or mean."""
     guess = np.zeros((1, self._subtask.outputs), np.float32)
     if self._regression:
@@ -219,7 +234,7 @@ class Classification(tasks.Task):
       scores.append(found['score'])
     return dict(majority_score=float(np.mean(scores)))
 
-  def describe(self):
+  def describe(self) -> dict[str, Any]:
     shown = dict(subtask=self._name, data=self._source)
     shown['vocabulary'] = self._tokenizer.vocab_size
     shown['examples'] = len(self._labels)
@@ -252,7 +267,9 @@ class Classification(tasks.Task):
 build = Classification
 
 
-def read(subtask, family, corpus, path, malformed):
+def read(
+  subtask: str, family: Family, corpus: str, path: str, malformed: str
+) -> examples.Parts:
   """Reads the parts of a sub-task: local files, the sample, or TFDS."""
   if path:
     return family.reader.local(subtask, path, malformed)

@@ -4,16 +4,19 @@
 Axes: B images, S side, C channels, N classes.
 """
 
+from collections.abc import Mapping
 from concurrent import futures
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import optax
 from tqdm import tqdm
 
-from collab import tasks
+from collab import models, tasks
 from collab.data import augment, epochs
 from collab.data.readers import images
 from collab.model_json import Meaning
@@ -41,7 +44,15 @@ class ImageClassification(tasks.Task):
 
   unit = 'images'
 
-  def __init__(self, data, *, workdir, seed, shard, label_smoothing=0.1):
+  def __init__(
+    self,
+    data: ConfigDict,
+    *,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    label_smoothing: float = 0.1,
+  ):
     data = dict(data)
     self._size, size = data.pop('image_size'), data.pop('batch_size')
     self._mean, self._std = data.pop('mean'), data.pop('std')
@@ -77,7 +88,7 @@ class ImageClassification(tasks.Task):
     )
     self.meaning = Meaning(classes=self.source.classes)
 
-  def check(self, model):
+  def check(self, model: models.Model) -> None:
     """See tasks.Task. Decodes every image of the evaluations once."""
     for name, split in self.source.splits.items():
       if isinstance(split, images.Memory):
@@ -98,7 +109,7 @@ class ImageClassification(tasks.Task):
       if not sum(bar):
         raise ValueError(f"No image of '{name}' in {self.source.name} decodes.")
 
-  def batch(self, step):
+  def batch(self, step: int) -> dict[str, np.ndarray]:
     recipe, rng = self._recipe, self._rng(step, BATCH)
     u = rng.random((self.units_per_step, 4))[self._mine]
     x, labels = self._pictures(step)
@@ -114,7 +125,9 @@ class ImageClassification(tasks.Task):
       x, targets = augment.mix(x, targets, recipe, rng)
     return dict(images=x, targets=targets)
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     logits = model.apply({'params': params}, batch, rngs=rngs)
     logits = logits.astype(jnp.float32)
     targets = batch['targets']
@@ -123,7 +136,9 @@ class ImageClassification(tasks.Task):
     right = logits.argmax(-1) == targets.argmax(-1)
     return losses.sum(), jnp.float32(len(losses)), dict(accuracy=right.sum())
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> dict[str, jax.Array]:
     """Computes nll float32 [R], and whether the class is in the top 1 and 5."""
     logits = model.apply({'params': params}, batch).astype(jnp.float32)
     labels = batch['labels']
@@ -133,13 +148,13 @@ class ImageClassification(tasks.Task):
     found = dict(nll=nll, top1=hits[:, 0])
     return found | (dict(top5=hits.any(1)) if self._outputs > 5 else {})
 
-  def passes(self, model, split):
+  def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
     n = len(self.source.splits[split])
     size = min(self.units_per_step, n)
     batch = functools.partial(self._eval_batch, split, size)
     return dict(images=tasks.Pass(self.score, batch, -(-n // size)))
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes top-1, top-5 and loss; for 'test' also the number of images."""
     rows = found['images']
     n = len(rows['nll'])
@@ -150,13 +165,13 @@ class ImageClassification(tasks.Task):
       scores['images'] = n
     return scores, dict(right=rows['top1'].astype(int).tolist())
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes majority and logistic regression on the sample's test images."""
     if split == 'test' and self.source.name == 'sample':
       return baselines(**self.source.splits)
     return {}
 
-  def describe(self):
+  def describe(self) -> dict[str, Any]:
     shown = dict(images=self.source.name, classes=self._outputs)
     shown |= {name: len(split) for name, split in self.source.splits.items()}
     shown['steps per epoch'] = self.rows.steps_per_epoch
@@ -219,7 +234,9 @@ class ImageClassification(tasks.Task):
 build = ImageClassification
 
 
-def baselines(train, val, test):
+def baselines(
+  train: images.Memory, val: images.Memory, test: images.Memory
+) -> dict[str, float]:
   """Computes accuracies on `test` without a network, from images.Memory."""
   from sklearn.linear_model import LogisticRegression  # slow
 

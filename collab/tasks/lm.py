@@ -4,12 +4,16 @@
 Axes: R rows of a batch, L tokens of a row, n tokens of a text.
 """
 
+from collections.abc import Callable, Mapping
 import os
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab import tasks
+from collab import models, tasks
 from collab.data import cache, epochs, tokenizer_training
 from collab.data.readers import text
 from collab.data.splits import SPLITS
@@ -32,7 +36,14 @@ class RunningText(tasks.Task):
 
   unit = 'tokens'
 
-  def __init__(self, data, workdir, seed, shard, kind='bpe'):
+  def __init__(
+    self,
+    data: ConfigDict,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    kind: str = 'bpe',
+  ):
     self._length, self._size = data.row_length, data.batch_size
     self._seed, self._shard = seed, shard
     self._source = text.read(data.corpus, data.path)
@@ -52,15 +63,19 @@ class RunningText(tasks.Task):
     self.model_kwargs = dict(vocab_size=self._tokenizer.vocab_size)
     self.meaning = Meaning(self._tokenizer.fingerprint)
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     sums = tokens.of_batch(model, params, batch, rngs)
     return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> dict[str, jax.Array]:
     """Computes nll, number right and number of tokens a row, float32 [R]."""
     return tokens.of_rows(model, params, batch)
 
-  def describe(self):
+  def describe(self) -> dict[str, Any]:
     V = self._tokenizer.vocab_size
     labels = self.batch(0)['labels']
     shown = dict(text=self._source.name, vocabulary=V) | self._details()
@@ -87,7 +102,9 @@ class LanguageModel(RunningText):
     workdir, seed, shard: as in RunningText.
   """
 
-  def __init__(self, data, *, workdir, seed, shard):
+  def __init__(
+    self, data: ConfigDict, *, workdir: str, seed: int, shard: tuple[int, int]
+  ):
     length, self._stride = data.row_length, data.eval_stride
     if not 1 <= self._stride <= length:
       raise ValueError(
@@ -99,7 +116,7 @@ class LanguageModel(RunningText):
       raise ValueError(f'Training has {n} tokens, fewer than a row: {length}.')
     self.rows = epochs.Epochs(-(-n // length), data.batch_size, seed, shard)
 
-  def batch(self, step):
+  def batch(self, step: int) -> dict[str, np.ndarray]:
     """Makes int32 [R, L]: labels, and the tokens before them (<bos> first)."""
     ids, L = self._streams['train'].tokens, self._length
     rng, (host, hosts) = np.random.default_rng((self._seed, step)), self._shard
@@ -107,16 +124,20 @@ class LanguageModel(RunningText):
     starts = np.minimum(self.rows(step) * L + moved, len(ids) - L)
     return windows(ids, starts, L, self._tokenizer.bos_id)
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     weights = jnp.ones(batch['labels'].shape)
     return super().loss(model, params, batch | dict(weights=weights), rngs)
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> dict[str, jax.Array]:
     """Computes nll and number of tokens of each window, float32 [R]."""
     sums = super().score(model, params, batch)
     return dict(nll=sums['nll'], tokens=sums['tokens'])
 
-  def passes(self, model, split):
+  def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
     """Evaluates windows of L tokens, eval_stride apart; each token counts once.
 
     In a window those tokens count that the window before did not reach. So
@@ -129,7 +150,7 @@ class LanguageModel(RunningText):
     order = range(number)
     return dict(windows=tasks.Pass.over(self.score, order, self._size, make))
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes the perplexity of a word.
 
       perplexity = exp(sum_i -log p(token_i | before) / words)
@@ -147,7 +168,7 @@ class LanguageModel(RunningText):
       'words': stream.words,
     }, tokens.in_pieces(sums, self._size)
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes word perplexity by training's token frequencies, plus one."""
     stream, V = self._streams[split], self._tokenizer.vocab_size
     counts = np.bincount(self._streams['train'].tokens, minlength=V) + 1
@@ -167,7 +188,9 @@ class LanguageModel(RunningText):
 build = LanguageModel
 
 
-def windows(ids, starts, L, bos):
+def windows(
+  ids: np.ndarray, starts: np.ndarray, L: int, bos: int
+) -> dict[str, np.ndarray]:
   """Makes int32 [R, L]: labels ids[start : start + L], and tokens before."""
   places = starts[:, None] + np.arange(L)[None]
   before = np.where(places, ids[places - 1], bos)
@@ -176,7 +199,9 @@ def windows(ids, starts, L, bos):
   )
 
 
-def strided(ids, L, stride, bos):
+def strided(
+  ids: np.ndarray, L: int, stride: int, bos: int
+) -> tuple[int, Callable]:
   """Cuts windows in which each token counts once.
 
   Window i begins at i * stride. Its tokens count that window i - 1 did not

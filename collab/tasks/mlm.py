@@ -6,9 +6,10 @@ Axes: R rows of a batch, L tokens of a row, P masked ones of a row, V ids.
 
 import functools
 
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab import tasks
+from collab import models, tasks
 from collab.data import epochs
 from collab.metrics import tokens
 from collab.tasks import lm
@@ -29,7 +30,15 @@ class MaskedLanguageModel(lm.RunningText):
     ValueError: rate masks no token or all, or the text is faulty.
   """
 
-  def __init__(self, data, *, workdir, seed, shard, rate=0.15):
+  def __init__(
+    self,
+    data: ConfigDict,
+    *,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    rate: float = 0.15,
+  ):
     L = data.row_length
     self._masked = round(rate * L)
     if not 1 <= self._masked < L:
@@ -50,24 +59,26 @@ class MaskedLanguageModel(lm.RunningText):
     self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
     self.model_kwargs |= dict(head='mlm')
 
-  def batch(self, step):
+  def batch(self, step: int) -> dict[str, np.ndarray]:
     """Makes tokens, types [R, L], lengths [R], and three arrays [R, P]."""
     draws = self._draws(np.random.default_rng((self._seed, step, 0)))
     host, hosts = self._shard
     mine = [np.split(x, hosts)[host] for x in draws]
     return self._masked_rows('train', self.rows(step), *mine)
 
-  def passes(self, model, split):
+  def passes(
+    self, model: models.Model | None, split: str
+  ) -> dict[str, tasks.Pass]:
     """Evaluates the masked tokens of all whole rows, with constant masks."""
     order = range(self._whole_rows(split))
     make = functools.partial(self._eval_rows, split)
     return dict(rows=tasks.Pass.over(self.score, order, self._size, make))
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     sums = found['rows']
     return tokens.scores(sums), tokens.in_pieces(sums, self._size)
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes how often the most common token of training is right."""
     guess = np.bincount(self._streams['train'].tokens).argmax()
     rows, hits = self.passes(None, split)['rows'], []

@@ -5,16 +5,21 @@ The model gives each token two logits: that the answer begins there, and that it
 ends there. Axes: B windows, L tokens of a row.
 """
 
+from collections.abc import Mapping
 import functools
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab import tasks
+from collab import models, tasks
 from collab.data import epochs, examples, tokenizer_training, windows
 from collab.data.readers import squad_files
 from collab.data.samples import questions
+from collab.data.tokenizer import Tokenizer
 from collab.metrics import spans, tokens
 from collab.model_json import Meaning
 
@@ -38,13 +43,13 @@ class Squad(tasks.Task):
 
   def __init__(
     self,
-    data,
+    data: ConfigDict,
     *,
-    workdir,
-    seed,
-    shard,
-    max_answer_length=30,
-    null_threshold=0.0,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    max_answer_length: int = 30,
+    null_threshold: float = 0.0,
   ):
     self._length, self._version = data.row_length, data.version
     if math.isnan(null_threshold):
@@ -72,18 +77,20 @@ class Squad(tasks.Task):
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.meaning = Meaning(self.tokenizer.fingerprint)
 
-  def check(self, model):
+  def check(self, model: models.Model) -> None:
     """See tasks.Task. Cuts the questions that are evaluated into windows."""
     for split in ('val', 'test'):
       self._cut(split)
 
-  def batch(self, step):
+  def batch(self, step: int) -> dict[str, np.ndarray]:
     """Makes tokens, types [B, L], lengths [B], spans [B, 2]: first and last."""
     rows = self.rows(step)
     inputs = examples.pad(self._train.rows, rows, self._length)
     return inputs | dict(spans=self._train.spans[rows])
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     """Computes -(log p(first) + log p(last)) / 2 over <bos> and the window."""
     logits = _logits(model, params, batch, rngs)
     weights, sums = jnp.ones(len(logits)), []
@@ -95,11 +102,13 @@ class Squad(tasks.Task):
     right = (logits.argmax(1) == batch['spans']).all(1).sum()
     return sum(sums) / 2, weight, dict(accuracy=right)
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> jax.Array:
     """Finds the best span of each window, see `best_spans`."""
     return best_spans(_logits(model, params, batch), self._longest)
 
-  def passes(self, model, split):
+  def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
     """Evaluates the windows, in batches of similar length."""
     rows = self._cut(split).rows
     every, size = np.arange(len(rows)), self.units_per_step
@@ -107,7 +116,7 @@ class Squad(tasks.Task):
       windows=tasks.Pass.by_length(self.score, rows, every, size, self._length)
     )
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes exact and f1 in percent; more for v2.0, see scores_or_none."""
     asked = self.questions.read(split)
     texts, nulls = self.answers(split, found['windows'])
@@ -125,7 +134,7 @@ class Squad(tasks.Task):
     rows = spans.of_questions(given, answers, self._version == 'v2.0')
     return self._scores(texts, answers, nulls), rows
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes exact and f1 of rules that need no model, for 'test'."""
     if split != 'test':
       return {}
@@ -147,7 +156,9 @@ class Squad(tasks.Task):
       return spans.scores(texts, answers)
     return spans.scores_or_none(texts, answers, nulls, self._threshold)
 
-  def answers(self, split, best):
+  def answers(
+    self, split: str, best: np.ndarray
+  ) -> tuple[list[str], np.ndarray]:
     """Finds each question's best text, and how much better "no answer" is.
 
     The answer is the best span over all windows. "No answer" gets its lowest
@@ -171,7 +182,7 @@ class Squad(tasks.Task):
       nulls.append(best[begin:end, 1].min() - score)
     return texts, np.array(nulls)
 
-  def describe(self):
+  def describe(self) -> dict[str, Any]:
     cut = self._train
     found = len(np.unique(cut.question[cut.spans[:, 0] > 0]))
     wanted = sum(bool(q.answers) for q in self.questions.read('train'))
@@ -189,7 +200,9 @@ class Squad(tasks.Task):
 build = Squad
 
 
-def read(data, workdir):
+def read(
+  data: ConfigDict, workdir: str
+) -> tuple[squad_files.Questions, Tokenizer]:
   """Reads the questions and their tokenizer.
 
   Args:
@@ -239,14 +252,14 @@ def _logits(model, params, batch, rngs=None):
   return jnp.where(allowed, logits.astype(jnp.float32), FORBIDDEN)
 
 
-def allow(types, lengths):
+def allow(types: jax.Array, lengths: jax.Array) -> jax.Array:
   """Allows <bos> and the window without the last <eos>: bool [B, L]."""
   places = jnp.arange(types.shape[1])[None]
   window = (types == 1) & (places < lengths[:, None] - 1)
   return window | (places == 0)
 
 
-def best_spans(logits, longest):
+def best_spans(logits: jax.Array, longest: int) -> jax.Array:
   """Finds max_{0 < i <= j < i + longest} start_i + end_j for each row.
 
   Among equals, the first start wins, then the shortest.

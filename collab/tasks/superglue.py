@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """SuperGLUE: its sub-tasks, for the classification task of glue.py."""
 
+from collections.abc import Sequence
 import functools
 
+import numpy as np
+
+from collab.data.examples import Example
 from collab.data.readers import superglue
 from collab.metrics import labels
 from collab.tasks.glue import ACCURACY, Classification, Family, Subtask, gold
 
 
-def by_question(outputs, rows):
+def by_question(
+  outputs: np.ndarray, rows: Sequence[Example]
+) -> dict[str, float]:
   """Scores MultiRC, where several answers of a question may be right."""
   groups = [example.group for example in rows]
   return labels.answer_scores(gold(rows), outputs.argmax(-1), groups)
 
 
-def by_entity(outputs, rows):
+def by_entity(outputs: np.ndarray, rows: Sequence[Example]) -> dict[str, float]:
   """Scores ReCoRD by a question's most probable entity; see `labels`.
 
   Among equally probable entities the first is used.
@@ -26,7 +32,9 @@ def by_entity(outputs, rows):
   return labels.entity_scores([row[1:] for row in best.values()])
 
 
-def by_class_f1(outputs, rows):
+def by_class_f1(
+  outputs: np.ndarray, rows: Sequence[Example]
+) -> dict[str, float]:
   """Scores CommitmentBank, whose F1 is the mean over the classes."""
   return labels.f1_scores(gold(rows), outputs.argmax(-1), 'macro')
 

@@ -4,17 +4,22 @@
 Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import os
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
-from collab import beam_search, decoding, tasks
+from collab import beam_search, decoding, models, tasks
 from collab.data import cache, examples, pipeline, tokenizer_training
 from collab.data.readers import sources
 from collab.data.samples import translation
 from collab.data.splits import SPLITS
+from collab.data.tokenizer import Tokenizer
 from collab.metrics import bleu, tokens
 from collab.model_json import Meaning
 
@@ -38,7 +43,15 @@ class Translation(tasks.Task):
   unit = 'tokens'
 
   def __init__(
-    self, data, *, workdir, seed, shard, label_smoothing=0.1, beam=4, alpha=0.6
+    self,
+    data: ConfigDict,
+    *,
+    workdir: str,
+    seed: int,
+    shard: tuple[int, int],
+    label_smoothing: float = 0.1,
+    beam: int = 4,
+    alpha: float = 0.6,
   ):
     length, size = data.row_length, data.batch_size
     self._language = data.target
@@ -60,7 +73,7 @@ class Translation(tasks.Task):
     self.units_per_step = round(size * length * (1 - padding))
     self.batch, self.rows = self._packed.batch, self._packed.pairs
 
-  def check(self, model):
+  def check(self, model: models.EncoderDecoder) -> None:
     """See tasks.Task. Refuses test sentences that are too long to translate."""
     _check_beam(self._beam, self._alpha, self.tokenizer)
     lengths = self._tokenized['test'].source.lengths + 1  # including <eos>
@@ -73,16 +86,22 @@ class Translation(tasks.Task):
         f'{int((lengths > most).sum())} of {len(lengths)} are too long.'
       )
 
-  def loss(self, model, params, batch, rngs):
+  def loss(
+    self, model: models.Model, params: Mapping, batch: dict, rngs: dict
+  ) -> tuple:
     sums = tokens.of_batch(model, params, batch, rngs, self._label_smoothing)
     aux = dict(nll=sums['nll'], accuracy=sums['right'])
     return sums['loss'], sums['weight'], aux
 
-  def score(self, model, params, batch):
+  def score(
+    self, model: models.Model, params: Mapping, batch: dict
+  ) -> dict[str, jax.Array]:
     """Computes nll, number right and number of target tokens, float32 [R]."""
     return tokens.of_rows(model, params, batch)
 
-  def passes(self, model, split):
+  def passes(
+    self, model: models.EncoderDecoder, split: str
+  ) -> dict[str, tasks.Pass]:
     """Evaluates the targets' tokens; for 'test' it also translates."""
     data = self._tokenized[split]
     size = max(1, min(self._size, len(data)))
@@ -95,7 +114,7 @@ class Translation(tasks.Task):
       )
     return found
 
-  def metrics(self, split, found):
+  def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes token perplexity and accuracy; for 'test' also BLEU and chrF."""
     scores = tokens.scores(found['tokens'])
     if split != 'test':
@@ -103,7 +122,7 @@ class Translation(tasks.Task):
     of_texts, examples = self._text_scores(found['translations'])
     return scores | of_texts, examples
 
-  def baselines(self, split):
+  def baselines(self, split: str) -> dict[str, float]:
     """Computes BLEU of copying and, on the sample, of a look-up, for 'test'."""
     if split != 'test':
       return {}
@@ -116,7 +135,7 @@ class Translation(tasks.Task):
       scores['bleu_of_lookup'] = bleu.scores(baseline, *to)['score']
     return scores
 
-  def describe(self):
+  def describe(self) -> dict[str, Any]:
     shown = dict(corpus=self.corpus.name, vocabulary=self.tokenizer.vocab_size)
     dropped = self._tokenized['train'].info['empty_lines_dropped']
     shown |= {f'empty lines in {k}': v for k, v in dropped.items() if v}
@@ -160,7 +179,9 @@ class Translation(tasks.Task):
 build = Translation
 
 
-def read(data, workdir):
+def read(
+  data: ConfigDict, workdir: str
+) -> tuple[sources.Corpus, Tokenizer, str]:
   """Reads the parallel text and its tokenizer.
 
   Args:
@@ -199,17 +220,24 @@ def read(data, workdir):
   return text, rules, data.folder or os.path.join(workdir, 'data')
 
 
-def longest(model):
+def longest(model: models.EncoderDecoder) -> int:
   """Returns the most tokens of a sentence, such that 1.5 S + 10 fit too."""
   return 2 * (model.max_length - 10) // 3
 
 
-def encode(tokenizer, sentences):
+def encode(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[list[int]]:
   """Encodes sentences as lists of token ids, with <eos> at the end."""
   return [[*x, tokenizer.eos_id] for x in tokenizer.encode_batch(sentences)]
 
 
-def translations(model, tokenizer, ids, beam, alpha, size=64) -> tasks.Pass:
+def translations(
+  model: models.EncoderDecoder,
+  tokenizer: Tokenizer,
+  ids: Sequence[Sequence[int]],
+  beam: int,
+  alpha: float,
+  size: int = 64,
+) -> tasks.Pass:
   """Makes a Pass that translates sentences by beam search: decoding.Decoded.
 
   A translation has at most 1.5 S + 10 tokens; S counts the padded sentence's.

@@ -57,7 +57,7 @@ class Writer:
     start = SessionLog(status=SessionLog.START)  # hides the removed rows
     self._event(step=resume_step + 1, session_log=start)
 
-  def write(self, step: int, values: Mapping):
+  def write(self, step: int, values: Mapping) -> None:
     """Writes a row atomically, or raises OSError.
 
     Args:
@@ -85,7 +85,7 @@ class Writer:
     if self._wandb:
       self._wandb.log(values, step=int(step))
 
-  def close(self):
+  def close(self) -> None:
     if self._file is not None:
       self._file.close()
       self._events.close()
@@ -116,13 +116,13 @@ class Progress:
         total=last, initial=first, unit='step', dynamic_ncols=True
       )
 
-  def step(self):
+  def step(self) -> None:
     """Counts one more step as done."""
     self._began = self._began or time.monotonic()  # compilation does not count
     if self._bar is not None:
       self._bar.update()
 
-  def show(self, step: int, values: Mapping):
+  def show(self, step: int, values: Mapping) -> None:
     """Shows values such as the loss, and the remaining time."""
     words = [f'{name} {value:.4g}' for name, value in values.items()]
     if self._bar is not None:
@@ -135,7 +135,7 @@ class Progress:
         words.append(f'{tqdm.tqdm.format_interval(left)} left')
       print(', '.join(words), file=sys.stderr, flush=True)
 
-  def close(self):
+  def close(self) -> None:
     if self._bar is not None:
       self._bar.close()
 
@@ -169,7 +169,7 @@ def read_rows(path: str | pathlib.Path) -> list[dict]:
   return rows
 
 
-def summary(title: str, values: Mapping):
+def summary(title: str, values: Mapping) -> None:
   """Prints a title and a dict as two columns, on process 0."""
   if jax.process_index() == 0:
     width = max(map(len, values), default=0)

@@ -16,19 +16,25 @@ from collab.models import parameters
 from collab.training import schedules
 
 
-def adam(rate, b1, b2, eps, weight_decay):
+def adam(
+  rate: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float
+) -> optax.GradientTransformation:
   """Adam (1412.6980), which has no weight decay."""
   return optax.adam(rate, b1, b2, eps)
 
 
-def adamw(rate, b1, b2, eps, weight_decay):
+def adamw(
+  rate: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float
+) -> optax.GradientTransformation:
   """Adam with decoupled weight decay (1711.05101)."""
   return optax.adamw(
     rate, b1, b2, eps, weight_decay=weight_decay, mask=parameters.decays
   )
 
 
-def muon(rate, b1, b2, eps, weight_decay):
+def muon(
+  rate: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float
+) -> optax.GradientTransformation:
   """Muon (Jordan et al., 2024) for matrices, Adam for the other parameters.
 
   Muon's updates are scaled to the size of Adam's (arXiv 2502.16982), so that lr
@@ -52,20 +58,20 @@ OPTIMIZERS = dict(adam=adam, adamw=adamw, muon=muon)
 
 def build(
   *,
-  total_steps,
-  name='adamw',
-  lr=1e-3,
-  schedule='cosine',
-  warmup_steps=0,
-  end_lr=0.0,
-  b1=0.9,
-  b2=0.999,
-  eps=1e-8,
-  weight_decay=0.0,
-  clip=0.0,
-  ema=0.0,
-  layer_decay=1.0,
-):
+  total_steps: int,
+  name: str = 'adamw',
+  lr: float = 1e-3,
+  schedule: str = 'cosine',
+  warmup_steps: int = 0,
+  end_lr: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  clip: float = 0.0,
+  ema: float = 0.0,
+  layer_decay: float = 1.0,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Builds the optimiser of config.optim, and its learning-rate function.
 
   Args:

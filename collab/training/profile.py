@@ -28,7 +28,7 @@ class Trace:
       print(f'The run is at step {done}: nothing is left to trace.')
     self.after(done)
 
-  def after(self, step: int, result: Any = None):
+  def after(self, step: int, result: Any = None) -> None:
     """Starts or ends the trace after a step, once its result is computed."""
     inside = step + 1 in self._steps
     if inside != (self._first is not None):
@@ -39,7 +39,7 @@ class Trace:
       else:
         self.close()
 
-  def close(self):
+  def close(self) -> None:
     """Ends a trace that has begun."""
     if self._first is not None:
       jax.profiler.stop_trace()

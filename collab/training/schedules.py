@@ -4,6 +4,9 @@
 Steps count from 1, so that the first update is not zero.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 
@@ -11,12 +14,16 @@ def _warm(step, warmup):
   return jnp.minimum(step / max(warmup, 1), 1.0)
 
 
-def constant(step, lr, warmup, total, end_lr):
+def constant(
+  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
+) -> jax.Array:
   """lr min(step / warmup, 1)."""
   return lr * _warm(step, warmup)
 
 
-def inverse_sqrt(step, lr, warmup, total, end_lr):
+def inverse_sqrt(
+  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
+) -> jax.Array:
   """lr min(step / warmup, sqrt(warmup / step)).
 
   Attention Is All You Need, eq. 3, with lr = (D warmup)^(-1/2); fairseq's
@@ -25,13 +32,17 @@ def inverse_sqrt(step, lr, warmup, total, end_lr):
   return lr * jnp.minimum(step / warmup, jnp.sqrt(warmup / step))
 
 
-def linear(step, lr, warmup, total, end_lr):
+def linear(
+  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
+) -> jax.Array:
   """lr step / warmup, then lr (1 - p) + end_lr p; p from 0 to 1 at total."""
   p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
   return _warm(step, warmup) * (lr + (end_lr - lr) * p)
 
 
-def cosine(step, lr, warmup, total, end_lr):
+def cosine(
+  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
+) -> jax.Array:
   """As `linear`, with (1 - cos(pi p)) / 2 for p."""
   p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
   p = (1 - jnp.cos(jnp.pi * p)) / 2
@@ -41,7 +52,9 @@ def cosine(step, lr, warmup, total, end_lr):
 SCHEDULES = {f.__name__: f for f in (inverse_sqrt, linear, cosine, constant)}
 
 
-def build(name, lr, warmup, total, end_lr):
+def build(
+  name: str, lr: float, warmup: int, total: int, end_lr: float
+) -> Callable:
   """Makes a function count -> rate of the update that follows `count` updates.
 
   Raises:

@@ -17,7 +17,7 @@ from collab.training import logs, speed
 from collab.training.experiment import Experiment
 
 
-def start(made: Experiment, params: Any, step: int):
+def start(made: Experiment, params: Any, step: int) -> None:
   """Prints devices, sizes, the attention's cost beside MHA's, and the data.
 
   It also writes model.json and parameters.txt.
@@ -72,7 +72,9 @@ def _attention(cost, mha, tokens):
   return lines
 
 
-def end(made: Experiment, params: Any, step: int, scores: dict, examples: dict):
+def end(
+  made: Experiment, params: Any, step: int, scores: dict, examples: dict
+) -> None:
   """Writes result.json and examples.json, and prints the scores."""
   if jax.process_index() > 0:
     return
@@ -112,7 +114,7 @@ def end(made: Experiment, params: Any, step: int, scores: dict, examples: dict):
   )
 
 
-def check_results(path: str):
+def check_results(path: str) -> None:
   """Refuses, before a run, a file to which its result cannot be appended."""
   if jax.process_index() > 0:
     return
@@ -125,7 +127,7 @@ def check_results(path: str):
     ) from e
 
 
-def append(workdir: str, path: str):
+def append(workdir: str, path: str) -> None:
   """Appends the result.json of a finished run to a .jsonl file as one line.
 
   Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(a) MHE-ADD or MHE-MUL, across tasks?
+"""Which head embeddings are better across tasks, MHE-ADD or MHE-MUL?
 
 Which of the two, when ADD can only re-weight keys? In MHE-ADD all
 heads share one score matrix: they differ by a bias of each key that no query
@@ -31,4 +31,5 @@ BLOCKS = (
 
 
 def table() -> blocks.Table:
+  """Makes the table of scores of MHE-ADD, MHE-MUL, SHA and MHA, by task."""
   return blocks.compare('MHE-ADD or MHE-MUL', __doc__, BLOCKS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(f) Plain or data-aware re-parametrisation, one width or one a layer?
+"""Does a conversion gain from data, and from a key width for each layer?
 
 The paper decomposes the weights, with one key width for all layers.
 What if the decomposition fits the scores of real inputs, and if each layer has
@@ -39,6 +39,7 @@ WAYS = {
 
 
 def table() -> tables.Table:
+  """Makes the table of converted embeddings' quality, by key width and way."""
   found, rows, original = defaultdict(list), [], math.nan
   path = study.RESULTS / 'minilm.jsonl'
   for row in results.rows(path, way=str, key_width=int):

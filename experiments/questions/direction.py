@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(c) Does it hold in another direction of translation?
+"""Do the attentions rank alike in both directions of translation?
 
 Both papers translate into German. Is the order of the attentions the
 same out of it?
@@ -29,4 +29,5 @@ BLOCKS = (
 
 
 def table() -> blocks.Table:
+  """Makes the table of BLEU into German and out of it."""
   return blocks.compare('Another direction', __doc__, BLOCKS)

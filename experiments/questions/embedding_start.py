@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(d) Do MHE-MUL's offset and initialisation matter?
+"""Does it matter how MHE-MUL's head embeddings are initialised?
 
 The paper multiplies by the embeddings and does not say by what they
 begin; our reading is 1 + e with e of N(0, 0.02²). The number after the offset
@@ -25,6 +25,7 @@ LABELS = {
 
 
 def table() -> blocks.Table:
+  """Makes the table of BLEU by offset and deviation of MHE-MUL's embeddings."""
   title, studies = 'MHE-MUL, English to German', ['translation', 'starts']
   block = blocks.Block(title, studies, metric.BLEU, LABELS)
   return blocks.compare('What MHE-MUL starts from', __doc__, [block])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(g) What is saved in time and memory, not only parameters?
+"""What do fewer parameters save in time and memory?
 
 The papers count parameters. These are shares of our own MHA, of one
 layer (D = 768, 12 heads, float32): parameters; time of forward and backward at
@@ -33,6 +33,7 @@ COLUMNS += ['time to decode', 'cache']
 
 
 def table() -> tables.Table:
+  """Makes the table of each attention's sizes and times, as shares of MHA's."""
   figures = {
     name: json_text.read_object(
       protocol.RESULTS / f'{name}.json', figures=dict

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(e) Do collaborative attention's mixing initialisers matter?
+"""Does it matter how collaborative attention's mixing is initialised?
 
 Collaborative attention's mixing rows m_h can start as blocks of ones
 (each head has a part of the keys for itself, as in MHA with narrower keys), as
@@ -26,6 +26,7 @@ LABELS = {
 
 
 def table() -> blocks.Table:
+  """Makes the table of BLEU by the mixing's initialiser, at two key widths."""
   found = []
   for width in (96, 48):
     arms = {f'{name}-{width}': label for name, label in LABELS.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(b) How many heads, from 8 to 128?
+"""Do head embeddings (MHE) keep up when there are 8 to 128 heads?
 
 Do head embeddings keep up when heads are many? The papers stop at 16.
 Every head is 16 wide, so that MHA's attention grows with their number while the
@@ -20,6 +20,7 @@ LABELS = dict(mha='MHA', mhe_mul='MHE-MUL', sha='SHA', mhe_add='MHE-ADD')
 
 
 def table() -> blocks.Table:
+  """Makes the table of perplexity with 8, 32 and 128 heads."""
   found = []
   for H in many_heads.HEADS:
     arms = {f'{name}-{H}': label for name, label in LABELS.items()}

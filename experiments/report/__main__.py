@@ -21,7 +21,7 @@ from collab.io import atomic
 from experiments.report import comparison, one, runs
 
 
-def main():
+def main() -> None:
   parser = command.Parser(
     prog='python -m experiments.report', description=__doc__
   )
@@ -40,7 +40,9 @@ def main():
     print(write(args.runs, args.text, args.out, args.data))
 
 
-def write(paths: list, text: str = '', out: str = '', data: str = ''):
+def write(
+  paths: list, text: str = '', out: str = '', data: str = ''
+) -> str | pathlib.Path:
   """Writes the page; returns its path.
 
   Raises:

@@ -40,7 +40,7 @@ class Layer(NamedTuple):
   keys: list
 
   @property
-  def place(self):
+  def place(self) -> str:
     """The kind of layer: 'encoder', 'decoder', 'decoder cross'."""
     return ' '.join(word for word in self.name.split() if word.isalpha())
 

@@ -47,22 +47,22 @@ class Run(NamedTuple):
   conversion: dict
 
   @property
-  def name(self):
+  def name(self) -> str:
     return self.folder.resolve().name
 
   @property
-  def task(self):
+  def task(self) -> str:
     """The task with its sub-task: 'glue rte', 'lm', ..."""
     task = self.config['task']
     words = [str(task.get('name', '')), str(task.get('subtask', ''))]
     return ' '.join(word for word in words if word)
 
   @property
-  def variant(self):
+  def variant(self) -> str:
     return str(self.config['model'].get('attention', {}).get('name', ''))
 
   @property
-  def outcome(self):
+  def outcome(self) -> str:
     """Whether the run finished, and how well it did."""
     total = self.config['total_steps']
     if self.result:
@@ -77,7 +77,7 @@ class Run(NamedTuple):
     return f'Not finished: {step:,} of {total:,} steps so far.'
 
   @property
-  def facts(self):
+  def facts(self) -> str:
     """Date, sizes and time in a line."""
     words = [self.name]
     if 'date' in self.result:

@@ -34,7 +34,7 @@ CONVERSIONS = {
 SEEDS = 0, 1, 2
 
 
-def arms(task, length, steps):
+def arms(task: str, length: int, steps: int) -> list[Arm]:
   """Makes the arms of a task: a model fine-tuned once, and its conversions."""
   overrides = {
     'data.path': '{data}/glue',

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collab import attention
-from collab.attention import blocks, flash, kernels
+from collab.attention import blocks, kernels
 from tests.attention import variants as V
 from tests.attention.test_kernels import problem
 from tests.attention.test_variants import check_gradients
@@ -199,22 +199,6 @@ def test_memory_of_an_exported_program_is_linear_in_length(kernel):
     return compiled.memory_analysis().temp_size_in_bytes
 
   assert temporary(4096) < 5 * temporary(1024)
-
-
-@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
-def test_an_accelerator_leaves_open_sizes_to_xla(monkeypatch, platform):
-  """The blocks of Pallas kernels and of cuDNN are of fixed sizes."""
-  monkeypatch.setattr(jax, 'default_backend', lambda: platform)
-
-  def fits(*sizes):
-    q = jax.ShapeDtypeStruct((*sizes, 1, 64), 'bfloat16')
-    cudnn = kernels._fits_gpu(q, q, q, None, None, 0.0)
-    assert cudnn in (False, platform == 'gpu')
-    return cudnn or flash.plan(q, q, q, None, 1, 0.0, None) is not None
-
-  b, t = export.symbolic_shape('b, t')
-  assert fits(2, 256)
-  assert not any(fits(*sizes) for sizes in [(b, t), (b, 256), (2, t)])
 
 
 @pytest.mark.parametrize('bias_range', [1.0, 200.0])

@@ -195,30 +195,6 @@ def test_any_sharing(H, groups, bias, block, kind):
   close(kernels.grouped(**args, mask=mask)[0], formula(args, dense))
 
 
-@pytest.mark.parametrize('groups', [(3, 3, 3), (6, 2, 2), (3, 1, 1)])
-@pytest.mark.parametrize('causal', [False, True])
-def test_fused_equals_grouped(groups, causal):
-  args, w = problem(*groups, T=T, S=T, V=K)
-  fused = functools.partial(kernels.fused, implementation='xla')
-  mask = masks.Mask(causal=True) if causal else None
-
-  @jax.jit
-  def run(args):
-    def loss(args):
-      o, alive = fused(**args, mask=mask)
-      return (o * w).sum(), (o, alive)
-
-    return jax.grad(loss, has_aux=True)(args)
-
-  grads, (o, alive) = run(args)
-  dense = np.tril(np.ones((T, T), bool)) if causal else None
-  check(args, w, o, grads, dense)
-  want, alive_too, _ = compiled(kernels.grouped)(args, w, mask)
-  close(o, want)
-  assert alive.all()
-  assert alive_too.all()
-
-
 def test_grouped_has_forward_mode():
   args, _ = problem(**SHARED)
   rng = np.random.default_rng(3)
@@ -604,7 +580,7 @@ def test_empty_axes(name, mask, shape):
 def chosen(monkeypatch, mask=None, T=T, **shape):
   """The name of the kernel that `attend` takes."""
   calls = []
-  for name in ('grouped', 'blockwise', 'shared_scores', 'fused'):
+  for name in ('grouped', 'blockwise', 'shared_scores'):
 
     def spy(real, name, *args, **kwargs):
       calls.append(name)

@@ -53,7 +53,13 @@ class Factors(NamedTuple):
 
 
 @_one_thread
-def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
+def decompose(
+  query_gram: np.ndarray,
+  key_gram: np.ndarray,
+  heads: int,
+  rank: int,
+  sweeps: int = 100,
+) -> Factors:
   """Decomposes by alternating least squares, starting from the heads' SVDs.
 
   The result is deterministic, and no sweep increases the error. With rank N the
@@ -95,7 +101,9 @@ def decompose(query_gram, key_gram, heads, rank, sweeps=100) -> Factors:
   return Factors(x, y, m, left, np.asarray(errors))
 
 
-def initial(query_gram, key_gram, heads, rank):
+def initial(
+  query_gram: np.ndarray, key_gram: np.ndarray, heads: int, rank: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Takes the `rank` largest components of all heads' own SVDs: X, Y, m."""
   N = len(query_gram)
   K = N // heads
@@ -120,7 +128,13 @@ def root(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return (vectors * values) @ transposed, (vectors * inverse) @ transposed
 
 
-def error(query_gram, key_gram, x, y, m):
+def error(
+  query_gram: np.ndarray,
+  key_gram: np.ndarray,
+  x: np.ndarray,
+  y: np.ndarray,
+  m: np.ndarray,
+) -> float:
   """Computes sqrt(sum_h |A_h - U diag(m_h) V^T|^2 / sum_h |A_h|^2)."""
   H, k = m.shape
   pu, pv = query_gram @ x, key_gram @ y

@@ -19,9 +19,15 @@ import optax
 from tqdm import trange
 
 from collab.convert import intercept
+from collab.convert.calibration import Calibration
 
 
-def errors(params: Mapping, new: Mapping, pairs: Mapping, calibration=None):
+def errors(
+  params: Mapping,
+  new: Mapping,
+  pairs: Mapping,
+  calibration: Calibration | None = None,
+) -> dict[tuple, float]:
   """Computes {path: error} of all layers.
 
   Args:
@@ -49,7 +55,13 @@ def errors(params: Mapping, new: Mapping, pairs: Mapping, calibration=None):
   return {path: float(jnp.sqrt(_share(x))) for path, x in total.items()}
 
 
-def refine(params, new, pairs, calibration, steps: int) -> dict:
+def refine(
+  params: Mapping,
+  new: Mapping,
+  pairs: Mapping,
+  calibration: Calibration,
+  steps: int,
+) -> dict:
   """Fits the new layers' parameters to the old outputs, all layers at once.
 
   Adam minimises the sum of the squared errors, each relative to the outputs of

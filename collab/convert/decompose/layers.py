@@ -58,7 +58,12 @@ def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
 
 
 def collab(
-  mha, moments, *, shared_dim: int, bias: str = 'content', sweeps: int = 100
+  mha: Mha,
+  moments: Moments,
+  *,
+  shared_dim: int,
+  bias: str = 'content',
+  sweeps: int = 100,
 ) -> dict:
   """Decomposes Wq_h Wk_h^T ~ U diag(m_h) V^T (see `cp`); values are unchanged.
 
@@ -89,7 +94,9 @@ def collab(
   return new | dict(value=_dense(mha.value), out=_dense(mha.out, mha.bias))
 
 
-def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd') -> dict:
+def gqa(
+  mha: Mha, moments: Moments, *, kv_heads: int, pooling: str = 'svd'
+) -> dict:
   """Merges the keys and values of each group of heads into one head's width.
 
   pooling='svd' is optimal for the scores and values of unlike heads. It keeps
@@ -115,7 +122,9 @@ def gqa(mha, moments, *, kv_heads: int, pooling: str = 'svd') -> dict:
   return new | dict(value=_dense(value), out=_dense(out, bias))
 
 
-def mhe_mul(mha, moments, *, offset: float = 1.0, sweeps: int = 100) -> dict:
+def mhe_mul(
+  mha: Mha, moments: Moments, *, offset: float = 1.0, sweeps: int = 100
+) -> dict:
   """Decomposes the scores at one head's width, and merges values like MQA.
 
   The mixing row m_h is offset + eq_h, and the other embeddings are ones. The

@@ -50,7 +50,7 @@ class Pretrained(NamedTuple):
   names: Mapping = {}
 
 
-def load(folder, allow: Iterable[str] = ()) -> Pretrained:
+def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
   """Reads a checkpoint.
 
   Args:
@@ -104,7 +104,7 @@ def labelled(config: dict, meaning: model_json.Meaning) -> dict:
   return config | dict(id2label=by_id, label2id=ids)
 
 
-def save(folder, pretrained: Pretrained) -> None:
+def save(folder: str | pathlib.Path, pretrained: Pretrained) -> None:
   """Writes a checkpoint that Transformers reads, atomically.
 
   Args:

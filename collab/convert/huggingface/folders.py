@@ -69,7 +69,9 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return found
 
 
-def write(folder, config: dict, tensors: dict, tokenizer: str) -> None:
+def write(
+  folder: str | pathlib.Path, config: dict, tensors: dict, tokenizer: str
+) -> None:
   """Writes a new folder with one file of tensors, atomically.
 
   Raises:

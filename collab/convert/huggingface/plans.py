@@ -35,13 +35,13 @@ class Plan(NamedTuple):
   shapes: dict
   entries: dict
 
-  def key(self, name):
+  def key(self, name: str) -> str:
     """Returns the key of a name in a file, whose prefix is optional."""
     name = name.removeprefix(f'{self.family.prefix}.')
     name = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
     return re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name)
 
-  def name(self, key):
+  def name(self, key: str) -> str:
     """Returns the name that Transformers gives to a tensor of ours."""
     return self.entries[key][-1]
 
@@ -76,7 +76,9 @@ def make(config: dict, pooler: bool) -> Plan:
   return Plan(family, architecture, model, shapes, entries)
 
 
-def fields(family: Family, architecture: str, get, pooler: bool) -> dict:
+def fields(
+  family: Family, architecture: str, get: Callable, pooler: bool
+) -> dict:
   """Returns all fields of models.build."""
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]

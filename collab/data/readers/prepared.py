@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 import re
 import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  import tensorflow_datasets
 
 
 def builder(
   name: str, features: tuple[str, ...] = (), data_dir: Path | None = None
-):
+) -> 'tensorflow_datasets.core.DatasetBuilder':
   """Opens the TFDS builder of a data set that is prepared as array_record.
 
   The data is read by random access (`as_data_source`), without TensorFlow. It
@@ -57,14 +61,18 @@ def builder(
   return found
 
 
-def splits(builder) -> dict[str, str]:
+def splits(
+  builder: 'tensorflow_datasets.core.DatasetBuilder',
+) -> dict[str, str]:
   """Returns {split: its name in TFDS} of the splits that a data set has."""
   names = dict(train='train', val='validation', test='test')
   there = builder.info.splits
   return {ours: theirs for ours, theirs in names.items() if theirs in there}
 
 
-def rows(builder, split: str) -> Iterator[dict]:
+def rows(
+  builder: 'tensorflow_datasets.core.DatasetBuilder', split: str
+) -> Iterator[dict]:
   """Yields the examples of a split with JSON's types: str, int, float, list."""
   return map(_plain, builder.as_data_source(split=split))
 

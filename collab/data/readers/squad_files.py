@@ -117,7 +117,7 @@ def local(
   return Questions(str(path), readers, expected)
 
 
-def check_version(version: str):
+def check_version(version: str) -> None:
   """Raises ValueError for an unknown version."""
   if version not in VERSIONS:
     raise ValueError(f'version={version!r}; there are {", ".join(VERSIONS)}.')
@@ -182,7 +182,7 @@ def _questions(article, version):
       yield question
 
 
-def check(question: Question, version: str):
+def check(question: Question, version: str) -> None:
   """Raises ValueError if an answer is missing or not at its place."""
   if not question.context.strip():
     raise ValueError('its paragraph is empty.')

@@ -6,6 +6,7 @@ decides its split. Topics quote each other. So lines of five words or more are
 left out of training if val or test has them, and out of val if test has them.
 """
 
+from collections.abc import Iterator
 import functools
 import platform
 
@@ -15,7 +16,7 @@ from collab.io import text_lines
 FINGERPRINT = f'topics-{platform.python_version()}'
 
 
-def lines(split: str):
+def lines(split: str) -> Iterator[str]:
   """Yields the lines of a split."""
   later = SPLITS[SPLITS.index(split) + 1 :]
   known = {line.strip() for x in later for line in _topics(x)}

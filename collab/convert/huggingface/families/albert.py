@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALBERT, arXiv 1909.11942: all layers share parameters, small embeddings."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families import bert, encoder
 from collab.convert.huggingface.families.family import block
 from collab.convert.huggingface.layouts import DENSE
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   return encoder.fields(get, dropout=0.0) | dict(
     activation=get('hidden_act', 'gelu_new'),
     embed_dim=get('embedding_size'),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DistilBERT, arXiv 1910.01108: BERT without token types and pooler."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families import encoder
 from collab.convert.huggingface.families.family import block
 from collab.convert.huggingface.layouts import DENSE
@@ -17,7 +19,7 @@ NAMES = dict(
 )
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   named = lambda name, *default: get(NAMES.get(name, name), *default)
   return encoder.fields(named) | dict(epsilon=1e-12, types=0)
 

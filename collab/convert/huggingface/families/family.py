@@ -59,7 +59,12 @@ class Family(NamedTuple):
 
 
 def block(
-  module: str, path: str = 'encoder/layer_{}', *, heads: str, out: str, **others
+  module: str,
+  path: str = 'encoder/layer_{}',
+  *,
+  heads: str,
+  out: str,
+  **others: str,
 ) -> list[tuple]:
   """Makes the rows of a transformer block.
 

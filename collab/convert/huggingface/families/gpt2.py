@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT-2: causal and pre-norm; its linear layers are not transposed."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families.family import Family
 from collab.convert.huggingface.layouts import GPT_DENSE, GPT_HEADS, NORM, TABLE
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   return dict(
     vocab_size=get('vocab_size'),
     dim=get('n_embd'),

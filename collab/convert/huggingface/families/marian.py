@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marian, OPUS-MT's translators: one table for source, target and output."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families.family import Family, attention, block
 from collab.convert.huggingface.layouts import FIRST_ROW, TABLE
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   if not get('scale_embedding', False):  # the default is False
     raise ValueError('scale_embedding is False, expected True.')
   of_decoder = dict(name='mha', num_heads=get('decoder_attention_heads'))

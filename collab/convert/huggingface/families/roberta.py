@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoBERTa, arXiv 1907.11692: BERT with positions that start at 2."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families import bert, encoder
 from collab.convert.huggingface.layouts import DENSE
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   return encoder.fields(get) | dict(first_position=get('pad_token_id', 1) + 1)
 
 

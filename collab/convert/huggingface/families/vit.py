@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT, arXiv 2010.11929."""
 
+from collections.abc import Callable
+
 from collab.convert.huggingface.families.family import (
   LABELS,
   Family,
@@ -16,7 +18,7 @@ from collab.convert.huggingface.layouts import (
 )
 
 
-def fields(get):
+def fields(get: Callable) -> dict:
   return block_fields(get, dropout=0.0) | dict(
     image_size=get('image_size'),
     channels=get('num_channels', 3),

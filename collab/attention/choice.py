@@ -31,7 +31,6 @@ from collab.attention import blocks, cudnn, features
 from collab.attention.masks import Mask
 from collab.attention.target import Target
 
-IMPLEMENTATIONS = ('xla', 'cudnn', 'splash')
 SHARED_FROM = 8  # queries; fewer do not repay H weighted copies of the values
 FUSED_FROM = 64  # queries and keys; the scores of fewer fit into a cache
 
@@ -56,16 +55,11 @@ def choose(
   Args:
     call: Call.
     machine: Target.
-    implementation: None, or one of IMPLEMENTATIONS that has to take the call.
+    implementation: None, or 'xla', 'cudnn' or 'splash', which has to take it.
 
   Raises:
-    ValueError: the implementation is unknown or does not take the call.
+    ValueError: the implementation does not take the call.
   """
-  if implementation not in (None, *IMPLEMENTATIONS):
-    raise ValueError(
-      f'implementation={implementation!r} is none of '
-      f'{", ".join(IMPLEMENTATIONS)}.'
-    )
   obstacles = dict(cudnn=_not_cudnn, splash=_not_splash)
   if implementation in obstacles:
     if why := obstacles[implementation](call, machine):
@@ -80,6 +74,19 @@ def choose(
       if obstacle(call, machine) is None:
         return kernel
   return 'blocks'
+
+
+def check_plain(implementation: str | None):
+  """Refuses an implementation where the weights themselves are needed.
+
+  Raises:
+    ValueError: it is one that has no weights in memory.
+  """
+  if implementation not in (None, 'xla'):
+    raise ValueError(
+      f'implementation={implementation!r} keeps no weights, which sow_weights '
+      'and broadcast_dropout=False need.'
+    )
 
 
 def _is_shared(call):

@@ -11,7 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from collab.attention import arguments, costs, fields, kernels, masks
+from collab.attention import arguments, choice, costs, fields, kernels, masks
 from collab.attention import cache as caches
 from collab.attention.heads import Heads, Positions
 
@@ -50,9 +50,10 @@ class Attention(nn.Module):
     normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
       for variants with one projection each: mha, gqa, sha.
     force_fp32_for_softmax: accepted, but the softmax is float32 either way.
-    implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' where the
-      kernel is not to be chosen (see choice.py). Second derivatives need 'xla'
-      on an accelerator. Dropout's pattern does not depend on it.
+    implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' has to take
+      every call but those that decode, and a call that it does not take raises
+      a ValueError. By default the kernel is chosen, see choice.py. On an
+      accelerator second derivatives and some jax.vmap need 'xla'.
   """
 
   num_heads: int
@@ -290,7 +291,11 @@ class Attention(nn.Module):
     ):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
+    # Shapes are found with one token, and tokens are decoded one by one.
+    free = self.is_initializing() or self.decode
+    implementation = None if free else self.implementation
     if sow_weights or (rate and not self.broadcast_dropout):
+      choice.check_plain(implementation)
       p, alive = kernels.weights(q, k, h.key_bias, mask, H, self.precision)
       if sow_weights:
         sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
@@ -298,7 +303,7 @@ class Attention(nn.Module):
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
-      how = dict(precision=self.precision, implementation=self.implementation)
+      how = dict(precision=self.precision, implementation=implementation)
       o, alive = kernels.attend(
         q, k, v, h.key_bias, mask, H, key=key, rate=rate, **how
       )

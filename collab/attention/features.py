@@ -7,15 +7,13 @@ score, and costs memory linear in the length:
 
                        of a query                of a key
   key_bias             1 for its own head        the bias of each of its heads
-  key_valid            1                         0 if valid, else MASKED
-  a bit of a segment   (b, 1 - b) * MASKED       (1 - c, c)
+  key_valid            -MASK                     0 if valid, else MASK
+  a bit of a segment   (b, 1 - b) * -MASK        (1 - c, c) * MASK
 
 Each segment of a row has a number. Each bit of the number makes two features,
-which add 0 if query and key have the same bit (b = c), and MASKED if not. So
-scores within a segment are exact, whatever their size.
-
-A row without keys gets MASKED from every key, and a wrong value. `alive` tells
-which rows these are.
+which add 0 if query and key have the same bit (b = c), and -MASK^2 if not. So
+scores within a segment are exact, whatever their size. A row without keys gets
+-MASK^2 from every key, and a wrong value: `alive` tells which rows these are.
 
 Axes: B batch, T queries, S keys, H heads, G groups of heads with a key and a
 value of their own.
@@ -28,8 +26,9 @@ import jax.numpy as jnp
 
 from collab.attention.masks import Mask
 
-MASKED = -(2.0**41)  # what JAX itself passes to cuDNN in bfloat16
-MASKED_FLOAT16 = -3e4  # float16 ends at 65504; exp(-3e4) is zero, too
+# float16 ends at 65504, so that MASK^2 needs two factors. Beside any score that
+# is larger by 10^9 a weight is 0.
+MASK = 2.0**15
 
 
 def append(
@@ -55,7 +54,6 @@ def append(
     jnp.repeat(x, n // x.shape[2], 2) for x, n in ((q, H), (k, G), (v, G))
   )
   (B, T), S = q.shape[:2], k.shape[1]
-  masked = MASKED_FLOAT16 if q.dtype == jnp.float16 else MASKED
   qs, ks = [q], [k]
 
   def add(of_query, of_key):
@@ -67,19 +65,20 @@ def append(
   if key_bias is not None:
     own = jnp.tile(jnp.eye(H // G), (G, 1))  # the place of a head in its group
     # Other heads multiply it by 0, so it must be finite.
-    bias = jnp.clip(key_bias, masked, -masked)
+    most = jnp.finfo(q.dtype).max / 4
+    bias = jnp.clip(key_bias, -most, most)
     add(own[None, None], bias.reshape(B, S, G, H // G))
   if mask is not None and mask.key_valid is not None:
-    bias = jnp.where(mask.key_valid, 0.0, masked)
-    add(jnp.ones((1, 1, 1, 1)), bias[:, :, None, None])
+    invalid = jnp.where(mask.key_valid, 0.0, MASK)
+    add(jnp.full((1, 1, 1, 1), -MASK), invalid[:, :, None, None])
   if mask is not None and mask.q_segments is not None:
     of_query, of_key, _ = numbered(mask)
     bits = jnp.arange(max(1, (S - 1).bit_length()))[None, None, None]
     b = of_query[:, :, None, None] >> bits & 1
     c = of_key[:, :, None, None] >> bits & 1
     add(
-      jnp.concatenate([b, 1 - b], -1) * jnp.float32(masked),
-      jnp.concatenate([1 - c, c], -1),
+      jnp.concatenate([b, 1 - b], -1) * -MASK,
+      jnp.concatenate([1 - c, c], -1) * MASK,
     )
   return jnp.concatenate(qs, -1), jnp.concatenate(ks, -1), v
 

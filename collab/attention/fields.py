@@ -16,7 +16,9 @@ _TYPES = {
   bool: bool | np.bool_,
   bool | None: bool | np.bool_ | None,
   str: str,
+  str | None: str | None,
 }
+IMPLEMENTATIONS = (None, 'xla', 'cudnn', 'splash')
 
 
 def check(layer: type, values: Mapping):
@@ -30,7 +32,8 @@ def check(layer: type, values: Mapping):
   Raises:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
-    ValueError: dropout_rate is not in [0, 1).
+    ValueError: dropout_rate is not in [0, 1), or there is no such
+      implementation.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -42,5 +45,8 @@ def check(layer: type, values: Mapping):
     if wrong or (isinstance(value, bool) and kind not in (bool, bool | None)):
       expected = inspect.formatannotation(kind)
       raise TypeError(f'{name}={value!r}; expected {expected}.')
+    if name == 'implementation' and value not in IMPLEMENTATIONS:
+      legal = ', '.join(map(repr, IMPLEMENTATIONS))
+      raise ValueError(f'{name}={value!r}; expected one of {legal}.')
     if name == 'dropout_rate' and not 0 <= value < 1:
       raise ValueError(f'{name}={value!r}; expected at least 0, below 1.')

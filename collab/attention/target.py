@@ -28,13 +28,17 @@ _CHOSEN = contextvars.ContextVar('target', default=None)
 
 
 def target() -> Target:
-  """Returns the Target of `lowering_for`, or else of this machine."""
+  """Returns the Target of `lowering_for`, or else JAX's default device.
+
+  All devices of a process are taken to be alike.
+  """
   if (chosen := _CHOSEN.get()) is not None:
     return chosen
-  platform = jax.default_backend()
-  if platform != 'gpu':
-    return Target(platform)
-  device = jax.local_devices()[0]
+  device = jax.config.jax_default_device or jax.local_devices()[0]
+  if isinstance(device, str):
+    device = jax.local_devices(backend=device)[0]
+  if device.platform != 'gpu':
+    return Target(device.platform)
   if 'cuda' not in device.client.platform_version:
     return Target('rocm')
   capability = tuple(map(int, device.compute_capability.split('.')))

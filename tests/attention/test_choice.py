@@ -95,9 +95,22 @@ def test_a_kernel_that_is_asked_for_says_why_not(machine, fields, words):
 
 
 def test_an_unknown_implementation_is_told_what_there_is():
-  layer = attention.build('mha', num_heads=2, implementation='flash')
-  with pytest.raises(ValueError, match="'flash' is none of xla, cudnn, splash"):
-    layer.init(jax.random.key(0), jnp.zeros((1, 3, 4)))
+  with pytest.raises(ValueError, match=r"'flash'; expected .*'xla', 'cudnn'"):
+    attention.build('mha', num_heads=2, implementation='flash')
+
+
+def test_what_is_demanded_is_not_passed_over():
+  """Parameters are made anyway, and tokens decoded."""
+  layer = attention.build('mha', num_heads=2, implementation='cudnn')
+  x = jnp.ones((1, 3, 4))
+  params = layer.init(jax.random.key(0), x)
+  with pytest.raises(ValueError, match='does not take this call'):
+    layer.apply(params, x)
+  with pytest.raises(ValueError, match="'cudnn' keeps no weights"):
+    layer.apply(params, x, sow_weights=True, mutable=['intermediates'])
+  decoder = layer.clone(decode=True)
+  cache = decoder.init(jax.random.key(0), x)['cache']
+  decoder.apply({**params, 'cache': cache}, x[:, :1], mutable=['cache'])
 
 
 def test_open_sizes_are_left_to_xla():

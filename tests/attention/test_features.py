@@ -103,3 +103,16 @@ def test_a_bias_may_be_infinite():
   args['key_bias'][:, 3, 1] = -1e9
   want = kernels.grouped(**args)[0]
   close(kernels.grouped(*features.append(**args, mask=None))[0], want)
+
+
+def test_padding_loses_against_the_smallest_scores_of_float16():
+  """Keys that count have -39200, and padding 0 without its mask."""
+  q = jnp.full((1, 2, 1, 8), 70.0, 'float16')
+  k = jnp.array([-70.0, 0.0], 'float16')[None, :, None, None]
+  k = jnp.broadcast_to(k, (1, 2, 1, 8))
+  mask = masks.check(
+    masks.Mask(key_valid=np.array([[True, False]])), (1,), 1, 2, 2
+  )
+  q, k, _ = features.append(q, k, k, None, mask)
+  p, _ = kernels.weights(q, k, None, None, 1)
+  np.testing.assert_array_equal(p[0, 0], [[1, 0], [1, 0]])

@@ -29,7 +29,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from collab.attention import block_math, blocks, choice, cudnn, shared, splash
+from collab.attention import (
+  block_math,
+  blocks,
+  choice,
+  cudnn,
+  dropout,
+  shared,
+  splash,
+)
 from collab.attention.target import target
 
 # The choice -------------------------------------------------------------------
@@ -161,7 +169,7 @@ def drop(p, rate, key, broadcast=True):
     return p
   if broadcast:
     return p * blocks.keep_pairs(key, rate, 0, *p.shape[2:])
-  kept = jax.random.bernoulli(key, 1 - rate, p.shape)
+  kept = dropout.keep_rows(key, rate, p.shape)
   return jnp.where(kept, p / (1 - rate), 0.0)
 
 

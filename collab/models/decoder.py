@@ -79,7 +79,7 @@ class Decoder(nn.Module):
     self.decoder = Stack(
       self.num_layers, self.block, self.scan, self.remat, decode=self.decode
     )
-    self.drop = nn.Dropout(self.block.dropout)
+    self.drop = layers.Dropout(self.block.dropout)
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, L, V] from a dict of tokens, int [B, L]."""

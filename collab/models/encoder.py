@@ -116,7 +116,7 @@ class Encoder(nn.Module):
     )
     if self.pooler:
       self.pool = self._dense(self.dim, name='pooler')
-    self.drop = nn.Dropout(block.dropout)
+    self.drop = layers.Dropout(block.dropout)
     if self.head == 'mlm':
       self.task = MaskedHead(self.vocab_size, E, block, name='head')
     elif self.head == 'span':
@@ -219,5 +219,5 @@ class ClassHead(nn.Module):
     if self.hidden:
       x = nn.relu(dense(x.shape[-1])(x))
     deterministic = not self.has_rng('dropout')
-    x = nn.Dropout(self.block.dropout, deterministic=deterministic)(x)
+    x = layers.Dropout(self.block.dropout, deterministic=deterministic)(x)
     return dense(self.outputs)(x)

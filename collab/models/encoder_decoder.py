@@ -100,7 +100,7 @@ class EncoderDecoder(nn.Module):
     )
     self.source_positions = layers.Positions(self.positions, self.max_length)
     self.target_positions = layers.Positions(self.positions, self.max_length)
-    self.drop = nn.Dropout(self.block.dropout)
+    self.drop = layers.Dropout(self.block.dropout)
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, T, V] of packed pairs; see `features`."""

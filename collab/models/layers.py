@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab.attention import dropout
+
 ACTIVATIONS = {
   'relu': nn.relu,
   'gelu': lambda x: nn.gelu(x, approximate=False),
@@ -55,8 +57,30 @@ def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
   Each example (first axis of x) has its own draw. Larsson et al., 2016.
   """
   shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-  keep = jax.random.bernoulli(key, 1 - rate, shape)
+  keep = dropout.keep_rows(key, rate, shape)
   return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+class Dropout(nn.Module):
+  """Sets elements to 0 with probability `rate`, the others to x / (1 - rate).
+
+  Like linen's, but the pattern is the same on any mesh, see dropout.keep_rows.
+  """
+
+  rate: float
+  deterministic: bool | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, deterministic: bool | None = None
+  ) -> jax.Array:
+    """Drops elements of x, [rows, ...], unless deterministic."""
+    if not self.rate or nn.merge_param(
+      'deterministic', self.deterministic, deterministic
+    ):
+      return x
+    keep = dropout.keep_rows(self.make_rng('dropout'), self.rate, x.shape)
+    return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
 # MLPs are functions of a BlockConfig, x [N, D], and whether dropout is off.
@@ -84,7 +108,7 @@ def _mlp_layer(name, config, width):
 
 
 def _mlp_out(config, h, width, deterministic):
-  h = nn.Dropout(config.activation_dropout, deterministic=deterministic)(h)
+  h = Dropout(config.activation_dropout, deterministic=deterministic)(h)
   return _mlp_layer('mlp_out', config, width)(h)
 
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab.models import layers
+from collab.models import layers, split
 from collab.models.transformer import Block, BlockConfig
 
 # {name: checkpoint policy}; the backward pass recomputes what it does not save.
 REMAT = dict(
-  none=jax.checkpoint_policies.everything_saveable,
+  none=jax.checkpoint_policies.save_anything_except_these_names(split.GATHERED),
   dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   full=jax.checkpoint_policies.nothing_saveable,
 )
@@ -73,13 +73,16 @@ class Stack(nn.Module):
     rates = [None] * self.num_layers
     if self.drop_path:
       rates = list(np.linspace(0, self.drop_path, self.num_layers))
-    transformed = self.scan or self.remat != 'none'
-    if self.is_initializing() or self.decode or not transformed:
+    if self.is_initializing() or self.decode or not self._is_transformed():
       for block, rate in zip(blocks, rates, strict=True):
         x = block(x, *args, **kwargs, drop_path=rate)
     else:
       x = self._functional(x, blocks, rates, args, kwargs)
     return self.norm(x) if self.block.norm == 'pre' else x
+
+  def _is_transformed(self):
+    split_up = split.any_split(self.variables.get('params', {}))
+    return self.scan or self.remat != 'none' or split_up
 
   def _functional(self, x, blocks, rates, args, kwargs):
     """Runs the blocks as pure functions, for lax.scan and remat."""
@@ -89,13 +92,14 @@ class Stack(nn.Module):
 
       def run(x, layer):
         params, key, rate = layer
+        params = split.gather(params, self.block.dtype)
         rngs = {} if key is None else {'dropout': key}
         x = block.apply(
           {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
         )
         return x, None
 
-      if self.remat == 'none':
+      if self.remat == 'none' and not split.any_split(params):
         return run
       return jax.checkpoint(run, policy=REMAT[self.remat])
 

@@ -166,7 +166,7 @@ class Block(nn.Module):
       drop_path: probability of dropping f, for each example and f.
     """
     config, deterministic = self.config, not self.has_rng('dropout')
-    dropout = nn.Dropout(config.dropout, deterministic=deterministic)
+    dropout = layers.Dropout(config.dropout, deterministic=deterministic)
 
     def drop(x):
       x = dropout(x)

@@ -82,7 +82,7 @@ class ViT(nn.Module):
     place = layers.Positions('learned', N, name='positions')
     x = place(x, jnp.arange(N)[None])
     deterministic = not self.has_rng('dropout')
-    x = nn.Dropout(self.block.dropout, deterministic=deterministic)(x)
+    x = layers.Dropout(self.block.dropout, deterministic=deterministic)(x)
     x = Stack(
       self.num_layers,
       self.block,

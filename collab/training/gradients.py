@@ -7,6 +7,52 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from collab.models import split
+
+
+def over_devices(
+  loss: Callable, mesh: jax.sharding.Mesh, specs: Any, n: int = 1
+) -> Callable:
+  """Makes a function of (params, batch, key) like `accumulate`, on a mesh.
+
+  Each device computes with its rows alone. Of a parameter that is split it
+  gathers the whole where that is used, see split.py, and each micro-batch adds
+  up the gradients over `fsdp` for the part that it keeps. Over `data` they are
+  added up once, at the end.
+
+  Args:
+    loss: as in `accumulate`; its sums are over the rows that it gets.
+    mesh: of sharding.make_mesh.
+    specs: tree of PartitionSpec of the parameters.
+    n: number of micro-batches.
+  """
+
+  def local(params, batch, key):
+    parts = split.boxed(params, specs)
+    (sums, grads) = _sums(loss, n)(parts, batch, key)
+    s, (w, aux) = jax.lax.psum(sums, mesh.axis_names)
+    apart = jax.tree.map(lambda spec: split.AXIS in spec, specs)
+    grads = [
+      jax.lax.psum(g, 'data' if is_part else mesh.axis_names)
+      for g, is_part in zip(
+        jax.tree.leaves(split.unboxed(grads)),
+        jax.tree.leaves(apart),
+        strict=True,
+      )
+    ]
+    grads = jax.tree.unflatten(jax.tree.structure(params), grads)
+    return (s / w, (w, aux)), _mean(grads, w, params)
+
+  whole, rows = PartitionSpec(), PartitionSpec(mesh.axis_names)
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(specs, rows, whole),
+    out_specs=(whole, specs),
+    check_vma=False,  # gradients are taken inside: only the psums above add up
+  )
 
 
 def accumulate(
@@ -36,12 +82,17 @@ def accumulate(
   Raises:
     ValueError: n does not divide B.
   """
+  (s, (w, aux)), grads = _sums(loss, n)(params, batch, key)
+  return (s / w, (w, aux)), _mean(grads, w, params)
+
+
+def _mean(sums, weight, like):
+  return jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), sums, like)
+
+
+def _sums(loss, n):
   value_and_grad = jax.value_and_grad(loss, has_aux=True)
-  if n != 1:
-    value_and_grad = _scanned(value_and_grad, n)
-  (s, (w, aux)), grads = value_and_grad(params, batch, key)
-  grads = jax.tree.map(lambda g, p: (g / w).astype(p.dtype), grads, params)
-  return (s / w, (w, aux)), grads
+  return value_and_grad if n == 1 else _scanned(value_and_grad, n)
 
 
 def _scanned(f, n):

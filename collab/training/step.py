@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from collab.models import split
 from collab.runtime import xla_flags
 from collab.training import gradients, nonfinite, optim, sharding
 from collab.training.experiment import Experiment
@@ -26,16 +27,14 @@ def build(made: Experiment, state: Any) -> Callable:
   config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
 
   def loss(params, batch, key):
-    params = jax.lax.with_sharding_constraint(params, whole)  # gathers them
+    params = split.gather_outside(params, made.model.block.dtype)
     rngs = dict(dropout=key)
     total, weight, aux = made.task.loss(made.model, params, batch, rngs)
     return total, (weight, aux)
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state['step'])
-    (mean, (weight, aux)), grads = gradients.accumulate(
-      loss, state['params'], batch, key, config.accumulate
-    )
+    (mean, (weight, aux)), grads = value_and_grad(state['params'], batch, key)
     updates, opt = tx.update(grads, state['opt'], state['params'])
     params = optax.apply_updates(state['params'], updates)
     new = dict(step=state['step'] + 1, params=params, opt=opt)
@@ -54,6 +53,10 @@ def build(made: Experiment, state: Any) -> Callable:
     return new, scalars, health
 
   shardings = jax.tree.map(lambda x: x.sharding, state)
+  specs = jax.tree.map(lambda x: x.spec, shardings['params'])
+  value_and_grad = gradients.over_devices(
+    loss, made.mesh, specs, config.accumulate
+  )
   return jax.jit(
     train_step,
     donate_argnums=0,

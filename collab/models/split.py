@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of which each device holds a part, gathered where they are used.
+
+Within jax.shard_map over the mesh, `boxed` marks the parts. A part is gathered
+by `gather` within the block that uses it, so that at most one layer is whole at
+a time; what is outside of blocks is gathered by `gather_outside`. A gradient of
+a part is the sum over the devices that share the parameter (reduce-scatter).
+"""
+
+import re
+from typing import Any
+
+from flax import struct
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from collab.attention.target import target
+
+AXIS = 'fsdp'  # of the mesh, over which parameters are split
+GATHERED = 'gathered'  # their name for remat, which has to gather them again
+BLOCK = re.compile(r'layer_\d+')  # a Block in a Stack
+
+
+@struct.dataclass
+class Split:
+  """This device's part of a parameter, which is split along an axis."""
+
+  part: jax.Array
+  axis: int = struct.field(pytree_node=False)
+
+
+def boxed(params: Any, specs: Any) -> Any:
+  """Makes Split of the leaves that AXIS splits, by their PartitionSpecs."""
+
+  def box(x, spec):
+    return Split(x, spec.index(AXIS)) if AXIS in spec else x
+
+  return jax.tree.map(box, params, specs)
+
+
+def unboxed(tree: Any) -> Any:
+  """Returns the parts in place of the Splits."""
+  return _map(lambda x: x.part, tree)
+
+
+def gather(tree: Any, dtype: Any = None) -> Any:
+  """Gathers all Splits, in the dtype of the computation.
+
+  On a CPU in their own dtype: its compiler aborts at gathers of bfloat16 (JAX
+  0.10).
+  """
+  if target().platform == 'cpu':
+    dtype = None
+
+  def whole(x):
+    part = x.part if dtype is None else x.part.astype(dtype)
+    found = lax.all_gather(part, AXIS, axis=x.axis, tiled=True)
+    return checkpoint_name(found, GATHERED)
+
+  return _map(whole, tree)
+
+
+def gather_outside(params: Any, dtype: Any = None) -> Any:
+  """Gathers the Splits outside of blocks; a Stack gathers its blocks'."""
+
+  def one(path, x):
+    names = (getattr(key, 'key', '') for key in path)
+    return x if any(map(BLOCK.fullmatch, names)) else gather(x, dtype)
+
+  return jax.tree_util.tree_map_with_path(one, params, is_leaf=_is_split)
+
+
+def any_split(tree: Any) -> bool:
+  return any(map(_is_split, jax.tree.leaves(tree, is_leaf=_is_split)))
+
+
+def _is_split(x):
+  return isinstance(x, Split)
+
+
+def _map(f, tree):
+  one = lambda x: f(x) if _is_split(x) else x
+  return jax.tree.map(one, tree, is_leaf=_is_split)

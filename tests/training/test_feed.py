@@ -25,10 +25,10 @@ class Device:
 
 class Result:
   def __init__(self, done):
-    self._done = done
+    self.done = done
 
   def block_until_ready(self):
-    time.sleep(max(0.0, self._done - time.monotonic()))
+    time.sleep(max(0.0, self.done - time.monotonic()))
     return self
 
 
@@ -57,7 +57,7 @@ def test_lost(made, computed, lost):
     seconds = time.monotonic() - start
     # What the machine's other work adds to the sleeps may be lost as well.
     added = seconds - max(made * STEPS, made + computed * (STEPS - 1))
-    assert lost - 0.03 < fed.lost() < lost + 0.03 + added
+    assert lost - 0.1 < fed.lost() < lost + 0.1 + added
     assert fed.lost() == 0.0
   assert steps == list(range(STEPS))
 
@@ -72,13 +72,14 @@ def test_what_else_the_loop_does_is_not_lost():
 
 
 def test_the_loop_is_one_step_ahead():
-  device = Device(0.1)
+  device, results = Device(0.2), []
   with contextlib.closing(feed.Feed()) as fed:
-    start, times = time.monotonic(), []
     for _ in fed.batches(range(3)):
-      fed.given(device.start())
-      times.append(time.monotonic() - start)
-  assert times[0] < 0.1 <= times[1] < 0.2 <= times[2] < 0.3
+      results.append(device.start())
+      fed.given(results[-1])
+      now = time.monotonic()
+      assert all(x.done <= now for x in results[:-1])
+      assert now < results[-1].done
 
 
 def test_an_error_of_a_step_is_raised_after_the_next():

@@ -13,6 +13,7 @@ change when a run goes on is listed in collab/runtime/changes.py. Errors end in
 one line; COLLAB_TRACEBACK=1 shows where they come from.
 """
 
+import contextlib
 import functools
 import time
 
@@ -25,6 +26,7 @@ from collab.runtime import checkpoint, final_params, plan, processes
 from collab.runtime import workdir as workdirs
 from collab.training import (
   evaluation,
+  feed,
   nonfinite,
   optim,
   session,
@@ -62,7 +64,7 @@ def run(
   mesh = sharding.make_mesh(config.fsdp)
   made = Experiment(config, workdir, task, model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
-  sharding.put(task.batch(0), rows)  # refuses what does not divide
+  batch = sharding.put(task.batch(0), rows)  # refuses what does not divide
 
   # State, step, evaluation ----------------------------------------------------
 
@@ -75,31 +77,36 @@ def run(
   )
   step, state = states.start(made, checkpoints, eval_only)
   summary.start(made, state['params'], step)
-  train_step = steps.build(made, state)
+  _, dropout_key = jax.random.split(jax.random.key(config.seed))
+  train_step, end = steps.build(made, state), step if eval_only else last
+  if step < end:
+    train_step = steps.compiled(train_step, state, batch, dropout_key)
   evaluate = evaluation.build(task, model, mesh)
   check = nonfinite.watch(
     config.skip_nonfinite, state['params'], task.rows, workdir
   )
-  _, dropout_key = jax.random.split(jax.random.key(config.seed))
 
   # The loop -------------------------------------------------------------------
 
-  with session.opened(
-    made, checkpoints, step, state['params'], traced, eval_only
-  ) as live:
+  with (
+    session.opened(
+      made, checkpoints, step, state['params'], traced, eval_only
+    ) as live,
+    contextlib.closing(feed.Feed()) as fed,
+  ):
+    stream = pipeline.stream(task.batch, step, end)
     seen, since = [], time.monotonic()  # since the last look at them
-    for batch in pipeline.stream(task.batch, step, step if eval_only else last):
-      batch = sharding.put(batch, rows)
+    for batch in fed.batches(sharding.put(x, rows) for x in stream):
       state, scalars, health = train_step(state, batch, dropout_key)
       seen.append(health)
-      jax.block_until_ready(seen[-2:-1])  # one step ahead of the device
+      fed.given(health)
       step, scores = step + 1, {}
       live.trace(step, health)
       stop = live.stopped(step)  # one answer for all of this step
       if due('log', step) or due('checkpoint', step) or stop:
         check(jax.device_get(seen), step, int(scalars['skipped']))
         seconds, since = time.monotonic() - since, time.monotonic()
-        speed, seen = live.meter.row(len(seen), seconds), []
+        speed, seen = live.meter.row(len(seen), seconds, fed.lost()), []
       if due('log', step):
         row = jax.device_get(scalars)
         shown = dict(loss=row['loss'], lr=row['lr'], **speed)
@@ -107,11 +114,12 @@ def run(
         live.writer.write(step, row | speed | {'time/seconds': seconds})
         live.progress.show(step, shown)
       if due('eval', step):
+        began = time.monotonic()
         scores, _ = evaluate(states.params_of(state), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         live.writer.write(step, scores)
         checkpoints.check_metrics(scores)
-        since = time.monotonic()
+        since += time.monotonic() - began
       if due('checkpoint', step) or stop:
         checkpoints.save(step, state, scores)
       live.progress.step()

@@ -110,12 +110,12 @@ def lowered(variant: str, call: Call, platform: str) -> str:
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   run = jax.jit(jax.grad(loss, (0, 1)))
-  with lowering_for(MACHINES[platform]), _gpu_at_hand():
+  with lowering_for(MACHINES[platform]), gpu_at_hand():
     traced = run.trace(params, x, memory, mask, key)
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def _gpu_at_hand():
+def gpu_at_hand():
   """Answers JAX's questions about a GPU that is not there."""
   return mock.patch.multiple(
     cudnn,

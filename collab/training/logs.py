@@ -141,9 +141,9 @@ class Progress:
 
 
 def is_of_machine(name: str) -> bool:
-  """Whether a metric depends on the machine: time, speed, memory."""
+  """Whether a metric depends on the machine: time, speed, waits, memory."""
   return (
-    name == 'mfu'
+    name in ('mfu', 'input_wait')
     or name.startswith('time/')
     or name.endswith(('per_second', 'peak_bytes'))
   )

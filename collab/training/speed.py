@@ -14,7 +14,7 @@ from collab.training.experiment import Experiment
 
 
 class Meter(NamedTuple):
-  """Computes speed, MFU and memory from a number of steps and their seconds.
+  """Computes speed, MFU and memory of a number of steps.
 
   Attributes:
     unit: what the task counts: 'tokens', ...
@@ -28,13 +28,20 @@ class Meter(NamedTuple):
   flops: int
   peak: devices.Peak
 
-  def row(self, steps: int, seconds: float) -> dict[str, float]:
-    """Speed, model FLOPs utilisation if the peak is known, and memory."""
+  def row(self, steps: int, seconds: float, lost: float) -> dict[str, float]:
+    """Speed, model FLOPs utilisation if the peak is known, and memory.
+
+    Args:
+      steps: number of steps.
+      seconds: that they took.
+      lost: seconds of these in which the devices waited for input, see
+        feed.Feed.
+    """
     rate = steps / seconds
     speed = {f'{self.unit}_per_second': rate * self.units}
     if self.peak.flops:
       speed['mfu'] = rate * self.flops / self.peak.flops
-    return speed | devices.peak_bytes()
+    return speed | dict(input_wait=lost / seconds) | devices.peak_bytes()
 
 
 def meter(made: Experiment, params: Any) -> Meter:
@@ -55,10 +62,14 @@ def meter(made: Experiment, params: Any) -> Meter:
 
 
 def used(rows: list[dict]) -> dict[str, str]:
-  """Utilisation and memory of a run, in words, by the rows of its log."""
+  """Utilisation, memory and waits of a run, in words, by its log's rows."""
   found = _memory(rows)
   if mfu := [row['mfu'] for row in rows if 'mfu' in row]:
     found['MFU'] = f'{statistics.median(mfu):.3g}, median of the log'
+  if timed := [row for row in rows if 'input_wait' in row]:
+    seconds = sum(row['time/seconds'] for row in timed)
+    lost = sum(row['time/seconds'] * row['input_wait'] for row in timed)
+    found['waits for input'] = f'{lost / seconds:.2%} of {seconds:,.0f} s'
   return found
 
 

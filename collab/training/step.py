@@ -2,27 +2,29 @@
 """The training step: loss, gradients and update, as one compiled program."""
 
 from collections.abc import Callable
+import time
 from typing import Any
 
 import jax
+from jax import monitoring
 import optax
 
 from collab.models import split
 from collab.runtime import xla_flags
-from collab.training import gradients, nonfinite, optim, sharding
+from collab.training import gradients, logs, nonfinite, optim, sharding
 from collab.training.experiment import Experiment
 
 
 def build(made: Experiment, state: Any) -> Callable:
-  """Compiles the training step, for a state and batches on the mesh.
+  """Makes the training step, for a state and batches on the mesh.
 
   Args:
     made: Experiment with the loss and the optimiser.
     state: state of state.start; later states have the same sharding.
 
   Returns:
-    A function (state, batch, key) -> state, dict of scalars for the log, and
-    Health. It donates the given state.
+    A jitted function (state, batch, key) -> state, dict of scalars for the log,
+    and Health. It donates the given state.
   """
   config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
 
@@ -63,3 +65,30 @@ def build(made: Experiment, state: Any) -> Callable:
     out_shardings=(shardings, whole, whole),
     compiler_options=xla_flags.preset(jax.default_backend()),
   )
+
+
+def compiled(step: Callable, *arguments: Any) -> Callable:
+  """Compiles a step for its arguments; prints how long it took.
+
+  It also prints whether the program came from the folder in which JAX keeps
+  compiled ones, or is kept there for the next start.
+  """
+  start = time.monotonic()
+  lowered = step.lower(*arguments)
+  told = dict(traced=f'in {time.monotonic() - start:.3g} s')
+  events, start = set(), time.monotonic()
+  note = lambda event, **_: events.add(event.rpartition('/')[2])
+  monitoring.register_event_listener(note)
+  try:
+    program = lowered.compile()
+  finally:
+    monitoring.unregister_event_listener(note)
+  took = f'in {time.monotonic() - start:.3g} s'
+  folder = jax.config.jax_compilation_cache_dir
+  if 'cache_hits' in events:
+    told['read'] = f'{took} from {folder}, compiled before'
+  else:
+    kept = f'kept in {folder}' if 'cache_misses' in events else 'not kept'
+    told['compiled'] = f'{took}, {kept}'
+  logs.summary('the program of a training step', told)
+  return program

@@ -63,13 +63,14 @@ def test_row(monkeypatch):
   monkeypatch.setattr(devices, 'peak_bytes', lambda: dict(some_peak_bytes=9))
   peak = devices.Peak(1e6, 'known')
   meter = speed.Meter('tokens', 100, flops=5000, peak=peak)
-  assert meter.row(4, 0.5) == {
+  assert meter.row(4, 0.5, 0.125) == {
     'tokens_per_second': 800.0,
     'mfu': pytest.approx(4 * 5000 / 0.5 / 1e6),
+    'input_wait': 0.25,
     'some_peak_bytes': 9,
   }
   unknown = meter._replace(peak=devices.Peak(None, 'not known'))
-  assert 'mfu' not in unknown.row(4, 0.5)
+  assert 'mfu' not in unknown.row(4, 0.5, 0.0)
 
 
 def test_used():
@@ -83,4 +84,7 @@ def test_used():
     'peak resident set of the process': '7 MB',
     'MFU': '0.25, median of the log',
   }
+  rows[-1] |= {'time/seconds': 1.0, 'input_wait': 0.5}
+  rows.append({'step': 4, 'time/seconds': 9.0, 'input_wait': 0.0})
+  assert speed.used(rows)['waits for input'] == '5.00% of 10 s'
   assert speed.used([dict(step=1)]) == speed.used([]) == {}

@@ -45,37 +45,35 @@ def by_kind(found):
   return sums
 
 
-def gradients(sizes):
-  """Parameters, the embedding twice: as input and as output."""
-  return sum(sizes.values()) + sizes['embed/embedding']
-
-
 def test_data_parallel(text, tmp_path):
   """Every gradient once, three numbers besides, and nothing else."""
   found, sizes = compiled(1, text, tmp_path)
-  assert by_kind(found) == {'all-reduce': 4 * gradients(sizes) + 3 * 4}
-  model = scaling.Model(gradients(sizes), flops=1)
+  whole = sum(sizes.values())
+  assert by_kind(found) == {'all-reduce': 4 * whole + 3 * 4}
   sent = sum(scaling.sent(*x) for x in found)
+  model = scaling.Model(whole, flops=1)
   expected = scaling.volume(model, 'data parallel', N)
   assert sent == pytest.approx(expected, rel=1e-3)
 
 
 def test_fsdp(text, tmp_path):
-  """Parameters are gathered and gradients summed; never activations.
+  """Parameters are gathered and gradients scattered; never activations.
 
-  XLA on a CPU has no reduce-scatter: it sums all and takes a part. It gathers
-  once and keeps the result for the backward pass.
+  Those of blocks are gathered for the forward and for the backward pass.
   """
   found, sizes = compiled(N, text, tmp_path)
   sums = by_kind(found)
-  assert set(sums) == {'all-gather', 'all-reduce'}
-  split = sum(x for x in sizes.values() if x >= sharding.SMALL)
-  assert split > 0.8 * sum(sizes.values())
-  assert sums['all-gather'] == 4 * split
-  more = sums['all-reduce'] - 4 * gradients(sizes)
+  assert set(sums) == {'all-gather', 'all-reduce', 'reduce-scatter'}
+  split = {name: x for name, x in sizes.items() if x >= sharding.SMALL}
+  whole, parts = sum(sizes.values()), sum(split.values())
+  assert parts > 0.8 * whole
+  blocks = sum(x for name, x in split.items() if 'layer_' in name)
+  assert sums['all-gather'] == 4 * (parts + blocks)
+  assert sums['reduce-scatter'] == 4 * parts / N
+  more = sums['all-reduce'] - 4 * (whole - parts)
   assert 0 < more < 4 * 3 * len(sizes)  # norms, and whether all is finite
-  model = scaling.Model(gradients(sizes), flops=1)
   sent = sum(scaling.sent(*x) for x in found)
+  model = scaling.Model(whole, flops=1)
   assert sent <= 1.01 * scaling.volume(model, 'FSDP', N)
 
 

@@ -12,87 +12,63 @@ from jax.sharding import PartitionSpec
 from collab.models import split
 
 
-def over_devices(
+def accumulate(
   loss: Callable, mesh: jax.sharding.Mesh, specs: Any, n: int = 1
 ) -> Callable:
-  """Makes a function of (params, batch, key) like `accumulate`, on a mesh.
+  """Makes a function that computes the gradient of a mean over a batch.
 
-  Each device computes with its rows alone. Of a parameter that is split it
-  gathers the whole where that is used, see split.py, and each micro-batch adds
-  up the gradients over `fsdp` for the part that it keeps. Over `data` they are
-  added up once, at the end.
+    L = sum_i s_i / sum_i w_i;  dL/dp = (sum_i ds_i/dp) / sum_i w_i
+
+  It is exact for any weights w_i (NaN if all are zero). Each device computes
+  with its own rows alone, in a scan over n micro-batches; micro-batch i takes
+  the rows i, i + n, ... A parameter that is split is gathered where it is used,
+  see split.py, and there each micro-batch adds up the gradient over `fsdp`, for
+  the part that a device keeps. Over `data`, and of what is not split, the
+  gradient is added up once, at the end. Sums are at least float32.
 
   Args:
-    loss: as in `accumulate`; its sums are over the rows that it gets.
+    loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w
+      independent of params, and aux a dict of sums over the rows that it gets.
+      Of params it gets split.Split where they are split.
     mesh: of sharding.make_mesh.
-    specs: tree of PartitionSpec of the parameters.
+    specs: tree of the parameters' PartitionSpec.
     n: number of micro-batches.
+
+  Returns:
+    A function of params, batch (a tree of [B, ...]) and a random key, like
+    jax.value_and_grad: (L, (sum_i w_i, sum_i aux_i)), dL/dp. Micro-batch i gets
+    fold_in(key, i), unless n = 1. It raises a ValueError if n does not divide
+    the rows of a device.
   """
+  leaves = jax.tree.leaves(specs)
+  several = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+  of_data = [axis for axis in several if axis != split.AXIS]
 
   def local(params, batch, key):
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if n != 1:
+      value_and_grad = _scanned(value_and_grad, n)
     parts = split.boxed(params, specs)
-    (sums, grads) = _sums(loss, n)(parts, batch, key)
-    s, (w, aux) = jax.lax.psum(sums, mesh.axis_names)
-    apart = jax.tree.map(lambda spec: split.AXIS in spec, specs)
+    sums, grads = value_and_grad(parts, batch, key)
+    s, (w, aux) = jax.lax.psum(sums, several)
+    grads, tree = jax.tree.flatten(split.unboxed(grads))
     grads = [
-      jax.lax.psum(g, 'data' if is_part else mesh.axis_names)
-      for g, is_part in zip(
-        jax.tree.leaves(split.unboxed(grads)),
-        jax.tree.leaves(apart),
-        strict=True,
-      )
+      jax.lax.psum(g, of_data if split.AXIS in spec else several)
+      for g, spec in zip(grads, leaves, strict=True)
     ]
-    grads = jax.tree.unflatten(jax.tree.structure(params), grads)
-    return (s / w, (w, aux)), _mean(grads, w, params)
+    grads = jax.tree.map(
+      lambda g, p: (g / w).astype(p.dtype), tree.unflatten(grads), params
+    )
+    return (s / w, (w, aux)), grads
 
-  whole, rows = PartitionSpec(), PartitionSpec(mesh.axis_names)
+  rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
   return jax.shard_map(
     local,
     mesh=mesh,
     in_specs=(specs, rows, whole),
     out_specs=(whole, specs),
-    check_vma=False,  # gradients are taken inside: only the psums above add up
+    check_vma=False,  # gradients are taken within, so only psum adds them up
   )
-
-
-def accumulate(
-  loss: Callable, params: Any, batch: Any, key: jax.Array, n: int = 1
-) -> tuple:
-  """Computes the gradient of a mean over a batch, from n micro-batches.
-
-    L = sum_i s_i / sum_i w_i;  dL/dp = (sum_i ds_i/dp) / sum_i w_i
-
-  This is exact for any weights w_i (NaN if all are zero). A scan runs over the
-  micro-batches. Micro-batch i takes the rows i, i + n, ..., so that each device
-  uses its own rows and none are exchanged. Sums are at least float32.
-
-  Args:
-    loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w
-      independent of params, and aux a dict of sums over the rows.
-    params: pytree.
-    batch: pytree of [B, ...].
-    key: random key of dropout; micro-batch i gets fold_in(key, i), unless n =
-      1.
-    n: number of micro-batches; divides B, best into multiples of the device
-      count.
-
-  Returns:
-    (L, (sum_i w_i, sum_i aux_i)), dL/dp, like jax.value_and_grad.
-
-  Raises:
-    ValueError: n does not divide B.
-  """
-  (s, (w, aux)), grads = _sums(loss, n)(params, batch, key)
-  return (s / w, (w, aux)), _mean(grads, w, params)
-
-
-def _mean(sums, weight, like):
-  return jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), sums, like)
-
-
-def _sums(loss, n):
-  value_and_grad = jax.value_and_grad(loss, has_aux=True)
-  return value_and_grad if n == 1 else _scanned(value_and_grad, n)
 
 
 def _scanned(f, n):
@@ -101,7 +77,9 @@ def _scanned(f, n):
   def total(params, batch, key):
     B = len(jax.tree.leaves(batch)[0])
     if n < 1 or B % n:
-      raise ValueError(f'{n} micro-batches do not divide a batch of {B} rows.')
+      raise ValueError(
+        f'{n} micro-batches do not divide the {B} rows that a device has.'
+      )
 
     def cut(x):
       return jnp.moveaxis(x.reshape(B // n, n, *x.shape[1:]), 1, 0)

@@ -56,7 +56,7 @@ def build(made: Experiment, state: Any) -> Callable:
 
   shardings = jax.tree.map(lambda x: x.sharding, state)
   specs = jax.tree.map(lambda x: x.spec, shardings['params'])
-  value_and_grad = gradients.over_devices(
+  value_and_grad = gradients.accumulate(
     loss, made.mesh, specs, config.accumulate
   )
   return jax.jit(

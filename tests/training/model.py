@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab.attention import dropout
+from collab.models import split
 from collab.runtime import checkpoint, tree_table
 from collab.training import gradients, optim, sharding
 
@@ -47,8 +49,9 @@ def batch(step):
 
 def loss(params, batch, key, rate=0.1):
   """Weighted squared error, with dropout."""
+  params = split.gather(params)
   h = batch['x'] @ params['layer_0']['kernel'] + params['layer_0']['bias'][None]
-  h = jnp.tanh(h) * jax.random.bernoulli(key, 1 - rate, h.shape) / (1 - rate)
+  h = jnp.tanh(h) * dropout.keep_rows(key, rate, h.shape) / (1 - rate)
   error = ((h @ params['layer_1']['kernel'] - batch['y']) ** 2).mean(-1)
   weight = batch['weight']
   return (error * weight).sum(), (weight.sum(), dict(rows=jnp.size(weight)))
@@ -65,13 +68,15 @@ def make(mesh, parts=1, width=128):
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(1), state['step'])
     params = state['params']
-    (value, _), grads = gradients.accumulate(loss, params, batch, key, parts)
+    (value, _), grads = value_and_grad(params, batch, key)
     updates, opt = tx.update(grads, state['opt'], params)
     params = jax.tree.map(jnp.add, params, updates)
     return dict(step=state['step'] + 1, params=params, opt=opt), value
 
   shapes = jax.eval_shape(first)
   shardings = sharding.state_shardings(mesh, shapes)
+  specs = jax.tree.map(lambda x: x.spec, shardings['params'])
+  value_and_grad = gradients.accumulate(loss, mesh, specs, parts)
   state = jax.jit(first, out_shardings=shardings)()
   step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
   return state, step, abstract(shapes, shardings)
@@ -88,12 +93,12 @@ def abstract(tree, shardings):
 def curve(mesh, parts=1):
   """Losses, last state, its abstract form, and kinds of communication."""
   state, step, shapes = make(mesh, parts)
-  split = sharding.batch_sharding(mesh)
-  step = step.lower(state, sharding.put(batch(0), split)).compile()
+  rows = sharding.batch_sharding(mesh)
+  step = step.lower(state, sharding.put(batch(0), rows)).compile()
   kinds = re.findall(r' (all-[a-z]+|collective-[a-z]+)\(', step.as_text())
   losses = []
   for i in range(STEPS):
-    state, value = step(state, sharding.put(batch(i), split))
+    state, value = step(state, sharding.put(batch(i), rows))
     losses.append(float(value))
   return losses, state, shapes, sorted(set(kinds))
 
@@ -101,9 +106,9 @@ def curve(mesh, parts=1):
 def save_half(mesh, workdir):
   """Trains to HALF and saves; returns checksums of the state."""
   state, step, _ = make(mesh)
-  split = sharding.batch_sharding(mesh)
+  rows = sharding.batch_sharding(mesh)
   for i in range(HALF):
-    state, _ = step(state, sharding.put(batch(i), split))
+    state, _ = step(state, sharding.put(batch(i), rows))
   checkpoints = checkpoint.Checkpoints(workdir, keep=1)
   checkpoints.save(HALF, state)
   checkpoints.close()
@@ -113,13 +118,13 @@ def save_half(mesh, workdir):
 def go_on(workdir, mesh, parts):
   """Restores and trains to STEPS: step and checksums as restored, losses."""
   _, step, shapes = make(mesh, parts)
-  split, losses = sharding.batch_sharding(mesh), []
+  rows, losses = sharding.batch_sharding(mesh), []
   checkpoints = checkpoint.Checkpoints(workdir, keep=1)
   first, state = checkpoints.restore(shapes)
   checkpoints.close()
   sums = tree_table.checksums(state)
   for i in range(first, STEPS):
-    state, value = step(state, sharding.put(batch(i), split))
+    state, value = step(state, sharding.put(batch(i), rows))
     losses.append(float(value))
   return first, sums, losses
 

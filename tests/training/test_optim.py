@@ -5,13 +5,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 import pytest
 
 from collab.models import parameters
 from collab.runtime import tree_table
-from collab.training import gradients, optim, schedules
+from collab.training import gradients, optim, schedules, sharding
 from tests.training import model
 
 LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
@@ -220,10 +221,9 @@ def accumulate(n, loss=loss, dtype=jnp.float32):
   params = jax.tree.map(
     lambda x: x.astype(dtype), model.init(jax.random.key(0))
   )
-  run = jax.jit(
-    lambda params, batch, key: gradients.accumulate(loss, params, batch, key, n)
-  )
-  return run(params, model.batch(0), jax.random.key(1))
+  specs = jax.tree.map(lambda x: PartitionSpec(), params)
+  run = gradients.accumulate(loss, sharding.make_mesh(), specs, n)
+  return jax.jit(run)(params, model.batch(0), jax.random.key(1))
 
 
 @pytest.mark.parametrize('n', [1, 3, 48])

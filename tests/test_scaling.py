@@ -59,16 +59,16 @@ def test_data_parallel(text, tmp_path):
 def test_fsdp(text, tmp_path):
   """Parameters are gathered and gradients scattered; never activations.
 
-  Those of blocks are gathered for the forward and for the backward pass.
+  Those of blocks would be gathered again for the backward pass; XLA's CPU
+  backend keeps them from the forward pass.
   """
   found, sizes = compiled(N, text, tmp_path)
   sums = by_kind(found)
   assert set(sums) == {'all-gather', 'all-reduce', 'reduce-scatter'}
-  split = {name: x for name, x in sizes.items() if x >= sharding.SMALL}
-  whole, parts = sum(sizes.values()), sum(split.values())
+  whole = sum(sizes.values())
+  parts = sum(x for x in sizes.values() if x >= sharding.SMALL)
   assert parts > 0.8 * whole
-  blocks = sum(x for name, x in split.items() if 'layer_' in name)
-  assert sums['all-gather'] == 4 * (parts + blocks)
+  assert sums['all-gather'] == 4 * parts
   assert sums['reduce-scatter'] == 4 * parts / N
   more = sums['all-reduce'] - 4 * (whole - parts)
   assert 0 < more < 4 * 3 * len(sizes)  # norms, and whether all is finite

@@ -49,7 +49,7 @@ def run(
 
   # What the config names ------------------------------------------------------
 
-  with processes.first():  # makes tokenizer and caches, the others read them
+  with processes.first('the data'):  # makes caches, which the others read
     task = tasks.build(
       **config.task,
       data=config.data,

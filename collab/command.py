@@ -93,6 +93,8 @@ def train(main: Callable, check_file: Callable) -> None:
       not name a file.
   """
   try:
+    logging.set_verbosity(logging.WARNING)
+    processes.join()  # so that the others learn of what is wrong here
     _define_flags()
     _keep_programs()
     app.run(
@@ -156,8 +158,7 @@ def _parse(check_file, argv):
 
 def _start(main, argv):
   values = flags.FLAGS
-  logging.set_verbosity(logging.WARNING)
-  processes.join()
+  processes.check_devices()
   if len(argv) > 1:
     raise ValueError(f'Unexpected arguments: {" ".join(argv[1:])}.')
   config, workdir = values.config, values.workdir

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from collab.io import atomic, json_text
+from collab.runtime import processes
 
 # Changes of these do not affect the results of a run.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
@@ -126,8 +127,9 @@ def check_data(workdir: str, task: Any, steps: int) -> None:
   """Refuses to resume with data that has changed since the run began.
 
   Two things are compared: the checksum in the task's description of its data,
-  which text data has, and this process' share of five batches from all over the
-  run. With another number of processes only the checksum is compared.
+  which text data has, and process 0's share of five batches from all over the
+  run. With another number of processes only the checksum is compared. All
+  processes have to have one checksum, tokenizer and classes.
 
   Args:
     workdir: keeps both in data.json.
@@ -135,8 +137,12 @@ def check_data(workdir: str, task: Any, steps: int) -> None:
     steps: total steps of the run when it began.
 
   Raises:
-    ValueError: the data has changed, or the file is damaged.
+    ValueError: the data has changed, or processes read different data, or the
+      file is damaged.
   """
+  now = {k: x for k, x in task.describe().items() if k == 'checksum'}
+  agree = {f'{k} of the data': x for k, x in now.items()}
+  processes.agree('data', agree | task.meaning._asdict())
   if jax.process_index() != 0:  # process 0 reads all of the data for all
     return
   path = pathlib.Path(workdir) / 'data.json'
@@ -144,7 +150,6 @@ def check_data(workdir: str, task: Any, steps: int) -> None:
   for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
     for name, x in sorted(task.batch(step).items()):
       crc = zlib.crc32(np.ascontiguousarray(x), zlib.crc32(name.encode(), crc))
-  now = {k: x for k, x in task.describe().items() if k == 'checksum'}
   now[f'checksum of batches, {jax.process_count()} processes'] = f'{crc:08x}'
   if not path.exists():
     atomic.save_json(path, now)

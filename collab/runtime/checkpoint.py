@@ -15,13 +15,20 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from collab.runtime import checkpoint_io, held_folder, preservation, tree_table
+from collab.runtime import (
+  checkpoint_io,
+  held_folder,
+  preservation,
+  processes,
+  tree_table,
+)
 from collab.runtime import workdir as workdirs
+
+READ = 3600  # seconds that hosts may differ by in reading a checkpoint
 
 
 class Checkpoints:
@@ -266,7 +273,7 @@ class Checkpoints:
       except Exception as e:  # Orbax raises many types, bare Exception too.
         fault = _line(e)
       # What one host cannot read, none uses.
-      if multihost_utils.process_allgather(np.array(bool(fault))).any():
+      if any(processes.exchange(f'read of {step}', bool(fault), READ)):
         message = 'Checkpoint %s/%d is damaged and not used: %s'
         logging.warning(message, self._path, step, fault or 'on another host')
         self._damaged.add(step)
@@ -281,7 +288,7 @@ class Checkpoints:
       for step in self._damaged:
         copies = len(list(folder.glob(f'{step}.*')))
         (self._path / str(step)).rename(folder / f'{step}.{copies}')
-    multihost_utils.sync_global_devices('damaged checkpoints set aside')
+    processes.exchange('damaged checkpoints set aside')
     self._damaged.clear()
     self._manager.reload()
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes several processes, one or more a host, act as one run.
 
-JAX's runtime connects them and moves the arrays. This module adds two things.
-Work that has to be done once is done by one process, first or alone. When a
-process is lost, all others end with a line that names it. Messages use the
-key-value store of JAX's runtime, because no collective works once a process is
-lost.
+JAX's runtime connects them and moves the arrays. This module adds three things.
+Work that has to be done once is done by one process, first or alone. What all
+must have in common is compared before they compute. When a process is lost, all
+others end with a line that names it. Messages use the key-value store of JAX's
+runtime, because no collective works once a process is lost.
 """
 
 import atexit
@@ -30,7 +30,8 @@ from jax.experimental import multihost_utils
 from collab.io import json_text
 
 BEAT = 1.0  # seconds between two heartbeats
-DAY = 24 * 3600 * 1000  # in ms: longer waits mean a lost process
+JOINED = 300  # seconds for all processes to start
+MINUTE, DAY = 60, 24 * 3600  # seconds that the others may need
 # Beginnings of XLA runtime errors that the loss of another process can cause.
 STATUS = re.compile(
   r'\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|'
@@ -52,19 +53,9 @@ def join() -> None:
   a standard output.
 
   Raises:
-    ValueError: a variable has an impossible value, JAX_PLATFORMS included.
+    ValueError: a variable has an impossible value, or other processes do not
+      start.
   """
-  _join()
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as e:  # JAX asserts that cuda exists
-    raise ValueError(
-      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX finds no such '
-      f'device here{f": {e}" if str(e) else ""}; JAX_PLATFORMS=cpu is anywhere.'
-    ) from e
-
-
-def _join():
   environ, patience = os.environ, _patience()
   in_step = 'SLURM_STEP_NODELIST' in environ
   if 'JAX_COORDINATOR_ADDRESS' in environ:
@@ -79,10 +70,20 @@ def _join():
     found = {}
   else:
     return
-  # JAX's own timeout is for process 0; other losses are noticed here earlier.
-  jax.distributed.initialize(
-    **found, heartbeat_timeout_seconds=3 * patience + 10
-  )
+  # SIGTERM ends a start that hangs; `stop_signal` catches it from then on.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    # JAX's own timeout is for process 0; other losses are noticed here earlier.
+    jax.distributed.initialize(
+      **found,
+      initialization_timeout=JOINED,
+      heartbeat_timeout_seconds=3 * patience + 10,
+    )
+  except jax.errors.JaxRuntimeError as e:
+    raise ValueError(
+      f'Not all processes of the run have started within {JOINED} s, or they '
+      f'do not reach each other: {str(e).partition(chr(10))[0]}'
+    ) from e
   if not _many():
     return
   if jax.process_index() > 0:
@@ -92,29 +93,96 @@ def _join():
   atexit.register(_part)
 
 
-def wait() -> None:
-  """Waits until all processes reach this call."""
-  if _many():
-    _client().wait_at_barrier(f'collab/{next(_names)}', DAY)
+def check_devices() -> None:
+  """Refuses devices that are not there, or that belong to a larger run.
+
+  Raises:
+    ValueError: JAX_PLATFORMS names other devices than there are, or this is one
+      host of a TPU pod that was started by itself.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:  # JAX asserts that cuda exists
+    raise ValueError(
+      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX finds no such '
+      f'device here{f": {e}" if str(e) else ""}; JAX_PLATFORMS=cpu is anywhere.'
+    ) from e
+  if _client() is None and jax.process_count() > 1:
+    raise ValueError(
+      f'The devices are those of {jax.process_count()} hosts, but '
+      'JAX_COORDINATOR_PORT is not set, so that this one would be alone: set '
+      'it to one port, say 8476, on all of them; ./launch.sh --tpu does so.'
+    )
+
+
+def exchange(what: str, value: Any = None, limit: float = MINUTE) -> list:
+  """Waits until all processes reach this call; returns the value of each.
+
+  Args:
+    what: names the call, for the error.
+    value: anything that JSON can hold.
+    limit: seconds for all to come.
+
+  Raises:
+    TimeoutError: some have not come; the message names them.
+  """
+  if not _many():
+    return [value]
+  key, text = _key(what), json.dumps(value, default=json_text.scalar)
+  _client().key_value_set(f'{key}/{jax.process_index()}', text)
+  try:
+    _client().wait_at_barrier(key, int(1000 * limit))
+  except jax.errors.JaxRuntimeError as e:
+    came = _messages(f'{key}/')
+    missing = [i for i in range(jax.process_count()) if i not in came]
+    if not missing:  # another error
+      raise
+    names = ', '.join(map(str, missing))
+    raise TimeoutError(
+      f'Process {names} of {jax.process_count()} has not come to {what!r} '
+      f'within {limit:g} s.'
+    ) from e
+  return [json.loads(text) for _, text in sorted(_messages(f'{key}/').items())]
+
+
+def agree(what: str, facts: dict) -> None:
+  """Refuses processes that differ from process 0 in a dict of facts.
+
+  Raises:
+    ValueError: on all processes; the message names one, and what differs.
+  """
+  found = exchange(what, dict(host=socket.gethostname(), facts=facts))
+  wanted = found[0]['facts']
+  for process, other in enumerate(found):
+    got = other['facts']
+    if differing := [
+      f'{name} is {got.get(name)!r}, there {wanted.get(name)!r}'
+      for name in wanted | got
+      if got.get(name) != wanted.get(name)
+    ]:
+      raise ValueError(
+        f'process {process} of {len(found)}, on {other["host"]}, differs from '
+        f'process 0, on {found[0]["host"]}: {"; ".join(differing[:8])}.'
+      )
 
 
 @contextlib.contextmanager
-def first() -> Iterator[None]:
+def first(what: str) -> Iterator[None]:
   """Runs the body on process 0 first; the others then find what it writes."""
   if jax.process_index() > 0:
-    wait()
+    exchange(what, limit=DAY)
   yield
   if jax.process_index() == 0:
-    wait()
+    exchange(what, limit=DAY)
 
 
-def alone(make: Callable) -> Any:
+def alone(what: str, make: Callable) -> Any:
   """Runs make() on process 0 and broadcasts its result, which JSON can hold."""
   if not _many():
     return make()
-  key = f'collab/{next(_names)}'
+  key = _key(what)
   if jax.process_index() > 0:
-    return json.loads(_client().blocking_key_value_get(key, DAY))
+    return json.loads(_client().blocking_key_value_get(key, 1000 * DAY))
   value = make()
   _client().key_value_set(key, json.dumps(value, default=json_text.scalar))
   return value
@@ -128,6 +196,8 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
   signal, all processes stop after the same step.
   """
   if _many():  # JAX's runtime catches the signal
+    jax.config.update('jax_enable_preemption_service', True)
+    distributed.global_state.initialize_preemption_sync_manager()
     yield multihost_utils.reached_preemption_sync_point
     return
   got = []
@@ -161,7 +231,7 @@ def _exit():
 
 
 def _part():
-  wait()
+  exchange('the end', limit=DAY)
   _over.set()
 
 
@@ -171,6 +241,16 @@ def _many():
 
 def _client():
   return distributed.global_state.client
+
+
+def _key(what):
+  return f'collab/{next(_names)} {what}'
+
+
+def _messages(folder):
+  """{process: text} of the messages <folder><process>."""
+  found = _client().key_value_dir_get(folder)
+  return {int(key.rpartition('/')[2]): text for key, text in found}
 
 
 def _number(name, least, default=''):
@@ -199,13 +279,12 @@ def _watch(patience):
       told = _client().key_value_dir_get('collab/lost/')
       if told and not _over.is_set():
         _tell(told[0][1])
-      signs = _client().key_value_dir_get('collab/alive/') if me == 0 else []
+      signs = _messages('collab/alive/') if me == 0 else {}
     except Exception:
       if me > 0 and not _over.is_set():
         _tell(0)
       return
-    for key, sign in signs:
-      other = int(key.split('/')[-1])
+    for other, sign in signs.items():
       if sign != last.get(other):
         silent[other], last[other] = 0, sign
     for other in silent:

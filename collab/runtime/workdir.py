@@ -10,13 +10,14 @@ import pathlib
 import shlex
 import socket
 import sys
+import uuid
 
 from absl import logging
 import jax
 from ml_collections import ConfigDict
 
 from collab.io import atomic, json_text, paths, text_lines
-from collab.runtime import changes, identity, interrupt, processes, provenance
+from collab.runtime import changes, identity, interrupt, probe, provenance
 
 # Parts that every config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -56,10 +57,8 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
       return ConfigDict(kept['config']).lock()
     except (ValueError, TypeError, LookupError, AttributeError) as e:
       raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
-  if not callable(getattr(config, 'to_dict', None)):
-    raise ValueError(f'--config gave {config!r}, expected a ConfigDict.')
+  _check_parts(_values(config), '--config is not whole')
   paths.expand_all(config)
-  _check_parts(config.to_dict(), '--config is not whole')
   check_links(workdir)
   if path.exists():
     changes.check(read(workdir), config, workdir)
@@ -201,16 +200,19 @@ def lock(workdir: str | pathlib.Path) -> None:
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    holder = os.read(file, 200).decode(errors='replace') or 'another process'
+    holder, *_ = os.read(file, 200).decode(errors='replace').split('\n')
     raise ValueError(
-      f'{workdir} is in use by {holder}; expected one run at a time.'
+      f'{workdir} is in use by {holder or "another process"}; expected one run '
+      'at a time.'
     ) from None
   except OSError as e:  # some network file systems have no locks
     told = '%s cannot be locked (%s): make sure that no other run uses it.'
     logging.warning(told, workdir, e.strerror)
   with atomic.naming(path):
     os.ftruncate(file, 0)
-    os.write(file, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    holder = f'process {os.getpid()} on {socket.gethostname()}'
+    os.write(file, f'{holder}\n{uuid.uuid4()}\n'.encode())
+    os.fsync(file)  # other hosts look for it
 
 
 @contextlib.contextmanager
@@ -225,15 +227,18 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     eval_only: whether the run has to exist.
 
   Raises:
-    ValueError: as in `claim` and `lock`.
+    ValueError: as in `claim` and `lock`; or the processes of the run have
+      different configs, code or workdirs.
   """
-  with processes.first():
+  probe.same_run(dict(eval_only=eval_only, config=_values(config)))
+  if jax.process_index() == 0:
     if eval_only:
       read(workdir)
     claim(config, workdir)
     lock(workdir)
-    claim(config, workdir)  # another run may have been here in between
   try:
+    probe.one_folder(pathlib.Path(workdir) / 'lock')
+    claim(config, workdir)  # another run may have been here in between
     with interrupt.at_once(functools.partial(abandon, workdir)):
       yield
   except Exception:
@@ -272,6 +277,12 @@ def read(workdir: str | pathlib.Path) -> dict:
   found, config = changes.read(path.with_name('changes.json'), config)
   steps = kept['config']['total_steps']
   return kept | dict(config=config, changes=found, first_steps=steps)
+
+
+def _values(config):
+  if not callable(getattr(config, 'to_dict', None)):
+    raise ValueError(f'--config gave {config!r}, expected a ConfigDict.')
+  return config.to_dict()
 
 
 def _check_parts(config, fault):

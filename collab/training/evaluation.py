@@ -54,7 +54,7 @@ def build(task: tasks.Task, model: models.Model, mesh: Mesh) -> Callable:
       examples.update(new if finite else {})
       return nan_unless(finite, found) | task.baselines(split)
 
-    return processes.alone(scores), examples
+    return processes.alone('evaluation', scores), examples
 
   return evaluate
 

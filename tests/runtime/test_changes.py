@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from collab import model_json
 from collab.runtime import changes, workdir
 from collab.training import optim
 from tests import tiny
@@ -187,6 +188,7 @@ def task(checksum='a', **batches):
   return types.SimpleNamespace(
     describe=lambda: dict(rows=7, checksum=checksum, kinds=('a', 'b')),
     batch=lambda step: dict(x=np.full(3, batches.get(f'step_{step}', 1))),
+    meaning=model_json.Meaning(),
   )
 
 

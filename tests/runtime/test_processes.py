@@ -236,12 +236,12 @@ from collab.runtime import processes as hosts
 
 hosts.join()
 me = jax.process_index()
-with hosts.first():
+with hosts.first('order'):
   order = time.time()
 times = multihost_utils.process_allgather(np.float64(order % 1e4))
 assert times.argmin() == 0, times
 assert hosts._answers(os.environ['JAX_COORDINATOR_ADDRESS'])
-assert hosts.alone(lambda: {'me': me, 'x': [0.1, 'text']}) == (
+assert hosts.alone('words', lambda: {'me': me, 'x': [0.1, 'text']}) == (
   {'me': 0, 'x': [0.1, 'text']}
 )
 try:
@@ -259,9 +259,13 @@ except Exception as e:  # as train.py does
 
 
 def loop(n, steps=10**9, failing=-1):
+  return script(LOOP, n, [str(steps), str(failing)])
+
+
+def script(code, n, words):
   return [
     subprocess.Popen(
-      [sys.executable, '-W', 'error', '-c', LOOP, str(steps), str(failing)],
+      [sys.executable, '-W', 'error', '-c', code, *words],
       cwd=pathlib.Path(__file__).parents[2],
       env=os.environ | e | dict(JAX_PLATFORMS='cpu', JAX_ENABLE_X64='1'),
       stdout=subprocess.PIPE,
@@ -328,10 +332,11 @@ def test_one_process_needs_nothing(monkeypatch):
   monkeypatch.setenv('SLURM_STEP_NODELIST', 'node1')
   monkeypatch.setenv('SLURM_NTASKS', '1')
   hosts.join()
-  hosts.wait()
+  hosts.agree('facts', dict(x=1))
   made = {}
-  with hosts.first():
-    assert hosts.alone(lambda: made) is made
+  assert hosts.exchange('all', made) == [made]
+  with hosts.first('made'):
+    assert hosts.alone('made', lambda: made) is made
 
 
 @pytest.mark.parametrize(

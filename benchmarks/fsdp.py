@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Measures the memory of an FSDP step: does only one layer exist as a whole?
+
+  ./launch.sh python -m benchmarks.fsdp [--save]
+
+The step is train.py's, compiled for eight simulated devices with fsdp=8: a
+decoder of 16 layers x 384, remat=full, one row of 128 tokens a device. Nothing
+runs. `temporary` is what XLA plans for temporaries, activations included, as a
+share of the float32 parameters; `gathered` and `scattered` are the collectives
+of the program. XLA's CPU backend orders an unrolled program so that it gathers
+all layers first, unless it is told not to by the flags of the last case.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+DEVICES, LAYERS, D, T = 8, 16, 384, 128
+IN_ORDER = (
+  '--xla_cpu_enable_concurrency_optimized_scheduler=false '
+  '--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner'
+)
+CASES = {
+  'scan': (True, ''),
+  'loop': (False, ''),
+  'loop, in order': (False, IN_ORDER),
+}
+
+
+def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
+  """Compiles the step on the devices of this process."""
+  import jax
+  import jax.numpy as jnp
+  from ml_collections import ConfigDict
+
+  from benchmarks import scaling
+  from collab import accounting, models
+  from collab.metrics import tokens
+  from collab.training import optim, sharding, step
+  from collab.training.experiment import Experiment
+
+  model = models.build(
+    'decoder',
+    dim=D,
+    num_layers=layers,
+    mlp_dim=4 * D,
+    vocab_size=128,
+    max_length=T,
+    scan=scan,
+    remat='full',
+    attention=dict(name='mha', num_heads=4),
+  )
+  mesh = sharding.make_mesh(fsdp=jax.device_count())
+  tx, schedule = optim.build(total_steps=9, lr=1e-3, warmup_steps=1)
+
+  class Task:
+    def loss(self, model, params, batch, rngs):
+      sums = tokens.of_batch(model, params, batch, rngs)
+      return sums['loss'], sums['weight'], {}
+
+  def init(key):
+    params = model.init(key, models.zeros(model.example()))['params']
+    return dict(step=jnp.int32(0), params=params, opt=tx.init(params))
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  shardings = sharding.state_shardings(mesh, shapes)
+  state = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, shardings)
+  config = ConfigDict(dict(accumulate=1, optim=dict(ema=0.0)))
+  made = Experiment(config, '', Task(), model, tx, schedule, mesh)
+  rows = sharding.batch_sharding(mesh)
+  ids = jax.ShapeDtypeStruct((DEVICES, T), jnp.int32, sharding=rows)
+  weights = ids.update(dtype=jnp.float32)
+  batch = dict(tokens=ids, labels=ids, weights=weights)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  lowered = step.build(made, state).lower(state, batch, key)
+  start = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - start
+  kinds = collections.Counter(
+    kind for kind, *_ in scaling.collectives(compiled.as_text())
+  )
+  size = 4 * accounting.size(shapes['params'])
+  return dict(
+    temporary=compiled.memory_analysis().temp_size_in_bytes / size,
+    gathered=kinds['all-gather'],
+    scattered=kinds['reduce-scatter'],
+    compile_s=seconds,
+  )
+
+
+def measured(name: str) -> dict[str, float]:
+  """Runs `case` as a process with its own devices and flags."""
+  scan, flags = CASES[name]
+  given = re.sub(r'--xla_backend\S+', '', os.environ.get('XLA_FLAGS', ''))
+  devices = f'--xla_force_host_platform_device_count={DEVICES}'
+  done = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.fsdp', f'--case={int(scan)}'],
+    env=os.environ
+    | dict(XLA_FLAGS=f'{given} {devices} {flags}', JAX_PLATFORMS='cpu'),
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__.partition('\n')[0], allow_abbrev=False
+  )
+  parser.add_argument('--save', action='store_true', help='keeps the results')
+  parser.add_argument('--case', type=int, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.case is not None:
+    print(json.dumps(case(bool(args.case))))
+    return
+  found = {name: measured(name) for name in CASES}
+  print(f'{"":16}temporary  gathered  scattered  compiled')
+  for name, x in found.items():
+    print(
+      f'{name:16}{x["temporary"]:7.2f} P  {x["gathered"]:8}  '
+      f'{x["scattered"]:9}  {x["compile_s"]:6.1f} s'
+    )
+  if args.save:
+    from benchmarks import protocol
+
+    protocol.save('fsdp', found)
+
+
+if __name__ == '__main__':
+  main()

@@ -148,7 +148,7 @@ def main(
   """Runs what a command line says, in a workdir that no other run uses."""
   with workdirs.owned(config, workdir, eval_only):
     if results:
-      summary.check_results(results)
+      summary.check_results(results, workdir)
     scores = run(config, workdir, eval_only, profile)
     if scores and results:
       summary.append(workdir, results)

@@ -6,7 +6,6 @@ beam.
 """
 
 from collections.abc import Callable
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from collab import decoding
 from collab.attention import cache_take
+
+MAX_ALPHA = 10  # float32 holds the penalty of 10,000 tokens
 
 
 def beam(
@@ -42,7 +43,7 @@ def beam(
 
   Args:
     size: N.
-    alpha: length penalty, 0 or more; 0 for none.
+    alpha: length penalty, 0 to MAX_ALPHA; 0 for none.
 
   Returns:
     decoding.Decoded, tokens [B, N, L] and scores [B, N], best first. Where
@@ -108,8 +109,8 @@ def check(size: int, alpha: float) -> None:
   """Raises ValueError for settings that `beam` does not support."""
   if size < 1:
     raise ValueError(f'size must be 1 or more, got {size}.')
-  if not 0 <= alpha < math.inf:
-    raise ValueError(f'alpha must be 0 or more, got {alpha}.')
+  if not 0 <= alpha <= MAX_ALPHA:
+    raise ValueError(f'alpha must be 0 to {MAX_ALPHA}, got {alpha}.')
 
 
 class _Beams(NamedTuple):

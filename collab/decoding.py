@@ -144,13 +144,11 @@ def sample(
     top_p: keeps only the most probable tokens, up to and including the one with
       which they reach this probability; 1 keeps all.
   """
-  tiny = np.finfo(np.float32).tiny  # less may count as 0 in compiled code
-  if not tiny <= temperature < math.inf:
+  # Less than tiny may count as 0 in compiled code.
+  legal = np.finfo(np.float32)
+  if not float(legal.tiny) <= temperature <= float(legal.max):
     raise ValueError(f'temperature must be above 0, got {temperature}.')
-  if top_k < 0:
-    raise ValueError(f'top_k must be 0 (for all) or more, got {top_k}.')
-  if not 0 < top_p <= 1:
-    raise ValueError(f'top_p must be above 0 and at most 1, got {top_p}.')
+  check_within(top_k, top_p)
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
 
   def choose(logits, t):
@@ -169,6 +167,14 @@ def sample(
     return jnp.take_along_axis(ids, rank[:, None], axis=1)[:, 0]
 
   return _roll_out(step, start, choose, eos, pad, max_length)
+
+
+def check_within(top_k: int = 0, top_p: float = 1.0) -> None:
+  """Raises ValueError for settings that `sample` does not support."""
+  if top_k < 0:
+    raise ValueError(f'top_k must be 0 (for all) or more, got {top_k}.')
+  if not 0 < top_p <= 1:
+    raise ValueError(f'top_p must be above 0 and at most 1, got {top_p}.')
 
 
 def prefill(

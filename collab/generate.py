@@ -19,6 +19,7 @@ import numpy as np
 from collab import command, decoding, load_run, models
 from collab.data import examples
 from collab.data.tokenizer import Tokenizer
+from collab.runtime import plan
 
 
 def generate(
@@ -55,8 +56,8 @@ def generate(
   """
   if length < 1:
     raise ValueError(f'length must be 1 or more, got {length}.')
-  if not -(2**63) <= seed < 2**63:
-    raise ValueError(f'seed={seed}; expected a number of 64 bits.')
+  plan.check_seed(seed)
+  decoding.check_within(**within)  # whatever the temperature
   # A prompt follows the end of a line, as lines did in training.
   ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
   decode = decoding.greedy
@@ -118,6 +119,10 @@ def main(argv: list[str]) -> None:
   args = vars(parser.parse_args(argv))
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
   model, params, words, _ = load_run.load(workdir, 'lm')
+  try:
+    (prompt or '').encode()
+  except UnicodeEncodeError as e:
+    raise ValueError('--prompt is not UTF-8.') from e
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
   found = generate(model, params, words, list(prompts), **args)
   command.print_lines('generate', found)

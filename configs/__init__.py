@@ -120,6 +120,8 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
   for word in filter(None, argument.split(',')):
     key, equals, value = word.partition('=')
     if equals:
+      if key in fields:
+        raise ValueError(f'The argument has two of {key}.')
       fields[key] = value
       continue
     if word not in kinds:

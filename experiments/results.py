@@ -127,6 +127,13 @@ def examples(row: dict, folder: str | pathlib.Path) -> dict | None:
   if not row.get('examples'):
     return None
   path = pathlib.Path(folder) / row['examples']
+  if not path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
+    raise ValueError(f'The examples {row["examples"]} are not in {folder}.')
+  if not path.exists():
+    raise ValueError(
+      f'{path} is missing, the examples of {row.get("arm")} with seed '
+      f'{row.get("seed")}.'
+    )
   try:
     text = gzip.decompress(path.read_bytes())
   except (EOFError, zlib.error, gzip.BadGzipFile) as e:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from collab.io import json_text
 from collab.runtime import identity
+from collab.runtime import plan as run_plan
 from collab.runtime import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parent
@@ -104,7 +105,7 @@ def plan(
   """
   path, found, grid = path_of(study), {}, grid or {}
   folders = dict(data=data, runs=folder)
-  for arm in _crossed(runpy.run_path(str(path)).get('ARMS', ()), grid, folders):
+  for arm in _crossed(_arms(path), grid, folders):
     if not NAME.fullmatch(arm.name):
       raise ValueError(f'{path}: arm {arm.name!r}: {_EXPECTED}.')
     if bool(arm.config) == bool(arm.source):
@@ -128,6 +129,34 @@ def plan(
   if not found:
     raise ValueError(f'{path} has no ARMS.')
   return list(found.values())
+
+
+def _arms(path):
+  """Returns the ARMS of a file; a ValueError if they are no Arms."""
+  try:
+    arms = runpy.run_path(str(path)).get('ARMS', ())
+  except Exception as e:  # it is a program
+    raise ValueError(f'{path} does not run: {type(e).__name__}: {e}') from e
+  if not isinstance(arms, list | tuple):
+    raise ValueError(f'{path}: ARMS is {arms!r:.60}, expected a list of Arm.')
+  for arm in arms:
+    if not isinstance(arm, Arm):
+      raise ValueError(f'{path}: {arm!r:.60} in ARMS, expected an Arm.')
+    where = f'{path}: arm {arm.name!r}'
+    items = dict(seeds=int, convert=str)
+    for field, kind in Arm.__annotations__.items():
+      value = getattr(arm, field)
+      # True is an int as well.
+      if type(value) is not kind or any(
+        type(x) is not items[field] for x in value if field in items
+      ):
+        of = f' of {items[field].__name__}' if field in items else ''
+        raise ValueError(
+          f'{where}: {field} is {value!r:.60}, expected a {kind.__name__}{of}.'
+        )
+    if 'seed' in arm.overrides:
+      raise ValueError(f'{where}: overrides has seed, expected it in seeds.')
+  return arms
 
 
 def commands(run: Run) -> list[list[str]]:
@@ -161,8 +190,11 @@ def config(run: Run) -> ConfigDict:
   try:
     found = runpy.run_path(path)['get_config'](argument).lock()
     found.update_from_flattened_dict(dict(run.arm.overrides, seed=run.seed))
-  except (KeyError, AttributeError, TypeError, ValueError) as e:
-    raise ValueError(f'{run.name} has no config: {e}') from e
+    run_plan.check(found)
+  except (OSError, KeyError, AttributeError, TypeError, ValueError) as e:
+    text = str(e if isinstance(e, OSError) else next(iter(e.args), e))
+    text = text.partition(' Other fields present')[0]  # and all of them
+    raise ValueError(f'{run.name} has no config: {text}') from e
   return found
 
 
@@ -221,10 +253,15 @@ def _crossed(arms, grid, folders):
     at = ''.join(f'-{key}{x}' for key, x in point.items())
     at = re.sub(r'[^\w.-]+', '-', at, flags=re.ASCII)
     for arm in arms:
-      filled = {
-        key: x.format(**folders) if isinstance(x, str) else x
-        for key, x in arm.overrides.items()
-      }
+      try:
+        filled = {
+          key: x.format(**folders) if isinstance(x, str) else x
+          for key, x in arm.overrides.items()
+        }
+      except (LookupError, ValueError) as e:
+        raise ValueError(
+          f'arm {arm.name!r}: overrides has {e}, expected {{data}} or {{runs}}.'
+        ) from e
       yield arm._replace(
         name=arm.name + at,
         overrides=filled if arm.source else filled | point,

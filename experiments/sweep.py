@@ -135,7 +135,7 @@ def _grid(options):
   found = {}
   for option in options:
     field, _, values = option.partition('=')
-    if not values or field in found:
+    if not field or not values or field in found:
       raise ValueError(
         f'--grid={option}; expected FIELD=VALUE,VALUE, each field once.'
       )

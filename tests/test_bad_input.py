@@ -153,9 +153,11 @@ def test_rows_and_devices(corpus, compiled, tmp_path):
 def test_results_that_cannot_be_written(corpus, tmp_path):
   """Refused before the training."""
   folder = tmp_path / 'run'
-  words = f'--results={tmp_path}: Is a directory; expected a .jsonl file'
+  path = tmp_path / 'rows.jsonl'
+  path.mkdir()
+  words = f'--results={path}: Is a directory; expected a .jsonl file'
   with pytest.raises(ValueError, match=words):
-    train.main(tiny.config(corpus), str(folder), False, str(tmp_path))
+    train.main(tiny.config(corpus), str(folder), False, str(path))
   assert [path.name for path in folder.iterdir()] == ['lock']
 
 

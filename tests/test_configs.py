@@ -266,6 +266,7 @@ def test_optional_fields_are_in_a_config_only_if_given():
     ('sampel', "'sampel'; there are sample, small, collab, .*skv, KEY=VALUE"),
     ('small,sample', 'two of a size: small and sample'),
     ('mqa', 'two of a variant: collab and mqa'),
+    ('num_heads=8,num_heads=4', 'two of num_heads'),
     ('key=3', 'key=3; collab has num_heads, shared_dim, bias, mixing_init'),
     ('shared_dim=x', 'shared_dim=x, expected int'),
     ('name=mha', 'name=mha; collab has'),

@@ -421,8 +421,9 @@ def test_limits_that_the_program_knows_are_checked_under_jit():
 @pytest.mark.parametrize(
   'f, change, message',
   [
+    (beam_search.beam, dict(alpha=1e30), 'alpha must be 0 to 10, got 1e'),
     (beam_search.beam, dict(size=0), 'size must be 1 or more, got 0'),
-    (beam_search.beam, dict(alpha=-0.1), 'alpha must be 0 or more, got -0.1'),
+    (beam_search.beam, dict(alpha=-0.1), 'alpha must be 0 to 10, got -0.1'),
     (sample_with_a_key, dict(temperature=0), 'temperature must be above 0'),
     (sample_with_a_key, dict(temperature=np.nan), 'temperature .* got nan'),
     (sample_with_a_key, dict(top_k=-1), 'top_k must be 0 .* got -1'),

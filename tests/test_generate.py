@@ -14,7 +14,7 @@ import pytest
 
 from collab import decoding, load_run, model_json, models
 from collab.data import tokenizer_training
-from collab.generate import generate
+from collab.generate import generate, main
 from collab.runtime import checkpoint
 from collab.runtime import workdir as workdirs
 from configs import lm
@@ -128,7 +128,10 @@ def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
     (dict(temperature=-1.0), 'temperature must be above 0, got -1.0'),
     (dict(top_k=-1), 'top_k must be 0'),
     (dict(top_p=0.0), 'top_p must be above 0'),
-    (dict(seed=2**63), r'seed=\d+; expected a number of 64 bits'),
+    (dict(temperature=0.0, top_k=-1), 'top_k must be 0'),
+    (dict(temperature=0.0, top_p=7.0), 'top_p must be above 0'),
+    (dict(temperature=1e300), 'temperature must be above 0, got 1e'),
+    (dict(seed=2**32), r'seed=\d+; expected at least 0, below 2\^32'),
   ],
 )
 def test_impossible_options(go_on, options, message):
@@ -156,6 +159,11 @@ def run(tmp_path_factory):
   checkpoints.save(100, dict(params=params))
   checkpoints.close()
   return folder
+
+
+def test_a_prompt_that_is_not_utf8(run):
+  with pytest.raises(ValueError, match=r'^--prompt is not UTF-8\.$'):
+    main([f'--workdir={run}', '--prompt=one\udcff'])
 
 
 def edited(folder, change):

@@ -9,6 +9,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def inputs(
@@ -51,8 +52,11 @@ def lengths(x, batch: tuple) -> jax.Array | None:
 def typed(name, x, kind: type) -> jax.Array:
   """Converts x to an array; its items have to be jnp.bool_ or jnp.integer."""
   expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
+  given = x
   try:
     x = jnp.asarray(x)
+  except OverflowError as e:
+    raise ValueError(f'{name}: {e}.') from e
   except (TypeError, ValueError) as e:  # strings, ragged lists
     raise TypeError(
       f'{name} is a {type(x).__name__}, expected an array of {expected}.'
@@ -60,8 +64,24 @@ def typed(name, x, kind: type) -> jax.Array:
   if not jnp.issubdtype(x.dtype, kind):
     # A cast would turn an additive mask (0 and -1e9) into its opposite.
     raise TypeError(f'{name} is {x.dtype}, expected {expected}.')
+  if kind is not jnp.integer:
+    return x
   # The integers get one type, because they are compared and subtracted.
-  return x.astype(int) if kind is jnp.integer else x
+  x = x.astype(int)
+  _check_range(name, given, jnp.iinfo(x.dtype))
+  return x
+
+
+def _check_range(name, x, legal):
+  """Refuses integers that NumPy holds and JAX's type, of 32 bits, would cut."""
+  if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+    return
+  x = np.asarray(x)
+  if x.size and not legal.min <= int(x.min()) <= int(x.max()) <= legal.max:
+    raise ValueError(
+      f'{name} has {x.min()} to {x.max()}, expected integers of {legal.bits} '
+      'bits.'
+    )
 
 
 def flat(name, x: jax.Array, batch: tuple, shape: tuple) -> jax.Array:

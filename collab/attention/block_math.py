@@ -22,7 +22,12 @@ def scores(q, k, key_bias, allowed, precision):
   s = matmul('bgrk,bgsk->bgrs', q, k, precision).reshape(B, H, t, S)
   if key_bias is not None:
     s += key_bias[:, :, None, :].astype(s.dtype)
-  return s if allowed is None else jnp.where(allowed, s, MASKED)
+  if allowed is None:
+    return s
+  # -inf, so that a row whose own scores are all -inf, by an overflow, is NaN as
+  # without a mask. A row without keys is finite, for its gradient.
+  masked = jnp.where(allowed.any(-1, keepdims=True), -jnp.inf, MASKED)
+  return jnp.where(allowed, s, masked)
 
 
 def mix(p, v, precision):
@@ -75,7 +80,7 @@ def _softmax_forward(q, keys, allowed, keep, precision):
   den = e.sum(-1, keepdims=True)
   o = mix(e if keep is None else e * keep, v, precision) / den
   if allowed is not None:
-    dead = top <= MASKED  # false for NaN, which must reach the output
+    dead = ~allowed.any(-1, keepdims=True)
     o, top = jnp.where(dead, 0.0, o), jnp.where(dead, jnp.inf, top)
   # log(den) + top would lose three digits of den next to a score of 10^4.
   return o.astype(v.dtype), jnp.concatenate([top, den], -1)

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 import dataclasses
 import inspect
+import math
 import numbers
 
 import numpy as np
@@ -32,8 +33,8 @@ def check(layer: type, values: Mapping):
   Raises:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
-    ValueError: dropout_rate is not in [0, 1), or there is no such
-      implementation.
+    ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
+      negative, or there is no such implementation.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -50,3 +51,7 @@ def check(layer: type, values: Mapping):
       raise ValueError(f'{name}={value!r}; expected one of {legal}.')
     if name == 'dropout_rate' and not 0 <= value < 1:
       raise ValueError(f'{name}={value!r}; expected at least 0, below 1.')
+    if kind is float and not math.isfinite(value):
+      raise ValueError(f'{name}={value!r}; expected a finite number.')
+    if name.endswith('_features') and value is not None and value < 0:
+      raise ValueError(f'{name}={value!r}; expected at least 0, the default.')

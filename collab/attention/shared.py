@@ -183,7 +183,7 @@ def _block_forward(q, keys, allowed, keep, precision):
     block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
   )
   if allowed is not None:
-    dead = top <= block_math.MASKED  # False for NaN, which must reach o
+    dead = ~allowed.any(-1, keepdims=True)
     num, den = jnp.where(dead, 0.0, num), jnp.where(dead, 1.0, den)
     # This marks the row, and makes its A zero in the backward pass.
     top = jnp.where(dead, jnp.inf, top)

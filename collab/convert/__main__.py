@@ -69,7 +69,16 @@ def _parse(argv):
   add('--allow', nargs='*', default=(), help='tensors not to be missed')
   add('--to', choices=['huggingface'], help='write a checkpoint instead')
   args, rest = parser.parse_known_args(argv)
-  return args, dict(map(_field, rest))
+  for name in ('data', 'rows', 'length', 'seed'):
+    value = getattr(args, name)
+    if not args.calibration and value != parser.get_default(name):
+      raise ValueError(f'--{name}={value} needs --calibration.')
+  fields = {}
+  for name, value in map(_field, rest):
+    if name in fields:
+      raise ValueError(f'--{name} is given twice.')
+    fields[name] = value
+  return args, fields
 
 
 def _budget(text):
@@ -82,7 +91,7 @@ def _budget(text):
 def _field(word):
   """Splits --shared_dim=96 into ('shared_dim', 96)."""
   name, equals, text = word.removeprefix('--').partition('=')
-  if not word.startswith('--') or not equals:
+  if not word.startswith('--') or not equals or name == 'name':
     raise ValueError(f'Unexpected {word}; fields are given as --NAME=VALUE.')
   values = tuple(map(_value, text.split(',')))
   return name, values if len(values) > 1 else values[0]

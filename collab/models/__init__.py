@@ -136,3 +136,8 @@ def _check(fields):
     raise ValueError(
       f'model.dtype={dtype!r}; expected one of {", ".join(DTYPES)}.'
     )
+  if dtype == 'float64' and not jax.config.jax_enable_x64:
+    raise ValueError(
+      f'model.dtype={dtype!r} needs JAX_ENABLE_X64=1; without it JAX computes '
+      'in float32.'
+    )

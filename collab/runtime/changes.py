@@ -16,12 +16,17 @@ import numpy as np
 from collab.io import atomic, json_text
 from collab.runtime import processes
 
-# Changes of these do not affect the results of a run.
+# Changes of these do not affect the training of a run. `checkpoint` decides
+# which parameters are evaluated, and is part of the config's hash.
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
 # After a change of these, or of JAX, no single run reproduces the result, so
 # its row enters no table. total_steps may only grow.
 RECORDED = ('fsdp', 'accumulate', 'total_steps')
 VERSIONS = ('jax', 'jaxlib')
+# An evaluation of a run as it is has these of the run.
+EVALUATED = ('total_steps', 'every.checkpoint') + tuple(
+  f'checkpoint.{name}' for name in ('best', 'final', 'average')
+)
 WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, accumulate'
 # JAX settings that affect results; they may not change within a run.
 NUMERICS = (
@@ -74,6 +79,19 @@ def check(kept: dict, config: ConfigDict, workdir: str) -> None:
     raise ValueError(
       f'{workdir} began with other settings of JAX, from the environment: '
       f'{"; ".join(wrong)}.'
+    )
+
+
+def check_evaluation(kept: dict, config: ConfigDict, workdir: str) -> None:
+  """Refuses to evaluate a run as another one; arguments as in `check`."""
+  old, new = _flat(kept['config']), _flat(config.to_dict())
+  if wrong := [
+    f'{key}={old.get(key)!r}; got {new[key]!r}'
+    for key in _differing(old, new)
+    if key in EVALUATED
+  ]:
+    raise ValueError(
+      f'--eval_only takes {workdir} as it is, of {", ".join(wrong)}.'
     )
 
 
@@ -196,6 +214,8 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
         raise ValueError(f'{field} never changes')
       if type(now) is not type(flat[field]):
         raise ValueError(f'{field} is {now!r}')
+      if field == 'total_steps' and now < 1:
+        raise ValueError(f'{field} is {now}')
       flat[field] = now
   except (TypeError, LookupError, AttributeError, ValueError) as e:
     raise ValueError(f'{path} is damaged: {e}.') from e

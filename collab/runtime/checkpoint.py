@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from collab.io import json_text
 from collab.runtime import (
   checkpoint_io,
   held_folder,
@@ -50,7 +51,7 @@ class Checkpoints:
     read_only: no folder is made, and `save` is refused.
 
   Raises:
-    ValueError: keep < 1.
+    ValueError: keep < 1, or the metrics of a checkpoint are damaged.
     OSError: the folder cannot be made or read.
   """
 
@@ -70,6 +71,8 @@ class Checkpoints:
     self._damaged, self._folder, self._last_attempt = set(), None, None
     self._read_only = read_only
     rank = self._quality if best else None
+    if best:
+      self._read_metrics()
     options = ocp.CheckpointManagerOptions(
       best_fn=rank,
       preservation_policy=preservation.policy(keep, scheduled, rank),
@@ -241,6 +244,15 @@ class Checkpoints:
     if jax.process_index() == 0 and self._manager.latest_step() is not None:
       # `workdir.begin` made this mark, to stay until there is a checkpoint.
       (self._path.parent / workdirs.BEGUN).unlink(missing_ok=True)
+
+  def _read_metrics(self):
+    """Refuses damaged metrics by the name of their file; Orbax has no names."""
+    for path in sorted(self._path.glob('[0-9]*/metrics/metrics')):
+      if path.parts[-3].isdigit():  # others are not finished
+        metrics = json_text.read_object(path)
+        value = metrics.get(self._best.removeprefix('-'), 0.0)
+        if not isinstance(value, float | int):
+          raise ValueError(f'{path} is damaged: it has {value!r:.60}.')
 
   def _quality(self, metrics):
     """The metric of `best`, the greater the better; -inf if there is none."""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides when a run logs, evaluates, saves and is traced."""
 
+import math
 import re
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 
@@ -34,9 +36,24 @@ def traced(config: ConfigDict, profile: str, eval_only: bool) -> range:
   return range(first, end)
 
 
+def check_seed(seed: int) -> None:
+  """Refuses a seed that random keys, of 32 bits, would take for another one."""
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed}; expected at least 0, below 2^32.')
+
+
 def check(config: ConfigDict) -> None:
   """Raises ValueError for settings that would only fail at the end of a run."""
   c, every = config.checkpoint, config.every
+  flat = traverse_util.flatten_dict(config.to_dict(), sep='.')
+  for name, value in flat.items():
+    for x in value if isinstance(value, tuple) else (value,):
+      if isinstance(x, float) and not math.isfinite(x):
+        raise ValueError(f'{name}={value!r}; expected a finite number.')
+  check_seed(config.seed)
+  for name in ('accumulate', 'data.row_length'):
+    if name in flat and flat[name] < 1:
+      raise ValueError(f'{name}={flat[name]}; expected at least 1.')
   if config.total_steps < 1:
     raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')
   if min(every.values()) < 1:

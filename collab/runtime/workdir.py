@@ -104,15 +104,11 @@ def go_on(
     eval_only: whether to record nothing.
 
   Raises:
-    ValueError: as in `changes.found`; or total_steps differs in an evaluation.
+    ValueError: as in `changes.found`, or `changes.check_evaluation`.
   """
   kept = read(workdir)
   if eval_only:
-    if (total := kept['config']['total_steps']) != config.total_steps:
-      raise ValueError(
-        f'--eval_only takes {workdir} as it is, of total_steps={total}; got '
-        f'{config.total_steps}.'
-      )
+    changes.check_evaluation(kept, config, workdir)
     return
   new = changes.found(kept, config, step, workdir, rates)
   if new and jax.process_index() == 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 from clu import parameter_overview
 import jax
+from ml_collections import ConfigDict
 
 from collab import accounting, model_json
 from collab.io import atomic, json_text
@@ -85,7 +86,8 @@ def end(
   result = dict(
     command=kept['command'],
     date=time.strftime('%Y-%m-%d'),
-    config_hash=identity.config_hash(config),
+    # An evaluation may differ in `every` or fsdp; the result is the run's.
+    config_hash=identity.config_hash(ConfigDict(kept['config'])),
     task=config.task.name,
     variant=config.model.attention.name,
     seed=config.seed,
@@ -114,10 +116,17 @@ def end(
   )
 
 
-def check_results(path: str) -> None:
+def check_results(path: str, workdir: str) -> None:
   """Refuses, before a run, a file to which its result cannot be appended."""
   if jax.process_index() > 0:
     return
+  inside = (
+    pathlib.Path(path).resolve().is_relative_to(pathlib.Path(workdir).resolve())
+  )
+  if inside or not path.endswith('.jsonl'):
+    raise ValueError(
+      f'--results={path}: expected a .jsonl file outside of {workdir}.'
+    )
   try:
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(path).open('a').close()

@@ -90,6 +90,21 @@ def test_a_dropout_rate_that_is_no_probability_below_1(rate):
     attention.build('mha', num_heads=3).clone(dropout_rate=rate)
 
 
+@pytest.mark.parametrize(
+  'name, field, value',
+  [
+    ('mha', 'qkv_features', -12),
+    ('mha', 'key_features', -12),
+    ('mha', 'out_features', -1),
+    ('mha', 'scale', float('nan')),
+    ('mhe_mul', 'offset', float('inf')),
+  ],
+)
+def test_a_number_that_means_nothing(name, field, value):
+  with fails(ValueError, f'^{field}={value}; expected'):
+    attention.build(name, num_heads=3, **{field: value})
+
+
 def test_numbers_of_numpy_are_numbers():
   layer = attention.build(
     'mha',

@@ -291,6 +291,16 @@ def test_nan_is_not_a_row_without_keys(kernel, masked, where):
   np.testing.assert_array_equal(broken, expected)
 
 
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+def test_overflow_is_nan_with_a_mask_too(kernel):
+  """Scores of -inf for all keys of a row are no row without keys."""
+  args, _ = problem(**SHARED)
+  args['q'][0, 3], args['k'][:] = -1e30, 1e30
+  for mask in (None, masks.Mask(causal=True)):
+    o, alive = getattr(kernels, kernel)(**args, mask=mask)
+    assert np.isnan(np.asarray(jnp.where(alive, o, 0))[0, 3]).all()
+
+
 def integers(scale, bias_range, T, S, lead=(), seed=0):
   """Scores and biases that float32 and bfloat16 hold exactly.
 

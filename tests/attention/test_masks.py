@@ -247,3 +247,12 @@ def test_parts_of_several_int_types_compare_under_strict_promotion():
   with jax.numpy_dtype_promotion('strict'):
     got = masks.check(mask, (B,), H, T, S).block(0, T, S)
   np.testing.assert_array_equal(got[0, 0], np.tril(np.ones((T, S), bool)))
+
+
+@pytest.mark.parametrize(
+  'given', [np.array([[0, 0, 1, 1]]) << 32, [[2**40] * 4]]
+)
+def test_integers_that_do_not_fit_are_refused(given):
+  """A cast to 32 bits would make one segment of two."""
+  with pytest.raises(ValueError, match=r'^mask\.q_segments'):
+    masks.check(masks.Mask(q_segments=given), (1,), 1, 4, 4)

@@ -332,6 +332,13 @@ def test_a_marian_without_a_tokenizer_json(tmp_path):
     (['--attention=mqa', '--calibration=train'], 'has no training data'),
     (['--attention=mqa', '--calibration=absent'], 'absent'),
     (['--attention=mqa', '--rows=x'], 'invalid int value'),
+    (['--attention=mqa', '--rows=5'], '--rows=5 needs --calibration'),
+    (['--attention=mqa', '--seed=-1'], '--seed=-1 needs --calibration'),
+    (['--attention=mqa', '--name=collab'], 'Unexpected --name=collab'),
+    (
+      ['--attention=collab', '--shared_dim=8', '--shared_dim=4'],
+      '--shared_dim is given twice',
+    ),
     (['--to=huggingface', '--attention=mqa'], 'writes a model as it is'),
   ],
 )

@@ -190,6 +190,18 @@ def test_mrpc_as_glue_makes_it(published):
     (
       'stsb',
       'STS-B/train.tsv',
+      lambda x: x.replace(b'1.750', b'0_1'),
+      ["line 2: the label is '0_1', expected 0 to 5."],
+    ),
+    (
+      'stsb',
+      'STS-B/train.tsv',
+      lambda x: x.replace(b'1.750', '٣'.encode()),
+      ["line 2: the label is '٣', expected 0 to 5."],
+    ),
+    (
+      'stsb',
+      'STS-B/train.tsv',
       lambda x: x.replace(b'1.750', b'nan'),
       ["line 2: the label is 'nan', expected 0 to 5."],
     ),

@@ -175,6 +175,8 @@ def test_several_candidates(write):
     (('train',), 'expected SPLIT=SOURCE_FILE'),
     (('train=a,b,c',), 'expected SPLIT=SOURCE_FILE'),
     (('val=a.en', 'val=a.en'), "names 'val' twice"),
+    (('val=a.en', 'test=a.en'), 'a.en twice'),
+    (('val=a.en,./a.en',), 'a.en twice'),
   ],
 )
 def test_wrong_names(write, files, message):

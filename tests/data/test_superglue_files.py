@@ -285,6 +285,19 @@ def changed(row, **fields):
       ["sentence1 has 'ank' from 5 to 8, expected a whole word"],
     ),
     (
+      'WSC',
+      json.dumps(
+        dict(
+          text='a b c',
+          label=True,
+          target=dict(
+            span1_index=1, span1_text='!!', span2_index=2, span2_text='c'
+          ),
+        )
+      ),
+      ["span1_index is 1, where the text has 'b'; expected '!!'"],
+    ),
+    (
       'WiC',
       changed(LINES['WiC'][0], start1=3),
       ["sentence1 has ' bank' from 3 to 8, expected a whole word"],

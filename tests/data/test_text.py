@@ -63,7 +63,8 @@ def test_stream(tmp_path):
 def test_files_that_name_no_split(tmp_path):
   """A checksum of the line decides; nothing is lost and nothing twice."""
   lines = [f'line {i}' for i in range(997)]
-  path = write(tmp_path, a__txt=lines[:500], b__txt__gz=lines[500:])
+  path = write(tmp_path, a__TXT=lines[:500], b__txt__gz=lines[500:])
+  write(tmp_path, __hidden__txt=['hidden'] * 999)
   found = text.read('', path)
   parts = {split: list(found.lines(split)) for split in SPLITS}
   assert sorted(chain(*parts.values())) == sorted(lines)
@@ -139,6 +140,10 @@ def test_sample():
     (
       dict(train__txt=LINES, train__raw=LINES, val__txt=LINES, test__txt=[]),
       r'train\.raw, train\.txt for train',
+    ),
+    (
+      dict(train_valid_test__txt=LINES),
+      r'train_valid_test\.txt names several splits: test, train, val\.',
     ),
   ],
 )

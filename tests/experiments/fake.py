@@ -59,7 +59,9 @@ from ml_collections import ConfigDict
 def get_config(argument):
   return ConfigDict(dict(
     task={'name': 'image'}, data={'seconds': 0.0, 'broken': False},
-    model={'attention': {'name': 'mha'}}, optim={}, checkpoint={}, seed=0,
+    model={'attention': {'name': 'mha'}}, optim={}, seed=0,
+    checkpoint={'keep': 1, 'best': '', 'average': 1, 'final': 'last'},
+    every={'log': 1, 'eval': 1, 'checkpoint': 1},
     total_steps=3, init_from='', fsdp=1, accumulate=1, skip_nonfinite=0,
   ))
 """

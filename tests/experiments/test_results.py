@@ -51,6 +51,18 @@ def test_rows_of_train_are_found_and_replaced(runs, tmp_path):
   assert results.find(more, more, 'quick', tmp_path) is None
 
 
+@pytest.mark.parametrize(
+  'name, words',
+  [
+    ('../x.json.gz', 'are not in'),
+    ('x.json.gz', 'is missing, .* a with seed 0'),
+  ],
+)
+def test_examples_that_are_not_there(name, words, tmp_path):
+  with pytest.raises(ValueError, match=words):
+    results.examples(dict(arm='a', seed=0, examples=name), tmp_path)
+
+
 def test_rows_of_converted_runs_are_of_their_source(runs, tmp_path):
   run = runs['of_b-s0']
   row = dict(config_hash='of the conversion', seed=0)

@@ -241,6 +241,7 @@ def test_a_choice_is_a_class_of_each(pooler):
   [
     (dict(head='x'), "head='x' is none of none, mlm, classify, choice, span"),
     (dict(head='classify'), 'needs outputs, at least 1; got 0'),
+    (dict(dtype='float64'), "dtype='float64' needs JAX_ENABLE_X64"),
     (dict(max_length=7), '11 tokens .*max_length=7'),
   ],
 )

@@ -116,6 +116,18 @@ def test_evaluation_changes_nothing(tmp_path):
   longer = tiny.config('corpus', total_steps=20)
   with pytest.raises(ValueError, match=r'takes .* of total_steps=12; got 20'):
     go_on(longer, tmp_path, 6, eval_only=True)
+  for name, value in dict(best='val/x', final='best', average=1).items():
+    other = tiny.config('corpus', **{f'checkpoint__{name}': value})
+    with pytest.raises(ValueError, match=rf'checkpoint\.{name}=.*; got'):
+      go_on(other, tmp_path, 6, eval_only=True)
+
+
+def test_impossible_steps_in_a_file(tmp_path):
+  workdir.claim(tiny.config('corpus'), tmp_path)
+  change = dict(step=1, field='total_steps', was=12, now=-5)
+  (tmp_path / 'changes.json').write_text(json.dumps(dict(changes=[change])))
+  with pytest.raises(ValueError, match='is damaged: total_steps is -5'):
+    workdir.read(tmp_path)
 
 
 @pytest.mark.parametrize(

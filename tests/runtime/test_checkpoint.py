@@ -254,11 +254,16 @@ def test_readers_make_no_folder(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_does_not_speak_of_writing(tmp_path):
+@pytest.mark.parametrize(
+  'text, words',
+  [('{', 'is no JSON'), ('[1]', 'holds a list'), ('{"f1": "x"}', "it has 'x'")],
+)
+def test_damaged_metrics_name_their_file(text, words, tmp_path):
   with opened(tmp_path, best='f1') as checkpoints:
     checkpoints.save(1, make_state(1), dict(f1=1.0))
-  (tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{')
-  with pytest.raises(OSError, match=r'^No checkpoint read in .*: JSONDecode'):
+  path = tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=f'^{path} .*{words}'):
     checkpoint.Checkpoints(tmp_path, 1, 'f1', read_only=True)
 
 

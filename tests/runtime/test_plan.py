@@ -38,6 +38,24 @@ def test_traced_refuses(profile):
   assert str(e.value).endswith('of the steps 1 to 7.')
 
 
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('optim__lr', float('nan')),
+    ('task__alpha', float('inf')),
+    ('accumulate', 0),
+    ('data__row_length', 0),
+    ('seed', 2**32),
+    ('seed', -1),
+  ],
+)
+def test_impossible_values_are_named(name, value):
+  config = tiny.config('corpus', **{name: value})
+  field = name.replace('__', '.')
+  with pytest.raises(ValueError, match=f'^{field}={value}; expected'):
+    plan.check(config)
+
+
 def test_nothing_is_traced_of_an_evaluation():
   config = tiny.config('corpus', total_steps=7)
   with pytest.raises(ValueError, match='--eval_only trains nothing'):

@@ -10,6 +10,15 @@ from collab.training import summary
 from tests import tiny
 
 
+@pytest.mark.parametrize('name', ['run/run.json', 'run/rows.jsonl', 'rows.txt'])
+def test_results_are_a_file_of_rows_of_their_own(name, tmp_path):
+  with pytest.raises(
+    ValueError, match=f'{name}: expected a .jsonl file outsid'
+  ):
+    summary.check_results(str(tmp_path / name), str(tmp_path / 'run'))
+  assert not list(tmp_path.iterdir())
+
+
 def test_only_finished_runs_are_appended(tmp_path):
   """--eval_only writes the result of any step; tables hold finished runs."""
   folder, path = tmp_path / 'run', tmp_path / 'rows.jsonl'

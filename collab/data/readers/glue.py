@@ -8,9 +8,9 @@ Columns are found by the header, and every line has to have all of them. Quoting
 is off. Files may be gzipped (.tsv.gz).
 """
 
-import contextlib
 import functools
 from pathlib import Path
+import re
 from typing import NamedTuple
 
 from collab.data.examples import Example, Parts
@@ -187,8 +187,9 @@ def label_id(label: object, labels: tuple) -> float:
   if label in labels:
     return labels.index(label)
   if not labels:
-    with contextlib.suppress(ValueError):
-      if 0 <= float(label) <= 5:
-        return float(label)
+    # float() also takes 0_1 and the digits of other scripts.
+    plain = re.fullmatch(r'[0-9]+(\.[0-9]*)?', str(label))
+    if plain and float(label) <= 5:
+      return float(label)
   legal = ', '.join(map(str, labels)) or '0 to 5'
   raise ValueError(f'the label is {label!r}, expected {legal}.')

@@ -10,10 +10,12 @@ PREFIXES = dict(train=('train',), val=('val', 'dev'), test=('test',))
 
 
 def names(folder: Path, expected: str) -> list[str]:
-  """Lists the names of a folder's files; a ValueError if it is no folder."""
+  """Lists a folder's files that are not hidden; a ValueError if it is none."""
   if not folder.is_dir():
     raise ValueError(f'{folder} is not a folder. {expected}')
-  return sorted(p.name for p in folder.iterdir() if p.is_file())
+  files = (p.name for p in folder.iterdir() if p.is_file())
+  # Notebooks and systems leave hidden files.
+  return sorted(name for name in files if not name.startswith('.'))
 
 
 def plain_or_gz(path: Path) -> Path | None:
@@ -67,10 +69,10 @@ def named(
     splits: the legal splits.
 
   Raises:
-    ValueError: an entry of another form, a split that is named twice, a file
-      that does not exist.
+    ValueError: an entry of another form, a split or a file that is named
+      twice, a file that does not exist.
   """
-  found = {}
+  found, seen = {}, set()
   for entry in files:
     split, _, rest = entry.partition('=')
     paths = [folder / name for name in rest.split(',')]
@@ -84,5 +86,8 @@ def named(
     for path in paths:
       if not path.is_file():
         raise ValueError(f"data.files: '{entry}': no file {path}. {expected}")
+      if path.resolve() in seen:
+        raise ValueError(f'data.files names {path} twice.')
+      seen.add(path.resolve())
     found[split] = paths
   return {split: found[split] for split in splits if split in found}

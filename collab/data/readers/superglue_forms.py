@@ -137,7 +137,7 @@ def _begins_with(text, span):
   The published files have "the man" for "The man,", and "Emma" for "Emma's".
   """
   words = r'\W+'.join(re.findall(r'\w+', span))
-  return re.match(rf'\W*{words}\b', text, re.IGNORECASE)
+  return words and re.match(rf'\W*{words}\b', text, re.IGNORECASE)
 
 
 # A line's JSON -> rows in TFDS' layout ----------------------------------------

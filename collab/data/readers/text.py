@@ -74,7 +74,8 @@ def local(path: str | Path) -> Text:
   test.
 
   Raises:
-    ValueError: no folder, no file, a missing split, or two files for one.
+    ValueError: no folder, no file, a missing split, two files for one, or a
+      file for two.
   """
   folder = Path(path)
   expected = (
@@ -85,10 +86,13 @@ def local(path: str | Path) -> Text:
   found = {}
   for p in paths:
     parts = re.split(r'[._-]', p.name)
-    for split in dict.fromkeys(WORDS[x] for x in parts if x in WORDS):
+    splits = sorted({WORDS[x] for x in parts if x in WORDS})
+    if len(splits) > 1:
+      raise ValueError(f'{p} names several splits: {", ".join(splits)}.')
+    for split in splits:
       found.setdefault(split, []).append(p)
   if not found:
-    paths = [p for p in paths if p.name.removesuffix('.gz').endswith('.txt')]
+    paths = [p for p in paths if p.name.lower().endswith(('.txt', '.txt.gz'))]
     if not paths:
       raise ValueError(f'{folder} has no text. {expected}')
     readers = {

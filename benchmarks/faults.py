@@ -79,10 +79,10 @@ def main():
     often = functools.partial(
       signals.killed_often, kills=args.kills, seed=args.seed
     )
-    lab = labs.build(folder / 'longer', **signals.MANY)
+    lab = labs.build(folder / 'longer', folder / 'compiled', **signals.MANY)
     name = 'SIGKILL at random moments'
     found[name] = tried(name, often, lab, folder / 'often')
-    lab = labs.build(folder / 'lab')
+    lab = labs.build(folder / 'lab', folder / 'compiled')
     for i, (name, fault) in enumerate(FAULTS.items()):
       found[name] = tried(name, fault, lab, folder / f'{i}')
   if args.save:

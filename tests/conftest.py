@@ -5,7 +5,9 @@ Warnings are errors by pyproject.toml.
 """
 
 import os
+import pathlib
 import signal
+import tempfile
 
 import jaxlib
 
@@ -24,10 +26,23 @@ if jaxlib.version.__version_info__ < (0, 11):
   flags.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 
+# What one test has compiled, another does not compile again, whichever process
+# it is in: the first of them makes the folder, those that it starts inherit it.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  compiled = tempfile.TemporaryDirectory(prefix='collab-tests-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def cache():
+  """The folder of compiled programs, for what is given one."""
+  return pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from collab.accounting import layer
 from collab.data import pipeline
 from collab.runtime import changes, identity, workdir
 from collab.tasks import wmt14
@@ -23,6 +24,22 @@ def corpus(tmp_path_factory):
   return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
 
 
+@pytest.fixture(autouse=True, scope='module')
+def counted_once():
+  """Counting a layer's FLOPs takes as long as all else of a run here."""
+  count, known = layer.of, {}
+
+  def of(*args, **kwargs):
+    key = repr((args, kwargs))
+    if key not in known:
+      known[key] = count(*args, **kwargs)
+    return known[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(layer, 'of', of)
+    yield
+
+
 # Instead of an evaluation, which takes time.
 SCORES = tiny.evaluation_of(nll=1.0)
 
@@ -31,11 +48,6 @@ SCORES = tiny.evaluation_of(nll=1.0)
 def no_evaluation(monkeypatch):
   """Leaves out what takes time and is not looked at here."""
   monkeypatch.setattr(evaluation, 'build', SCORES)
-
-
-@pytest.fixture(scope='module')
-def compiled(tmp_path_factory):
-  return tmp_path_factory.mktemp('compiled')
 
 
 def run(config, folder, eval_only=False):
@@ -96,16 +108,21 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
   [
     ([], ['Give --config=', 'or --workdir=DIR']),
     ([SAMPLE, '--config.model.dimm=8'], ["field 'dimm'", 'Did you mean "dim"']),
-    ([SAMPLE, '--config.model.dim=wide'], ['config.model.dim=wide', 'int()']),
+    pytest.param(
+      [SAMPLE, '--config.model.dim=wide'],
+      ['config.model.dim=wide', 'int()'],
+      marks=pytest.mark.slow,
+    ),
     (['--config=missing.py'], ['missing.py', 'No such file', 'lm, mlm, squad']),
     pytest.param(
       ['--config=missing.py', '--config.seed=1'],
       ['missing.py', 'No such file', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
       [SAMPLE.replace(':sample', ':big')],
       ['mhe_mul.py:big', "'big'; there are sample, small"],
+      marks=pytest.mark.slow,
     ),
     pytest.param(
       ['--confg=x'],
@@ -125,7 +142,9 @@ def test_command_line(arguments, words, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('platform', ['cuda', 'abacus'])
+@pytest.mark.parametrize(
+  'platform', ['cuda', pytest.param('abacus', marks=pytest.mark.slow)]
+)
 def test_no_such_device(platform, tmp_path):
   done = subprocess.run(
     [sys.executable, tiny.ROOT / 'train.py', SAMPLE, 'x'],
@@ -142,10 +161,10 @@ def test_no_such_device(platform, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_rows_and_devices(corpus, compiled, tmp_path):
+def test_rows_and_devices(corpus, cache, tmp_path):
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
   command = tiny.command(corpus, tmp_path, data__batch_size=9)
-  code, _, err = tiny.train(command, compiled, XLA_FLAGS=flags)
+  code, _, err = tiny.train(command, cache, XLA_FLAGS=flags)
   check_line(code, err, 'batch of 9 rows', '8 devices', 'multiples of 8')
   assert not (tmp_path / 'run.json').exists()
 
@@ -459,7 +478,12 @@ OUT_OF_REACH = dict(
 
 @pytest.mark.parametrize(
   'how, eval_only',
-  [('missing', True), ('empty', False), ('file', True), ('link', False)],
+  [
+    ('missing', True),
+    pytest.param('empty', False, marks=pytest.mark.slow),
+    pytest.param('file', True, marks=pytest.mark.slow),
+    ('link', False),
+  ],
 )
 def test_checkpoints_out_of_reach(
   how, eval_only, stopped, tmp_path, monkeypatch, no_evaluation
@@ -560,7 +584,9 @@ def test_more_steps(corpus, tmp_path, no_evaluation):
 @pytest.mark.filterwarnings(
   'ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning'
 )
-@pytest.mark.parametrize('gone', ['.', 'checkpoints'])
+@pytest.mark.parametrize(
+  'gone', [pytest.param('.', marks=pytest.mark.slow), 'checkpoints']
+)
 def test_workdir_deleted_under_a_run(
   gone, corpus, tmp_path, monkeypatch, no_evaluation
 ):
@@ -653,10 +679,10 @@ def test_loss_that_is_not_finite(
   ]
 
 
-def test_learning_rate_of_a_typo(corpus, compiled, tmp_path):
+def test_learning_rate_of_a_typo(corpus, cache, tmp_path):
   """Its row stays, and with it the config that the row is of."""
   command = tiny.command(corpus, tmp_path, optim__lr=1e30)
-  code, _, err = tiny.train(command, compiled)
+  code, _, err = tiny.train(command, cache)
   check_line(code, err, 'At step 2 the loss is nan', 'not finite in decoder')
   assert [row['step'] for row in tiny.rows(tmp_path)] == [1]
   with pytest.raises(ValueError, match=r'optim\.lr is 1e\+30, got 0\.003'):

@@ -28,9 +28,13 @@ THIN = {
 }
 SIZES = ('sample', 'small')
 SLOW = pytest.mark.slow
+QUICK = ('wmt14', 'collab'), ('wmt14', 'mhe_add'), ('lm', 'collab')
 VARIANTS = tuple(configs.VARIANTS)
-FEW = [
-  x if x in ('mha', 'collab', 'mhe_add') else pytest.param(x, marks=SLOW)
+# All families as they are, and one with others: that a variant is a difference
+# in attention alone is a test of its own, of all of both.
+BUILT = [
+  pytest.param(name, x, marks=[] if x == 'mha' or (name, x) in QUICK else SLOW)
+  for name in FAMILIES
   for x in VARIANTS
 ]
 
@@ -104,8 +108,7 @@ def test_there_are_configs():
   assert set(VARIANTS) == set(attention.names())
 
 
-@pytest.mark.parametrize('variant', FEW)
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('name, variant', BUILT)
 def test_builds(name, variant):
   """Parameters and optimiser state at full size, without making them."""
   sizes = {}

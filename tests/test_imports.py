@@ -113,6 +113,8 @@ def test_a_model_and_a_task():
     tasks.build('their_lab.task:Mine', seed=-1, **fields)
 
 
+# test_outside.py runs another's attention too.
+@pytest.mark.slow
 def test_a_config_runs_and_goes_on(lab, tmp_path):
   made = runpy.run_path(str(lab / 'config.py'))['get_config']('sample')
   run = str(tmp_path / 'run')

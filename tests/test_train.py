@@ -29,12 +29,6 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  """Where the runs of this file keep compiled programs."""
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(scope='module')
 def whole(corpus, cache, tmp_path_factory):
   """A run that nothing interrupts: its workdir and what it printed."""
   folder = tmp_path_factory.mktemp('runs') / 'whole'
@@ -196,6 +190,7 @@ def test_eight_devices_otherwise(fsdp, corpus, cache, whole, tmp_path):
   check_devices(fsdp, corpus, cache, whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   """A run split over eight goes on without them, and the workdir stays its."""
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
@@ -222,6 +217,8 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   assert (tmp_path / 'run.json').read_bytes() == kept
 
 
+# In training/test_devices.py as well, with less around it.
+@pytest.mark.slow
 def test_micro_batches(corpus, tmp_path, monkeypatch):
   """An update of two micro-batches is one of all rows (dropout aside)."""
   monkeypatch.setattr(evaluation, 'build', tiny.evaluation_of(nll=1.0))

@@ -36,11 +36,11 @@ CASES |= MORE
 QUICK = ('mha', 'collab', 'mhe_add')
 
 
-def few(cases):
-  """Parametrises a test that compiles much; cases beyond QUICK are slow."""
+def few(cases, quick=QUICK):
+  """Parametrises a test that compiles much; cases beyond `quick` are slow."""
   slow = lambda case: pytest.param(case, marks=pytest.mark.slow)
   return pytest.mark.parametrize(
-    'case', [case if case in QUICK else slow(case) for case in cases]
+    'case', [case if case in quick else slow(case) for case in cases]
   )
 
 

@@ -38,10 +38,9 @@ class Lab(NamedTuple):
   every: int
 
 
-def build(folder, **changes):
+def build(folder, cache, **changes):
   """A Lab in a folder; changes as those of tiny.command."""
-  corpus, cache = tiny.write_corpus(folder / 'corpus'), folder / 'compiled'
-  whole = folder / 'whole'
+  corpus, whole = tiny.write_corpus(folder / 'corpus'), folder / 'whole'
   code, out, err = tiny.train(tiny.command(corpus, whole, **changes), cache)
   assert code == 0, err
   config = tiny.config(corpus, **changes)

@@ -10,12 +10,12 @@ from tests.faults import lab as labs
 from tests.faults import signals, storage
 
 QUICK = [
-  signals.killed_at_row,
   signals.killed_while_saving,
   signals.terminated,
-  signals.two_at_once,
 ]
 SLOW = [
+  signals.killed_at_row,
+  signals.two_at_once,
   signals.interrupted,
   signals.interrupted_twice,
   signals.stalled,
@@ -33,8 +33,8 @@ NAMED = lambda fault: fault.__name__
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-  return labs.build(tmp_path_factory.mktemp('lab'))
+def lab(cache, tmp_path_factory):
+  return labs.build(tmp_path_factory.mktemp('lab'), cache)
 
 
 @pytest.mark.parametrize('fault', QUICK, ids=NAMED)
@@ -56,6 +56,6 @@ def test_terminated_elsewhere(row, lab, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_often(tmp_path):
-  lab = labs.build(tmp_path / 'lab', **signals.MANY)
+def test_killed_often(cache, tmp_path):
+  lab = labs.build(tmp_path / 'lab', cache, **signals.MANY)
   signals.killed_often(lab, tmp_path / 'runs', kills=10)

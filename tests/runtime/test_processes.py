@@ -30,12 +30,6 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  """Where the runs of this file keep compiled programs."""
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(scope='module')
 def one(text, tmp_path_factory):
   """The workdir of a run in this process."""
   folder = tmp_path_factory.mktemp('runs') / 'one'
@@ -304,7 +298,7 @@ def test_killed(victim):
     check_lost(finish(processes), victim)
 
 
-@pytest.mark.parametrize('victim', [0, 1])
+@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_stalled(victim):
   """A process that is there and does nothing is lost as well."""
   with running(loop(2)) as processes:
@@ -315,7 +309,9 @@ def test_stalled(victim):
     assert err.splitlines()[-1].startswith(said)
 
 
-@pytest.mark.parametrize('failing', [0, 1])
+@pytest.mark.parametrize(
+  'failing', [0, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_failed(failing):
   """Its own words, and the others name it."""
   ends = finish(loop(2, failing=failing))

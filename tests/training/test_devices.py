@@ -87,7 +87,7 @@ def test_checksums_of_many_leaves(runs):
   assert runs[-1]['many'] == tree_table.checksums(model.many(fsdp=1))
 
 
-@pytest.mark.parametrize('n', [1, 2, 8])
+@pytest.mark.parametrize('n', [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_eight_devices_to_others(n, runs):
   """Bit for bit, however split before and after; then the same losses."""
   workdir, losses, *_, eight = runs

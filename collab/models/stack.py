@@ -27,7 +27,8 @@ class Stack(nn.Module):
 
   The parameters are layer_0, layer_1, ... with or without `scan`, in memory and
   on disk. A scan stacks them on the way in; that costs one copy of them a step
-  and saves compile time.
+  and saves compile time. Of parameters that are split over devices (split.py)
+  each block gathers its own, and the backward pass gathers them again.
 
   Attributes:
     num_layers: number of blocks.
@@ -73,19 +74,24 @@ class Stack(nn.Module):
     rates = [None] * self.num_layers
     if self.drop_path:
       rates = list(np.linspace(0, self.drop_path, self.num_layers))
-    if self.is_initializing() or self.decode or not self._is_transformed():
+    if self.is_initializing() or self.decode or not self._is_functional():
       for block, rate in zip(blocks, rates, strict=True):
         x = block(x, *args, **kwargs, drop_path=rate)
     else:
       x = self._functional(x, blocks, rates, args, kwargs)
     return self.norm(x) if self.block.norm == 'pre' else x
 
-  def _is_transformed(self):
-    split_up = split.any_split(self.variables.get('params', {}))
-    return self.scan or self.remat != 'none' or split_up
+  def _is_functional(self):
+    """Whether a transformation needs it, or dropout, so as to have one pattern.
+
+    Otherwise the blocks may sow.
+    """
+    params = self.variables.get('params', {})
+    transformed = self.scan or self.remat != 'none' or split.any_split(params)
+    return transformed or self.has_rng('dropout')
 
   def _functional(self, x, blocks, rates, args, kwargs):
-    """Runs the blocks as pure functions, for lax.scan and remat."""
+    """Runs the blocks as pure functions, for lax.scan, remat and Splits."""
 
     def pure(block):
       block = block.clone(parent=None)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state that is split: the same training, gathered a layer at a time."""
+
+import jax
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from collab.models import split
+from tests.training.test_devices import on_devices
+
+
+@pytest.mark.parametrize(
+  'variant', ['mha', pytest.param('mhe_add', marks=pytest.mark.slow)]
+)
+def test_the_same_losses_on_any_mesh(variant):
+  """With dropout, in two micro-batches; parts travel in bfloat16."""
+  found = on_devices(8, variant, module='tests.training.split_on_devices')
+  want = found['curves'].pop('data')
+  for losses in found['curves'].values():
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+  assert set(found['gathered']) == {'bf16'}
+
+
+def test_boxes_open_again():
+  params = dict(
+    embed=np.ones((8, 3)), stack=dict(layer_0=dict(kernel=np.ones((3, 8))))
+  )
+  specs = dict(
+    embed=PartitionSpec('fsdp'),
+    stack=dict(layer_0=dict(kernel=PartitionSpec(None, 'fsdp'))),
+  )
+  boxed = split.boxed(params, specs)
+  assert boxed['stack']['layer_0']['kernel'].axis == 1
+  assert split.any_split(boxed)
+  assert not split.any_split(split.unboxed(boxed))
+  assert jax.tree.structure(split.unboxed(boxed)) == jax.tree.structure(params)

@@ -121,6 +121,7 @@ def run(
         checkpoints.check_metrics(scores)
         since += time.monotonic() - began
       if due('checkpoint', step) or stop:
+        live.writer.flush()
         checkpoints.save(step, state, scores)
       live.progress.step()
       if stop and step < last:

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from collab.io import paths, text_lines
+from collab.io import node_files, paths, text_lines
 from collab.runtime import processes
 from collab.runtime import workdir as workdirs
 
@@ -132,8 +132,7 @@ def _define_flags():
 def _keep_programs():
   """Caches compiled programs on disk, so that the next start is quick."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    home = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
-    jax.config.update('jax_compilation_cache_dir', f'{home}/collab')
+    jax.config.update('jax_compilation_cache_dir', str(node_files.kept()))
 
 
 def _parse(check_file, argv):

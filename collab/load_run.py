@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from collab import model_json, models
 from collab.data import tokenizer
+from collab.io import buckets
 from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
 
@@ -27,7 +28,7 @@ def load(workdir: str, task: str) -> tuple:
     raise ValueError(
       f'{workdir} is a run of {config.task.name}, expected {task}.'
     )
-  path = pathlib.Path(workdir) / 'tokenizer.json'
+  path = buckets.at(workdir) / 'tokenizer.json'
   if not config.total_steps and not path.exists():
     raise ValueError(
       f'{path} is missing: the checkpoint that it was converted from has '

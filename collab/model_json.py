@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from collab.io import atomic, json_text
+from collab.io import atomic, buckets, json_text
 from collab.runtime import identity, tree_table
 from collab.runtime import workdir as workdirs
 
@@ -24,7 +24,7 @@ class Meaning(NamedTuple):
 
 def write(workdir: str | pathlib.Path, fields: dict, meaning: Meaning) -> None:
   """Writes the fields of models.build and the Meaning to a workdir."""
-  path = pathlib.Path(workdir) / 'model.json'
+  path = buckets.at(workdir) / 'model.json'
   atomic.save_json(path, fields | meaning._asdict())
 
 
@@ -34,7 +34,7 @@ def read(workdir: str | pathlib.Path) -> tuple[dict, Meaning]:
   Raises:
     ValueError: the file is missing or damaged.
   """
-  path = pathlib.Path(workdir) / 'model.json'
+  path = buckets.at(workdir) / 'model.json'
   if not path.exists():
     raise ValueError(
       f'{path} is missing; train.py --workdir={workdir} --eval_only writes it.'
@@ -63,7 +63,7 @@ def check(workdir: str | pathlib.Path, meaning: Meaning) -> None:
   Raises:
     ValueError: the tokenizer or the classes are not those of the model.
   """
-  if not (pathlib.Path(workdir) / 'model.json').exists():
+  if not (buckets.at(workdir) / 'model.json').exists():
     return
   _, known = read(workdir)
   check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)

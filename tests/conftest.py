@@ -53,3 +53,23 @@ def _few_programs():
   """
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(scope='session')
+def _served():
+  """The environment of a bucket that all tests of this process use."""
+  from tests import bucket
+
+  with bucket.served() as environ:
+    yield environ
+
+
+@pytest.fixture
+def bucket(_served, tmp_path, monkeypatch):
+  """A new folder in it, and a new cache of this machine."""
+  from collab.io import buckets
+
+  for name, value in _served.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'node'))
+  return buckets.at(f'gs://bucket/{tmp_path.name}')

@@ -130,6 +130,13 @@ def test_package_without_the_extra_names_it(core, name):
   assert last.endswith("pip install 'collab[train]'")
 
 
+def test_url_without_the_extra_names_it(core):
+  done = run(core, '-c', "from collab.io import buckets as b; b.at('gs://b/x')")
+  assert done.stderr.splitlines()[-1] == (
+    "ValueError: gs://b/x needs gcsfs: pip install 'collab[gcs]'"
+  )
+
+
 IMPORT_ALL = """
 import pkgutil, collab
 for module in pkgutil.walk_packages(collab.__path__, 'collab.'):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from collab.io import buckets
 from collab.training import evaluation, logs, sharding
 from configs import wmt14_mhe_mul
 
@@ -151,7 +152,7 @@ def rows(workdir):
   """The rows of metrics.jsonl without what depends on the clock."""
   return [
     {name: x for name, x in row.items() if not logs.is_of_machine(name)}
-    for row in logs.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
+    for row in logs.read_rows(buckets.at(workdir) / 'metrics.jsonl')
   ]
 
 

@@ -19,7 +19,7 @@ from collab import model_json, models
 from collab.convert import source as sources
 from collab.convert.huggingface import checkpoints as huggingface
 from collab.convert.reparametrize import Converted
-from collab.io import atomic
+from collab.io import atomic, buckets
 from collab.runtime import checkpoint, provenance
 from collab.training import optim
 
@@ -40,7 +40,9 @@ Start others with it: `train.py --config=... --config.init_from=` this folder.
 
 
 def check(folder: str | pathlib.Path) -> None:
-  """Raises a ValueError if the folder exists."""
+  """Raises a ValueError if the folder exists, or is in a bucket."""
+  if buckets.is_url(folder):
+    raise ValueError(f'{folder}: expected a new folder of this machine.')
   if os.path.lexists(folder):
     raise ValueError(f'{folder} exists; give a new folder.')
 

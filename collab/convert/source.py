@@ -12,7 +12,7 @@ from safetensors import numpy as safetensors
 from collab import load_run, model_json
 from collab.convert.huggingface import checkpoints, folders
 from collab.data.tokenizer import Tokenizer
-from collab.io import atomic, json_text
+from collab.io import atomic, json_text, node_files
 from collab.runtime import workdir as workdirs
 
 ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
@@ -61,7 +61,7 @@ def read(
   Raises:
     ValueError: it is neither, or it is incomplete.
   """
-  path = pathlib.Path(folder)
+  path = node_files.fetched(folder)
   if (path / 'run.json').exists():
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')

@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from collab.io import json_text, text_lines
+from collab.io import buckets, json_text, text_lines
 
 OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>', mask='<mask>')
 SPECIAL = tuple(OURS.values())
@@ -142,9 +142,9 @@ def load(path: str | Path) -> Tokenizer:
 
 def read(path: str | Path) -> str:
   """Reads the text of a tokenizer's file; a ValueError if there is none."""
-  if not Path(path).exists():
+  if not buckets.at(path).exists():
     raise ValueError(f'There is no tokenizer file {path}.')
-  return text_lines.whole(Path(path))
+  return text_lines.whole(buckets.at(path))
 
 
 def fingerprint(text: str) -> str:

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from collab.data.tokenizer import SPECIAL, UNK, Tokenizer, load, parse, read
-from collab.io import atomic, text_lines
+from collab.io import atomic, buckets, text_lines
 
 SMALLEST = len(SPECIAL) + 256  # one token for each byte
 LONGEST = 256  # characters; BPE learns from longer words in pieces
@@ -58,7 +58,7 @@ def train(
     (x for line in lines for x in pieces(line)), trainer
   )
   text = rules.to_str(pretty=True)
-  _write(Path(path), text)
+  _write(buckets.at(path), text)
   return Tokenizer(rules, text)
 
 
@@ -118,7 +118,7 @@ def prepare(
     lines: otherwise a function that starts an iterator of text to train on.
     vocab_size, kind: see `train`.
   """
-  kept = Path(workdir, 'tokenizer.json')
+  kept = buckets.at(workdir) / 'tokenizer.json'
   if kept.exists():
     return load(kept)
   if not vocabulary:

@@ -11,7 +11,7 @@ import socket
 import tempfile
 from typing import Any
 
-from collab.io import json_text
+from collab.io import buckets, json_text
 
 
 @contextlib.contextmanager
@@ -66,12 +66,15 @@ def save_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-  """Writes a text file atomically: readers see the old or the new file.
+  """Writes a text file or object: readers see the old or the new one.
 
   Raises:
     OSError: the file cannot be written; the old one stays, and no temporary
       file.
   """
+  if buckets.is_url(path):
+    buckets.at(path).write_text(text)
+    return
   with naming(path), beside(path) as new:
     with new.open('w', encoding='utf-8') as file:
       file.write(text)

@@ -70,7 +70,7 @@ def read_object(path: pathlib.Path, **fields: type) -> dict:
   try:
     text = path.read_bytes()
   except OSError as e:
-    raise ValueError(f'{path}: {e.strerror}.') from e
+    raise ValueError(f'{path}: {e.strerror or type(e).__name__}.') from e
   return parse_object(text, path, **fields)
 
 

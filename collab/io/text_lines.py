@@ -22,8 +22,8 @@ DAMAGE = OSError, EOFError, zlib.error
 def opened(path: Path) -> Iterator[BinaryIO]:
   """Opens a file of bytes, plain or .gz; a ValueError names a damaged one."""
   try:
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-      yield file
+    with path.open('rb') as file:
+      yield gzip.GzipFile(fileobj=file) if path.suffix == '.gz' else file
   except DAMAGE as error:
     raise ValueError(f'{path}: damaged or unreadable: {error}') from error
 

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from collab.io import atomic, json_text
+from collab.io import atomic, buckets, json_text
 from collab.runtime import processes
 
 # Changes of these do not affect the training of a run. `checkpoint` decides
@@ -163,7 +163,7 @@ def check_data(workdir: str, task: Any, steps: int) -> None:
   processes.agree('data', agree | task.meaning._asdict())
   if jax.process_index() != 0:  # process 0 reads all of the data for all
     return
-  path = pathlib.Path(workdir) / 'data.json'
+  path = buckets.at(workdir) / 'data.json'
   crc = 0
   for step in sorted({i * max(steps - 1, 0) // 4 for i in range(5)}):
     for name, x in sorted(task.batch(step).items()):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from collab.io import json_text
+from collab.io import buckets, json_text
 from collab.runtime import (
   checkpoint_io,
   held_folder,
@@ -66,7 +66,7 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f'keep={keep}; expected at least 1.')
     checkpoint_io.silence_orbax()
-    self._path = pathlib.Path(workdir).absolute() / 'checkpoints'
+    self._path = buckets.absolute(workdir) / 'checkpoints'
     self._keep, self._best, self._scheduled = keep, best, scheduled
     self._damaged, self._folder, self._last_attempt = set(), None, None
     self._read_only = read_only
@@ -79,7 +79,7 @@ class Checkpoints:
       create=False,
     )
     with self._as_os_error():
-      if not read_only:
+      if not read_only and not buckets.is_url(self._path):
         self._folder = held_folder.HeldFolder(self._path)
       self._manager = ocp.CheckpointManager(
         self._path, options=options, item_handlers=checkpoint_io.handlers()
@@ -102,7 +102,7 @@ class Checkpoints:
     """
     if self._read_only:
       raise ValueError(f'{self._path} is read_only: step {step} is not saved.')
-    if self._folder.gone():
+    if self._folder and self._folder.gone():
       # Orbax would silently recreate it, without the earlier checkpoints.
       raise OSError(f'{self._path} is gone: step {step} is not saved.')
     if self._damaged:
@@ -299,7 +299,7 @@ class Checkpoints:
       folder.mkdir(exist_ok=True)
       for step in self._damaged:
         copies = len(list(folder.glob(f'{step}.*')))
-        (self._path / str(step)).rename(folder / f'{step}.{copies}')
+        buckets.move(self._path / str(step), folder / f'{step}.{copies}')
     processes.exchange('damaged checkpoints set aside')
     self._damaged.clear()
     self._manager.reload()

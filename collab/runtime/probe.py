@@ -13,6 +13,7 @@ import time
 
 from flax import traverse_util
 
+from collab.io import buckets
 from collab.runtime import changes, processes, provenance
 
 SEEN = 15  # seconds until each host of a network's folder sees a new file
@@ -56,7 +57,7 @@ def one_folder(path: pathlib.Path) -> None:
 
   while not (found := seen()) and time.monotonic() < limit:
     time.sleep(0.1)
-  place = f'{socket.gethostname()}:{path.parent.absolute()}'
+  place = f'{socket.gethostname()}:{buckets.absolute(path.parent)}'
   places = processes.exchange('one workdir', [place, bool(found)])
   for process, (place, found) in enumerate(places):
     if not found:

@@ -72,23 +72,19 @@ def join() -> None:
     return
   # SIGTERM ends a start that hangs; `stop_signal` catches it from then on.
   jax.config.update('jax_enable_preemption_service', False)
-  try:
-    # JAX's own timeout is for process 0; other losses are noticed here earlier.
-    jax.distributed.initialize(
-      **found,
-      initialization_timeout=JOINED,
-      heartbeat_timeout_seconds=3 * patience + 10,
-    )
-  except jax.errors.JaxRuntimeError as e:
-    raise ValueError(
-      f'Not all processes of the run have started within {JOINED} s, or they '
-      f'do not reach each other: {str(e).partition(chr(10))[0]}'
-    ) from e
+  _on_abort(_tell_of_start)
+  # JAX's own timeout is for process 0; other losses are noticed here earlier.
+  jax.distributed.initialize(
+    **found,
+    initialization_timeout=JOINED,
+    heartbeat_timeout_seconds=3 * patience + 10,
+  )
+  # When JAX aborts from now on for another reason, JAX reports it.
+  _on_abort(_tell_of_process_0 if jax.process_index() > 0 else lambda: None)
   if not _many():
     return
   if jax.process_index() > 0:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    _tell_before_abort()
   threading.Thread(target=_watch, args=[patience], daemon=True).start()
   atexit.register(_part)
 
@@ -316,19 +312,30 @@ def _tell(process):
   os._exit(1)
 
 
-def _tell_before_abort():
-  """Reports the loss of process 0 before JAX's runtime aborts because of it.
-
-  When JAX aborts for another reason, JAX reports it.
-  """
+def _on_abort(tell):
+  """Calls a function before JAX's runtime aborts, which raises nothing."""
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
-  def tell(_):
-    if not _answers(distributed.global_state.coordinator_address):
-      _tell(0)
+  def handle(_):
+    tell()
 
-  ctypes.CDLL(None).signal(signal.SIGABRT, tell)
-  _kept.append(tell)
+  ctypes.CDLL(None).signal(signal.SIGABRT, handle)
+  _kept.append(handle)
+
+
+def _tell_of_start():
+  print(
+    f'train.py: not all processes of the run have started within {JOINED} s, '
+    'or they do not reach each other.',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
+
+
+def _tell_of_process_0():
+  if not _answers(distributed.global_state.coordinator_address):
+    _tell(0)
 
 
 def _answers(address):

@@ -16,8 +16,15 @@ from absl import logging
 import jax
 from ml_collections import ConfigDict
 
-from collab.io import atomic, json_text, paths, text_lines
-from collab.runtime import changes, identity, interrupt, probe, provenance
+from collab.io import atomic, buckets, json_text, paths, text_lines
+from collab.runtime import (
+  changes,
+  identity,
+  interrupt,
+  lease,
+  probe,
+  provenance,
+)
 
 # Parts that every config has.
 PARTS = dict(task=dict, data=dict, model=dict, optim=dict, checkpoint=dict)
@@ -45,7 +52,7 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
       another one, and the message says what differs; or a link leads out of the
       workdir.
   """
-  folder = pathlib.Path(workdir)
+  folder = buckets.at(workdir)
   path = folder / 'run.json'
   if folder.exists() and not folder.is_dir():
     raise ValueError(f'{workdir} is not a folder; expected one for the run.')
@@ -83,7 +90,7 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
         config=config.to_dict(),
       ),
     )
-    _written.add(path.absolute())
+    _written.add(buckets.absolute(path))
   return config
 
 
@@ -113,7 +120,7 @@ def go_on(
   new = changes.found(kept, config, step, workdir, rates)
   if new and jax.process_index() == 0:
     atomic.save_json(
-      pathlib.Path(workdir) / 'changes.json',
+      buckets.at(workdir) / 'changes.json',
       dict(changes=kept['changes'] + new),
     )
 
@@ -126,6 +133,8 @@ def check_links(workdir: str | pathlib.Path) -> None:
   Raises:
     ValueError: there is such a link.
   """
+  if buckets.is_url(workdir):
+    return  # a bucket has none
   root = pathlib.Path(workdir).resolve()
   for folder, folders, names in os.walk(root):
     for path in (pathlib.Path(folder, name) for name in folders + names):
@@ -149,7 +158,7 @@ def begin(workdir: str) -> None:
     ValueError: there are rows of metrics, but neither a checkpoint nor the
       mark.
   """
-  folder = pathlib.Path(workdir)
+  folder = buckets.at(workdir)
   if _has_rows(folder) and not (folder / BEGUN).exists():
     raise ValueError(
       f'{folder}/metrics.jsonl has rows, but {folder}/checkpoints has no '
@@ -162,12 +171,15 @@ def begin(workdir: str) -> None:
 
 def _has_rows(folder):
   path = folder / 'metrics.jsonl'
-  return path.exists() and path.stat().st_size > 0
+  if not path.exists():
+    return False
+  with path.open('rb') as file:
+    return bool(file.read(1))
 
 
 def _take_tokenizer(config, folder):
   """Copies the tokenizer of config.init_from, if that run has one."""
-  source = pathlib.Path(config.init_from)
+  source = buckets.at(config.init_from)
   if not (source / 'run.json').exists():
     raise ValueError(f'init_from={source} is no workdir: it has no run.json.')
   kept = source / 'tokenizer.json'
@@ -190,7 +202,10 @@ def lock(workdir: str | pathlib.Path) -> None:
   """
   if jax.process_index() != 0:
     return
-  path = pathlib.Path(workdir) / 'lock'
+  path = buckets.at(workdir) / 'lock'
+  if buckets.is_url(path):
+    lease.take(path)
+    return
   # The system closes it. A link may have been made since `check_links`.
   file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
   try:
@@ -233,7 +248,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     claim(config, workdir)
     lock(workdir)
   try:
-    probe.one_folder(pathlib.Path(workdir) / 'lock')
+    probe.one_folder(buckets.at(workdir) / 'lock')
     claim(config, workdir)  # another run may have been here in between
     with interrupt.at_once(functools.partial(abandon, workdir)):
       yield
@@ -248,9 +263,9 @@ def abandon(workdir: str | pathlib.Path) -> None:
   A run that another process began stays, because its checkpoints may only be
   unreachable.
   """
-  folder = pathlib.Path(workdir)
+  folder = buckets.at(workdir)
   path = folder / 'run.json'
-  if path.absolute() in _written and not _has_rows(folder):
+  if buckets.absolute(path) in _written and not _has_rows(folder):
     path.unlink(missing_ok=True)
     (folder / BEGUN).unlink(missing_ok=True)
 
@@ -265,7 +280,7 @@ def read(workdir: str | pathlib.Path) -> dict:
   Raises:
     ValueError: a file is damaged.
   """
-  path = pathlib.Path(workdir) / 'run.json'
+  path = buckets.at(workdir) / 'run.json'
   kept = dict(numerics={}, versions={}) | json_text.read_object(path)
   json_text.require(kept, path, config=dict, numerics=dict, versions=dict)
   _check_parts(kept['config'], f'{path} is damaged')

@@ -5,7 +5,6 @@ Axes: R rows of a batch, L tokens of a row, n tokens of a text.
 """
 
 from collections.abc import Callable, Mapping
-import os
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from collab import models, tasks
 from collab.data import cache, epochs, tokenizer_training
 from collab.data.readers import text
 from collab.data.splits import SPLITS
+from collab.io import node_files
 from collab.metrics import tokens
 from collab.model_json import Meaning
 
@@ -54,7 +54,7 @@ class RunningText(tasks.Task):
       data.vocab_size,
       kind,
     )
-    folder = data.folder or os.path.join(workdir, 'data')
+    folder = node_files.folder(data.folder, workdir, 'data')
     self._streams = {  # reports bad input early
       split: text.stream(self._source, split, self._tokenizer, folder)
       for split in SPLITS

@@ -6,7 +6,6 @@ Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
-import os
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from collab.data.readers import sources
 from collab.data.samples import translation
 from collab.data.splits import SPLITS
 from collab.data.tokenizer import Tokenizer
+from collab.io import node_files
 from collab.metrics import bleu, tokens
 from collab.model_json import Meaning
 
@@ -217,7 +217,7 @@ def read(
       'Translation takes tokenizers of this project only, from which any text '
       'comes back.'
     )
-  return text, rules, data.folder or os.path.join(workdir, 'data')
+  return text, rules, node_files.folder(data.folder, workdir, 'data')
 
 
 def longest(model: models.EncoderDecoder) -> int:

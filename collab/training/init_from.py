@@ -2,7 +2,6 @@
 """Initialises the parameters of a run from those of an earlier run."""
 
 import collections
-import pathlib
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from collab import model_json
 from collab.data import tokenizer
+from collab.io import buckets
 from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
 from collab.training import logs
@@ -46,7 +46,7 @@ def load(
     ValueError: there is no such run or no good checkpoint; a shape or the
       tokenizer differs; nothing matches; or a head has as many other classes.
   """
-  config, folder = workdirs.claim(None, workdir), pathlib.Path(workdir)
+  config, folder = workdirs.claim(None, workdir), buckets.at(workdir)
   known = model_json.Meaning()
   if (folder / 'model.json').exists():
     _, known = model_json.read(folder)

@@ -14,7 +14,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 import tqdm
 
-from collab.io import atomic, json_text
+from collab.io import atomic, buckets, json_text
+
+EVERY = 10  # seconds at least between two copies to a bucket
 
 
 class Writer:
@@ -42,10 +44,12 @@ class Writer:
       return
     if wandb:
       self._wandb = _start_wandb(wandb, workdir)
-    folder = pathlib.Path(workdir)
+    self._workdir, self._sizes, self._next = buckets.at(workdir), {}, 0.0
+    folder = buckets.staging(workdir)
     (folder / 'tensorboard').mkdir(parents=True, exist_ok=True)
-    path = folder / 'metrics.jsonl'
-    rows = [row for row in read_rows(path) if row['step'] <= resume_step]
+    self._folder, path = folder, folder / 'metrics.jsonl'
+    rows = read_rows(self._workdir / 'metrics.jsonl')
+    rows = [row for row in rows if row['step'] <= resume_step]
     atomic.write_text(
       path, ''.join(json_text.to_json(row) + '\n' for row in rows)
     )
@@ -84,11 +88,26 @@ class Writer:
       self._event(step=int(step), summary=Summary(value=numbers))
     if self._wandb:
       self._wandb.log(values, step=int(step))
+    if time.monotonic() > self._next:
+      self.flush()
+
+  def flush(self) -> None:
+    """Copies what has been written to a workdir in a bucket.
+
+    An object cannot grow, so `write` copies all rows, from time to time; before
+    a checkpoint they have to be there.
+    """
+    if self._file is not None and buckets.is_url(self._workdir):
+      begun = time.monotonic()
+      buckets.upload(self._folder, self._workdir, self._sizes)
+      now = time.monotonic()
+      self._next = now + max(EVERY, 20 * (now - begun))
 
   def close(self) -> None:
     if self._file is not None:
-      self._file.close()
       self._events.close()
+      self.flush()
+      self._file.close()
     if self._wandb:
       self._wandb.finish()
 
@@ -155,7 +174,7 @@ def read_rows(path: str | pathlib.Path) -> list[dict]:
   Raises:
     ValueError: another line is not a row.
   """
-  path = pathlib.Path(path)
+  path = buckets.at(path)
   lines = path.read_bytes().split(b'\n') if path.exists() else []
   rows = []
   for number, line in enumerate(lines, 1):
@@ -184,7 +203,11 @@ def _start_wandb(project, workdir):
     raise ValueError(
       f'wandb={project!r}, but wandb is not installed: pip install wandb'
     ) from None
-  name = pathlib.Path(workdir).absolute().name
+  name = buckets.absolute(workdir).name
   return wandb.init(
-    project=project, dir=str(workdir), id=name, name=name, resume='allow'
+    project=project,
+    dir=str(buckets.staging(workdir)),
+    id=name,
+    name=name,
+    resume='allow',
   )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A profiler's trace of some steps of a run."""
 
-import pathlib
 from typing import Any
 
 import jax
+
+from collab.io import buckets
 
 
 class Trace:
@@ -20,7 +21,8 @@ class Trace:
   """
 
   def __init__(self, workdir: str, steps: range, done: int):
-    self._folder, self._first = pathlib.Path(workdir) / 'profile', None
+    self._kept, self._first = buckets.at(workdir) / 'profile', None
+    self._folder = buckets.staging(workdir) / 'profile'
     self._steps = steps if jax.process_index() == 0 else range(0)
     if self._steps:
       self._folder.mkdir(exist_ok=True)
@@ -43,8 +45,10 @@ class Trace:
     """Ends a trace that has begun."""
     if self._first is not None:
       jax.profiler.stop_trace()
+      if buckets.is_url(self._kept):
+        buckets.upload(self._folder, self._kept, {})
       print(
-        f'The trace from step {self._first} on is in {self._folder}: pip '
-        f'install xprof, then xprof --logdir={self._folder}'
+        f'The trace from step {self._first} on is in {self._kept}: pip '
+        f'install xprof, then xprof --logdir={self._kept}'
       )
       self._first = None

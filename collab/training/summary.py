@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from collab import accounting, model_json
-from collab.io import atomic, json_text
+from collab.io import atomic, buckets, json_text
 from collab.runtime import changes, identity, provenance
 from collab.runtime import workdir as workdirs
 from collab.training import logs, speed
@@ -50,7 +50,7 @@ def start(made: Experiment, params: Any, step: int) -> None:
   fields = config.model.to_dict() | task.model_kwargs
   model_json.write(workdir, fields, task.meaning)
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
-  atomic.write_text(pathlib.Path(workdir) / 'parameters.txt', table + '\n')
+  atomic.write_text(buckets.at(workdir) / 'parameters.txt', table + '\n')
 
 
 def _attention(cost, mha, tokens):
@@ -79,7 +79,7 @@ def end(
   """Writes result.json and examples.json, and prints the scores."""
   if jax.process_index() > 0:
     return
-  config, folder = made.config, pathlib.Path(made.workdir)
+  config, folder = made.config, buckets.at(made.workdir)
   rows = logs.read_rows(folder / 'metrics.jsonl')
   seconds = sum(row.get('time/seconds', 0) for row in rows)
   kept = workdirs.read(folder)
@@ -128,8 +128,9 @@ def check_results(path: str, workdir: str) -> None:
       f'--results={path}: expected a .jsonl file outside of {workdir}.'
     )
   try:
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(path).open('a').close()
+    if not buckets.is_url(path):
+      pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    buckets.append(path, '')
   except OSError as e:
     raise ValueError(
       f'--results={path}: {e.strerror}; expected a .jsonl file.'
@@ -144,17 +145,14 @@ def append(workdir: str, path: str) -> None:
   """
   if jax.process_index() > 0:
     return
-  result = json_text.read_object(
-    pathlib.Path(workdir) / 'result.json', steps=int
-  )
+  result = json_text.read_object(buckets.at(workdir) / 'result.json', steps=int)
   total = workdirs.read(workdir)['config']['total_steps']
   if result['steps'] < total:
     raise ValueError(
       f'--results={path}: {workdir} is at step {result["steps"]:,} of '
       f'{total:,}, expected a finished run; nothing is appended.'
     )
-  with pathlib.Path(path).open('a') as file:
-    file.write(json.dumps(result) + '\n')
+  buckets.append(path, json.dumps(result) + '\n')
 
 
 def _short(value):

@@ -32,7 +32,9 @@ except Exception as e:  # as train.py does
 """
 
 
-@pytest.mark.parametrize('how', ['config', 'folder'])
+@pytest.mark.parametrize(
+  'how', ['folder', pytest.param('config', marks=pytest.mark.slow)]
+)
 def test_two_that_differ_end_with_a_line(how, tmp_path):
   """All processes have it; no process begins, and no run stays behind."""
   begun, folder = time.monotonic(), tmp_path / 'run'

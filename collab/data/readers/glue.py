@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from collab.data.examples import Example, Parts
 from collab.data.readers import prepared, split_files
-from collab.io import text_lines
+from collab.io import node_files, text_lines
 
 ENTAILED = ('entailment', 'not_entailment')
 MALFORMED = ('fatal', 'skip')
@@ -96,7 +96,7 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
       f'malformed={malformed!r} is none of {", ".join(MALFORMED)}.'
     )
   table, skipped = TABLES[name], {}
-  files = _find(Path(path) / table.folder, table.files)
+  files = _find(node_files.fetched(path) / table.folder, table.files)
   parts = _evaluated(table)
   readers = {
     part: functools.partial(_read, file, table, malformed == 'skip', skipped)

@@ -9,7 +9,6 @@ seed. A folder with all three splits is used as it is.
 
 from collections import Counter
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from collab.data.readers import encoded_images, idx
 from collab.data.samples import digits
+from collab.io import node_files
 
 POLICIES = ('error', 'skip')
 # {name in TFDS: its 'test' split}. That of ImageNet has no labels.
@@ -100,7 +100,7 @@ def read(
   if channels not in encoded_images.MODES:
     raise ValueError(f'{channels} channels (of data.mean); expected 1 or 3.')
   skipped, ignored = set() if damaged == 'skip' else None, Counter()
-  name, folder = path or corpus, Path(path)
+  name, folder = path or corpus, node_files.fetched(path)
   if path and not idx.there(folder):
     found = encoded_images.folders(folder, channels, skipped, ignored)
   elif path:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from collab.data.readers import parallel_files, prepared
 from collab.data.samples import translation
 from collab.data.splits import SPLITS
-from collab.io import text_lines
+from collab.io import node_files, text_lines
 
 
 class Corpus(NamedTuple):
@@ -107,13 +107,14 @@ def parallel(
     ValueError: no folder, no file, several candidates, or a side without the
       other.
   """
-  found, expected = parallel_files.find(path, source, target, files)
+  folder = node_files.fetched(path)
+  found, expected = parallel_files.find(folder, source, target, files)
   dropped, sizes, identity = {}, {}, hashlib.sha256()
   for split, paths in found.items():
     sizes[split] = {}
     for file in paths:
       stat = file.stat()
-      sizes[split][os.path.relpath(file, path)] = stat.st_size
+      sizes[split][os.path.relpath(file, folder)] = stat.st_size
       whole = f'{split} {file.resolve()} {stat.st_size} {stat.st_mtime_ns}'
       identity.update(whole.encode())
   fingerprint = f'files-{identity.hexdigest()[:16]}'

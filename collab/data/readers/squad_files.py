@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from collab.data.readers import prepared, split_files
 from collab.data.splits import SPLITS
-from collab.io import json_text, text_lines
+from collab.io import json_text, node_files, text_lines
 from collab.io.json_text import field
 
 VERSIONS = ('v1.1', 'v2.0')
@@ -92,7 +92,7 @@ def local(
     ValueError: another version, no folder, no file, or several candidates.
   """
   check_version(version)
-  folder = Path(path)
+  folder = node_files.fetched(path)
   expected = (
     f'Expected: train-{version}.json and dev-{version}.json, plain or .gz; or '
     'one *.json to split by articles; or data.files=("train=FILE", "val=FILE") '

@@ -15,7 +15,7 @@ from collab.data.examples import Parts
 from collab.data.readers import prepared, split_files
 from collab.data.readers import superglue_forms as forms
 from collab.data.readers.glue import ENTAILED, label_id
-from collab.io import json_text, text_lines
+from collab.io import json_text, node_files, text_lines
 
 BOOLS, BITS = (False, True), (0, 1)
 CB = ('entailment', 'contradiction', 'neutral')
@@ -65,9 +65,9 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
   """
   if malformed != 'fatal':
     raise ValueError(f'malformed={malformed!r}, SuperGLUE knows only fatal.')
-  layout, readers = LAYOUTS[name], {}
+  layout, readers, folder = LAYOUTS[name], {}, node_files.fetched(path)
   for part in ('train', 'val'):
-    wanted = Path(path) / layout.folder / f'{part}.jsonl'
+    wanted = folder / layout.folder / f'{part}.jsonl'
     file = split_files.plain_or_gz(wanted)
     if not file:
       raise ValueError(f'There is no file {wanted}, plain or .gz.')

@@ -16,7 +16,7 @@ from collab.data.readers import prepared, split_files
 from collab.data.samples import prose
 from collab.data.splits import SPLITS, by_checksum
 from collab.data.tokenizer import Tokenizer, each
-from collab.io import sealed, text_lines
+from collab.io import node_files, sealed, text_lines
 
 # Maps words in a file's name to the split.
 WORDS = dict(train='train', test='test') | dict.fromkeys(
@@ -77,7 +77,7 @@ def local(path: str | Path) -> Text:
     ValueError: no folder, no file, a missing split, two files for one, or a
       file for two.
   """
-  folder = Path(path)
+  folder = node_files.fetched(path)
   expected = (
     'Expected one file a split, e.g. wiki.train.raw, wiki.valid.raw and '
     'wiki.test.raw; or *.txt that name no split; plain or .gz.'

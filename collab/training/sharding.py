@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh of devices, and how batches and states are sharded over it.
 
-Programs are written for global arrays and compiled by `jax.jit`. These
-shardings alone choose between one device, data parallelism (every device holds
-the state) and FSDP (the state is split, and gathered where it is used).
+These shardings choose between one device, data parallelism (every device holds
+the state) and FSDP (the state is split). Programs are written for global arrays
+and compiled by `jax.jit`, but for gradients: each device computes those of its
+own rows, and gathers what is split a layer at a time (gradients.py).
 """
 
 from typing import Any

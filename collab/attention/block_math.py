@@ -6,6 +6,9 @@ width, V value width. The layout is head-major: [B, H, t, K] and [B, G, S, K].
 Every product folds the heads of a group into the query axis.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +17,13 @@ from collab.attention import blocks
 MASKED = float(jnp.finfo(jnp.float32).min)
 
 
-def scores(q, k, key_bias, allowed, precision):
+def scores(
+  q: jax.Array,
+  k: jax.Array,
+  key_bias: jax.Array | None,
+  allowed: jax.Array | None,
+  precision: Any,
+) -> jax.Array:
   """Computes scores: [B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
   B, H, t, K = q.shape
   G, S = k.shape[1:3]
@@ -30,7 +39,7 @@ def scores(q, k, key_bias, allowed, precision):
   return jnp.where(allowed, s, masked)
 
 
-def mix(p, v, precision):
+def mix(p: jax.Array, v: jax.Array, precision: Any) -> jax.Array:
   """Mixes values: [B, H, t, S], [B, G, S, V] -> float32 [B, H, t, V]."""
   B, H, t, S = p.shape
   G, V = v.shape[1], v.shape[3]
@@ -38,7 +47,7 @@ def mix(p, v, precision):
   return matmul('bgrs,bgsv->bgrv', p, v, precision).reshape(B, H, t, V)
 
 
-def matmul(spec, x, y, precision):
+def matmul(spec: str, x: jax.Array, y: jax.Array, precision: Any) -> jax.Array:
   """Computes an einsum that accumulates in at least float32."""
   total = np.promote_types(at_least_float32(x.dtype), at_least_float32(y.dtype))
   if x.dtype != y.dtype:
@@ -48,12 +57,12 @@ def matmul(spec, x, y, precision):
   )
 
 
-def at_least_float32(dtype):
+def at_least_float32(dtype: Any) -> np.dtype:
   """Returns float64 for float64, else float32, also under strict promotion."""
   return np.promote_types(dtype, np.float32)
 
 
-def with_range_of_float32(dtype):
+def with_range_of_float32(dtype: Any) -> np.dtype:
   """Returns the dtype, but float32 for float16.
 
   The smallest positive float16 is 6e-8.
@@ -61,7 +70,7 @@ def with_range_of_float32(dtype):
   return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
-def matmul_tn(x, y, precision):
+def matmul_tn(x: jax.Array, y: jax.Array, precision: Any) -> jax.Array:
   """x^T y over rows, [B, G, r, S], [B, G, r, X] -> float32 [B, G, S, X].
 
   XLA's CPU backend computes y^T x up to 4 times faster for the narrow y here.

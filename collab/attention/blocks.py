@@ -19,6 +19,7 @@ import jax
 from jax import export, lax
 import jax.numpy as jnp
 
+from collab.attention.masks import Mask
 from collab.attention.target import target
 
 # On a CPU, blocks of 16 to 64 MiB take equally long and smaller ones longer. An
@@ -53,7 +54,14 @@ class Options(NamedTuple):
 
 
 def options(
-  kernel, B, T, row_floats, *, rate=0.0, precision=None, block=None
+  kernel: Kernel,
+  B: int,
+  T: int,
+  row_floats: int,
+  *,
+  rate: float = 0.0,
+  precision: Any = None,
+  block: int | None = None,
 ) -> Options:
   """Chooses the Options of a kernel.
 
@@ -68,7 +76,7 @@ def options(
   return Options(kernel, block or block_size(B, row_floats, T), rate, precision)
 
 
-def block_size(B, row_floats, T):
+def block_size(B: int, row_floats: int, T: int) -> int:
   """Chooses a number of queries that keeps a block within the backend's budget.
 
   If all queries take less than twice the budget, they form one block, because
@@ -83,12 +91,14 @@ def block_size(B, row_floats, T):
   return T if T * row <= 2 * budget else max(1, budget // row)
 
 
-def is_symbolic(*sizes):
+def is_symbolic(*sizes: Any) -> bool:
   """Returns whether one of the sizes is symbolic, as under jax.export."""
   return any(map(export.is_symbolic_dim, sizes))
 
 
-def keep_pairs(key, rate, start, size, stop):
+def keep_pairs(
+  key: jax.Array, rate: float, start: int | jax.Array, size: int, stop: int
+) -> jax.Array:
   """Makes a dropout mask for attention weights, shared by heads and examples.
 
   The mask depends on the key and on the positions of query and key alone, not
@@ -104,7 +114,13 @@ def keep_pairs(key, rate, start, size, stop):
   return keep[None, None]
 
 
-def forward(options, q, keys, mask, key):
+def forward(
+  options: Options,
+  q: jax.Array,
+  keys: tuple,
+  mask: Mask | None,
+  key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
   """Runs a kernel over all queries; `attend` also has a gradient.
 
   Args:
@@ -128,7 +144,16 @@ def forward(options, q, keys, mask, key):
   return _join(o, q.shape[2]), _join(stats, q.shape[2])
 
 
-def backward(options, q, keys, mask, key, o, stats, g):
+def backward(
+  options: Options,
+  q: jax.Array,
+  keys: tuple,
+  mask: Mask | None,
+  key: jax.Array | None,
+  o: jax.Array,
+  stats: jax.Array,
+  g: jax.Array,
+) -> tuple[jax.Array, tuple]:
   """Computes the cotangents of q and keys from the results of `forward`."""
   runs = _runs(options, q, keys, mask, key)
   stats = _split(stats, runs, jnp.inf)  # padding sees no key, whatever its bias
@@ -193,7 +218,7 @@ class _Run(NamedTuple):
     total, out = lax.scan(step, zeros, self._all(rows))
     return out, total
 
-  def pad(self, x, like):
+  def pad(self, x: jax.Array, like):
     """Returns zeros for the keys beyond stop."""
     extra = like.shape[2] - self.stop
     return jnp.pad(x, [(0, extra if i == 2 else 0) for i in range(x.ndim)])

@@ -41,17 +41,17 @@ class Cache:
   memory: bool = struct.field(pytree_node=False, default=False)
 
   @property
-  def length(self):
+  def length(self) -> int:
     """L, the number of places in a row."""
     return self.k.shape[2]
 
   @property
-  def overflowed(self):
+  def overflowed(self) -> jax.Array:
     """bool [B]: whether more was appended to the row than fits."""
     return self.index > self.length
 
   @property
-  def kept(self):
+  def kept(self) -> tuple:
     """(k, v, key_bias)."""
     return self.k, self.v, self.key_bias
 

@@ -76,7 +76,7 @@ def choose(
   return 'blocks'
 
 
-def check_plain(implementation: str | None):
+def check_plain(implementation: str | None) -> None:
   """Refuses an implementation where the weights themselves are needed.
 
   Raises:

@@ -4,6 +4,7 @@
 Axes: B batch, T queries, S keys, D model, H heads, V value width.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, ClassVar
 
@@ -87,7 +88,9 @@ class Attention(nn.Module):
 
   # What a variant defines -----------------------------------------------------
 
-  def heads(self, x, y, z, positions: Positions) -> Heads:
+  def heads(
+    self, x: jax.Array, y: jax.Array, z: jax.Array, positions: Positions
+  ) -> Heads:
     """Computes heads from x [B, T, D] (queries), y, z [B, S, D] (keys, values).
 
     The heads of a token may depend on that token and its position alone,
@@ -121,7 +124,13 @@ class Attention(nn.Module):
       )
     return features // self.num_heads
 
-  def project(self, name, x, features, **options) -> jax.Array:
+  def project(
+    self,
+    name: str,
+    x: jax.Array,
+    features: int | tuple[int, ...],
+    **options: Any,
+  ) -> jax.Array:
     """Computes x W + b, with parameters name/kernel and name/bias as in linen.
 
     `options` go to linen's DenseGeneral and override those of the layer.
@@ -136,7 +145,9 @@ class Attention(nn.Module):
     )
     return nn.DenseGeneral(features, name=name, **own | options)(x)
 
-  def vector(self, name, init, shape, like):
+  def vector(
+    self, name: str, init: Callable, shape: tuple[int, ...], like: jax.Array
+  ) -> jax.Array:
     """Creates a parameter [H, width] in the dtype of `like`."""
     x = self.param(name, init, shape, self.param_dtype)
     return jnp.asarray(x, like.dtype)  # NumPy's promotion rules differ
@@ -242,7 +253,13 @@ class Attention(nn.Module):
       out = jnp.where(past.overflowed[:, None, None], jnp.nan, out)
     return out.reshape(*batch, T, out.shape[-1])
 
-  def prefill_memory(self, inputs_k, inputs_v=None, *, lengths=None):
+  def prefill_memory(
+    self,
+    inputs_k: jax.Array,
+    inputs_v: jax.Array | None = None,
+    *,
+    lengths: jax.Array | None = None,
+  ) -> None:
     """Fills the cache of cross attention, and discards what it held before.
 
     Args:

@@ -5,15 +5,17 @@ XLA cannot partition a kernel by itself. This tells it that examples are
 independent, and that no other axis may be split.
 """
 
+from collections.abc import Callable
 import functools
 import itertools
+from typing import Any
 
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def over_examples(run, whole, *arguments):
+def over_examples(run: Callable, whole: Any, *arguments: Any) -> Any:
   """Runs run(whole, *arguments) on each device, for its own examples.
 
   Args:

@@ -22,7 +22,7 @@ _TYPES = {
 IMPLEMENTATIONS = (None, 'xla', 'cudnn', 'splash')
 
 
-def check(layer: type, values: Mapping):
+def check(layer: type, values: Mapping) -> None:
   """Refuses values of the wrong type or out of range.
 
   Args:

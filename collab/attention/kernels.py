@@ -24,6 +24,7 @@ No kernel but `grouped` has forward mode (jax.jvp).
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,24 @@ from collab.attention import (
   shared,
   splash,
 )
+from collab.attention.masks import Mask
 from collab.attention.target import target
 
 # The choice -------------------------------------------------------------------
 
 
-def attend(q, k, v, key_bias, mask, H, *, key=None, rate=0.0, **how):
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array | None,
+  mask: Mask | None,
+  H: int,
+  *,
+  key: jax.Array | None = None,
+  rate: float = 0.0,
+  **how: Any,
+) -> tuple[jax.Array, jax.Array]:
   """Attends with the kernel that fits these shapes and this machine.
 
   Args:
@@ -127,8 +140,16 @@ def _auto(f, spec, arrays, *more):
 
 
 def grouped(
-  q, k, v, key_bias=None, mask=None, *, rate=0.0, key=None, precision=None
-):
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array | None = None,
+  mask: Mask | None = None,
+  *,
+  rate: float = 0.0,
+  key: jax.Array | None = None,
+  precision: Any = None,
+) -> tuple[jax.Array, jax.Array]:
   """Computes attention by the plain formula, differentiable in every mode.
 
   Args:
@@ -144,7 +165,14 @@ def grouped(
   return mix(drop(p, rate, key), v, precision), alive
 
 
-def weights(q, k, key_bias, mask, H, precision=None):
+def weights(
+  q: jax.Array,
+  k: jax.Array,
+  key_bias: jax.Array | None,
+  mask: Mask | None,
+  H: int,
+  precision: Any = None,
+) -> tuple[jax.Array, jax.Array]:
   """Computes softmax_s(q_h . k_h + key_bias_h), zero for a row without keys.
 
   Returns:
@@ -163,7 +191,9 @@ def weights(q, k, key_bias, mask, H, precision=None):
   return _auto(run, 'bthk,bshk,bsh->bhts,1111', (q, k, key_bias), mask)
 
 
-def drop(p, rate, key, broadcast=True):
+def drop(
+  p: jax.Array, rate: float, key: jax.Array | None, broadcast: bool = True
+) -> jax.Array:
   """Drops weights [B, H, T, S] by one pattern for all B and H, or by each's."""
   if not rate:
     return p
@@ -173,7 +203,7 @@ def drop(p, rate, key, broadcast=True):
   return jnp.where(kept, p / (1 - rate), 0.0)
 
 
-def mix(p, v, precision=None):
+def mix(p: jax.Array, v: jax.Array, precision: Any = None) -> jax.Array:
   """Computes weighted sums: [B, H, T, S], [B, S, G, V] -> [B, T, H, V]."""
 
   def run(p, v):
@@ -183,7 +213,16 @@ def mix(p, v, precision=None):
   return _auto(run, 'bhts,bshv->bthv', (p, v))[0]
 
 
-def blockwise(q, k, v, key_bias=None, mask=None, *, key=None, **how):
+def blockwise(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array | None = None,
+  mask: Mask | None = None,
+  *,
+  key: jax.Array | None = None,
+  **how: Any,
+) -> tuple[jax.Array, jax.Array]:
   """As `grouped`, a block of queries at a time: memory linear in T.
 
   Args:
@@ -197,7 +236,16 @@ def blockwise(q, k, v, key_bias=None, mask=None, *, key=None, **how):
   return o.swapaxes(1, 2), stats[..., :1].swapaxes(1, 2) != jnp.inf
 
 
-def shared_scores(q, k, v, key_bias, mask=None, *, key=None, **how):
+def shared_scores(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array,
+  mask: Mask | None = None,
+  *,
+  key: jax.Array | None = None,
+  **how: Any,
+) -> tuple[jax.Array, jax.Array]:
   """As `blockwise` where q, k and v are one head: one exponential for all.
 
   Half of MHA's arithmetic and 1/H of its exponentials. Exact while each head's
@@ -219,7 +267,9 @@ def shared_scores(q, k, v, key_bias, mask=None, *, key=None, **how):
   return o, stats[:, :, :1, :1] != jnp.inf
 
 
-def heads(q, k, v, key_bias=None):
+def heads(
+  q: jax.Array, k: jax.Array, v: jax.Array, key_bias: jax.Array | None = None
+) -> int:
   """H, the number of heads that come out."""
   return max(x.shape[2] for x in jax.tree.leaves((q, k, v, key_bias)))
 

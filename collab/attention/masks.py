@@ -46,7 +46,9 @@ class Mask:
   q_positions: jax.Array | None = None
   dense: jax.Array | None = None
 
-  def block(self, start, size, stop):
+  def block(
+    self, start: int | jax.Array, size: int, stop: int
+  ) -> jax.Array | None:
     """Returns which of queries start..start+size may see which keys 0..stop.
 
     Args:
@@ -80,16 +82,16 @@ class Mask:
     return functools.reduce(operator.and_, parts) if parts else None
 
   @property
-  def per_head(self):
+  def per_head(self) -> bool:
     """Whether heads may see different keys."""
     return self.dense is not None and self.dense.shape[1] > 1
 
   @property
-  def plain_causal(self):
+  def plain_causal(self) -> bool:
     """Whether the mask is causal over positions 0, 1, ... and nothing else."""
     return self.causal and not jax.tree.leaves(self)
 
-  def visible(self):
+  def visible(self) -> jax.Array | None:
     """Returns the keys that some query may see: bool [B|1, S|1], None for all.
 
     Segments and causality do not count, because under them each key sees
@@ -101,7 +103,7 @@ class Mask:
       seen = dense if seen is None else seen & dense
     return seen
 
-  def pad_rows(self, extra):
+  def pad_rows(self, extra: int) -> 'Mask':
     """Appends `extra` queries, whose outputs the caller discards."""
 
     def pad(x, axis):
@@ -127,7 +129,9 @@ _PARTS = dict(
 )
 
 
-def check(mask, batch, H, T, S):
+def check(
+  mask: Mask | jax.Array | None, batch: tuple, H: int, T: int, S: int
+) -> Mask | None:
   """Converts a user's mask to a Mask (or None) of known shapes.
 
   Args:

@@ -27,6 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from collab.attention import block_math, blocks
+from collab.attention.masks import Mask
 
 SAFE_RANGE = 60.0
 
@@ -39,7 +40,15 @@ class Sides(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(sides, q, k, v, key_bias, mask, dropout_key):
+def attend(
+  sides: Sides,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  key_bias: jax.Array,
+  mask: Mask | None,
+  dropout_key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
   """Computes kernels.shared_scores on the side that the bias allows.
 
   Args:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine that a program is for: this one, or another to lower it for."""
 
+from collections.abc import Iterator
 import contextlib
 import contextvars
 from typing import NamedTuple
@@ -46,7 +47,7 @@ def target() -> Target:
 
 
 @contextlib.contextmanager
-def lowering_for(machine: Target):
+def lowering_for(machine: Target) -> Iterator[None]:
   """Makes `target` return another machine, to lower or export a program for it.
 
   A function that was traced before is not traced again: use it around a new

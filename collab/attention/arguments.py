@@ -6,6 +6,7 @@ Axes: B batch, T queries, S keys, D width of the inputs.
 
 import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,11 @@ def inputs(
   inputs_q: jax.Array, inputs_k: jax.Array | None, inputs_v: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Checks inputs: queries [B, T, D], keys [B, S, D'], values [B, S, D'']."""
+  given = dict(inputs_q=inputs_q, inputs_k=inputs_k, inputs_v=inputs_v)
+  for name, part in given.items():
+    got = getattr(part, 'shape', type(part).__name__)
+    if part is not None and (isinstance(got, str) or len(got) < 2):
+      raise ValueError(f'{name} is {got}, expected an array [..., T, D].')
   if inputs_k is None and inputs_v is not None:
     raise ValueError('inputs_v needs inputs_k.')
   x = inputs_q
@@ -32,14 +38,14 @@ def inputs(
   return tuple(x.reshape(B, *x.shape[-2:]) for x in (x, y, z))
 
 
-def positions(name, x, batch: tuple, default: jax.Array) -> jax.Array:
+def positions(name: str, x: Any, batch: tuple, default: jax.Array) -> jax.Array:
   """Checks positions [*batch, n]: int [B|1, n], or the default for None."""
   if x is None:
     return default
   return flat(name, typed(name, x, jnp.integer), batch, default.shape[1:])
 
 
-def lengths(x, batch: tuple) -> jax.Array | None:
+def lengths(x: Any, batch: tuple) -> jax.Array | None:
   """Checks lengths [*batch]; returns int [B], or None for None."""
   if x is None:
     return None
@@ -49,7 +55,7 @@ def lengths(x, batch: tuple) -> jax.Array | None:
   return x.ravel()
 
 
-def typed(name, x, kind: type) -> jax.Array:
+def typed(name: str, x: Any, kind: type) -> jax.Array:
   """Converts x to an array; its items have to be jnp.bool_ or jnp.integer."""
   expected = 'bool, True to attend' if kind is jnp.bool_ else 'int'
   given = x
@@ -84,7 +90,7 @@ def _check_range(name, x, legal):
     )
 
 
-def flat(name, x: jax.Array, batch: tuple, shape: tuple) -> jax.Array:
+def flat(name: str, x: jax.Array, batch: tuple, shape: tuple) -> jax.Array:
   """Reshapes x from [*batch, *shape] to [B|1, *shape]; axes of 1 broadcast.
 
   Its batch may be one axis already. In a mask per head, whose shape has more

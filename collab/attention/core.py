@@ -204,12 +204,12 @@ class Attention(nn.Module):
       TypeError: the mask is not bool, or lengths or positions are not int.
       ValueError: shapes do not fit, or the variant does not support the call.
     """
-    batch, (T, D) = inputs_q.shape[:-2], inputs_q.shape[-2:]
     if inputs_v is not None and not self.separate_values:
       raise ValueError(
         f"{type(self).__name__}'s values are its keys: it takes no inputs_v."
       )
     x, y, z = arguments.inputs(inputs_q, inputs_k, inputs_v)
+    batch, (T, D) = inputs_q.shape[:-2], inputs_q.shape[-2:]
     S = None if inputs_k is None else y.shape[1]
     past = self._past()
     if past is not None:

@@ -307,3 +307,13 @@ def test_decoding_arguments():
   plain = attention.build('mha', num_heads=3)
   with fails(ValueError, 'prefill_memory', 'decode=True'):
     plain.apply(plain.init(KEY, X), Y, method='prefill_memory')
+
+
+@pytest.mark.parametrize(
+  'wrong, words',
+  [(np.ones(4), r'inputs_q is \(4,\)'), ([[1.0, 2.0]], 'inputs_q is list')],
+)
+def test_inputs_without_tokens_or_shape(wrong, words):
+  layer = attention.build('mha', num_heads=2)
+  with pytest.raises(ValueError, match=words + ', expected an array'):
+    layer.init(jax.random.key(0), wrong)

@@ -97,7 +97,8 @@ def test_it_learns_and_says_so(whole, cache):
   words = 'devices', 'parameters', 'of mha', 'one token more', 'pairs'
   for word in (*words, 'three forward passes', 'measured', 'resident set'):
     assert word in start
-  assert f' s, kept in {cache}' in start
+  # Another test may have kept the same program.
+  assert f' s, kept in {cache}' in start or f' s from {cache}' in start
   assert 'median of the log' in end
   assert 'waits for input' in end
   assert 'peak resident set' in end

@@ -137,8 +137,8 @@ def test_missing(write, tmp_path):
     (('dev=x.json',), "has 'dev=x.json', expected SPLIT=FILE"),
     (('val=y.json',), "'val=y.json': no file"),
     (('val=x.json', 'val=x.json'), "data.files names 'val' twice"),
-    (('val=x.json', 'all=x.json'), "data.files names 'all' and others"),
-    (('all=x.json', 'val=x.json'), "data.files names 'all' and others"),
+    (('val=x.json', 'all=train-a.json'), "data.files names 'all' and others"),
+    (('all=train-a.json', 'val=x.json'), "data.files names 'all' and others"),
   ):
     refused(message, lambda files=files: local(files=files))
 

@@ -37,6 +37,7 @@ class Tracing:
         raise Traced
       return found
 
+    call.lower = call  # the step is lowered before its loop
     return call
 
 

@@ -35,6 +35,8 @@ class Tracing:
       found = jax.eval_shape(f, *args)
       if isinstance(found, tuple):  # state, scalars, health
         raise Traced
+      if places := options.get('out_shardings'):
+        found = jax.tree.map(lambda x, s: x.update(sharding=s), found, places)
       return found
 
     call.lower = call  # the step is lowered before its loop

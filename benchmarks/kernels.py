@@ -157,7 +157,7 @@ def found(variants: Iterable[str] = tuple(LAYERS)) -> dict[tuple, list[str]]:
   """
   families, result = {}, {}
   for family in FAMILIES:
-    for call in calls(family):
+    for call in sorted(calls(family)):  # a set has no order
       families.setdefault(call, []).append(family)
   for call, names in families.items():
     mask = ['causal'] * call.causal + list(call.parts)

@@ -86,11 +86,6 @@ class Mask:
     """Whether heads may see different keys."""
     return self.dense is not None and self.dense.shape[1] > 1
 
-  @property
-  def plain_causal(self) -> bool:
-    """Whether the mask is causal over positions 0, 1, ... and nothing else."""
-    return self.causal and not jax.tree.leaves(self)
-
   def visible(self) -> jax.Array | None:
     """Returns the keys that some query may see: bool [B|1, S|1], None for all.
 

@@ -186,14 +186,10 @@ def test_visible_forgets_no_key_that_somebody_sees(parts, dense, seed):
     np.testing.assert_array_equal(visible, seen)
 
 
-def test_per_head_and_plain_causal():
+def test_per_head():
   assert make(['dense'], DENSE[3]).per_head
   assert not make(['dense'], DENSE[1]).per_head
   assert not make(['causal', 'key_valid']).per_head
-  assert make(['causal']).plain_causal
-  assert not make(['key_valid']).plain_causal
-  assert not make(['causal', 'key_valid']).plain_causal
-  assert not make(['positions']).plain_causal
 
 
 def test_a_mask_is_a_pytree_whose_structure_holds_causal():

@@ -99,15 +99,17 @@ def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
   k, v, key_bias = keys
   (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
   top, den = stats[..., :1], stats[..., 1:]
-  # Dividing the weights and not g keeps g from underflowing to 0 in float16.
-  p = jnp.exp(scores(q, k, key_bias, allowed, precision) - top) / den
-  delta = (g.astype(den.dtype) * o.astype(den.dtype)).sum(-1, keepdims=True)
-  g = g.astype(v.dtype).reshape(B, Gv, -1, V)
-  dp = matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(p.shape)
-  kept = p
+  # Dividing e instead of g, whose rows are shorter, takes 15 % more time.
+  e = jnp.exp(scores(q, k, key_bias, allowed, precision) - top)
+  g = g.astype(den.dtype) / den
+  delta = (g * o.astype(den.dtype)).sum(-1, keepdims=True)
+  # g / den may be too small for float16.
+  g = g.astype(with_range_of_float32(v.dtype)).reshape(B, Gv, -1, V)
+  dp = matmul('bgrv,bgsv->bgrs', g, v, precision).reshape(e.shape)
+  kept = e
   if keep is not None:
-    dp, kept = dp * keep, p * keep
-  ds = p * (dp - delta)
+    dp, kept = dp * keep, e * keep
+  ds = e * (dp - delta)
   dbias = None if key_bias is None else ds.sum(2)
   kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
   ds = ds.astype(with_range_of_float32(k.dtype)).reshape(B, Gk, -1, S)

@@ -16,7 +16,7 @@ def home(monkeypatch):
 
 
 def test_home_in_arguments_of_commands():
-  parser = command.Parser()
+  parser = command.Parser(command.__spec__, '')
   parser.add_argument('folder')
   parser.add_argument('--out', default='~/out')
   parser.add_argument('--text', type=str)
@@ -48,7 +48,7 @@ def test_home_in_training(tmp_path, arguments, variables, workdir):
     **variables,
   )
   assert code == 1
-  assert err.startswith(f'train.py: {tmp_path}/nowhere is not a folder.')
+  assert err.startswith(f'train.py: data.path: {tmp_path}/nowhere is not a ')
   assert (tmp_path / workdir).is_dir()
   assert not (tmp_path / '~').exists()
 

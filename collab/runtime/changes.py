@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from collab import checks
 from collab.io import atomic, buckets, json_text
 from collab.runtime import processes
 
@@ -203,7 +204,8 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
     return [], config
   changes = json_text.read_object(path).get('changes')
   flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
-  try:
+  kinds = TypeError, LookupError, AttributeError, ValueError
+  with checks.located(f'{path} is damaged', kinds):
     for change in changes:
       int(change['step'])
       field, now = change['field'], change['now']
@@ -217,8 +219,6 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
       if field == 'total_steps' and now < 1:
         raise ValueError(f'{field} is {now}')
       flat[field] = now
-  except (TypeError, LookupError, AttributeError, ValueError) as e:
-    raise ValueError(f'{path} is damaged: {e}.') from e
   return changes, traverse_util.unflatten_dict(flat, sep='.')
 
 

@@ -314,16 +314,3 @@ def test_damaged_test_image_is_found_before_the_first_step(folder):
     path.write_bytes(b'damaged')
   t = of_folder(folder, damaged='skip')
   refused("No image of 'test' in", lambda: t.check(None))
-
-
-def test_label_that_training_has_not():
-  t = task()
-  t.check(None)
-  test = t.source.splits['test']
-  labels = test.labels.copy()
-  labels[6] = 10
-  t.source.splits['test'] = image.images.Memory(test.images, labels)
-  refused(
-    "image 7 of 'test' has the label 10; training has 0 to 9",
-    lambda: t.check(None),
-  )

@@ -118,7 +118,7 @@ def test_hosts_share_a_batch(corpus, tmp_path):
 
 @pytest.mark.parametrize('stride', [0, 12])
 def test_stride_error(stride, corpus, tmp_path):
-  words = f'eval_stride is {stride}, expected 1 to row_length=11'
+  words = f'data.eval_stride={stride}; expected 1 to 11'
   with pytest.raises(ValueError, match=words):
     build(corpus, tmp_path, eval_stride=stride)
 

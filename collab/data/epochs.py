@@ -66,8 +66,7 @@ def check(batch_size: int, shard: tuple[int, int]) -> None:
   assert 0 <= index < count, shard
   if batch_size < 1 or batch_size % count:
     raise ValueError(
-      f'data.batch_size={batch_size}; expected a multiple of {count}, the '
-      'number of hosts.'
+      f'data.batch_size={batch_size}; expected a multiple of the {count} hosts.'
     )
 
 

@@ -5,6 +5,9 @@ Orbax writes them in the background and renames them into place, so that a
 killed writer leaves the earlier ones. It does not notice damaged array data, so
 checkpoint_io keeps checksums of the leaves beside the arrays and compares them
 after reading.
+
+It is longer than 300 lines, because it is one class, whose methods all skip the
+damaged ones.
 """
 
 from collections.abc import Callable

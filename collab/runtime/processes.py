@@ -6,6 +6,9 @@ Work that has to be done once is done by one process, first or alone. What all
 must have in common is compared before they compute. When a process is lost, all
 others end with a line that names it. Messages use the key-value store of JAX's
 runtime, because no collective works once a process is lost.
+
+It is longer than 300 lines, because whoever waits for a message has to know how
+a loss is noticed, and whoever notices one how all are told: one protocol.
 """
 
 import atexit

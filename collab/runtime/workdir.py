@@ -49,9 +49,8 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     The run's config, locked.
 
   Raises:
-    ValueError: config is None and the workdir has none; or the workdir has
-      another one, and the message says what differs; or a link leads out of the
-      workdir.
+    ValueError: config is None and the workdir has none; or it has another one,
+      and the message says what differs; or a link leads out of the workdir.
   """
   folder = buckets.at(workdir)
   path = folder / 'run.json'
@@ -126,12 +125,9 @@ def go_on(
 
 
 def check_links(workdir: str | pathlib.Path) -> None:
-  """Refuses links out of a workdir, through which a run would write elsewhere.
+  """Raises a ValueError for a link through which a run would write elsewhere.
 
   The folder of Weights & Biases may have links of its own.
-
-  Raises:
-    ValueError: there is such a link.
   """
   if buckets.is_url(workdir):
     return  # a bucket has none
@@ -147,14 +143,13 @@ def check_links(workdir: str | pathlib.Path) -> None:
 
 
 def begin(workdir: str) -> None:
-  """Marks that a run begins; refuses if the run has begun before.
+  """Marks that a run begins.
 
   The mark stays until there is a checkpoint. It distinguishes a run that was
   killed before its first checkpoint from one whose checkpoints are unreachable.
 
   Raises:
-    ValueError: there are rows of metrics, but neither a checkpoint nor the
-      mark.
+    ValueError: there are rows of metrics, but no checkpoint and no mark.
   """
   folder = buckets.at(workdir)
   if _has_rows(folder) and not (folder / BEGUN).exists():
@@ -176,14 +171,12 @@ def _has_rows(folder):
 
 
 def _take_over(config, folder):
-  """Checks config.init_from, and copies its tokenizer if it has one.
-
-  Only a model of one's own (an import path) may begin as another kind of model.
-  """
+  """Checks config.init_from, and copies its tokenizer if it has one."""
   source = buckets.at(config.init_from)
   if not (source / 'run.json').exists():
     raise ValueError(f'init_from={source} is no workdir: it has no run.json.')
   kinds = read(source)['config']['model'].get('name'), config.model.get('name')
+  # A class of one's own, an import path, may begin as another kind of model.
   if kinds[0] != kinds[1] and ':' not in f'{kinds}':
     raise ValueError(
       f'init_from={source} has a model {kinds[0]}; expected {kinds[1]}.'
@@ -266,8 +259,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
 def abandon(workdir: str | pathlib.Path) -> None:
   """Removes a run that this process began and that failed before its first row.
 
-  A run that another process began stays, because its checkpoints may only be
-  unreachable.
+  Checkpoints of a run that another process began may only be unreachable.
   """
   folder = buckets.at(workdir)
   path = folder / 'run.json'

@@ -55,7 +55,7 @@ def test_parts(n, size):
   [
     ((0, 4), 'no examples'),
     ((5, 0), 'data.batch_size=0'),
-    ((5, 4, 0, (0, 3)), 'data.batch_size=4; expected a multiple of 3'),
+    ((5, 4, 0, (0, 3)), 'data.batch_size=4; expected a multiple of the 3'),
   ],
 )
 def test_errors(arguments, words):

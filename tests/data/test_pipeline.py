@@ -175,7 +175,10 @@ def test_padding_is_what_is_there():
   [
     (dict(batch_size=1000), r'11 pairs fill \d+ rows of 17.*batch has 1000'),
     (dict(batch_size=0), r'data\.batch_size=0'),
-    (dict(batch_size=5, shard=(0, 2)), r'data\.batch_size=5; .* multiple of 2'),
+    (
+      dict(batch_size=5, shard=(0, 2)),
+      r'data\.batch_size=5; .* multiple of the 2',
+    ),
     (dict(row_length=1), r'data\.row_length=1; .* 2'),
     (dict(too_long='cut'), "too_long='cut'; there are drop, truncate"),
   ],

@@ -486,7 +486,10 @@ def test_a_workdir_of_another_config(tmp_path, monkeypatch):
     ("Arm('a', 'x.py', seeds=(True,))", 'expected a tuple of int'),
     ("Arm('a', source='b', convert='--x')", 'expected a tuple of str'),
     ("Arm('a', 'x.py', {'seed': 1})", "'a': overrides has seed"),
-    ("Arm('a', 'x.py', {'path': '{x}'})", "'a': overrides has 'x', expected"),
+    (
+      "Arm('a', 'x.py', {'path': '{x}'})",
+      "'a': overrides has more than {data} and {runs}: 'x'",
+    ),
     (
       "Arm('a', 'configs/lm.py', {'total_steps': -5})",
       'a-s0 has no config: total_steps=-5; expected at least 1',

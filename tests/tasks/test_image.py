@@ -262,8 +262,8 @@ def test_learns():
     (dict(std=(1.0, 1.0)), 'mean has 1 values, data.std 2'),
     (dict(augment=ARRAYS, batch_size=9), '9 images a host; mixup and cutmix'),
     (dict(augment=ARRAYS | dict(crop='x')), "crop='x'; there are"),
-    (dict(batch_size=0), 'batch_size is 0'),
-    (dict(corpus='x'), "No data.corpus 'x'"),
+    (dict(batch_size=0), 'data.batch_size=0'),
+    (dict(corpus='x'), "data.corpus='x'"),
   ],
 )
 def test_impossible(changes, message):

@@ -379,7 +379,7 @@ def test_outputs_that_are_not_finite_have_no_score(trained, wrong, capsys):
 
 def test_threshold_that_is_no_number(folder, workdir):
   c = config(folder, task__null_threshold=float('nan'))
-  with pytest.raises(ValueError, match='null_threshold is nan'):
+  with pytest.raises(ValueError, match=r'^task\.null_threshold=nan'):
     build(c, workdir)
 
 

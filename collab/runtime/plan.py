@@ -51,8 +51,9 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f'{name}={value!r}; expected a finite number.')
   checks.within('seed', config.seed, *SEEDS)
   counts = ('accumulate', 'data.row_length', 'data.image_size', 'total_steps')
-  for name in (*counts, *(f'every.{what}' for what in every)):
-    checks.at_least(name, flat.get(name, 1), 1)
+  for name, value in flat.items():
+    if name in counts or name.startswith('every.'):
+      checks.at_least(name, value, 1)
   checks.one_of('checkpoint.final', c.final, ('last', 'best'))
   written = -(-config.total_steps // every.checkpoint)
   if not 1 <= c.average <= min(written, c.keep):

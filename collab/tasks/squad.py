@@ -217,8 +217,6 @@ def read(
   """
   if data.path:
     source = squad_files.local(data.path, data.version, tuple(data.files))
-  elif not data.corpus:
-    raise ValueError('data.corpus is empty: give a folder as data.path.')
   elif data.corpus == 'sample':
     source = questions.sample(data.version)
   else:

@@ -345,7 +345,7 @@ def test_bad_input_shows_at_the_start(tmp_path, workdir, folder):
     build(config(tmp_path), workdir)
   with pytest.raises(ValueError, match=r"^data\.version='v3'; there are v1"):
     build(config(folder, data__version='v3'), workdir)
-  with pytest.raises(ValueError, match='corpus is empty'):
+  with pytest.raises(ValueError, match='There is no data'):
     build(config('', data__corpus=''), workdir)
   with pytest.raises(ValueError, match=r'^task\.max_answer_length=0'):
     build(config(folder, task__max_answer_length=0), workdir)

@@ -335,7 +335,7 @@ def test_test_sentence_that_is_too_long(trained, corpus, tmp_path):
   [
     (dict(task__beam=0), 'beam=0; expected 1 to '),
     (dict(task__beam=999), r'beam=999; expected 1 to \d+\.'),
-    (dict(task__alpha=float('nan')), 'alpha must be 0 to 10, got nan'),
+    (dict(task__alpha=float('nan')), 'alpha=nan; expected 0 to 10'),
   ],
 )
 def test_impossible_beams(changes, message, trained, corpus, workdir):

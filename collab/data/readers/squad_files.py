@@ -196,7 +196,7 @@ def tfds(name: str, version: str) -> Questions:
     ValueError: another version, unknown name, not prepared, other features.
   """
   checks.one_of('data.version', version, VERSIONS)
-  name = f'{name}/{version}'
+  name = name and f'{name}/{version}'
   features = ('id', 'context', 'question', 'answers')
   builder = prepared.builder(name, features)
 

@@ -54,13 +54,9 @@ class Translation(tasks.OfConfig):
       split: cache.tokenized(self.corpus, split, self.tokenizer, folder)
       for split in SPLITS
     }
+    how = self.seed, data.too_long, self.shard
     self._packed = pipeline.PackedPairs(
-      self._tokenized['train'],
-      length,
-      size,
-      self.seed,
-      data.too_long,
-      self.shard,
+      self._tokenized['train'], length, size, *how
     )
     self._length, self._size = length, size
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)

@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import pkgutil
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ml_collections import ConfigDict
 import numpy as np
 from numpy.typing import ArrayLike
 
 from collab import checks, imports, model_json, models
 from collab.data import epochs, examples
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
 
 
 class Pass(NamedTuple):
@@ -157,7 +159,7 @@ class OfConfig(Task):
     shard: (index, count) of this host.
   """
 
-  data: ConfigDict
+  data: 'ConfigDict'
   _: dataclasses.KW_ONLY
   workdir: str
   seed: int

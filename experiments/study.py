@@ -117,7 +117,7 @@ def plan(
   """
   path, found, grid = path_of(study), {}, grid or {}
   folders = dict(data=data, runs=folder)
-  for arm in _crossed(_arms(path), grid, folders):
+  for arm in _crossed(_arms_of(path), grid, folders):
     if not NAME.fullmatch(arm.name):
       raise ValueError(f'{path}: arm {arm.name!r}: {_EXPECTED}.')
     if bool(arm.config) == bool(arm.source):
@@ -143,7 +143,7 @@ def plan(
   return list(found.values())
 
 
-def _arms(path):
+def _arms_of(path):
   """Returns the ARMS of a file; a ValueError if they are no Arms."""
   try:
     arms = runpy.run_path(str(path)).get('ARMS', ())

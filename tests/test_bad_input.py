@@ -235,7 +235,7 @@ def test_workdir_that_is_not_a_folder(corpus):
     ({'model.norm': 'last'}, ["norm='last'", 'post, pre']),
     ({'task.label_smoothing': 1.5}, ['label_smoothing must be', '1.5']),
     ({'skip_nonfinite': -1}, ['skip_nonfinite=-1', 'at least 0']),
-    ({'seed': -1}, ['seed=-1', 'at least 0']),
+    ({'seed': -1}, ['seed=-1', 'expected 0 to']),
     ({'model.dim': 0}, ['model.dim=0', 'at least 1']),
     ({'model.encoder_layers': 0}, ['model.encoder_layers=0', 'at least 1']),
     ({'model.max_length': -1}, ['model.max_length=-1', 'at least 1']),
@@ -292,8 +292,8 @@ def test_workdir_of_another_config(corpus, tmp_path):
     workdir.claim(other, tmp_path)
   differences = str(info.value).split(': ', 1)[1]
   assert differences == (
-    "data.files is (), got ('test=a,b',); model.dim is 16, got 32; "
-    'seed is 0, got 1.'
+    "data.files was (), is ('test=a,b',); model.dim was 16, is 32; "
+    'seed was 0, is 1.'
   )
   assert (tmp_path / 'run.json').read_bytes() == kept
   assert workdir.claim(config, tmp_path) == config

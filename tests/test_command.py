@@ -76,5 +76,5 @@ def test_on_the_command_line(tmp_path):
   config = command.override(tmp_path, words)
   assert config == tiny.config('corpus', total_steps=20, every__log=5)
   wider = command.override(tmp_path, ['train.py', '--config.model.dim=8'])
-  with pytest.raises(ValueError, match=r'another config: model\.dim is 16'):
+  with pytest.raises(ValueError, match=r'another config: model\.dim was 16'):
     workdir.claim(wider, tmp_path)

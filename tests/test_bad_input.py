@@ -577,7 +577,7 @@ def test_more_steps(corpus, tmp_path, no_evaluation):
   assert grown['config_hash'] == whole['config_hash']
   change = dict(step=12, field='total_steps', was=12, now=15)
   assert (grown['changes'], 'changes' in whole) == ([change], False)
-  with pytest.raises(ValueError, match=r'total_steps=15; got 20'):
+  with pytest.raises(ValueError, match='total_steps was 15, is 20'):
     train.run(
       tiny.config(corpus, total_steps=20), str(tmp_path / 'grown'), True
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collab import decoding
+from collab import checks, decoding
 from collab.attention import cache_take
 
 MAX_ALPHA = 10  # float32 holds the penalty of 10,000 tokens
@@ -107,10 +107,8 @@ def beam(
 
 def check(size: int, alpha: float) -> None:
   """Raises ValueError for settings that `beam` does not support."""
-  if size < 1:
-    raise ValueError(f'size must be 1 or more, got {size}.')
-  if not 0 <= alpha <= MAX_ALPHA:
-    raise ValueError(f'alpha must be 0 to {MAX_ALPHA}, got {alpha}.')
+  checks.at_least('size', size, 1)
+  checks.within('alpha', alpha, 0, MAX_ALPHA)
 
 
 class _Beams(NamedTuple):

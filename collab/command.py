@@ -5,11 +5,12 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
+from importlib.machinery import ModuleSpec
 import os
 import pathlib
 import re
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags, logging
 import jax
@@ -26,13 +27,20 @@ class Parser(argparse.ArgumentParser):
   """An argument parser that raises ValueError and takes no abbreviations.
 
   In arguments without a type, which may be paths, ~ means the home folder.
+
+  Args:
+    spec: __spec__ of the program, a module that `python -m` runs.
+    description: what the program does.
+    epilog: what follows the arguments.
   """
 
-  def __init__(self, **options: Any):
+  def __init__(self, spec: ModuleSpec, description: str, epilog: str = ''):
     super().__init__(
+      prog=f'python -m {spec.name.removesuffix(".__main__")}',
+      description=description,
+      epilog=epilog,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
-      **options,
     )
     self.register('type', None, paths.expand)
 
@@ -96,7 +104,8 @@ def train(main: Callable, check_file: Callable) -> None:
     logging.set_verbosity(logging.WARNING)
     processes.join()  # so that the others learn of what is wrong here
     _define_flags()
-    _keep_programs()
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a quick next start
+      jax.config.update('jax_compilation_cache_dir', str(node_files.kept()))
     app.run(
       functools.partial(_start, main),
       flags_parser=functools.partial(_parse, check_file),
@@ -127,12 +136,6 @@ def _define_flags():
   flags.DEFINE_string(
     'profile', '', 'Steps to trace into WORKDIR/profile: 10:13 is 10 to 12.'
   )
-
-
-def _keep_programs():
-  """Caches compiled programs on disk, so that the next start is quick."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update('jax_compilation_cache_dir', str(node_files.kept()))
 
 
 def _parse(check_file, argv):

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collab import models
+from collab import checks, models
 from collab.io import text_lines
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ def sample(
 
 def check_within(top_k: int = 0, top_p: float = 1.0) -> None:
   """Raises ValueError for settings that `sample` does not support."""
-  if top_k < 0:
-    raise ValueError(f'top_k must be 0 (for all) or more, got {top_k}.')
+  checks.at_least('top_k', top_k, 0, ' (for all)')
   if not 0 < top_p <= 1:
     raise ValueError(f'top_p must be above 0 and at most 1, got {top_p}.')
 
@@ -188,8 +187,7 @@ def prefill(
   limits: ArrayLike | None = None,
 ) -> tuple[jax.Array, Any, jax.Array]:
   """Checks, and runs the prompt: logits [B, V], the cache, limits [B]."""
-  if L < 1:
-    raise ValueError(f'max_length must be 1 or more, got {L}.')
+  checks.at_least('max_length', L, 1)
   prompt = jnp.asarray(prompt)
   if prompt.ndim != 2 or 0 in prompt.shape or prompt.dtype.kind not in 'iu':
     raise ValueError(

@@ -44,8 +44,4 @@ def _missing():
 
 
 def _installed(name):
-  try:
-    importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return False
-  return True
+  return any(importlib.metadata.distributions(name=name))

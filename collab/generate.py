@@ -16,7 +16,7 @@ import sys
 import jax
 import numpy as np
 
-from collab import command, decoding, load_run, models
+from collab import checks, command, decoding, load_run, models
 from collab.data import examples
 from collab.data.tokenizer import Tokenizer
 from collab.runtime import plan
@@ -54,9 +54,8 @@ def generate(
   Raises:
     ValueError: length < 1, or an argument that `decoding.sample` refuses.
   """
-  if length < 1:
-    raise ValueError(f'length must be 1 or more, got {length}.')
-  plan.check_seed(seed)
+  checks.at_least('length', length, 1)
+  checks.within('seed', seed, *plan.SEEDS)
   decoding.check_within(**within)  # whatever the temperature
   # A prompt follows the end of a line, as lines did in training.
   ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
@@ -106,7 +105,7 @@ def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
 
 
 def main(argv: list[str]) -> None:
-  parser = command.Parser(prog='python -m collab.generate', description=__doc__)
+  parser = command.Parser(__spec__, __doc__)
   parser.add_argument('--workdir', required=True, help='of a run of lm')
   parser.add_argument(
     '--prompt', type=str, help='default: lines of standard input'
@@ -119,10 +118,8 @@ def main(argv: list[str]) -> None:
   args = vars(parser.parse_args(argv))
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
   model, params, words, _ = load_run.load(workdir, 'lm')
-  try:
+  with checks.located('--prompt is not UTF-8'):
     (prompt or '').encode()
-  except UnicodeEncodeError as e:
-    raise ValueError('--prompt is not UTF-8.') from e
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
   found = generate(model, params, words, list(prompts), **args)
   command.print_lines('generate', found)

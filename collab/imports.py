@@ -4,6 +4,8 @@
 import importlib
 from typing import Any
 
+from collab import checks
+
 
 def subclass(name: Any, base: type) -> type | None:
   """Returns the class named by 'module:Class'; None if the name has no colon.
@@ -22,10 +24,9 @@ def subclass(name: Any, base: type) -> type | None:
   if not isinstance(name, str) or ':' not in name:
     return None
   module, _, attribute = name.partition(':')
-  try:
+  kinds = ImportError, AttributeError, TypeError, ValueError
+  with checks.located(f'{name} cannot be imported', kinds):
     found = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, TypeError, ValueError) as e:
-    raise ValueError(f'{name} cannot be imported: {e}.') from e
   # issubclass would refuse protocols.
   if base not in getattr(found, '__mro__', ()):
     raise ValueError(

@@ -6,7 +6,7 @@ import pathlib
 from absl import logging
 from ml_collections import ConfigDict
 
-from collab import model_json, models
+from collab import checks, model_json, models
 from collab.data import tokenizer
 from collab.io import buckets
 from collab.runtime import final_params, tree_table
@@ -89,11 +89,9 @@ def read(workdir: str, config: ConfigDict) -> tuple:
 
 def _check(workdir, fields, params):
   """Refuses a checkpoint that does not fit the model."""
-  try:
+  # Flax raises any kind of exception.
+  with checks.located(f'{workdir}/model.json is of no model', Exception):
     expected = tree_table.shapes(models.shapes(models.build(**fields)))
-  except Exception as e:  # Flax raises any kind of exception
-    words = ' '.join(str(e).split())
-    raise ValueError(f'{workdir}/model.json is of no model: {words}') from e
   if differences := tree_table.differences(expected, tree_table.shapes(params)):
     raise ValueError(
       f'{workdir}/model.json is not of the model in its checkpoints: '

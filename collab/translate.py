@@ -56,9 +56,7 @@ def translate(
 
 
 def main(argv: list[str]) -> None:
-  parser = command.Parser(
-    prog='python -m collab.translate', description=__doc__
-  )
+  parser = command.Parser(__spec__, __doc__)
   parser.add_argument('--workdir', required=True, help='of a translation run')
   parser.add_argument('--beam', type=int, help='default: that of the run')
   parser.add_argument('--alpha', type=float, help='length penalty, likewise')

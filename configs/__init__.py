@@ -7,6 +7,7 @@ field of the attention. Files that fix some of the words are experiments of the
 papers.
 """
 
+from collections.abc import Callable
 import dataclasses
 import pathlib
 import pkgutil
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from collab import attention
+from collab import attention, checks
 from collab.attention import variants
 
 SIZES = ('sample', 'small')
@@ -142,6 +143,11 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
   )
 
 
+def fixed(get_config: Callable, word: str) -> Callable:
+  """Makes the get_config of a file that fixes one of a family's words."""
+  return lambda argument='': get_config(f'{word},{argument}')
+
+
 def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
   """Sets the attention of a config whose task and size are set.
 
@@ -171,12 +177,9 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
         f'The argument has {key}={text}; {name} has {", ".join(legal)}.'
       )
     kind = type(known[key])
-    try:
+    where = f'The argument has {key}={text}, expected {kind.__name__}'
+    with checks.located(where):
       values = tuple(map(kind, text.split('/')))
-      found[key] = values if len(values) > 1 else values[0]
-    except ValueError as e:
-      raise ValueError(
-        f'The argument has {key}={text}, expected {kind.__name__}.'
-      ) from e
+    found[key] = values if len(values) > 1 else values[0]
   c.model.attention = found
   return c

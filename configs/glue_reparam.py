@@ -24,10 +24,6 @@ configs/glue.py:mrpc,albert,gqa,kv_heads=4. Published numbers and recipe: see
 configs/glue.py.
 """
 
-from ml_collections import ConfigDict
+from configs import fixed, glue
 
-from configs import glue
-
-
-def get_config(argument: str = '') -> ConfigDict:
-  return glue.get_config(f'collab,{argument}')
+get_config = fixed(glue.get_config, 'collab')

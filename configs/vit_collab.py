@@ -4,10 +4,6 @@
 The paper's key widths: configs/vit_collab.py:shared_dim=384.
 """
 
-from ml_collections import ConfigDict
+from configs import fixed, vit
 
-from configs import vit
-
-
-def get_config(argument: str = '') -> ConfigDict:
-  return vit.get_config(f'collab,{argument}')
+get_config = fixed(vit.get_config, 'collab')

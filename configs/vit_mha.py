@@ -4,10 +4,6 @@
 The paper's key widths: configs/vit_mha.py:key_features=384.
 """
 
-from ml_collections import ConfigDict
+from configs import fixed, vit
 
-from configs import vit
-
-
-def get_config(argument: str = '') -> ConfigDict:
-  return vit.get_config(f'mha,{argument}')
+get_config = fixed(vit.get_config, 'mha')

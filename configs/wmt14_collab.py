@@ -4,10 +4,6 @@
 The paper's rows by key width: configs/wmt14_collab.py:shared_dim=256.
 """
 
-from ml_collections import ConfigDict
+from configs import fixed, wmt14
 
-from configs import wmt14
-
-
-def get_config(argument: str = '') -> ConfigDict:
-  return wmt14.get_config(f'collab,{argument}')
+get_config = fixed(wmt14.get_config, 'collab')

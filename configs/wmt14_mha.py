@@ -4,10 +4,6 @@
 The paper's "concatenate" rows: configs/wmt14_mha.py:key_features=256.
 """
 
-from ml_collections import ConfigDict
+from configs import fixed, wmt14
 
-from configs import wmt14
-
-
-def get_config(argument: str = '') -> ConfigDict:
-  return wmt14.get_config(f'mha,{argument}')
+get_config = fixed(wmt14.get_config, 'mha')

@@ -81,10 +81,9 @@ def compare(
     baseline: the arm that the others are tested against, if it exists.
     test: two_sided or sacrebleu.
   """
-  sizes = {name: np.shape(x)[1] for name, x in arms.items()}
-  if len(set(sizes.values())) > 1:
-    raise ValueError(f'Arms differ in their number of examples: {sizes}.')
-  n = max(sizes.values(), default=0)
+  sizes = [np.shape(x)[1] for x in arms.values()]
+  assert len(set(sizes)) <= 1, sizes
+  n = max(sizes, default=0)
   rng = np.random.default_rng(SEED)
   if n:  # how often each replicate draws each example
     picks = rng.choice(n, size=(REPLICATES, n))

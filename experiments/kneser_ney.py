@@ -129,8 +129,7 @@ def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
 
 
 def main() -> None:
-  prog = 'python -m experiments.kneser_ney'
-  parser = command.Parser(prog=prog, description=__doc__)
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('--path', required=True, help='folder of the text')
   add('--kind', default='bpe', choices=list(tokenizer_training.KINDS))
@@ -142,7 +141,7 @@ def main() -> None:
     row = measure(args.path, args.kind, args.vocab_size, args.order)
   logs.summary('Kneser-Ney', row)
   if args.save:
-    words = f'{prog} {shlex.join(sys.argv[1:])}'
+    words = f'{parser.prog} {shlex.join(sys.argv[1:])}'
     with RESULTS.open('a') as file:
       file.write(json.dumps(results.about(words) | row) + '\n')
 

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from collab import command, models
+from collab import command, models, tasks
 from collab.convert import calibration, reparametrize, source
 from collab.data import examples
 from collab.data.readers import glue
+from collab.training import evaluation, sharding
 from experiments import results, study
 
 WIDTHS = 384, 192, 128, 96, 64, 32
@@ -87,14 +88,10 @@ def embed(
     x = jnp.where(real[..., None], x, 0).sum(1)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
-  order = np.argsort(rows.lengths, kind='stable')
-  found = np.zeros((len(rows), model.dim), np.float32)
-  for i in range(0, len(rows), size):
-    # The last batch begins earlier, so that all batches have one size.
-    indices = order[max(min(i, len(rows) - size), 0) :][:size]
-    width = examples.width(rows, indices, 128)
-    found[indices] = program(params, examples.pad(rows, indices, width))
-  return found
+  every = np.arange(len(rows))
+  computed = tasks.Pass.by_length(program, rows, every, size, 128)
+  split = sharding.batch_sharding(sharding.make_mesh())
+  return evaluation.rows(program, params, computed, split)
 
 
 def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
@@ -109,8 +106,7 @@ def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
 
 
 def main() -> None:
-  prog = 'python -m experiments.minilm'
-  parser = command.Parser(prog=prog, description=__doc__)
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('--model', required=True, help='of the checkpoint')
   add('--glue', required=True, help='folder of STS-B')
@@ -119,7 +115,7 @@ def main() -> None:
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(
-    f'{prog} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
+    f'{parser.prog} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
     f'--pairs={args.pairs}'
   )
   lines = []

@@ -42,8 +42,7 @@ def curves(folder: str, text: str, rows: int) -> dict:
 
 
 def main() -> None:
-  prog = 'python -m experiments.redundancy'
-  parser = command.Parser(prog=prog, description=__doc__)
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('model_dir')
   add('--calibration', required=True, help='text, one a line')
@@ -52,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     found = curves(args.model_dir, args.calibration, args.rows)
     row = results.about(
-      f'{prog} MODEL_DIR --calibration=FILE --rows={args.rows}'
+      f'{parser.prog} MODEL_DIR --calibration=FILE --rows={args.rows}'
     )
     text = json_text.to_json(row | dict(energy=found)).replace('], "', '],\n"')
     atomic.write_text(study.RESULTS / RESULTS, text + '\n')

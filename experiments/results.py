@@ -10,8 +10,6 @@ of all results cannot be locked, because atomic writes lock it.
 """
 
 from collections.abc import Mapping
-import contextlib
-import fcntl
 import gzip
 import json
 import math
@@ -20,6 +18,7 @@ import pathlib
 import time
 import zlib
 
+from collab import checks
 from collab.io import atomic, json_text
 from collab.runtime import provenance
 from experiments import study
@@ -94,17 +93,17 @@ def record(
   trained = row['config_hash'], run.seed
   row |= dict(study=name, arm=run.arm.name, seed=run.seed)
   row |= {_key(run): study.config_hash(planned), 'examples': ''}
+  (folder / name).mkdir(parents=True, exist_ok=True)
   examples = pathlib.Path(run.workdir) / 'examples.json'
   if examples.exists():
     row['examples'] = f'{name}/{run.name}.json.gz'
-    (folder / name).mkdir(parents=True, exist_ok=True)
     # Without a date, so that the same run gives the same file.
     text = gzip.compress(examples.read_bytes(), mtime=0)
     new = folder / f'{row["examples"]}.{os.getpid()}'
     new.write_bytes(text)
     new.replace(folder / row['examples'])
   path = folder / f'{name}.jsonl'
-  with _lock(folder / name):
+  with atomic.locked(folder / name):
     kept = rows(path)
     own = {(x['arm'], x['seed']): x for x in kept if 'arm' in x}
     own[row['arm'], row['seed']] = row
@@ -134,10 +133,9 @@ def examples(row: dict, folder: str | pathlib.Path) -> dict | None:
       f'{path} is missing, the examples of {row.get("arm")} with seed '
       f'{row.get("seed")}.'
     )
-  try:
+  kinds = EOFError, zlib.error, gzip.BadGzipFile
+  with checks.located(f'{path} is damaged', kinds):
     text = gzip.decompress(path.read_bytes())
-  except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-    raise ValueError(f'{path} is damaged: {e}.') from e
   return json_text.parse_object(text, path)
 
 
@@ -152,14 +150,3 @@ def as_float(value: object) -> float:
 def _key(run):
   """Returns the field of a row with the hash that identifies its run."""
   return 'source' if run.source else 'config_hash'
-
-
-@contextlib.contextmanager
-def _lock(folder):
-  folder.mkdir(parents=True, exist_ok=True)
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    yield
-  finally:
-    os.close(descriptor)

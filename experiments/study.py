@@ -5,6 +5,7 @@ A file of experiments/studies has a list ARMS. In its values {data} is the
 folder of the data sets, and {runs} that of the workdirs.
 """
 
+from collections.abc import Mapping
 import itertools
 import pathlib
 import re
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from collab import checks
 from collab.io import json_text
 from collab.runtime import identity
 from collab.runtime import plan as run_plan
@@ -48,6 +50,16 @@ class Arm(NamedTuple):
   seeds: tuple = (0,)
   source: str = ''
   convert: tuple = ()
+
+
+def arms(
+  config: str, words: Mapping[str, str], overrides: dict, seeds: tuple
+) -> list[Arm]:
+  """Makes an arm for each of {name: further words of the config}."""
+  return [
+    Arm(name, f'{config},{some}', overrides, seeds)
+    for name, some in words.items()
+  ]
 
 
 class Run(NamedTuple):
@@ -105,7 +117,7 @@ def plan(
   """
   path, found, grid = path_of(study), {}, grid or {}
   folders = dict(data=data, runs=folder)
-  for arm in _crossed(_arms(path), grid, folders):
+  for arm in _crossed(_arms_of(path), grid, folders):
     if not NAME.fullmatch(arm.name):
       raise ValueError(f'{path}: arm {arm.name!r}: {_EXPECTED}.')
     if bool(arm.config) == bool(arm.source):
@@ -131,7 +143,7 @@ def plan(
   return list(found.values())
 
 
-def _arms(path):
+def _arms_of(path):
   """Returns the ARMS of a file; a ValueError if they are no Arms."""
   try:
     arms = runpy.run_path(str(path)).get('ARMS', ())
@@ -168,7 +180,9 @@ def commands(run: Run) -> list[list[str]]:
     if data and '--calibration=train' in run.arm.convert:
       convert.append(f'--data={data}')
     return [[*convert, *run.arm.convert], ['train.py', workdir]]
-  return [['train.py', *_of_config(run), workdir]]
+  given = dict(seed=run.seed) | run.arm.overrides
+  fields = [f'--config.{field}={value}' for field, value in given.items()]
+  return [['train.py', f'--config={run.arm.config}', *fields, workdir]]
 
 
 def text(run: Run) -> str:
@@ -187,14 +201,18 @@ def config(run: Run) -> ConfigDict:
   if run.source:
     return config(run.source)
   path, _, argument = run.arm.config.partition(':')
+  given, at = dict(run.arm.overrides, seed=run.seed), ''
   try:
     found = runpy.run_path(path)['get_config'](argument).lock()
-    found.update_from_flattened_dict(dict(run.arm.overrides, seed=run.seed))
+    for field, value in given.items():
+      at = f'{field}={value}: '
+      found.update_from_flattened_dict({field: value})
+    at = ''
     run_plan.check(found)
   except (OSError, KeyError, AttributeError, TypeError, ValueError) as e:
     text = str(e if isinstance(e, OSError) else next(iter(e.args), e))
     text = text.partition(' Other fields present')[0]  # and all of them
-    raise ValueError(f'{run.name} has no config: {text}') from e
+    raise ValueError(f'{run.name} has no config: {at}{text}') from e
   return found
 
 
@@ -253,26 +271,18 @@ def _crossed(arms, grid, folders):
     at = ''.join(f'-{key}{x}' for key, x in point.items())
     at = re.sub(r'[^\w.-]+', '-', at, flags=re.ASCII)
     for arm in arms:
-      try:
+      where = f'arm {arm.name!r}: overrides has more than {{data}} and {{runs}}'
+      with checks.located(where, (LookupError, ValueError)):
         filled = {
           key: x.format(**folders) if isinstance(x, str) else x
           for key, x in arm.overrides.items()
         }
-      except (LookupError, ValueError) as e:
-        raise ValueError(
-          f'arm {arm.name!r}: overrides has {e}, expected {{data}} or {{runs}}.'
-        ) from e
       yield arm._replace(
         name=arm.name + at,
         overrides=filled if arm.source else filled | point,
         seeds=grid.get('seed', arm.seeds),
         source=arm.source and arm.source + at,
       )
-
-
-def _of_config(run):
-  given = [f'--config.{key}={x}' for key, x in run.arm.overrides.items()]
-  return [f'--config={run.arm.config}', f'--config.seed={run.seed}', *given]
 
 
 def _recipe(config, run):

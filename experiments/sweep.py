@@ -40,7 +40,7 @@ import sys
 
 import tqdm
 
-from collab import command
+from collab import checks, command
 from collab.io import paths
 from experiments import job_files, jobs, results, study
 
@@ -125,8 +125,8 @@ def _gpus(number):
     names = [str(i) for i in range(len(listed))]
   else:
     names = [str(i) for i in range(number or 0)]
-  if number is not None and not 0 <= number <= len(names):
-    raise ValueError(f'--gpus={number}; expected 0 to {len(names)}.')
+  if number is not None:
+    checks.within('--gpus', number, 0, len(names))
   return names[:number]
 
 
@@ -146,15 +146,20 @@ def _grid(options):
   return found
 
 
+def _check_grid(runs, grid):
+  """Refuses values that a config of the study does not take."""
+  with checks.located('--grid'):
+    for run in runs if grid else ():
+      study.config(run)
+
+
 def _part(run):
   """Returns the part of the job array that makes a run: that of its source."""
   return run.source.name if run.source else run.name
 
 
 def _parse(argv):
-  parser = command.Parser(
-    prog='python -m experiments.sweep', description=__doc__
-  )
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('study')
   add('--data', help='folder of the data sets, default data')
@@ -176,8 +181,7 @@ def _parse(argv):
   memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   if args.jobs is None:
     args.jobs = max(1, min(most, memory // MEMORY))
-  if not 1 <= args.jobs <= most:
-    raise ValueError(f'--jobs={args.jobs}; expected 1 to {most}.')
+  checks.within('--jobs', args.jobs, 1, most)
   if args.sky is not None and not BUCKET.fullmatch(args.sky):
     raise ValueError(f'--sky={args.sky}; expected a bucket, like gs://NAME.')
   if args.results is None:
@@ -214,13 +218,13 @@ def main(argv: list[str]) -> None:
   _check_place()
   runs = study.plan(args.study, args.data or 'data', args.runs, args.grid)
   name = study.name_of(args.study, args.grid)
+  _check_grid(runs, args.grid)
   for path in sorted(pathlib.Path(args.results).glob('*.jsonl')):
     results.rows(path)  # refused once here, not by each run
   shown = {run.name: run for run in study.plan(args.study, grid=args.grid)}
   parts = list(dict.fromkeys(map(_part, runs)))
   if args.part is not None:
-    if not 0 <= args.part < len(parts):
-      raise ValueError(f'--part={args.part}; expected 0 to {len(parts) - 1}.')
+    checks.within('--part', args.part, 0, len(parts) - 1)
     runs = [run for run in runs if parts.index(_part(run)) == args.part]
   runs = _found(runs, args.runs)
   shared = jobs.Jobs(name, args.results, shown, args.collect)

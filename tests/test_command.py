@@ -16,7 +16,7 @@ def home(monkeypatch):
 
 
 def test_home_in_arguments_of_commands():
-  parser = command.Parser()
+  parser = command.Parser(command.__spec__, '')
   parser.add_argument('folder')
   parser.add_argument('--out', default='~/out')
   parser.add_argument('--text', type=str)
@@ -48,7 +48,7 @@ def test_home_in_training(tmp_path, arguments, variables, workdir):
     **variables,
   )
   assert code == 1
-  assert err.startswith(f'train.py: {tmp_path}/nowhere is not a folder.')
+  assert err.startswith(f'train.py: data.path: {tmp_path}/nowhere is not a ')
   assert (tmp_path / workdir).is_dir()
   assert not (tmp_path / '~').exists()
 
@@ -76,5 +76,5 @@ def test_on_the_command_line(tmp_path):
   config = command.override(tmp_path, words)
   assert config == tiny.config('corpus', total_steps=20, every__log=5)
   wider = command.override(tmp_path, ['train.py', '--config.model.dim=8'])
-  with pytest.raises(ValueError, match=r'another config: model\.dim is 16'):
+  with pytest.raises(ValueError, match=r'another config: model\.dim was 16'):
     workdir.claim(wider, tmp_path)

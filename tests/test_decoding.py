@@ -371,7 +371,7 @@ def test_a_row_as_a_line():
 
 
 WRONG = [
-  (dict(max_length=0), 'max_length must be 1 or more, got 0'),
+  (dict(max_length=0), 'max_length=0; expected at least 1'),
   (dict(prompt=PROMPT[0]), r'prompt must be integers \[B, P\], got int32'),
   (dict(prompt=PROMPT * 1.0), r'prompt must be integers'),
   (dict(prompt=PROMPT[:, :0]), r'prompt must be integers'),
@@ -421,12 +421,12 @@ def test_limits_that_the_program_knows_are_checked_under_jit():
 @pytest.mark.parametrize(
   'f, change, message',
   [
-    (beam_search.beam, dict(alpha=1e30), 'alpha must be 0 to 10, got 1e'),
-    (beam_search.beam, dict(size=0), 'size must be 1 or more, got 0'),
-    (beam_search.beam, dict(alpha=-0.1), 'alpha must be 0 to 10, got -0.1'),
+    (beam_search.beam, dict(alpha=1e30), r'alpha=1e\+30; expected 0 to 10'),
+    (beam_search.beam, dict(size=0), 'size=0; expected at least 1'),
+    (beam_search.beam, dict(alpha=-0.1), r'alpha=-0\.1; expected 0 to 10'),
     (sample_with_a_key, dict(temperature=0), 'temperature must be above 0'),
     (sample_with_a_key, dict(temperature=np.nan), 'temperature .* got nan'),
-    (sample_with_a_key, dict(top_k=-1), 'top_k must be 0 .* got -1'),
+    (sample_with_a_key, dict(top_k=-1), 'top_k=-1; expected at least 0'),
     (sample_with_a_key, dict(top_p=0), 'top_p must be above 0 .* got 0'),
     (sample_with_a_key, dict(top_p=1.5), 'top_p must be .* got 1.5'),
   ],

@@ -169,6 +169,5 @@ get_config = lambda _: ConfigDict(dict(model=model, data=dict(row_length=9)))
   done = run(whole, *words, f'--config={tmp_path}/of_project.py')
   assert (done.returncode, done.stdout) == (1, '')
   assert done.stderr == (
-    f'accounting: {tmp_path}/of_project.py fails: ModuleNotFoundError: No '
-    "module named 'configs'.\n"
+    f"accounting: {tmp_path}/of_project.py fails: No module named 'configs'\n"
   )

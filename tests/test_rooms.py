@@ -8,7 +8,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 # A room imports nothing of those that stand after it.
 ROOMS = (
-  'collab.io', 'collab.imports', 'collab.extras', 'collab', 'collab.attention',
+  'collab.checks', 'collab.io', 'collab.imports', 'collab.extras', 'collab',
+  'collab.attention',
   'collab.models', 'collab.metrics', 'collab.data', 'collab.decoding',
   'collab.beam_search', 'collab.runtime', 'collab.command', 'collab.model_json',
   'collab.tasks', 'collab.accounting', 'collab.training', 'collab.load_run',

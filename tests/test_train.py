@@ -208,7 +208,7 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   command = tiny.command(corpus, tmp_path, fsdp=1, model__dim=32)
   code, _, err = tiny.train(command, cache)
   assert code == 1
-  assert 'of another config: model.dim is 16, got 32.' in err
+  assert 'of another config: model.dim was 16, is 32.' in err
   code, out, err = tiny.train(tiny.command(corpus, tmp_path, fsdp=1), cache)
   assert code == 0, err
   assert "1 x cpu, {'data': 1, 'fsdp': 1}" in out

@@ -33,7 +33,7 @@ import sys
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from collab import accounting, attention, command, models
+from collab import accounting, attention, checks, command, models
 from collab.accounting import layer, plots
 from collab.io import atomic
 
@@ -119,15 +119,8 @@ def table(rows: Mapping[str, tuple[layer.Cost, float]]) -> str:
 
 def _config(path, words):
   """Runs a config file, which is the user's program, with some words."""
-  try:
-    get_config = runpy.run_path(str(path)).get('get_config')
-    if get_config is None:
-      raise ValueError(f'{path} is no config: it has no get_config.')
-    return get_config(','.join(words))
-  except ValueError:
-    raise
-  except Exception as e:  # for example: No module named 'configs'
-    raise ValueError(f'{path} fails: {type(e).__name__}: {e}.') from e
+  with checks.located(f'{path} fails', Exception):
+    return runpy.run_path(str(path))['get_config'](','.join(words))
 
 
 def model(config: ConfigDict) -> models.Model:
@@ -147,17 +140,13 @@ def model(config: ConfigDict) -> models.Model:
 
 
 def _parse(argv):
-  parser = command.Parser(
-    prog='python -m collab.accounting', description=__doc__
-  )
-  parser.add_argument('--config', default='', help='configs/FILE.py[:...]')
+  parser = command.Parser(__spec__, __doc__)
+  parser.add_argument('--config', required=True, help='configs/FILE.py[:...]')
   parser.add_argument('--length', type=int, help="default: the config's")
   parser.add_argument('--out', default='', help='folder')
   args = parser.parse_args(argv)
-  if not args.config:
-    raise ValueError('Give --config=configs/....py.')
-  if args.length is not None and args.length < 1:
-    raise ValueError(f'--length={args.length} must be at least 1.')
+  if args.length is not None:
+    checks.at_least('--length', args.length, 1)
   return args
 
 

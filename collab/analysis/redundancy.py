@@ -205,10 +205,7 @@ def report(folder: str, kinds: Mapping, lost: Mapping) -> str:
 
 
 def main() -> None:
-  parser = command.Parser(
-    description=__doc__.split('\n')[0],
-    prog='python -m collab.analysis.redundancy',
-  )
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('model_dir', help="a folder of Hugging Face's, or the workdir of a run")
   add('--calibration', default='', help="text, a line each; or 'train'")

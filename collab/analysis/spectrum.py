@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from collab import checks
 from collab.convert import intercept
 from collab.convert.decompose.input_statistics import Moments, white
 from collab.convert.decompose.mha import NAMES, Mha, read
@@ -91,12 +92,10 @@ def of_layers(params: Mapping, inputs: Mapping | None = None) -> dict:
     raise ValueError('No layer is multi-head attention, whose heads differ.')
   found = {}
   for path, tree in tqdm(trees.items(), 'layers', leave=False, disable=None):
-    try:
+    with checks.located('/'.join(path)):
       mha = read(tree)
       seen = inputs[path] if inputs else white(len(mha.query))
       found[path] = of_layer(mha, seen), of_layer(gaussian(mha), seen)
-    except ValueError as e:
-      raise ValueError(f'{"/".join(path)}: {e}') from e
   return found
 
 

@@ -49,9 +49,9 @@ def main(argv: list[str]) -> None:
 def _parse(argv):
   """Returns the arguments, and the fields of the attention as a dict."""
   parser = command.Parser(
-    prog='python -m collab.convert',
-    description=__doc__,
-    epilog='Fields of the attention: --shared_dim, --bias (collab), --sweeps '
+    __spec__,
+    __doc__,
+    'Fields of the attention: --shared_dim, --bias (collab), --sweeps '
     '(collab, mhe_mul), --kv_heads, --pooling (gqa), --latent_dim (mla), '
     '--offset (mhe_mul); a list with commas has a value for each layer.',
   )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collab import model_json, models, tasks
+from collab import checks, model_json, models, tasks
 from collab.convert import source as sources
 from collab.data import examples
 from collab.io import text_lines
@@ -51,10 +51,9 @@ def read(
     ValueError: rows, length or seed is out of range, the text is empty, there
       is no tokenizer, or the model does not read text.
   """
-  bounds = dict(rows=(rows, 1), length=(length, 1), seed=(seed, 0))
-  for name, (value, least) in bounds.items():
-    if value < least:
-      raise ValueError(f'{name}={value}; expected at least {least}.')
+  checks.at_least('rows', rows, 1)
+  checks.at_least('length', length, 1)
+  checks.at_least('seed', seed, 0)
   fields = source.model | dict(scan=False, remat='none')
   model = models.build(**fields)
   if path == TRAIN:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from collab import attention, models
+from collab import attention, checks, models
 from collab.attention.core import Attention
 from collab.convert import intercept
 from collab.convert.calibration import Calibration
@@ -183,10 +183,8 @@ def _checked(fields, budget):
 
 
 def _read(layer, params):
-  try:
+  with checks.located('/'.join(layer.path)):
     return read(intercept.get(params, layer.path), layer.module.scale)
-  except ValueError as e:
-    raise ValueError(f'{"/".join(layer.path)}: {e}') from e
 
 
 def _moments(found, mhas, params, calibration):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from collab import checks
+
 CROPS = ('resized', 'padded', 'none')
 ZOOM = 0.875  # evaluation shows this share of the shorter side
 GREY = 128  # fills what a shear, rotation or translation uncovers
@@ -46,19 +48,16 @@ class Recipe(NamedTuple):
 
   def check(self) -> None:
     """Raises ValueError for an impossible value."""
-    if self.crop not in CROPS:
-      raise ValueError(f"crop='{self.crop}'; there are {', '.join(CROPS)}.")
+    checks.one_of('data.augment.crop', self.crop, CROPS)
     if (self.padding > 0) != (self.crop == 'padded') or self.padding < 0:
       raise ValueError(
-        f"padding={self.padding} with crop='{self.crop}'; a padded crop has "
-        'padding above 0, the others 0.'
+        f'data.augment.padding={self.padding} with crop={self.crop!r}; a '
+        'padded crop has padding above 0, the others 0.'
       )
     for name, most in dict(magnitude=10, erasing=1).items():
-      if not 0 <= getattr(self, name) <= most:
-        raise ValueError(f'{name}={getattr(self, name)}; expected 0 to {most}.')
+      checks.within(f'data.augment.{name}', getattr(self, name), 0, most)
     for name in ('ops', 'mixup', 'cutmix'):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name}={getattr(self, name)}; expected at least 0.')
+      checks.at_least(f'data.augment.{name}', getattr(self, name), 0)
 
   @property
   def mixes(self) -> bool:

@@ -87,13 +87,8 @@ def checksum(*arrays: np.ndarray) -> str:
 def _fill(place, corpus, split, tokenizer):
   """Writes the tokens and the offsets of both sides."""
   lengths = [], []
-  pairs = tqdm(
-    corpus.pairs(split),
-    f'tokenising {split}',
-    unit=' pairs',
-    delay=1,
-    disable=None,
-  )
+  what, pairs = f'tokenising {split}', corpus.pairs(split)
+  pairs = tqdm(pairs, what, unit=' pairs', delay=1, disable=None)
   encoded = tokenizers.each(tokenizer.encode_batch, chain.from_iterable(pairs))
   with (
     open(place / 'source.tokens', 'wb') as source,

@@ -63,13 +63,10 @@ def orders(n: int, seed: int) -> Callable[[int], np.ndarray]:
 def check(batch_size: int, shard: tuple[int, int]) -> None:
   """Raises ValueError if batches do not divide over the hosts."""
   index, count = shard
-  if not 0 <= index < count:
-    raise ValueError(
-      f'shard is {shard}, expected (index, count), index < count.'
-    )
+  assert 0 <= index < count, shard
   if batch_size < 1 or batch_size % count:
     raise ValueError(
-      f'batch_size is {batch_size}, expected a multiple of the {count} hosts.'
+      f'data.batch_size={batch_size}; expected a multiple of the {count} hosts.'
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from collab import checks
 from collab.data.tokenizer import PAD, Tokenizer, each
 
 
@@ -94,11 +95,8 @@ def encode(
   Raises:
     ValueError: row_length has no room for a token of each text.
   """
-  if row_length < 5:
-    raise ValueError(
-      f'row_length is {row_length}, expected at least 5: three special tokens '
-      'and one of each text.'
-    )
+  why = ': three special tokens and one of each text'
+  checks.at_least('data.row_length', row_length, 5, why)
   truncated, texts = 0, list(texts)
   encoded = each(tokenizer.encode_batch, chain.from_iterable(texts))
 
@@ -149,16 +147,10 @@ def pad(rows: Rows, indices: np.ndarray, length: int) -> dict:
 
   Returns:
     dict of int32: tokens and types [B, L] (or [B, C, L]), lengths [B] ([B, C]).
-
-  Raises:
-    ValueError: a row is longer than L.
   """
   indices = np.asarray(indices)
   begin, lengths = rows.offsets[indices], rows.lengths[indices]
-  if lengths.max(initial=0) > length:
-    raise ValueError(
-      f'A row has {lengths.max()} tokens, expected at most {length}.'
-    )
+  assert lengths.max(initial=0) <= length, (lengths, length)
   places = np.arange(length)
   real = places < lengths[..., None]
   at = np.where(real, begin[..., None] + places, 0)

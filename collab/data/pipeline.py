@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
+from collab import checks
 from collab.data import epochs, packing
 from collab.data.cache import Side, Tokenized
 from collab.data.tokenizer import BOS, EOS
@@ -61,13 +62,9 @@ class PackedPairs:
       ValueError: an argument is impossible, or there are fewer rows than a
         batch.
     """
-    if row_length < 2:
-      raise ValueError(f'row_length is {row_length}, expected at least 2.')
+    checks.at_least('data.row_length', row_length, 2)
     epochs.check(batch_size, shard)
-    if too_long not in POLICIES:
-      raise ValueError(
-        f"too_long is '{too_long}', expected one of {', '.join(POLICIES)}."
-      )
+    checks.one_of('data.too_long', too_long, POLICIES)
     limit = row_length - 1
     real = np.stack([tokenized.source.lengths, tokenized.target.lengths])
     over = (real > limit).any(0)
@@ -85,7 +82,7 @@ class PackedPairs:
       raise ValueError(
         f'{len(self._plan.pairs)} pairs fill {self.rows} rows of {row_length} '
         f'tokens; a batch has {batch_size} ({int(over.sum())} pairs are too '
-        f'long, too_long={too_long}).'
+        f'long, data.too_long={too_long}).'
       )
     padding = 1 - lengths.sum(1) / (self.rows * row_length)
     self.statistics = dict(
@@ -125,28 +122,21 @@ class PackedPairs:
 
 
 def eval_batch(
-  tokenized: Tokenized, size: int, row_length: int, i: int
+  tokenized: Tokenized, row_length: int, pairs: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Makes the i-th evaluation batch, with one pair a row.
+  """Makes a batch for an evaluation, with one pair a row.
 
-  The batch also has `place`, int [size]: the pair of each row, or -1 for
-  padding. Pairs that are too long are cut, because an evaluation leaves nothing
-  out.
+  Pairs that are too long are cut, because an evaluation leaves nothing out.
 
   Args:
     tokenized: the pairs.
-    size: rows of a batch.
     row_length: tokens of a row.
-    i: index of the batch, from 0.
+    pairs: int [R], the pair of each row.
   """
   sides = tokenized.source, tokenized.target
-  _, place = epochs.part(i, len(tokenized), size)
-  counts = (place >= 0).astype(np.int64)
-  pairs = place[place >= 0]
   real = [side.lengths[pairs] for side in sides]
   lengths = np.minimum(real, row_length - 1) + 1
-  batch = _assemble(sides, pairs, lengths, counts, row_length)
-  return batch | dict(place=place)
+  return _assemble(sides, pairs, lengths, np.ones_like(pairs), row_length)
 
 
 def stream(

@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from collab import checks
 from collab.io import buckets, json_text, text_lines
 
 OURS = dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>', mask='<mask>')
@@ -159,13 +160,10 @@ def fingerprint(text: str) -> str:
 
 def parse(text: str, path: str | Path) -> Tokenizer:
   """Makes the tokenizer of a file's text, which is data and never executed."""
-  try:
+  # The library raises bare Exceptions.
+  with checks.located(f'{path} is no tokenizer file, or damaged', Exception):
     rules = tokenizers.Tokenizer.from_str(text)
     content = json_text.parse(text)
-  except Exception as error:  # the library raises bare Exceptions
-    raise ValueError(
-      f'{path} is no tokenizer file, or damaged: {str(error).strip()}'
-    ) from error
   for kind in ('ByteLevel', 'Metaspace'):
     before, after = (
       kind in json.dumps(content.get(part))

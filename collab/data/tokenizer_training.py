@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
+from collab import checks
 from collab.data.tokenizer import SPECIAL, UNK, Tokenizer, load, parse, read
 from collab.io import atomic, buckets, text_lines
 
@@ -42,13 +43,9 @@ def train(
     ValueError: vocab_size is too small, there is no such kind or no text, or
       the file cannot be written.
   """
-  if kind not in KINDS:
-    raise ValueError(f'No tokenizer {kind!r}; there are {", ".join(KINDS)}.')
-  if vocab_size < SMALLEST:
-    raise ValueError(
-      f'vocab_size is {vocab_size}, expected at least {SMALLEST}: one for each '
-      f'byte and {len(SPECIAL)} special ones.'
-    )
+  checks.one_of('data.kind', kind, KINDS)
+  why = f': one for each byte and {len(SPECIAL)} special ones'
+  checks.at_least('data.vocab_size', vocab_size, SMALLEST, why)
   # disable=None hides the bar where standard error is not a terminal.
   lines = tqdm(lines, 'tokenizer', unit=' lines', delay=1, disable=None)
   empty = 'The tokenizer got no lines to train on.'
@@ -123,18 +120,15 @@ def prepare(
     return load(kept)
   if not vocabulary:
     return train(lines(), vocab_size, kept, kind)
-  text = read(vocabulary)
-  found = parse(text, vocabulary)
+  with checks.located('data.vocabulary'):
+    text = read(vocabulary)
+    found = parse(text, vocabulary)
   _write(kept, text)
   return found
 
 
 def _write(path, text):
   """Writes a file atomically, and creates its folder if it is missing."""
-  try:
+  with checks.located(f'Cannot write the tokenizer to {path}', OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)
-  except OSError as error:
-    raise ValueError(
-      f'Cannot write the tokenizer to {path}: {error}'
-    ) from error

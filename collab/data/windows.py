@@ -71,9 +71,9 @@ def cut(
   room = row_length - question_length - special
   if question_length < 1 or not 1 <= stride <= room:
     raise ValueError(
-      f'stride is {stride} and question_length {question_length}, expected at '
-      f'least 1 and, with row_length {row_length} and {special} special '
-      f'tokens, together at most {row_length - special}.'
+      f'data.stride={stride} and data.question_length={question_length}; '
+      f'expected at least 1 and, with data.row_length={row_length} and '
+      f'{special} special tokens, together at most {row_length - special}.'
     )
   contexts = list(dict.fromkeys(q.context for q in questions))
   found = each(tokenizer.encode_with_offsets, contexts)

@@ -30,24 +30,33 @@ def beside(path: str | Path) -> Iterator[Path]:
   path = Path(path)
   ours = f'.collab.tmp-{socket.gethostname()}-'
   with contextlib.ExitStack() as stack:
-    with _locked(path.parent):  # no folder exists without its lock
+    with locked(path.parent):  # no folder exists without its lock
       for left in path.parent.iterdir():
         if left.name.startswith(ours):
           _remove_unless_locked(left)
       folder = tempfile.mkdtemp(prefix=ours, dir=path.parent)
-      stack.enter_context(_locked(folder))
+      stack.enter_context(locked(folder))
       stack.callback(shutil.rmtree, folder, ignore_errors=True)
     yield Path(folder) / path.name
 
 
+def rename_unless_there(new: Path, path: Path) -> None:
+  """Renames a new folder or file, unless another process has been first."""
+  try:
+    new.rename(path)
+  except OSError:
+    if not path.exists():
+      raise
+
+
 def _remove_unless_locked(folder):
-  with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_NB) as mine:
+  with contextlib.suppress(OSError), locked(folder, fcntl.LOCK_NB) as mine:
     if mine:
       shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder, flags=0):
+def locked(folder: str | Path, flags: int = 0) -> Iterator[bool]:
   """Locks a folder; yields whether this process alone has the lock."""
   file = os.open(folder, os.O_RDONLY)
   try:

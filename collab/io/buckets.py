@@ -55,8 +55,7 @@ def move(source: 'Path | epath.Path', target: 'Path | epath.Path') -> None:
   if not is_url(source):
     source.rename(target)
     return
-  _copy(source, target)
-  source.rmtree()
+  _files().mv(str(source), str(target), recursive=True)
 
 
 def staging(path: 'str | os.PathLike') -> Path:
@@ -85,13 +84,7 @@ def upload(folder: Path, target: 'epath.Path', sizes: dict) -> None:
 
 def download(source: 'epath.Path', target: Path) -> None:
   """Copies an object, or all objects of a folder, to a path that is free."""
-  if not source.is_dir():
-    with source.open('rb') as theirs, target.open('wb') as ours:
-      shutil.copyfileobj(theirs, ours)
-    return
-  target.mkdir()
-  for inner in source.iterdir():
-    download(inner, target / inner.name)
+  _files().get(str(source), str(target), recursive=True)
 
 
 def versions(url: str) -> list[tuple[str, int]]:
@@ -162,12 +155,10 @@ def append(path: str, text: str) -> None:
       return
 
 
-def _copy(source, target):
-  if not source.is_dir():
-    source.copy(target)
-    return
-  for inner in source.iterdir():
-    _copy(inner, target / inner.name)
+def _files():
+  import fsspec
+
+  return fsspec.filesystem('gcs')
 
 
 def _split(path):

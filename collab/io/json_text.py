@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from collab import checks
+
 
 def parse(text: str) -> Any:
   """Parses a JSON text.
@@ -33,18 +35,16 @@ def tuples(x: Any) -> Any:
   return tuple(map(tuples, x)) if isinstance(x, list) else x
 
 
-def parse_object(text: bytes, where: Any, **fields: type) -> dict:
+def parse_object(text: str | bytes, where: Any, **fields: type) -> dict:
   """Parses a JSON object into a dict; a ValueError names its source.
 
   Args:
-    text: bytes.
+    text: text, or bytes of UTF-8.
     where: file, or file and line.
     **fields: names and types of required fields.
   """
-  try:
-    value = parse(text.decode())
-  except ValueError as e:
-    raise ValueError(f'{where} is no JSON: {e}.') from e
+  with checks.located(f'{where} is no JSON'):
+    value = parse(text if isinstance(text, str) else text.decode())
   if not isinstance(value, dict):
     raise ValueError(
       f'{where} holds a {type(value).__name__}, expected {{...}}.'
@@ -54,14 +54,9 @@ def parse_object(text: bytes, where: Any, **fields: type) -> dict:
 
 def require(value: dict, where: Any, **fields: type) -> dict:
   """Checks the fields of a dict; a ValueError names a wrong one."""
-  for name, kind in fields.items():
-    if name not in value:
-      raise ValueError(f'{where} is damaged: it has no {name}.')
-    if not isinstance(value[name], kind):
-      raise ValueError(
-        f'{where} is damaged: {name} is {value[name]!r:.60}, expected '
-        f'{kind.__name__}.'
-      )
+  with checks.located(f'{where} is damaged'):
+    for name, kind in fields.items():
+      field(value, name, kind)
   return value
 
 

@@ -56,9 +56,5 @@ def fetched(path: 'str | os.PathLike') -> Path:
       buckets.download(source, new)
       if buckets.versions(path) != versions:
         raise ValueError(f'{path} has changed while it was copied from there.')
-      try:
-        new.rename(copy)
-      except OSError:
-        if not copy.exists():  # another process may have been first
-          raise
+      atomic.rename_unless_there(new, copy)
   return copy

@@ -7,7 +7,6 @@ which has the size and the CRC-32 of each file, and other facts from its writer.
 
 from collections.abc import Callable
 import json
-import os
 from pathlib import Path
 import shutil
 from typing import Any
@@ -61,11 +60,7 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
       sealed = seal('content', dict(stated, files=files))
       (new / 'content.json').write_text(json.dumps(sealed, indent=2))
       shutil.rmtree(place, ignore_errors=True)  # damaged
-      try:
-        os.rename(new, place)
-      except OSError:
-        if not place.exists():  # another process may have been first
-          raise
+      atomic.rename_unless_there(new, place)
     return read(place, content(place))
   except OSError as error:
     raise ValueError(f'Cannot write the cache {place}: {error}') from error

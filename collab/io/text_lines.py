@@ -15,17 +15,17 @@ import re
 from typing import Any, BinaryIO
 import zlib
 
+from collab import checks
+
 DAMAGE = OSError, EOFError, zlib.error
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
   """Opens a file of bytes, plain or .gz; a ValueError names a damaged one."""
-  try:
-    with path.open('rb') as file:
-      yield gzip.GzipFile(fileobj=file) if path.suffix == '.gz' else file
-  except DAMAGE as error:
-    raise ValueError(f'{path}: damaged or unreadable: {error}') from error
+  damaged = checks.located(f'{path}: damaged or unreadable', DAMAGE)
+  with damaged, path.open('rb') as file:
+    yield gzip.GzipFile(fileobj=file) if path.suffix == '.gz' else file
 
 
 def whole(path: Path) -> str:
@@ -100,12 +100,3 @@ def at_least_one(rows: Iterable, message: str) -> Iterator:
     yield row
   if not found:
     raise ValueError(message)
-
-
-@contextlib.contextmanager
-def located(where: Any) -> Iterator[None]:
-  """Adds a place (a file, a line, a question) to a ValueError within."""
-  try:
-    yield
-  except ValueError as error:
-    raise ValueError(f'{where}: {error}') from error

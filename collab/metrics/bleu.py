@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import re
 from typing import TYPE_CHECKING
 
+from collab import checks
+
 if TYPE_CHECKING:
   import sacrebleu
 
@@ -29,12 +31,8 @@ def metric(
 
   code = re.split('[-_]', language.lower())[0]
   code = get_global('language_aliases').get(code, code)
-  try:
+  with checks.located(f'BLEU of the language {language!r}', RuntimeError):
     return BLEU(trg_lang=code, effective_order=effective_order)
-  except RuntimeError as e:
-    raise ValueError(
-      f'BLEU of the language {language!r}: {" ".join(str(e).split())}'
-    ) from e
 
 
 def scores(
@@ -130,26 +128,16 @@ def by_category(
     dict from category, sorted, to the result of `scores`.
   """
   _check_texts(hypotheses, references)
-  if isinstance(categories, str) or len(categories) != len(hypotheses):
-    raise ValueError(
-      f'categories must be a list of {len(hypotheses)}, one a hypothesis, got '
-      f'{type(categories).__name__} of {len(categories)}.'
-    )
+  rows = list(zip(categories, hypotheses, references, strict=True))
   found = {}
   for category in sorted(set(categories)):
-    rows = [i for i, x in enumerate(categories) if x == category]
-    pair = ([texts[i] for i in rows] for texts in (hypotheses, references))
-    found[category] = scores(*pair, language, effective_order=True)
+    pairs = [pair for kind, *pair in rows if kind == category]
+    ours, theirs = zip(*pairs, strict=True)
+    found[category] = scores(ours, theirs, language, effective_order=True)
   return found
 
 
 def _check_texts(hypotheses, references):
-  for name, texts in dict(hypotheses=hypotheses, references=references).items():
-    items = [texts] if isinstance(texts, str) else texts
-    wrong = [x for x in items if x is texts or not isinstance(x, str)]
-    if wrong:
-      kind = type(wrong[0]).__name__
-      raise ValueError(f'{name} must be a list of str, got {kind}.')
   if not hypotheses or len(hypotheses) != len(references):
     raise ValueError(
       f'There must be as many hypotheses as references, and some; got '

@@ -51,8 +51,7 @@ def f1(gold: ArrayLike, predicted: ArrayLike, average: str = 'binary') -> float:
 
 
 def accuracy_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:
-  value = accuracy(gold, predicted)
-  return dict(accuracy=value, score=value)
+  return _mean(accuracy=accuracy(gold, predicted))
 
 
 def matthews_scores(gold: ArrayLike, predicted: ArrayLike) -> dict:

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from collab import checks
 from collab.io import atomic, buckets, json_text
 from collab.runtime import processes
 
@@ -60,39 +61,20 @@ def check(kept: dict, config: ConfigDict, workdir: str) -> None:
       f'{workdir} was converted from a checkpoint and has no task: start a run '
       f'with --config and --config.init_from={workdir}.'
     )
-  if wrong := [
-    f'{key} is {old.get(key)!r}, got {new.get(key)!r}'
-    for key in _differing(old, new)
-    if key.split('.')[0] not in FREE + RECORDED
-    or (key == 'total_steps' and new[key] < old[key])
-  ]:
-    raise ValueError(
-      f'{workdir} goes on with other {WORDS} or more total_steps, but is of '
-      f'another config: {"; ".join(wrong)}.'
-    )
-  now = numerics()
-  if wrong := [
-    f'{name} was {was}, is {now[name]}'
-    for name, was in kept['numerics'].items()
-    if name in now and now[name] != was
-  ]:
-    raise ValueError(
-      f'{workdir} began with other settings of JAX, from the environment: '
-      f'{"; ".join(wrong)}.'
-    )
+  keys = [x for x in old | new if x.split('.')[0] not in FREE + RECORDED]
+  keys += ['total_steps'] * (new['total_steps'] < old['total_steps'])
+  where = f'{workdir} goes on with other {WORDS} or more total_steps, but is of'
+  _refuse(f'{where} another config', old, new, keys)
+  was, now = kept['numerics'], numerics()
+  where = f'{workdir} began with other settings of JAX, from the environment'
+  _refuse(where, was, now, [name for name in was if name in now])
 
 
 def check_evaluation(kept: dict, config: ConfigDict, workdir: str) -> None:
   """Refuses to evaluate a run as another one; arguments as in `check`."""
   old, new = _flat(kept['config']), _flat(config.to_dict())
-  if wrong := [
-    f'{key}={old.get(key)!r}; got {new[key]!r}'
-    for key in _differing(old, new)
-    if key in EVALUATED
-  ]:
-    raise ValueError(
-      f'--eval_only takes {workdir} as it is, of {", ".join(wrong)}.'
-    )
+  where = f'--eval_only takes {workdir} as it is'
+  _refuse(where, old, new, EVALUATED)
 
 
 def found(
@@ -173,15 +155,8 @@ def check_data(workdir: str, task: Any, steps: int) -> None:
     atomic.save_json(path, now)
     return
   old = json_text.read_object(path)
-  if changed := [
-    f'{key} was {old[key]}, is {now[key]}'
-    for key in now
-    if key in old and now[key] != old[key]
-  ]:
-    raise ValueError(
-      f'{workdir}: the data is not what the run began with: '
-      f'{"; ".join(changed)}.'
-    )
+  where = f'{workdir}: the data is not what the run began with'
+  _refuse(where, old, now, [name for name in now if name in old])
 
 
 def off_tables(changes: list[dict]) -> list[dict]:
@@ -203,7 +178,8 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
     return [], config
   changes = json_text.read_object(path).get('changes')
   flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
-  try:
+  kinds = TypeError, LookupError, AttributeError, ValueError
+  with checks.located(f'{path} is damaged', kinds):
     for change in changes:
       int(change['step'])
       field, now = change['field'], change['now']
@@ -217,8 +193,6 @@ def read(path: pathlib.Path, config: dict) -> tuple[list, dict]:
       if field == 'total_steps' and now < 1:
         raise ValueError(f'{field} is {now}')
       flat[field] = now
-  except (TypeError, LookupError, AttributeError, ValueError) as e:
-    raise ValueError(f'{path} is damaged: {e}.') from e
   return changes, traverse_util.unflatten_dict(flat, sep='.')
 
 
@@ -229,6 +203,15 @@ def _differing(old, new):
     for key in old | new
     if json_text.to_json(old.get(key)) != json_text.to_json(new.get(key))
   ]
+
+
+def _refuse(where, old, new, keys):
+  """Raises a ValueError if values of these keys differ."""
+  old, new = ({key: x.get(key) for key in keys} for x in (old, new))
+  if wrong := [
+    f'{key} was {old[key]!r}, is {new[key]!r}' for key in _differing(old, new)
+  ]:
+    raise ValueError(f'{where}: {"; ".join(wrong)}.')
 
 
 def _flat(config):

@@ -5,6 +5,9 @@ Orbax writes them in the background and renames them into place, so that a
 killed writer leaves the earlier ones. It does not notice damaged array data, so
 checkpoint_io keeps checksums of the leaves beside the arrays and compares them
 after reading.
+
+It is longer than 300 lines, because it is one class, whose methods all skip the
+damaged ones.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from collab import checks
 from collab.io import buckets, json_text
 from collab.runtime import (
   checkpoint_io,
@@ -63,8 +67,7 @@ class Checkpoints:
     scheduled: Callable[[int], bool] = lambda step: True,
     read_only: bool = False,
   ):
-    if keep < 1:
-      raise ValueError(f'keep={keep}; expected at least 1.')
+    checks.at_least('keep', keep, 1)
     checkpoint_io.silence_orbax()
     self._path = buckets.absolute(workdir) / 'checkpoints'
     self._keep, self._best, self._scheduled = keep, best, scheduled
@@ -195,8 +198,7 @@ class Checkpoints:
     Raises:
       ValueError: n > keep, or fewer good ones; or as `restore`.
     """
-    if not 1 <= n <= self._keep:
-      raise ValueError(f'average of {n}; expected 1 to keep={self._keep}.')
+    checks.within('average', n, 1, self._keep)
     self._wait()
     steps = [x for x in self._manager.all_steps() if self._scheduled(x)]
     found = self._good(steps, checkpoint_io.restore, {name: abstract_params})

@@ -12,7 +12,6 @@ import contextlib
 import os
 import pathlib
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ import uuid
 from absl import logging
 
 from collab.io import buckets
+from collab.runtime import processes
 
 if TYPE_CHECKING:
   from etils import epath
@@ -102,7 +102,11 @@ def _ended(text):
 
 
 def _renew(path, mine, generation, over):
-  """Renews the object until the end, which is when another run has it."""
+  """Renews the object until the end.
+
+  If another run has it, this process ends at once, so that two runs never write
+  to one workdir.
+  """
   last = time.monotonic()
   while not over.wait(RENEWED):
     begun = time.monotonic()
@@ -110,16 +114,12 @@ def _renew(path, mine, generation, over):
       generation = buckets.swap(path, mine, generation)
     except Exception as e:  # of many types, as the network has many faults
       if time.monotonic() - last > EXPIRES / 2:  # not to be late next time
-        _end(f'{path} cannot be renewed: {" ".join(str(e).split())}')
+        processes.end(f'{path} cannot be renewed: {" ".join(str(e).split())}')
       continue
     if generation is None:
-      _end(f'{path.parent} was taken by another run, as this one was silent.')
+      processes.end(
+        f'{path.parent} was taken by another run, as this one was silent.'
+      )
     last = begun
   with contextlib.suppress(Exception):  # then it expires
     buckets.swap(path, '', generation)
-
-
-def _end(message):
-  """Ends this process, so that two runs never write to one workdir."""
-  print(f'train.py: {message}', file=sys.stderr, flush=True)
-  os._exit(1)

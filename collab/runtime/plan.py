@@ -7,6 +7,8 @@ import re
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from collab import checks
+
 
 def due(config: ConfigDict, what: str, step: int) -> bool:
   """Returns whether 'log', 'eval' or 'checkpoint' follows a step (from 1)."""
@@ -36,10 +38,7 @@ def traced(config: ConfigDict, profile: str, eval_only: bool) -> range:
   return range(first, end)
 
 
-def check_seed(seed: int) -> None:
-  """Refuses a seed that random keys, of 32 bits, would take for another one."""
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed={seed}; expected at least 0, below 2^32.')
+SEEDS = 0, 2**32 - 1  # random keys would take others for one of these
 
 
 def check(config: ConfigDict) -> None:
@@ -50,16 +49,12 @@ def check(config: ConfigDict) -> None:
     for x in value if isinstance(value, tuple) else (value,):
       if isinstance(x, float) and not math.isfinite(x):
         raise ValueError(f'{name}={value!r}; expected a finite number.')
-  check_seed(config.seed)
-  for name in ('accumulate', 'data.row_length'):
-    if name in flat and flat[name] < 1:
-      raise ValueError(f'{name}={flat[name]}; expected at least 1.')
-  if config.total_steps < 1:
-    raise ValueError(f'total_steps={config.total_steps}; expected at least 1.')
-  if min(every.values()) < 1:
-    raise ValueError(f'every must be steps, at least 1; got {every.to_dict()}.')
-  if c.final not in ('last', 'best'):
-    raise ValueError(f'checkpoint.final={c.final!r}; there are last, best.')
+  checks.within('seed', config.seed, *SEEDS)
+  counts = ('accumulate', 'data.row_length', 'data.image_size', 'total_steps')
+  for name, value in flat.items():
+    if name in counts or name.startswith('every.'):
+      checks.at_least(name, value, 1)
+  checks.one_of('checkpoint.final', c.final, ('last', 'best'))
   written = -(-config.total_steps // every.checkpoint)
   if not 1 <= c.average <= min(written, c.keep):
     raise ValueError(

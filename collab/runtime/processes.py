@@ -6,6 +6,9 @@ Work that has to be done once is done by one process, first or alone. What all
 must have in common is compared before they compute. When a process is lost, all
 others end with a line that names it. Messages use the key-value store of JAX's
 runtime, because no collective works once a process is lost.
+
+It is longer than 300 lines, because whoever waits for a message has to know how
+a loss is noticed, and whoever notices one how all are told: one protocol.
 """
 
 import atexit
@@ -21,7 +24,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed  # the public names lack the store
@@ -204,6 +207,12 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
+def end(message: str) -> NoReturn:
+  """Ends this process at once, with a line on standard error."""
+  print(f'train.py: {message}', file=sys.stderr, flush=True)
+  os._exit(1)
+
+
 def leave(error: Exception) -> None:
   """Ends all processes when this one ends with an error.
 
@@ -302,14 +311,11 @@ def _report(process):
 def _tell(process):
   """Ends this process with a line that names the lost one."""
   _telling.acquire()  # never released
-  print(
-    f'train.py: process {process} of {jax.process_count()} is lost (killed, '
-    f'failed or silent for {_patience()} s), so process {jax.process_index()} '
-    'stops too; start all again to go on from the last checkpoint.',
-    file=sys.stderr,
-    flush=True,
+  end(
+    f'process {process} of {jax.process_count()} is lost (killed, failed or '
+    f'silent for {_patience()} s), so process {jax.process_index()} stops too; '
+    'start all again to go on from the last checkpoint.'
   )
-  os._exit(1)
 
 
 def _on_abort(tell):
@@ -324,13 +330,10 @@ def _on_abort(tell):
 
 
 def _tell_of_start():
-  print(
-    f'train.py: not all processes of the run have started within {JOINED} s, '
-    'or they do not reach each other.',
-    file=sys.stderr,
-    flush=True,
+  end(
+    f'not all processes of the run have started within {JOINED} s, or they do '
+    'not reach each other.'
   )
-  os._exit(1)
 
 
 def _tell_of_process_0():

@@ -16,6 +16,7 @@ from absl import logging
 import jax
 from ml_collections import ConfigDict
 
+from collab import checks
 from collab.io import atomic, buckets, json_text, paths, text_lines
 from collab.runtime import (
   changes,
@@ -48,9 +49,8 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     The run's config, locked.
 
   Raises:
-    ValueError: config is None and the workdir has none; or the workdir has
-      another one, and the message says what differs; or a link leads out of the
-      workdir.
+    ValueError: config is None and the workdir has none; or it has another one,
+      and the message says what differs; or a link leads out of the workdir.
   """
   folder = buckets.at(workdir)
   path = folder / 'run.json'
@@ -60,10 +60,9 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     if not path.exists():
       raise ValueError(f'{path} is missing: start the run with --config.')
     kept = read(workdir)
-    try:
+    kinds = ValueError, TypeError, LookupError, AttributeError
+    with checks.located(f'{path} is damaged', kinds):
       return ConfigDict(kept['config']).lock()
-    except (ValueError, TypeError, LookupError, AttributeError) as e:
-      raise ValueError(f'{path} is damaged: {" ".join(str(e).split())}') from e
   _check_parts(_values(config), '--config is not whole')
   paths.expand_all(config)
   check_links(workdir)
@@ -80,7 +79,7 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     for name in ('tokenizer.json', 'data.json', 'model.json', 'changes.json'):
       (folder / name).unlink(missing_ok=True)
     if config.init_from:
-      _take_tokenizer(config, folder)
+      _take_over(config, folder)
     atomic.save_json(
       path,
       dict(
@@ -126,37 +125,31 @@ def go_on(
 
 
 def check_links(workdir: str | pathlib.Path) -> None:
-  """Refuses links out of a workdir, through which a run would write elsewhere.
+  """Raises a ValueError for a link through which a run would write elsewhere.
 
   The folder of Weights & Biases may have links of its own.
-
-  Raises:
-    ValueError: there is such a link.
   """
   if buckets.is_url(workdir):
     return  # a bucket has none
   root = pathlib.Path(workdir).resolve()
-  for folder, folders, names in os.walk(root):
-    for path in (pathlib.Path(folder, name) for name in folders + names):
-      if path.is_symlink() and not path.resolve().is_relative_to(root):
-        raise ValueError(
-          f'{path} is a link to {os.readlink(path)}, which is not in the '
-          'workdir, and nothing is written elsewhere: put the file or folder '
-          'in its place.'
-        )
-    if folder == str(root) and 'wandb' in folders:
-      folders.remove('wandb')
+  for path in root.rglob('*'):
+    outside = path.is_symlink() and not path.resolve().is_relative_to(root)
+    if outside and root / 'wandb' not in path.parents:
+      raise ValueError(
+        f'{path} is a link to {os.readlink(path)}, which is not in the '
+        'workdir, and nothing is written elsewhere: put the file or folder in '
+        'its place.'
+      )
 
 
 def begin(workdir: str) -> None:
-  """Marks that a run begins; refuses if the run has begun before.
+  """Marks that a run begins.
 
   The mark stays until there is a checkpoint. It distinguishes a run that was
   killed before its first checkpoint from one whose checkpoints are unreachable.
 
   Raises:
-    ValueError: there are rows of metrics, but neither a checkpoint nor the
-      mark.
+    ValueError: there are rows of metrics, but no checkpoint and no mark.
   """
   folder = buckets.at(workdir)
   if _has_rows(folder) and not (folder / BEGUN).exists():
@@ -177,15 +170,21 @@ def _has_rows(folder):
     return bool(file.read(1))
 
 
-def _take_tokenizer(config, folder):
-  """Copies the tokenizer of config.init_from, if that run has one."""
+def _take_over(config, folder):
+  """Checks config.init_from, and copies its tokenizer if it has one."""
   source = buckets.at(config.init_from)
   if not (source / 'run.json').exists():
     raise ValueError(f'init_from={source} is no workdir: it has no run.json.')
+  kinds = read(source)['config']['model'].get('name'), config.model.get('name')
+  # A class of one's own, an import path, may begin as another kind of model.
+  if kinds[0] != kinds[1] and ':' not in f'{kinds}':
+    raise ValueError(
+      f'init_from={source} has a model {kinds[0]}; expected {kinds[1]}.'
+    )
   kept = source / 'tokenizer.json'
   if not kept.exists():
     return
-  if config.data.vocabulary:
+  if config.data.get('vocabulary'):  # data of one's own may have no such field
     raise ValueError(
       f'data.vocabulary={config.data.vocabulary}, but init_from={source} '
       'brings its own.'
@@ -260,8 +259,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
 def abandon(workdir: str | pathlib.Path) -> None:
   """Removes a run that this process began and that failed before its first row.
 
-  A run that another process began stays, because its checkpoints may only be
-  unreachable.
+  Checkpoints of a run that another process began may only be unreachable.
   """
   folder = buckets.at(workdir)
   path = folder / 'run.json'
@@ -297,9 +295,6 @@ def _values(config):
 
 
 def _check_parts(config, fault):
-  for name, kind in PARTS.items():
-    if not isinstance(config.get(name), kind):
-      raise ValueError(
-        f'{fault}: config.{name} is {config.get(name)!r}, expected '
-        f'{kind.__name__}.'
-      )
+  with checks.located(f'{fault}: config'):
+    for name, kind in PARTS.items():
+      json_text.field(config, name, kind)

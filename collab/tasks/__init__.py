@@ -2,15 +2,19 @@
 """Tasks: the data, loss and scores of an experiment; one file a family."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import importlib
 import pkgutil
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collab import imports, model_json, models
+from collab import checks, imports, model_json, models
 from collab.data import epochs, examples
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
 
 
 class Pass(NamedTuple):
@@ -144,6 +148,28 @@ class Task(Protocol):
     return {}
 
 
+@dataclasses.dataclass(eq=False)
+class OfConfig(Task):
+  """A task made from a config, whose `task` has the fields of a subclass.
+
+  Attributes:
+    data: the config's `data`.
+    workdir: folder that keeps what is made of the data, the tokenizer say.
+    seed: seed of the order of the data, and of what is drawn.
+    shard: (index, count) of this host.
+  """
+
+  data: 'ConfigDict'
+  _: dataclasses.KW_ONLY
+  workdir: str
+  seed: int
+  shard: tuple[int, int]
+
+  def epochs(self, n: int) -> epochs.Epochs:
+    """Makes `rows`, of n training examples."""
+    return epochs.Epochs(n, self.data.batch_size, self.seed, self.shard)
+
+
 def show(what: str, most: int, **columns: Sequence[str]) -> None:
   """Prints the first examples of the test set.
 
@@ -171,9 +197,8 @@ def build(name: str, **fields: Any) -> Task:
   Raises ValueError or TypeError like attention.build.
   """
   make = imports.subclass(name, Task)
-  if not make and name not in names():
-    raise ValueError(f'No task {name!r}; there are {", ".join(names())}.')
-  if fields['seed'] < 0:
-    raise ValueError(f'seed={fields["seed"]}; expected at least 0.')
-  make = make or importlib.import_module(f'{__name__}.{name}').build
+  if not make:
+    checks.one_of('task.name', name, names())
+    make = importlib.import_module(f'{__name__}.{name}').build
+  checks.at_least('seed', fields['seed'], 0)
   return make(**fields)

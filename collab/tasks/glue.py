@@ -5,17 +5,17 @@ Axes: B examples of a batch, C choices of an example, L tokens of a row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 from itertools import chain
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 
-from collab import models, tasks
-from collab.data import epochs, examples, tokenizer_training
+from collab import checks, models, tasks
+from collab.data import examples, tokenizer_training
 from collab.data.readers import glue
 from collab.data.samples import classification
 from collab.metrics import labels, tokens
@@ -89,15 +89,14 @@ GLUE = Family(
 )
 
 
-class Classification(tasks.Task):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Classification(tasks.OfConfig):
   """Classification or regression on one sub-task of a family.
 
-  Args:
-    data: fields of `read`, and row_length, batch_size, vocab_size, vocabulary
-      (a tokenizer.json instead of one trained on the training texts).
-    workdir: folder that keeps the tokenizer.
-    seed: seed of the order of the data.
-    shard: (index, count) of this host.
+  `data` has the fields of `read`, and row_length, batch_size, vocab_size,
+  vocabulary (a tokenizer.json instead of one trained on the training texts).
+
+  Attributes:
     subtask: a key of family.subtasks.
     family: Family.
 
@@ -105,33 +104,26 @@ class Classification(tasks.Task):
     ValueError: there is no such sub-task, or the data is faulty.
   """
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    *,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    subtask: str,
-    family: Family = GLUE,
-  ):
-    if subtask not in family.subtasks:
-      legal = ', '.join(family.subtasks)
-      raise ValueError(f'No sub-task {subtask!r}; there are {legal}.')
-    self._subtask, self._name = family.subtasks[subtask], subtask
+  subtask: str
+  family: Family = GLUE
+
+  def __post_init__(self):
+    subtask, family, data = self.subtask, self.family, self.data
+    checks.one_of('task.subtask', subtask, family.subtasks)
+    self._subtask = family.subtasks[subtask]
     self._source = data.path or data.corpus
     self._parts = read(subtask, family, data.corpus, data.path, data.malformed)
     self._length, self.units_per_step = data.row_length, data.batch_size
     train = list(self._parts.readers['train']())
     self._tokenizer = tokenizer_training.prepare(
-      workdir,
+      self.workdir,
       data.vocabulary,
       lambda: chain.from_iterable(example.texts for example in train),
       data.vocab_size,
     )
     self._train = self._encoded(train)
     self._labels = gold(train)
-    self.rows = epochs.Epochs(len(train), data.batch_size, seed, shard)
+    self.rows = self.epochs(len(train))
     self._dev = {}  # {part to evaluate: (Examples, Rows)}
     for part in (*self._parts.val.values(), *self._parts.test.values()):
       if part not in self._dev:  # reports bad input early
@@ -235,7 +227,7 @@ class Classification(tasks.Task):
     return dict(majority_score=float(np.mean(scores)))
 
   def describe(self) -> dict[str, Any]:
-    shown = dict(subtask=self._name, data=self._source)
+    shown = dict(subtask=self.subtask, data=self._source)
     shown['vocabulary'] = self._tokenizer.vocab_size
     shown['examples'] = len(self._labels)
     shown['epoch'] = f'{self.rows.steps_per_epoch:.1f} steps'

@@ -6,12 +6,12 @@ Axes: B images, S side, C channels, N classes.
 
 from collections.abc import Mapping
 from concurrent import futures
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import optax
 from tqdm import tqdm
@@ -25,35 +25,27 @@ from collab.model_json import Meaning
 BATCH, PICTURE, ERASE = 1, 2, 3
 
 
-class ImageClassification(tasks.Task):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ImageClassification(tasks.OfConfig):
   """Image classification; see tasks.Task.
 
   A training batch is a dict of
     images   float32 [B, S, S, C], augmented and normalised
     targets  float32 [B, N], one-hot or mixed, without label smoothing
 
-  Args:
-    data: fields of `images.read` except channels; image_size (S), batch_size
-      (of the global batch), mean and std (of each channel, for values 0 to 1),
-      augment (fields of augment.Recipe).
-    workdir: not used.
-    seed: seed of the order and the augmentation.
-    shard: (index, count) of this host.
+  `data` has the fields of `images.read` except channels; image_size (S),
+  batch_size (of the global batch), mean and std (of each channel, for values 0
+  to 1), augment (fields of augment.Recipe).
+
+  Attributes:
     label_smoothing: label smoothing of the training loss.
   """
 
+  label_smoothing: float = 0.1
   unit = 'images'
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    *,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    label_smoothing: float = 0.1,
-  ):
-    data = dict(data)
+  def __post_init__(self):
+    data = dict(self.data)
     self._size, size = data.pop('image_size'), data.pop('batch_size')
     self._mean, self._std = data.pop('mean'), data.pop('std')
     self._recipe = augment.Recipe(**data.pop('augment'))
@@ -67,19 +59,17 @@ class ImageClassification(tasks.Task):
       raise ValueError(
         f'data.mean is {self._mean} and data.std {self._std}; expected numbers.'
       )
-    if self._size < 1:
-      raise ValueError(f'data.image_size={self._size}; expected at least 1.')
     self.source = images.read(channels=channels, **data)
     self._train = self.source.splits['train']
-    self.rows = epochs.Epochs(len(self._train), size, seed, shard)
-    host, hosts = shard
+    self.rows = self.epochs(len(self._train))
+    host, hosts = self.shard
     R = size // hosts
     if self._recipe.mixes and R % 2:
       raise ValueError(
-        f'{R} images a host; mixup and cutmix need an even number.'
+        f'data.batch_size={size} is {R} images a host; mixup and cutmix need '
+        'an even number.'
       )
     self._mine = range(host * R, (host + 1) * R)  # rows of the global batch
-    self._seed, self._label_smoothing = seed, label_smoothing
     self.units_per_step = size
     self._shape = (self._size, self._size, channels)
     self._outputs = len(self.source.classes)
@@ -90,17 +80,9 @@ class ImageClassification(tasks.Task):
 
   def check(self, model: models.Model) -> None:
     """See tasks.Task. Decodes every image of the evaluations once."""
-    for name, split in self.source.splits.items():
-      if isinstance(split, images.Memory):
-        wrong = np.flatnonzero(split.labels >= self._outputs)
-        if len(wrong):
-          raise ValueError(
-            f"{self.source.name}: image {wrong[0] + 1} of '{name}' has the "
-            f'label {split.labels[wrong[0]]}; training has 0 to '
-            f'{self._outputs - 1}.'
-          )
-      elif name != 'train':
-        self._decode(name, split)
+    for name in ('val', 'test'):
+      if not isinstance(self.source.splits[name], images.Memory):
+        self._decode(name, self.source.splits[name])
 
   def _decode(self, name, split):
     with futures.ThreadPoolExecutor() as pool:  # Pillow releases the GIL
@@ -131,7 +113,7 @@ class ImageClassification(tasks.Task):
     logits = model.apply({'params': params}, batch, rngs=rngs)
     logits = logits.astype(jnp.float32)
     targets = batch['targets']
-    smooth = optax.smooth_labels(targets, self._label_smoothing)
+    smooth = optax.smooth_labels(targets, self.label_smoothing)
     losses = optax.softmax_cross_entropy(logits, smooth)
     right = logits.argmax(-1) == targets.argmax(-1)
     return losses.sum(), jnp.float32(len(losses)), dict(accuracy=right.sum())
@@ -183,7 +165,7 @@ class ImageClassification(tasks.Task):
     return shown
 
   def _rng(self, step, *purpose):
-    return np.random.default_rng((self._seed, step, *purpose))
+    return np.random.default_rng((self.seed, step, *purpose))
 
   def _pictures(self, step):
     """Makes images uint8 [B, S, S, C] and labels [B], augmented by Pillow."""

@@ -5,56 +5,48 @@ Axes: R rows of a batch, L tokens of a row, n tokens of a text.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 
-from collab import models, tasks
-from collab.data import cache, epochs, tokenizer_training
+from collab import checks, models, tasks
+from collab.data import cache, tokenizer_training
 from collab.data.readers import text
 from collab.data.splits import SPLITS
 from collab.io import node_files
 from collab.metrics import tokens
 from collab.model_json import Meaning
+from collab.runtime import tree_table
 
 
-class RunningText(tasks.Task):
+@dataclasses.dataclass(eq=False)
+class RunningText(tasks.OfConfig):
   """The shared part of tasks on one long text: its tokens, loss and scores.
 
-  Args:
-    data: corpus and path as in `text.read`; vocabulary and vocab_size as in
-      `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
-      row_length L; batch_size R.
-    workdir: folder that keeps the tokenizer.
-    seed: seed of the order of the data.
-    shard: (index, count) of this host.
-    kind: kind of the tokenizer, as in `tokenizer_training.prepare`.
+  `data` has corpus and path as in `text.read`; vocabulary and vocab_size as in
+  `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
+  row_length L; batch_size R.
   """
 
   unit = 'tokens'
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    kind: str = 'bpe',
-  ):
+  _kind = 'bpe'  # of the tokenizer
+
+  def __post_init__(self):
+    data = self.data
     self._length, self._size = data.row_length, data.batch_size
-    self._seed, self._shard = seed, shard
     self._source = text.read(data.corpus, data.path)
     self._tokenizer = tokenizer_training.prepare(
-      workdir,
+      self.workdir,
       data.vocabulary,
       lambda: self._source.lines('train'),
       data.vocab_size,
-      kind,
+      self._kind,
     )
-    folder = node_files.folder(data.folder, workdir, 'data')
+    folder = node_files.folder(data.folder, self.workdir, 'data')
     self._streams = {  # reports bad input early
       split: text.stream(self._source, split, self._tokenizer, folder)
       for split in SPLITS
@@ -69,16 +61,14 @@ class RunningText(tasks.Task):
     sums = tokens.of_batch(model, params, batch, rngs)
     return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
 
-  def score(
-    self, model: models.Model, params: Mapping, batch: dict
-  ) -> dict[str, jax.Array]:
-    """Computes nll, number right and number of tokens a row, float32 [R]."""
-    return tokens.of_rows(model, params, batch)
+  score = staticmethod(tokens.of_rows)
 
   def describe(self) -> dict[str, Any]:
     V = self._tokenizer.vocab_size
     labels = self.batch(0)['labels']
     shown = dict(text=self._source.name, vocabulary=V) | self._details()
+    if others := tree_table.join_names(self._source.not_read):
+      shown['beside it, not read'] = others
     shown['logits at a time'] = tokens.logits_held(labels, V)
     streams = [stream.tokens for stream in self._streams.values()]
     shown['checksum'] = cache.checksum(*streams)
@@ -89,37 +79,31 @@ class RunningText(tasks.Task):
     return {f'words in {k}': x.words for k, x in self._streams.items()}
 
 
+@dataclasses.dataclass(eq=False)
 class LanguageModel(RunningText):
   """Language modelling: predicts the next token of one long text.
 
   See tasks.Task. A row is L consecutive tokens of the text, across the ends of
   lines and articles. An epoch has n / L rows. They begin at multiples of L plus
   a random offset below L, so that each epoch cuts the text at other places.
-
-  Args:
-    data: fields of RunningText; eval_stride; kind as in
-      `tokenizer_training.prepare`.
-    workdir, seed, shard: as in RunningText.
+  `data` also has eval_stride, and kind as in `tokenizer_training.prepare`.
   """
 
-  def __init__(
-    self, data: ConfigDict, *, workdir: str, seed: int, shard: tuple[int, int]
-  ):
-    length, self._stride = data.row_length, data.eval_stride
-    if not 1 <= self._stride <= length:
-      raise ValueError(
-        f'eval_stride is {self._stride}, expected 1 to row_length={length}.'
-      )
-    super().__init__(data, workdir, seed, shard, data.kind)
+  def __post_init__(self):
+    self._kind, length = self.data.kind, self.data.row_length
+    checks.within('data.eval_stride', self.data.eval_stride, 1, length)
+    super().__post_init__()
     n = len(self._streams['train'].tokens)
     if n < length:
-      raise ValueError(f'Training has {n} tokens, fewer than a row: {length}.')
-    self.rows = epochs.Epochs(-(-n // length), data.batch_size, seed, shard)
+      raise ValueError(
+        f'Training has {n} tokens; expected at least data.row_length={length}.'
+      )
+    self.rows = self.epochs(-(-n // length))
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Makes int32 [R, L]: labels, and the tokens before them (<bos> first)."""
     ids, L = self._streams['train'].tokens, self._length
-    rng, (host, hosts) = np.random.default_rng((self._seed, step)), self._shard
+    rng, (host, hosts) = np.random.default_rng((self.seed, step)), self.shard
     moved = np.split(rng.integers(L, size=self._size), hosts)[host]
     starts = np.minimum(self.rows(step) * L + moved, len(ids) - L)
     return windows(ids, starts, L, self._tokenizer.bos_id)
@@ -145,7 +129,7 @@ class LanguageModel(RunningText):
     them. For 'val', which is evaluated often, windows are L apart.
     """
     ids, L = self._streams[split].tokens, self._length
-    stride = L if split == 'val' else self._stride
+    stride = L if split == 'val' else self.data.eval_stride
     number, make = strided(ids, L, stride, self._tokenizer.bos_id)
     order = range(number)
     return dict(windows=tasks.Pass.over(self.score, order, self._size, make))
@@ -177,12 +161,10 @@ class LanguageModel(RunningText):
     return dict(unigram_perplexity=tokens.perplexity(nll, stream.words))
 
   def _details(self):
-    shown = {}
-    for split, stream in self._streams.items():
-      shown[f'words in {split}'] = stream.words
-      mean = len(stream.tokens) / stream.words
-      shown[f'tokens a word in {split}'] = mean
-    return shown
+    return super()._details() | {
+      f'tokens a word in {k}': len(x.tokens) / x.words
+      for k, x in self._streams.items()
+    }
 
 
 build = LanguageModel

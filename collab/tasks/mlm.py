@@ -4,17 +4,17 @@
 Axes: R rows of a batch, L tokens of a row, P masked ones of a row, V ids.
 """
 
+import dataclasses
 import functools
 
-from ml_collections import ConfigDict
 import numpy as np
 
 from collab import models, tasks
-from collab.data import epochs
 from collab.metrics import tokens
 from collab.tasks import lm
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class MaskedLanguageModel(lm.RunningText):
   """Masked language modelling: predicts masked tokens; see tasks.Task.
 
@@ -22,31 +22,25 @@ class MaskedLanguageModel(lm.RunningText):
   next L - 1 tokens of the text, across the ends of lines. Each time a row is
   used, P = round(rate L) positions are drawn. There the model sees <mask>
   (80 %), any other token (10 %) or the token itself (10 %).
-  Args:
-    data, workdir, seed, shard: as of lm.RunningText.
+
+  Attributes:
     rate: share of the tokens that are masked.
 
   Raises:
     ValueError: rate masks no token or all, or the text is faulty.
   """
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    *,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    rate: float = 0.15,
-  ):
-    L = data.row_length
-    self._masked = round(rate * L)
+  rate: float = 0.15
+
+  def __post_init__(self):
+    L = self.data.row_length
+    self._masked = round(self.rate * L)
     if not 1 <= self._masked < L:
       raise ValueError(
-        f'rate={rate} masks {self._masked} of row_length={L} tokens, expected '
-        f'1 to {L - 1}.'
+        f'task.rate={self.rate} masks {self._masked} of data.row_length={L} '
+        f'tokens; expected 1 to {L - 1}.'
       )
-    super().__init__(data, workdir, seed, shard)
+    super().__post_init__()
     if self._tokenizer.mask_id is None:
       raise ValueError('The tokenizer has no token to mask with.')
     self._ordinary = np.setdiff1d(
@@ -55,14 +49,13 @@ class MaskedLanguageModel(lm.RunningText):
     for split, stream in self._streams.items():
       if (n := len(stream.tokens)) < L - 1:
         raise ValueError(f'{split} has {n} tokens, fewer than a row: {L - 1}.')
-    n = self._whole_rows('train')
-    self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
+    self.rows = self.epochs(self._whole_rows('train'))
     self.model_kwargs |= dict(head='mlm')
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Makes tokens, types [R, L], lengths [R], and three arrays [R, P]."""
-    draws = self._draws(np.random.default_rng((self._seed, step, 0)))
-    host, hosts = self._shard
+    draws = self._draws(np.random.default_rng((self.seed, step, 0)))
+    host, hosts = self.shard
     mine = [np.split(x, hosts)[host] for x in draws]
     return self._masked_rows('train', self.rows(step), *mine)
 

@@ -6,6 +6,7 @@ ends there. Axes: B windows, L tokens of a row.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from collab import models, tasks
-from collab.data import epochs, examples, tokenizer_training, windows
+from collab import checks, models, tasks
+from collab.data import examples, tokenizer_training, windows
 from collab.data.readers import squad_files
 from collab.data.samples import questions
 from collab.data.tokenizer import Tokenizer
@@ -27,38 +28,29 @@ SHOWN = 5  # number of printed questions
 FORBIDDEN = -1e9  # logit of a position where no answer begins or ends
 
 
-class Squad(tasks.Task):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Squad(tasks.OfConfig):
   """Extractive question answering; see tasks.Task.
 
-  Args:
-    data: fields of `read`; row_length, stride and question_length of
-      windows.cut; batch_size (windows of a global batch).
-    workdir: folder that keeps the tokenizer.
-    seed: seed of the order of the data.
-    shard: (index, count) of this host.
+  `data` has the fields of `read`; row_length, stride and question_length of
+  windows.cut; batch_size (windows of a global batch).
+
+  Attributes:
     max_answer_length: maximum number of tokens of an answer.
     null_threshold: v2.0 only: the margin by which "no answer" must outscore the
       best span to be the answer.
   """
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    *,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    max_answer_length: int = 30,
-    null_threshold: float = 0.0,
-  ):
+  max_answer_length: int = 30
+  null_threshold: float = 0.0
+
+  def __post_init__(self):
+    data = self.data
     self._length, self._version = data.row_length, data.version
-    if math.isnan(null_threshold):
-      raise ValueError('null_threshold is nan, expected a number.')
-    if max_answer_length < 1:
-      raise ValueError(
-        f'max_answer_length is {max_answer_length}, expected at least 1.'
-      )
-    self.questions, self.tokenizer = read(data, workdir)
+    if math.isnan(self.null_threshold):
+      raise ValueError('task.null_threshold=nan; expected a number.')
+    checks.at_least('task.max_answer_length', self.max_answer_length, 1)
+    self.questions, self.tokenizer = read(data, self.workdir)
     cut = functools.partial(
       windows.cut,
       tokenizer=self.tokenizer,
@@ -70,10 +62,10 @@ class Squad(tasks.Task):
     self._train = self._cut('train')
     for split in ('val', 'test'):
       self.questions.read(split)  # reports bad input early
-    n, self.units_per_step = len(self._train.rows), data.batch_size
-    self.rows = epochs.Epochs(n, data.batch_size, seed, shard)
-    self._longest = max_answer_length
-    self._threshold = null_threshold if self._version == 'v2.0' else math.inf
+    self.units_per_step = data.batch_size
+    self.rows = self.epochs(len(self._train.rows))
+    with_none = self._version == 'v2.0'
+    self._threshold = self.null_threshold if with_none else math.inf
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size, head='span')
     self.meaning = Meaning(self.tokenizer.fingerprint)
 
@@ -106,7 +98,7 @@ class Squad(tasks.Task):
     self, model: models.Model, params: Mapping, batch: dict
   ) -> jax.Array:
     """Finds the best span of each window, see `best_spans`."""
-    return best_spans(_logits(model, params, batch), self._longest)
+    return best_spans(_logits(model, params, batch), self.max_answer_length)
 
   def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
     """Evaluates the windows, in batches of similar length."""
@@ -225,8 +217,6 @@ def read(
   """
   if data.path:
     source = squad_files.local(data.path, data.version, tuple(data.files))
-  elif not data.corpus:
-    raise ValueError('data.corpus is empty: give a folder as data.path.')
   elif data.corpus == 'sample':
     source = questions.sample(data.version)
   else:

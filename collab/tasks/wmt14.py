@@ -5,15 +5,15 @@ Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from collab import beam_search, decoding, models, tasks
+from collab import beam_search, checks, decoding, models, tasks
 from collab.data import cache, examples, pipeline, tokenizer_training
 from collab.data.readers import sources
 from collab.data.samples import translation
@@ -26,47 +26,39 @@ from collab.model_json import Meaning
 SHOWN = 10  # number of printed translations
 
 
-class Translation(tasks.Task):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Translation(tasks.OfConfig):
   """Translation of sentence pairs, packed into rows; see tasks.Task.
 
-  Args:
-    data: fields of `read`, row_length, batch_size (rows of a global batch) and
-      too_long ('drop' or 'truncate').
-    workdir: folder that keeps the tokenizer and the tokenised text.
-    seed: seed of the order of the data.
-    shard: (index, count) of this host.
+  `data` has the fields of `read`, row_length, batch_size (rows of a global
+  batch) and too_long ('drop' or 'truncate').
+
+  Attributes:
     label_smoothing: label smoothing of the training loss.
     beam: beam size of the final evaluation.
     alpha: length penalty of the beam search.
   """
 
+  label_smoothing: float = 0.1
+  beam: int = 4
+  alpha: float = 0.6
   unit = 'tokens'
 
-  def __init__(
-    self,
-    data: ConfigDict,
-    *,
-    workdir: str,
-    seed: int,
-    shard: tuple[int, int],
-    label_smoothing: float = 0.1,
-    beam: int = 4,
-    alpha: float = 0.6,
-  ):
+  def __post_init__(self):
+    data = self.data
     length, size = data.row_length, data.batch_size
     self._language = data.target
     self._bleu = bleu.metric(self._language)  # may be not installed: fail early
-    self.corpus, self.tokenizer, folder = read(data, workdir)
+    self.corpus, self.tokenizer, folder = read(data, self.workdir)
     self._tokenized = {  # reports bad input early
       split: cache.tokenized(self.corpus, split, self.tokenizer, folder)
       for split in SPLITS
     }
+    how = self.seed, data.too_long, self.shard
     self._packed = pipeline.PackedPairs(
-      self._tokenized['train'], length, size, seed, data.too_long, shard
+      self._tokenized['train'], length, size, *how
     )
     self._length, self._size = length, size
-    self._label_smoothing = label_smoothing
-    self._beam, self._alpha = beam, alpha
     self.model_kwargs = dict(vocab_size=self.tokenizer.vocab_size)
     self.meaning = Meaning(self.tokenizer.fingerprint)
     padding = self._packed.statistics['target_padding']
@@ -75,7 +67,7 @@ class Translation(tasks.Task):
 
   def check(self, model: models.EncoderDecoder) -> None:
     """See tasks.Task. Refuses test sentences that are too long to translate."""
-    _check_beam(self._beam, self._alpha, self.tokenizer)
+    _check_beam(self.beam, self.alpha, self.tokenizer)
     lengths = self._tokenized['test'].source.lengths + 1  # including <eos>
     most, place = longest(model), int(lengths.argmax())
     if lengths[place] > most:
@@ -89,15 +81,11 @@ class Translation(tasks.Task):
   def loss(
     self, model: models.Model, params: Mapping, batch: dict, rngs: dict
   ) -> tuple:
-    sums = tokens.of_batch(model, params, batch, rngs, self._label_smoothing)
+    sums = tokens.of_batch(model, params, batch, rngs, self.label_smoothing)
     aux = dict(nll=sums['nll'], accuracy=sums['right'])
     return sums['loss'], sums['weight'], aux
 
-  def score(
-    self, model: models.Model, params: Mapping, batch: dict
-  ) -> dict[str, jax.Array]:
-    """Computes nll, number right and number of target tokens, float32 [R]."""
-    return tokens.of_rows(model, params, batch)
+  score = staticmethod(tokens.of_rows)
 
   def passes(
     self, model: models.EncoderDecoder, split: str
@@ -105,12 +93,13 @@ class Translation(tasks.Task):
     """Evaluates the targets' tokens; for 'test' it also translates."""
     data = self._tokenized[split]
     size = max(1, min(self._size, len(data)))
-    batch = functools.partial(pipeline.eval_batch, data, size, self._length)
-    found = dict(tokens=tasks.Pass(self.score, batch, -(-len(data) // size)))
+    make = functools.partial(pipeline.eval_batch, data, self._length)
+    order = range(len(data))
+    found = dict(tokens=tasks.Pass.over(self.score, order, size, make))
     if split == 'test':
       ids = encode(self.tokenizer, self._test[0])
       found['translations'] = translations(
-        model, self.tokenizer, ids, self._beam, self._alpha
+        model, self.tokenizer, ids, self.beam, self.alpha
       )
     return found
 
@@ -264,8 +253,7 @@ def translations(
 
 
 def _check_beam(beam, alpha, tokenizer):
-  if beam > tokenizer.vocab_size:
-    raise ValueError(f'beam={beam}; expected 1 to {tokenizer.vocab_size}.')
+  checks.within('beam', beam, 1, tokenizer.vocab_size)
   beam_search.check(beam, alpha)
 
 

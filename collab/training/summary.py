@@ -10,7 +10,7 @@ from clu import parameter_overview
 import jax
 from ml_collections import ConfigDict
 
-from collab import accounting, model_json
+from collab import accounting, checks, model_json
 from collab.io import atomic, buckets, json_text
 from collab.runtime import changes, identity, provenance
 from collab.runtime import workdir as workdirs
@@ -127,14 +127,10 @@ def check_results(path: str, workdir: str) -> None:
     raise ValueError(
       f'--results={path}: expected a .jsonl file outside of {workdir}.'
     )
-  try:
+  with checks.located(f'--results={path}: expected a .jsonl file', OSError):
     if not buckets.is_url(path):
       pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     buckets.append(path, '')
-  except OSError as e:
-    raise ValueError(
-      f'--results={path}: {e.strerror}; expected a .jsonl file.'
-    ) from e
 
 
 def append(workdir: str, path: str) -> None:

@@ -27,6 +27,7 @@ epoch is short; the paper, whose factors see weights alone, trains longer.
 from collections import defaultdict
 import math
 
+from collab import checks
 from collab.io import json_text
 from experiments import results, study
 from experiments import table as tables
@@ -47,10 +48,7 @@ def table() -> tables.Table:
     if row['way'] == 'original':
       original = row['spearman']
       continue
-    if row['way'] not in WAYS:
-      raise ValueError(
-        f'{path}: way is {row["way"]!r}, expected {", ".join(WAYS)}.'
-      )
+    checks.one_of(f'{path}: way', row['way'], WAYS)
     json_text.require(row, path, attention_parameters=int, widths=object)
     found[row['way']].append(row)
     widths = row['widths'] if isinstance(row['widths'], list) else []

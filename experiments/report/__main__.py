@@ -22,9 +22,7 @@ from experiments.report import comparison, one, runs
 
 
 def main() -> None:
-  parser = command.Parser(
-    prog='python -m experiments.report', description=__doc__
-  )
+  parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('runs', nargs='+', metavar='RUN_OR_SWEEP')
   add('--text', default='', help='for the maps of a run, not its own data')

@@ -5,7 +5,7 @@ import sys
 
 from flax import linen as nn
 
-from collab import accounting, model_json, models
+from collab import accounting, checks, model_json, models
 from collab.convert import source
 from collab.runtime import workdir as workdirs
 from experiments import results
@@ -125,13 +125,12 @@ def costs(run: runs.Run) -> tuple:
         f'{path}: {name} is {fields[name]!r:.60}, expected 1 to '
         f'{MOST_LAYERS:,}.'
       )
-  try:
+  # Flax raises any kind of exception.
+  with checks.located(f'{path} is of no model', Exception):
     model = models.build(**fields)
     tokens = length(run, model)
     with_mha = accounting.with_mha(model)
     both = [accounting.attention_cost(x, tokens) for x in (model, with_mha)]
-  except Exception as e:  # Flax raises any kind of exception
-    raise ValueError(f'{path} is of no model: {e}') from e
   return tokens, *both
 
 

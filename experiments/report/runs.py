@@ -123,8 +123,7 @@ def read(folder: pathlib.Path) -> Run:
       damaged.
   """
   path = folder / 'run.json'
-  kept = dict(versions={}) | workdirs.read(folder)
-  json_text.require(kept, path, versions=dict)
+  kept = workdirs.read(folder)
   if 'attention' in kept['config']['model']:
     json_text.require(kept['config']['model'], path, attention=dict)
   rows = logs.read_rows(folder / 'metrics.jsonl')
@@ -167,7 +166,7 @@ def curves(arms: dict[str, list[Run]]) -> dict:
   changing = [
     metric
     for metric, parts in found.items()
-    if any(_changes(points) for part in parts.values() for _, points in part)
+    if any(_changes(x) for part in parts.values() for _, x in part)
   ]
   order = [*FIRST, *(x for x in changing if x not in FIRST + LAST), *LAST]
   return {metric: found[metric] for metric in order if metric in changing}

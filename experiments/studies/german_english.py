@@ -4,17 +4,10 @@
 Needs DIR/multi30k: train.en, train.de, val.*, test*.*.
 """
 
+from experiments import study
 from experiments.studies import translation
-from experiments.study import Arm
 
 BUDGET = translation.BUDGET | {'data.source': 'de', 'data.target': 'en'}
 NAMES = 'mha', 'mqa', 'sha', 'collab-48', 'mhe_add', 'mhe_mul'
-ARMS = [
-  Arm(
-    f'de-en-{name}',
-    f'configs/wmt14.py:small,{translation.WORDS[name]}',
-    BUDGET,
-    seeds=(0, 1),
-  )
-  for name in NAMES
-]
+WORDS = {f'de-en-{name}': translation.WORDS[name] for name in NAMES}
+ARMS = study.arms(translation.CONFIG, WORDS, BUDGET, seeds=(0, 1))

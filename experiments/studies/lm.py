@@ -4,7 +4,7 @@
 Needs DIR/wikitext-2: wiki.train.raw, ...
 """
 
-from experiments.study import Arm
+from experiments import study
 
 BUDGET = {
   'data.path': '{data}/wikitext-2',
@@ -12,7 +12,5 @@ BUDGET = {
   'optim.warmup_steps': 100,
 }
 VARIANTS = 'mha', 'sha', 'mqa', 'collab', 'mhe_add', 'mhe_mul'
-ARMS = [
-  Arm(name, f'configs/lm.py:wikitext2,small,{name}', BUDGET, seeds=(0, 1))
-  for name in VARIANTS
-]
+CONFIG = 'configs/lm.py:wikitext2,small'
+ARMS = study.arms(CONFIG, {x: x for x in VARIANTS}, BUDGET, seeds=(0, 1))

@@ -6,21 +6,16 @@ with 400 steps, because 128 heads take up to four times as long. Needs
 DIR/wikitext-2: wiki.train.raw, ...
 """
 
+from experiments import study
 from experiments.studies import lm
-from experiments.study import Arm
 
 WIDTH = 16
 HEADS = 8, 32, 128
 BUDGET = lm.BUDGET | {'total_steps': 400, 'optim.warmup_steps': 40}
 NAMES = 'mha', 'mhe_mul', 'sha', 'mhe_add'
-ARMS = [
-  Arm(
-    f'{name}-{heads}',
-    f'configs/lm.py:wikitext2,small,{name},num_heads={heads},'
-    f'qkv_features={WIDTH * heads}',
-    BUDGET,
-    seeds=(0, 1),
-  )
+WORDS = {
+  f'{name}-{H}': f'{name},num_heads={H},qkv_features={WIDTH * H}'
   for name in NAMES
-  for heads in HEADS
-]
+  for H in HEADS
+}
+ARMS = study.arms(lm.CONFIG, WORDS, BUDGET, seeds=(0, 1))

@@ -6,8 +6,8 @@ Otherwise as `translation`, which has the defaults: offset 1 with embeddings of
 offset are the other reading of the paper. Needs DIR/multi30k.
 """
 
+from experiments import study
 from experiments.studies import translation
-from experiments.study import Arm
 
 WORDS = {
   'std-0.2': 'mhe_mul,embedding_std=0.2',
@@ -19,7 +19,5 @@ WORDS = {
   'concatenate-48': 'collab,shared_dim=48,mixing_init=concatenate',
   'xavier-48': 'collab,shared_dim=48,mixing_init=xavier',
 }
-ARMS = [
-  Arm(name, f'configs/wmt14.py:small,{words}', translation.BUDGET, seeds=(0, 1))
-  for name, words in WORDS.items()
-]
+CONFIG, BUDGET = translation.CONFIG, translation.BUDGET
+ARMS = study.arms(CONFIG, WORDS, BUDGET, seeds=(0, 1))

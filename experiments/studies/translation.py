@@ -6,7 +6,7 @@ Needs DIR/multi30k: train.en, train.de, val.*, test*.*. MHA's queries and keys,
 the papers' 512, 256 and 128.
 """
 
-from experiments.study import Arm
+from experiments import study
 
 BUDGET = {
   'data.path': '{data}/multi30k',
@@ -30,7 +30,5 @@ WORDS = {
   'mhe_add': 'mhe_add',
   'mhe_mul': 'mhe_mul',
 }
-ARMS = [
-  Arm(name, f'configs/wmt14.py:small,{words}', BUDGET, seeds=(0, 1, 2))
-  for name, words in WORDS.items()
-]
+CONFIG = 'configs/wmt14.py:small'
+ARMS = study.arms(CONFIG, WORDS, BUDGET, seeds=(0, 1, 2))

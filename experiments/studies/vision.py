@@ -5,7 +5,7 @@ Needs DIR/fashion_mnist: the four idx files. MHA's queries and keys are 128 wide
 in all, collaborative attention's a half and a quarter of it. Five epochs.
 """
 
-from experiments.study import Arm
+from experiments import study
 
 BUDGET = {
   'data.path': '{data}/fashion_mnist',
@@ -19,7 +19,5 @@ WORDS = {
   'mhe_add': 'mhe_add',
   'mhe_mul': 'mhe_mul',
 }
-ARMS = [
-  Arm(name, f'configs/vit.py:fashion_mnist,small,{words}', BUDGET, seeds=(0, 1))
-  for name, words in WORDS.items()
-]
+CONFIG = 'configs/vit.py:fashion_mnist,small'
+ARMS = study.arms(CONFIG, WORDS, BUDGET, seeds=(0, 1))

@@ -89,14 +89,17 @@ def test_words_of_the_config_are_those_of_all_variants():
   'arguments, words',
   [
     (['--config=configs/none.py'], 'There is no config configs/none.py'),
-    (['--config=configs/lm.py', '--length=0'], '--length=0 must be at least 1'),
+    (
+      ['--config=configs/lm.py', '--length=0'],
+      'length=0; expected at least 1',
+    ),
     (['--config=configs/lm.py:nothing'], "has 'nothing'; there are wikitext"),
     (
       ['--config=configs/lm.py', '--lenght=3'],
       'arguments: --lenght=3',
     ),
     (['--config=configs/lm.py', '--length=x'], "invalid int value: 'x'"),
-    ([], 'Give --config=configs/'),
+    ([], 'arguments are required: --config'),
   ],
 )
 def test_bad_input(arguments, words, tmp_path):

@@ -34,12 +34,12 @@ def without(*names):
     (
       'bert_Model',
       dict(model_type='t5'),
-      "model_type 't5'; there are bert, .*marian",
+      "model_type='t5'; there are bert, .*marian",
     ),
     (
       'bert_Model',
       dict(model_type=['bert']),
-      r"model_type \['bert'\]; there are",
+      r"model_type=\['bert'\]; there are",
     ),
     (
       'bert_Model',
@@ -60,7 +60,7 @@ def without(*names):
     (
       'bert_Model',
       dict(hidden_act='mish'),
-      "activation 'mish'; there are gelu, .*swish",
+      "activation='mish'; there are gelu, .*swish",
     ),
     ('bert_Model', dict(hidden_act=3), 'hidden_act is 3, expected str'),
     ('bert_Model', dict(hidden_size=None), 'hidden_size is missing'),

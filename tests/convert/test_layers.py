@@ -392,7 +392,7 @@ def test_refuses():
   for k in (0, H * K + 1):
     with pytest.raises(ValueError, match=rf'^Key width {k}; expected 1 to 15'):
       convert('collab', params, white, shared_dim=k)
-  with pytest.raises(ValueError, match=r"^bias='key' is none of content,"):
+  with pytest.raises(ValueError, match=r"^bias='key'; there are content,"):
     convert('collab', params, white, shared_dim=3, bias='key')
 
 

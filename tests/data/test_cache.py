@@ -157,5 +157,5 @@ def test_no_text_is_the_space_before_it(tok, tmp_path):
   rows = [('', '', ''), ('a', '', '')]
   corpus = sources.sample()._replace(readers=dict(val=lambda: iter(rows)))
   tokenized = cache.tokenized(corpus, 'val', tok, tmp_path)
-  batch = pipeline.eval_batch(tokenized, 2, 7, 0)
+  batch = pipeline.eval_batch(tokenized, 7, np.arange(2))
   assert [tok.decode(row) for row in batch['source']] == ['', 'a']

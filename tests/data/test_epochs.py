@@ -54,9 +54,8 @@ def test_parts(n, size):
   'arguments, words',
   [
     ((0, 4), 'no examples'),
-    ((5, 0), 'batch_size is 0'),
-    ((5, 4, 0, (0, 3)), 'batch_size is 4, expected a multiple of the 3'),
-    ((5, 4, 0, (2, 2)), r'shard is \(2, 2\)'),
+    ((5, 0), 'data.batch_size=0'),
+    ((5, 4, 0, (0, 3)), 'data.batch_size=4; expected a multiple of the 3'),
   ],
 )
 def test_errors(arguments, words):

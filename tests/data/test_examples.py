@@ -101,9 +101,9 @@ def test_width_is_a_power_of_two():
 
 
 def test_errors():
-  with pytest.raises(ValueError, match='row_length is 4, expected at least 5'):
+  with pytest.raises(ValueError, match=r'^data\.row_length=4; expected at le'):
     encode([('a',)], 4)
-  with pytest.raises(ValueError, match='has 4 tokens, expected at most 3'):
+  with pytest.raises(AssertionError):
     examples.pad(encode([('ab',)]), [0], 3)
 
 

@@ -132,7 +132,7 @@ def test_held_out_of_range(write, n):
 def test_channels(write):
   folder = write()
   refused('images of 1 channel; ... have 3', lambda: read(folder, channels=3))
-  refused('2 channels', lambda: read(folder, channels=2))
+  refused('data.mean has 2 values', lambda: read(folder, channels=2))
 
 
 # Folders ----------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_damaged_image(folder, content):
   assert [x is None for x in found] == [False, False, True, False]
   assert source.damaged == {str(path)}
   refused(
-    "damaged is 'drop'; there are error, skip",
+    "data.damaged='drop'; there are error, skip",
     lambda: read(folder, channels=3, damaged='drop'),
   )
 
@@ -347,7 +347,7 @@ def test_unknown_layouts(tmp_path):
   )
   refused('has no images in a known layout', lambda: read(tmp_path))
   refused(
-    "No data.corpus 'nope'; there are sample, imagenet2012",
+    "data.corpus='nope'; there are sample, imagenet2012",
     lambda: images.read(corpus='nope'),
   )
 

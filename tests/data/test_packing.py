@@ -72,5 +72,5 @@ def test_long_rows():
 
 @pytest.mark.parametrize('length', [-1, ROW + 1])
 def test_impossible_length(length):
-  with pytest.raises(ValueError, match=rf'{length}.*expected 0\.\.{ROW}'):
+  with pytest.raises(AssertionError, match=str(length)):
     packing.plan(np.array([[1, length], [1, 1]]), ROW, 0)

@@ -150,7 +150,10 @@ def test_missing(write, tmp_path):
     "no split 'test', only train. Expected: ... test.* ... There: other, train",
     lambda: corpus().pairs('test'),
   )
-  refused("both 'en'", lambda: sources.parallel(tmp_path, 'en', 'en'))
+  refused(
+    "data.source and data.target are both 'en'",
+    lambda: sources.parallel(tmp_path, 'en', 'en'),
+  )
   write(train__en__gz=text(0))
   refused('both train.en and train.en.gz', corpus)
 

@@ -121,7 +121,7 @@ def test_missing(write, tmp_path):
     'nowhere is not a folder. Expected: train-v1.1.json and dev-v1.1.json',
     lambda: squad_files.local(tmp_path / 'nowhere', 'v1.1'),
   )
-  refused("version='1.1'; there are v1.1, v2.0", lambda: local('1.1'))
+  refused("data.version='1.1'; there are v1.1, v2.0", lambda: local('1.1'))
   refused('has no questions. Expected: train-v2.0.json', lambda: local('v2.0'))
   write(dict.fromkeys(('train-a.json', 'train-b.json', 'x.json'), b''))
   refused(
@@ -146,12 +146,12 @@ def test_missing(write, tmp_path):
 @pytest.mark.parametrize(
   'content, message',
   [
-    (b'', 'train.json: line 1: no JSON, or damaged: Expecting value'),
-    (b'{"data": [\n{"para', 'train.json: line 2: no JSON, or damaged'),
+    (b'', 'train.json is no JSON: Expecting value: line 1 column 1'),
+    (b'{"data": [\n{"para', 'no JSON: Unterminated string starting at: line 2'),
     (b'{"data": [\n"\xff"]}', 'train.json, line 2: invalid UTF-8'),
-    (b'[]', "train.json: expected 'data', got []."),
-    (b'{"dat": 1, "b": 2}', "train.json: expected 'data', got dat, b."),
-    (b'{"data": {}}', 'train.json: data is {}, expected list.'),
+    (b'[]', 'train.json holds a list, expected {...}.'),
+    (b'{"dat": 1, "b": 2}', "is damaged: expected 'data', got dat, b."),
+    (b'{"data": {}}', 'train.json is damaged: data is {}, expected list.'),
     (file({}), "train.json: expected 'paragraphs', got ."),
     (
       file(dict(paragraphs=[dict(context='x')])),

@@ -72,6 +72,17 @@ def test_files_that_name_no_split(tmp_path):
   assert 0 < len(parts['test']) < 30
 
 
+@pytest.mark.parametrize(
+  'names',
+  [('a__txt', 'b__txt'), ('train__txt', 'val__txt', 'test__txt')],
+)
+def test_what_is_not_read_is_named(names, tmp_path):
+  (tmp_path / 'more').mkdir()
+  write(tmp_path / 'more', c__txt=LINES)
+  write(tmp_path, **dict.fromkeys((*names, 'notes__md', '__hidden'), LINES))
+  assert text.read('', str(tmp_path)).not_read == ('more/', 'notes.md')
+
+
 class TinyText(tfds.core.GeneratorBasedBuilder):
   """A TFDS data set like lm1b, but for its size and its odd lines."""
 

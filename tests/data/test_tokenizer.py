@@ -157,7 +157,7 @@ def test_pieces_of_a_line_are_the_line(text, times):
 
 
 def test_impossible_training(tmp_path):
-  with pytest.raises(ValueError, match=r'vocab_size is 260.*at least 261'):
+  with pytest.raises(ValueError, match=r'data\.vocab_size=260.*at least 261'):
     tokenizer_training.train(iter(LINES), 260, tmp_path / 't.json')
   with pytest.raises(ValueError, match='no lines'):
     tokenizer_training.train(iter([]), 300, tmp_path / 't.json')

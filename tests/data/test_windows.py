@@ -199,7 +199,7 @@ def test_questions_of_one_paragraph_share_it(tokenizer):
 def test_wrong_lengths(tokenizer, length, stride, longest):
   with pytest.raises(
     ValueError,
-    match=f'stride is {stride} and question_length {longest}, .* row_length '
-    f'{length} .* together at most {length - 3}',
+    match=f'^data.stride={stride} and data.question_length={longest}; .*'
+    f'data.row_length={length} .* together at most {length - 3}',
   ):
     windows.cut([question(TEXT)], tokenizer, length, stride, longest)

@@ -119,7 +119,7 @@ def test_workdirs_of_converted_runs(runs):
     (b'\xff', "is no JSON: 'utf-8' codec"),
     (b'[]', r'holds a list, expected \{\.\.\.\}'),
     (b'3', 'holds a int'),
-    (b'{}', 'is damaged: it has no steps'),
+    (b'{}', "is damaged: expected 'steps', got"),
     (b'{"steps": []}', r'is damaged: steps is \[\], expected int'),
     (b'{"steps": 1, "arm": []}', 'is damaged: arm is'),
     (
@@ -154,10 +154,10 @@ def test_damaged_examples_are_named_by_their_file(spoil, words, tmp_path):
 @pytest.mark.parametrize(
   'text, words',
   [
-    ('{}', 'is damaged: it has no steps'),
+    ('{}', "is damaged: expected 'steps', got"),
     ('{"steps": "3"}', "is damaged: steps is '3', expected int"),
     ('[]', 'holds a list'),
-    ('{"steps": 3}', 'is damaged: it has no config_hash'),
+    ('{"steps": 3}', "is damaged: expected 'config_hash', got"),
   ],
 )
 def test_damaged_result_of_a_run_is_named_by_its_file(text, words, runs):

@@ -422,9 +422,15 @@ def test_with_the_real_train(tmp_path):
     ('--grid=total_steps', '--grid=total_steps; expected FIELD=VALUE,VALUE'),
     ('--grid==1', '--grid==1; expected FIELD=VALUE,VALUE'),
     ('--grid=total_steps=1,1', 'a-total_steps1 with seed 0 is there twice'),
-    ('--grid=steps=1', r'a-steps1-s0 has no config: .*"steps" does'),
-    ('--grid=total_steps=1,x', 'a-total_steps1-s0 has no config: .*str'),
-    ('--grid=optim=1', 'a-optim1-s0 has no config: '),
+    ('--grid=steps=1', r'--grid: a-steps1-s0 has .*: steps=1: .*"steps" does'),
+    (
+      '--grid=total_steps=1,x',
+      '--grid: .* has no config: total_steps=1: .*str',
+    ),
+    ('--grid=total_steps=x', '--grid: .* has no config: total_steps=x: .*str'),
+    ('--grid=total_steps=0', '--grid: .*: total_steps=0; expected at least 1'),
+    ('--grid=seed=x', '--grid: .* has no config: seed=x: .*str'),
+    ('--grid=optim=1', '--grid: .* has no config: optim=1: '),
   ],
 )
 def test_options_that_lead_nowhere(option, words, project):
@@ -480,7 +486,10 @@ def test_a_workdir_of_another_config(tmp_path, monkeypatch):
     ("Arm('a', 'x.py', seeds=(True,))", 'expected a tuple of int'),
     ("Arm('a', source='b', convert='--x')", 'expected a tuple of str'),
     ("Arm('a', 'x.py', {'seed': 1})", "'a': overrides has seed"),
-    ("Arm('a', 'x.py', {'path': '{x}'})", "'a': overrides has 'x', expected"),
+    (
+      "Arm('a', 'x.py', {'path': '{x}'})",
+      "'a': overrides has more than {data} and {runs}: 'x'",
+    ),
     (
       "Arm('a', 'configs/lm.py', {'total_steps': -5})",
       'a-s0 has no config: total_steps=-5; expected at least 1',

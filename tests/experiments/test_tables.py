@@ -203,7 +203,7 @@ def test_damaged_row_of_a_table_is_one_line(made):
   row = json.loads(others[0])
   del row['parameters']
   path.write_text('\n'.join([first, json.dumps(row), *others[1:]]))
-  words = r'translation\.jsonl, line 2 is damaged: it has no parameters'
+  words = r'translation\.jsonl, line 2 is damaged: expected .parameters., got'
   with pytest.raises(ValueError, match=words):
     tables.make('nmt_width', made)
 

@@ -245,7 +245,7 @@ def test_json_that_is_too_deep_or_too_long(tmp_path):
   path = tmp_path / 'train.json'
   for content in ('[' * 100_000, '9' * 5000):
     path.write_text(content)
-    with pytest.raises(ValueError, match=f'{path}.*no JSON, or damaged'):
+    with pytest.raises(ValueError, match=f'{path} is no JSON'):
       squad_files.read(path, 'v1.1')
   folder = tmp_path / 'BoolQ'
   folder.mkdir()
@@ -253,5 +253,5 @@ def test_json_that_is_too_deep_or_too_long(tmp_path):
   for part in ('train', 'val'):
     (folder / f'{part}.jsonl').write_text(f'{row}\n{"[" * 100_000}\n')
   found = superglue.local('boolq', tmp_path)
-  with pytest.raises(ValueError, match=r'train\.jsonl, line 2: no JSON'):
+  with pytest.raises(ValueError, match=r'train\.jsonl, line 2: it is no JSON'):
     list(found.readers['train']())

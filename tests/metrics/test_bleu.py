@@ -112,9 +112,6 @@ def test_bleu_by_category_scores_short_texts_too():
   [
     ([], [], 'and some; got 0 and 0'),
     (['a'], ['a', 'b'], 'got 1 and 2'),
-    ('a', ['a'], 'hypotheses must be a list of str, got str'),
-    (['a'], [['a']], 'references must be a list of str, got list'),
-    ([None], ['a'], 'hypotheses must be a list of str, got NoneType'),
   ],
 )
 def test_wrong_texts(hypotheses, references, message):
@@ -125,7 +122,6 @@ def test_wrong_texts(hypotheses, references, message):
     bleu.by_category(['x'], hypotheses, references)
 
 
-@pytest.mark.parametrize('categories', ['x', ['x', 'y']])
-def test_wrong_categories(categories):
-  with pytest.raises(ValueError, match='categories must be a list of 1'):
-    bleu.by_category(categories, ['a'], ['a'])
+def test_a_category_for_each():
+  with pytest.raises(ValueError, match='zip'):
+    bleu.by_category(['x', 'y'], ['a'], ['a'])

@@ -75,7 +75,7 @@ def test_nothing_else_may_change(field, value, tmp_path):
   workdir.claim(tiny.config('corpus'), tmp_path)
   with pytest.raises(ValueError, match='another config') as info:
     workdir.claim(tiny.config('corpus', **{field: value}), tmp_path)
-  for words in (f'{field} is ', f', got {value!r}.', changes.WORDS):
+  for words in (f'{field} was ', f', is {value!r}.', changes.WORDS):
     assert words in str(info.value)
   assert not (tmp_path / 'changes.json').exists()
 
@@ -114,11 +114,13 @@ def test_evaluation_changes_nothing(tmp_path):
   go_on(tiny.config('corpus', fsdp=2), tmp_path, 6, eval_only=True)
   assert not (tmp_path / 'changes.json').exists()
   longer = tiny.config('corpus', total_steps=20)
-  with pytest.raises(ValueError, match=r'takes .* of total_steps=12; got 20'):
+  with pytest.raises(
+    ValueError, match=r'takes .* is: total_steps was 12, is 20'
+  ):
     go_on(longer, tmp_path, 6, eval_only=True)
   for name, value in dict(best='val/x', final='best', average=1).items():
     other = tiny.config('corpus', **{f'checkpoint__{name}': value})
-    with pytest.raises(ValueError, match=rf'checkpoint\.{name}=.*; got'):
+    with pytest.raises(ValueError, match=rf'checkpoint\.{name} was '):
       go_on(other, tmp_path, 6, eval_only=True)
 
 
@@ -217,9 +219,9 @@ def test_the_same_data(tmp_path):
 @pytest.mark.parametrize(
   'other, words',
   [
-    (dict(checksum='b'), r'with: checksum was a, is b\.'),
+    (dict(checksum='b'), r"with: checksum was 'a', is 'b'\."),
     (dict(step_4=2), 'with: checksum of batches, 1 processes was '),
-    (dict(checksum='b', step_8=2), 'with: .*a, is b; checksum of batches'),
+    (dict(checksum='b', step_8=2), "with: .*'a', is 'b'; checksum of batches"),
   ],
 )
 def test_other_data(other, words, tmp_path):

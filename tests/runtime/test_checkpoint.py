@@ -320,7 +320,7 @@ def test_average(tmp_path):
     assert_same(newest, make_state(4)['params'])
     with pytest.raises(ValueError, match=r'average of 3; .* has 2 good ones'):
       checkpoints.average(3, ABSTRACT['params'])
-    with pytest.raises(ValueError, match='average of 4; expected 1 to keep=3'):
+    with pytest.raises(ValueError, match='average=4; expected 1 to 3'):
       checkpoints.average(4, ABSTRACT['params'])
     with pytest.raises(ValueError, match='another model'):
       checkpoints.average(1, dict(a=ABSTRACT['step']))

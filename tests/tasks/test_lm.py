@@ -118,7 +118,7 @@ def test_hosts_share_a_batch(corpus, tmp_path):
 
 @pytest.mark.parametrize('stride', [0, 12])
 def test_stride_error(stride, corpus, tmp_path):
-  words = f'eval_stride is {stride}, expected 1 to row_length=11'
+  words = f'data.eval_stride={stride}; expected 1 to 11'
   with pytest.raises(ValueError, match=words):
     build(corpus, tmp_path, eval_stride=stride)
 
@@ -145,3 +145,10 @@ def test_outputs_that_are_not_finite_have_no_score(wrong, corpus, tmp_path):
       assert np.isnan(scores.pop(name))
     assert examples == {}
   assert scores.items() <= good.items()  # words, and the unigram's
+
+
+def test_the_summary_names_what_is_beside_the_text(corpus, tmp_path):
+  task = build(corpus, tmp_path / 'run')
+  assert 'beside it, not read' not in task.describe()
+  task._source = task._source._replace(not_read=('more/', 'notes.md'))
+  assert task.describe()['beside it, not read'] == 'more/, notes.md'

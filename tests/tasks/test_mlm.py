@@ -73,7 +73,7 @@ def test_shards_are_the_batch(task, tmp_path):
 @pytest.mark.parametrize('rate', [0.001, 1.0])
 def test_rate_error(rate, tmp_path):
   with pytest.raises(
-    ValueError, match=rf'rate={rate} masks .* expected 1 to 40'
+    ValueError, match=rf'task.rate={rate} masks .* expected 1 to 40'
   ):
     build(tmp_path, rate=rate)
 

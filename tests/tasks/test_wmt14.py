@@ -65,7 +65,7 @@ def tokens_of(task, split):
 
 
 def test_no_such_task(corpus, workdir):
-  with pytest.raises(ValueError, match=r"No task 'wmt15'; there are .*wmt14"):
+  with pytest.raises(ValueError, match=r"task.name='wmt15'; there are .*wmt14"):
     build(tiny.config(corpus, task__name='wmt15'), workdir)
 
 
@@ -333,9 +333,9 @@ def test_test_sentence_that_is_too_long(trained, corpus, tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    (dict(task__beam=0), 'size must be 1 or more, got 0'),
+    (dict(task__beam=0), 'beam=0; expected 1 to '),
     (dict(task__beam=999), r'beam=999; expected 1 to \d+\.'),
-    (dict(task__alpha=float('nan')), 'alpha must be 0 to 10, got nan'),
+    (dict(task__alpha=float('nan')), 'alpha=nan; expected 0 to 10'),
   ],
 )
 def test_impossible_beams(changes, message, trained, corpus, workdir):

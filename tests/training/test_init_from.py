@@ -247,3 +247,25 @@ def test_tokenizer_comes_along(earlier, tmp_path):
   with pytest.raises(ValueError, match='is no workdir'):
     workdir.claim(config, tmp_path / 'newest')
   assert not (tmp_path / 'newest' / 'run.json').exists()
+
+
+@pytest.mark.parametrize('ours', ['encoder_decoder', 'vit'])
+def test_another_kind_of_model_is_one_line(ours, earlier, tmp_path):
+  folder = earlier(model=dict(name='decoder'))
+  (folder / 'tokenizer.json').write_text('{}')
+  config = make_config(init_from=str(folder), model=dict(name=ours))
+  if ours == 'vit':  # its data has no tokenizer
+    del config.data.vocabulary
+  words = f'^init_from={folder} has a model decoder; expected {ours}\\.$'
+  with pytest.raises(ValueError, match=words):
+    workdir.claim(config, tmp_path / 'new')
+  assert not (tmp_path / 'new' / 'run.json').exists()
+
+
+def test_a_model_of_ones_own_may_begin_as_another(earlier, tmp_path):
+  folder = earlier(model=dict(name='decoder'))
+  (folder / 'tokenizer.json').write_text('{}')
+  config = make_config(init_from=str(folder), model=dict(name='lab:Mine'))
+  del config.data.vocabulary
+  workdir.claim(config, tmp_path / 'new')
+  assert (tmp_path / 'new' / 'tokenizer.json').read_text() == '{}'

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import linalg
 from threadpoolctl import ThreadpoolController
 
+from collab import checks
 from collab.attention.variants.collab import concatenate
 
 # Relative to a matrix of unit diagonal; just enough for its Cholesky factor.
@@ -80,8 +81,7 @@ def decompose(
     raise ValueError(
       f'Key width {rank}; expected 1 to {N}, with which nothing is lost.'
     )
-  if sweeps < 0:
-    raise ValueError(f'{sweeps} sweeps; expected 0 or more.')
+  checks.at_least('sweeps', sweeps, 0)
   grams = [np.asarray(g, np.float64) for g in (query_gram, key_gram)]
   if not all(np.isfinite(g).all() for g in grams):
     raise ValueError('The projections or their inputs are not finite.')

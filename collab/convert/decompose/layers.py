@@ -14,6 +14,7 @@ heads, K width of a head, N = H K.
 
 import numpy as np
 
+from collab import checks
 from collab.attention.variants.collab import BIASES
 from collab.convert.decompose import cp
 from collab.convert.decompose.input_statistics import Moments
@@ -43,9 +44,7 @@ def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
   Raises:
     ValueError: there is no such bias.
   """
-  if bias not in BIASES:
-    legal = ', '.join(BIASES)
-    raise ValueError(f'bias={bias!r} is none of {legal}.')
+  checks.one_of('bias', bias, BIASES)
   D, H, K = mha.query.shape
   wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
   gram = wq.T @ moments.x_cov @ wq
@@ -108,8 +107,7 @@ def gqa(
   D, H, K = mha.query.shape
   if kv_heads < 1 or H % kv_heads:
     raise ValueError(f'kv_heads={kv_heads} does not divide num_heads={H}.')
-  if pooling not in ('svd', 'mean'):
-    raise ValueError(f'pooling={pooling!r}; there are svd, mean.')
+  checks.one_of('pooling', pooling, ('svd', 'mean'))
   _same_width(mha)
   if pooling == 'mean':
     mean = lambda w: w.reshape(D, kv_heads, -1, K).mean(2)
@@ -154,8 +152,7 @@ def mla(mha: Mha, moments: Moments, *, latent_dim: int) -> dict:
   rank of the two together, at most D.
   """
   D, H, K = mha.query.shape
-  if not 1 <= latent_dim <= D:
-    raise ValueError(f'latent_dim={latent_dim}; expected 1 to {D}.')
+  checks.within('latent_dim', latent_dim, 1, D)
   _same_width(mha)
   s, inverse = cp.root(moments.y_cov)
   parts = [

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from collab import model_json, models
+from collab import checks, model_json, models
 from collab.convert.huggingface import folders, plans
 from collab.convert.huggingface.families import FAMILIES
 from collab.data import tokenizer
@@ -66,15 +66,11 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
   folder = pathlib.Path(folder)
   config = json_text.read_object(folder / folders.CONFIG)
   found = folders.read_tensors(folder)
-  try:
+  with checks.located(folder / folders.CONFIG):
     plan = plans.make(config, pooler=any('pooler.' in name for name in found))
-  except ValueError as e:
-    raise ValueError(f'{folder / folders.CONFIG}: {e}') from e
-  try:
+  with checks.located(folder):
     names, rest = _sort(plan, found, allow)
     flat = _parameters(plan, names, found)
-  except ValueError as e:
-    raise ValueError(f'{folder}: {e}') from e
   return Pretrained(
     model=plan.model,
     params=traverse_util.unflatten_dict(flat, sep='/'),

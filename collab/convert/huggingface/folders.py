@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from collab import checks
 from collab.data import tokenizer as tokenizers
 from collab.io import atomic, json_text
 from collab.runtime import tree_table
@@ -99,10 +100,9 @@ def join_sorted(names: Iterable[str]) -> str:
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads {name: array} from one safetensors file."""
-  try:
+  kinds = safetensors.SafetensorError, OSError, KeyError
+  with checks.located(f'{path} cannot be read', kinds):
     return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, KeyError) as e:
-    raise ValueError(f'{path} cannot be read: {e}.') from e
 
 
 def _nothing(folder):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import re
 from typing import NamedTuple
 
-from collab import model_json, models
+from collab import checks, model_json, models
 from collab.convert.huggingface.families import FAMILIES
 from collab.convert.huggingface.families.family import (
   ACTIVATIONS,
@@ -57,8 +57,7 @@ def make(config: dict, pooler: bool) -> Plan:
     ValueError: we have no such model.
   """
   kind = config.get('model_type')
-  if kind not in list(FAMILIES):  # the value may have any type
-    raise ValueError(f'model_type {kind!r}; there are {", ".join(FAMILIES)}.')
+  checks.one_of('model_type', kind, FAMILIES)
   family, get = FAMILIES[kind], reader(config)
   for name, value in (family.fixed | dict(pruned_heads={})).items():
     got = config.get(name, value)
@@ -66,10 +65,7 @@ def make(config: dict, pooler: bool) -> Plan:
       raise ValueError(f'{name} is {got!r}, expected {value!r}.')
   legal = family.architectures
   architecture = (get('architectures', []) or list(legal))[0]
-  if architecture not in list(legal):
-    raise ValueError(
-      f'architecture {architecture!r}; there are {", ".join(legal)}.'
-    )
+  checks.one_of('architecture', architecture, legal)
   model = fields(family, architecture, get, pooler)
   shapes = tree_table.named(models.shapes(models.build(**model)))
   entries = _entries(family, architecture, model, shapes)
@@ -89,10 +85,7 @@ def fields(
         f'{model[name]} layers ({name}), expected {MOST_LAYERS} or fewer.'
       )
   name = model['activation']
-  if name not in ACTIVATIONS:
-    raise ValueError(
-      f'activation {name!r}; there are {", ".join(ACTIVATIONS)}.'
-    )
+  checks.one_of('activation', name, ACTIVATIONS)
   model['activation'] = ACTIVATIONS[name]
   if 'head' in model:
     legal = any(path == 'pooler' for _, path, *_ in family.body)

@@ -13,6 +13,7 @@ from pathlib import Path
 import re
 from typing import NamedTuple
 
+from collab import checks
 from collab.data.examples import Example, Parts
 from collab.data.readers import prepared, split_files
 from collab.io import node_files, text_lines
@@ -91,10 +92,7 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
       While iterating: a damaged file, no header, a row with a wrong number of
       columns, an unknown label, or no row at all.
   """
-  if malformed not in MALFORMED:
-    raise ValueError(
-      f'malformed={malformed!r} is none of {", ".join(MALFORMED)}.'
-    )
+  checks.one_of('data.malformed', malformed, MALFORMED)
   table, skipped = TABLES[name], {}
   files = _find(node_files.fetched(path) / table.folder, table.files)
   parts = _evaluated(table)
@@ -167,7 +165,7 @@ def _examples(path, table, skip, skipped):
     if fault and skip:
       bad += 1
       continue
-    with text_lines.located(f'{path}, line {number}'):
+    with checks.located(f'{path}, line {number}'):
       if fault:
         raise ValueError(
           f"{fault} (data.malformed='skip' leaves such rows out)."

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from collab import checks
 from collab.data.readers import encoded_images, idx
 from collab.data.samples import digits
 from collab.io import node_files
@@ -93,12 +94,9 @@ def read(
     ValueError: a name, path, layout or number is impossible, a split is empty,
       or a file is damaged.
   """
-  if damaged not in POLICIES:
-    raise ValueError(
-      f"damaged is '{damaged}'; there are {', '.join(POLICIES)}."
-    )
+  checks.one_of('data.damaged', damaged, POLICIES)
   if channels not in encoded_images.MODES:
-    raise ValueError(f'{channels} channels (of data.mean); expected 1 or 3.')
+    raise ValueError(f'data.mean has {channels} values; expected 1 or 3.')
   skipped, ignored = set() if damaged == 'skip' else None, Counter()
   name, folder = path or corpus, node_files.fetched(path)
   if path and not idx.there(folder):
@@ -107,11 +105,9 @@ def read(
     found = _in_memory(idx.read(folder), name, channels)
   elif corpus == 'sample':
     found = _in_memory(digits.read(), name, channels)
-  elif corpus in TFDS:
-    found = encoded_images.tfds(corpus, TFDS[corpus], channels, skipped)
   else:
-    legal = ', '.join(['sample', *TFDS])
-    raise ValueError(f"No data.corpus '{corpus}'; there are {legal}.")
+    checks.one_of('data.corpus', corpus, ['sample', *TFDS])
+    found = encoded_images.tfds(corpus, TFDS[corpus], channels, skipped)
   classes, splits = found
   for split, images in splits.items():
     if not len(images):

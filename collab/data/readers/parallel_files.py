@@ -28,7 +28,9 @@ def find(
     '.gz; or data.files=("train=SOURCE_FILE,TARGET_FILE", "val=...", ...).'
   )
   if source == target:
-    raise ValueError(f"source and target are both '{source}': expected two.")
+    raise ValueError(
+      f'data.source and data.target are both {source!r}; expected two.'
+    )
   names = split_files.names(folder, expected)
   more = f' and {len(names) - MOST} more' if len(names) > MOST else ''
   expected += f' There: {", ".join(names[:MOST]) or "nothing"}{more}.'

@@ -7,10 +7,10 @@
 
 from collections.abc import Callable
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from collab import checks
 from collab.data.readers import prepared, split_files
 from collab.data.splits import SPLITS
 from collab.io import json_text, node_files, text_lines
@@ -91,7 +91,7 @@ def local(
   Raises:
     ValueError: another version, no folder, no file, or several candidates.
   """
-  check_version(version)
+  checks.one_of('data.version', version, VERSIONS)
   folder = node_files.fetched(path)
   expected = (
     f'Expected: train-{version}.json and dev-{version}.json, plain or .gz; or '
@@ -117,12 +117,6 @@ def local(
   return Questions(str(path), readers, expected)
 
 
-def check_version(version: str) -> None:
-  """Raises ValueError for an unknown version."""
-  if version not in VERSIONS:
-    raise ValueError(f'version={version!r}; there are {", ".join(VERSIONS)}.')
-
-
 def _find(folder, names, version):
   """Maps splits to paths by the names of the files."""
   names = [x for x in names if x.removesuffix('.gz').endswith('.json')]
@@ -145,23 +139,14 @@ def read(path: Path, version: str, split: str = '') -> list[Question]:
       in v1.1.
   """
   parts, text = {8: 'val', 9: 'test'}, text_lines.whole(path)
-  with text_lines.located(path):
+  articles = json_text.parse_object(text, path, data=list)['data']
+  with checks.located(path):
     return [
       question
-      for i, article in enumerate(_articles(text))
+      for i, article in enumerate(articles)
       if split in ('', parts.get(i % 10, 'train'))
       for question in _questions(article, version)
     ]
-
-
-def _articles(text):
-  try:
-    return field(json_text.parse(text), 'data', list)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f'line {error.lineno}: no JSON, or damaged: {error.msg} (column '
-      f'{error.colno}).'
-    ) from error
 
 
 def _questions(article, version):
@@ -169,7 +154,7 @@ def _questions(article, version):
   for paragraph in field(article, 'paragraphs', list):
     context = field(paragraph, 'context')
     for qa in field(paragraph, 'qas', list):
-      with text_lines.located(f'question {field(qa, "id")}'):
+      with checks.located(f'question {field(qa, "id")}'):
         answers = field(qa, 'answers', list)
         if version == 'v2.0' and 'is_impossible' in qa:
           answers = [] if field(qa, 'is_impossible', bool) else answers
@@ -210,15 +195,15 @@ def tfds(name: str, version: str) -> Questions:
   Raises:
     ValueError: another version, unknown name, not prepared, other features.
   """
-  check_version(version)
-  name = f'{name}/{version}'
+  checks.one_of('data.version', version, VERSIONS)
+  name = name and f'{name}/{version}'
   features = ('id', 'context', 'question', 'answers')
   builder = prepared.builder(name, features)
 
   def reader(split):
     found = [_of_row(**row) for row in prepared.rows(builder, split)]
     for question in found:
-      with text_lines.located(f'{name}, question {question.id}'):
+      with checks.located(f'{name}, question {question.id}'):
         check(question, version)
     return found
 

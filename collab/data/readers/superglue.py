@@ -7,10 +7,10 @@ val.jsonl (plain or .gz), and the score of the best epoch on it is optimistic.
 
 from collections.abc import Callable
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from collab import checks
 from collab.data.examples import Parts
 from collab.data.readers import prepared, split_files
 from collab.data.readers import superglue_forms as forms
@@ -63,8 +63,7 @@ def local(name: str, path: str | Path, malformed: str = 'fatal') -> Parts:
     ValueError: there is no such file. While iterating: a damaged file, a line
       that is not JSON or lacks a field, an unknown label, or no example at all.
   """
-  if malformed != 'fatal':
-    raise ValueError(f'malformed={malformed!r}, SuperGLUE knows only fatal.')
+  checks.one_of('data.malformed', malformed, ('fatal',))
   layout, readers, folder = LAYOUTS[name], {}, node_files.fetched(path)
   for part in ('train', 'val'):
     wanted = folder / layout.folder / f'{part}.jsonl'
@@ -81,7 +80,7 @@ def tfds(name: str, corpus: str = 'super_glue') -> Parts:
 
   def read(split):
     for i, row in enumerate(prepared.rows(builder, split)):
-      with text_lines.located(f'{corpus}/{name}, {split}, record {i}'):
+      with checks.located(f'{corpus}/{name}, {split}, record {i}'):
         found = list(LAYOUTS[name].form(row))
       yield from found
 
@@ -98,17 +97,11 @@ def _read(path, layout):
 
 def _examples(path, layout):
   for number, line in text_lines.records(path):
-    with text_lines.located(f'{path}, line {number}'):
+    with checks.located(f'{path}, line {number}'):
+      parsed = json_text.parse_object(line, 'it')
       found = [
         example._replace(label=label_id(example.label, layout.labels))
-        for row in layout.rows(_parsed(line), number)
+        for row in layout.rows(parsed, number)
         for example in layout.form(row)
       ]
     yield from found
-
-
-def _parsed(line):
-  try:
-    return json_text.parse(line)
-  except json.JSONDecodeError as e:
-    raise ValueError(f'no JSON: {e.msg}, column {e.colno}.') from e

@@ -32,11 +32,13 @@ class Text(NamedTuple):
     fingerprint: changes when the text may have changed.
     readers: {split: function that starts an iterator of lines}, as str without
       the end of line (see `text_lines`).
+    not_read: names of other files and folders beside those of the text.
   """
 
   name: str
   fingerprint: str
   readers: dict[str, Callable]
+  not_read: tuple[str, ...] = ()
 
   def lines(self, split: str) -> Iterator[str]:
     """Iterates over the lines of a split; a ValueError if it has none."""
@@ -91,20 +93,21 @@ def local(path: str | Path) -> Text:
       raise ValueError(f'{p} names several splits: {", ".join(splits)}.')
     for split in splits:
       found.setdefault(split, []).append(p)
-  if not found:
-    paths = [p for p in paths if p.name.lower().endswith(('.txt', '.txt.gz'))]
-    if not paths:
-      raise ValueError(f'{folder} has no text. {expected}')
-    readers = {
-      split: functools.partial(_part, paths, split) for split in SPLITS
-    }
-    return Text(str(path), _identity(paths), readers)
-  for split in SPLITS:
+  for split in SPLITS if found else ():
     if len(got := found.get(split, [])) != 1:
       names = ', '.join(p.name for p in got) or 'nothing'
       raise ValueError(f'{folder} has {names} for {split}. {expected}')
-  readers = {s: functools.partial(_of_file, found[s][0], s) for s in SPLITS}
-  return Text(str(path), _identity(chain(*found.values())), readers)
+  if found:
+    paths = list(chain(*found.values()))
+    readers = {s: functools.partial(_of_file, found[s][0], s) for s in SPLITS}
+  else:
+    paths = [p for p in paths if p.name.lower().endswith(('.txt', '.txt.gz'))]
+    readers = {s: functools.partial(_part, paths, s) for s in SPLITS}
+  if not paths:
+    raise ValueError(f'{folder} has no text. {expected}')
+  others = [p for p in sorted(folder.iterdir()) if p not in paths]
+  names = [p.name + '/' * p.is_dir() for p in others if p.name[0] != '.']
+  return Text(str(path), _identity(paths), readers, tuple(names))
 
 
 def sample() -> Text:

@@ -23,8 +23,9 @@ import re
 
 from babel import Locale, core, languages, lists, numbers
 
+from collab import checks
 from collab.data import splits
-from collab.data.readers.squad_files import Question, Questions, check_version
+from collab.data.readers.squad_files import VERSIONS, Question, Questions
 from collab.data.samples.localisation import CURRENCIES, TERRITORIES
 
 # {kind: (sentence, question)}.
@@ -58,7 +59,7 @@ UNANSWERABLE = 1 / 3
 
 def sample(version: str) -> Questions:
   """Makes the sample as 'v1.1' or 'v2.0'."""
-  check_version(version)
+  checks.one_of('data.version', version, VERSIONS)
   readers = {
     split: functools.partial(generate, version, split)
     for split in splits.SPLITS

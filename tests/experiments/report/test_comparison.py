@@ -162,7 +162,7 @@ def spoil(name, text):
     (without_model, ['tiny', '--text=x'], 'No attention maps: .*model.json is'),
     (None, ['tiny', '--out=no/where.html'], 'no/where.html: there is no'),
     (spoil('run.json', '{'), ['tiny'], 'run.json is no JSON'),
-    (spoil('result.json', '{}'), ['tiny'], 'result.json is damaged: it has no'),
+    (spoil('result.json', '{}'), ['tiny'], 'result.json is damaged: '),
     (spoil('result.json', '[]'), ['tiny'], 'result.json holds a list'),
     (spoil('conversion.json', '3'), ['tiny'], 'conversion.json holds a int'),
     (spoil('metrics.jsonl', 'x\n'), ['tiny'], 'metrics.jsonl, line 1: no row'),

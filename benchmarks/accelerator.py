@@ -148,7 +148,7 @@ def table(rows):
     for line in lines if good else ():
       cells = [f'{x:{n}}' for x, n in zip(line, widths, strict=True)]
       print('|', ' | '.join(cells), '|')
-    for name in group.keys() - good:
+    for name in (x for x in group if x not in good):
       print(f'- {name}: {group[name]["error"]}')
 
 

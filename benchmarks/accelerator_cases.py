@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a case of benchmarks.accelerator is, how large, and how it is timed.
+"""The timed cases of benchmarks.accelerator.
 
-A section is a list of groups, the most telling first; a group is a list of
-cases. A case's `prepare` compiles and executes nothing on the device; what it
-returns is called with the results so far, executes, and returns figures. So
-cases may be compiled in threads, but never while a program runs: that breaks
-the capture of CUDA graphs.
+Each section is a function of the size. It lists (turn, group, name, measure);
+measure(results) returns figures. The most telling cases have the first turn.
+
+Axes: B batch, T tokens, S places of a cache, D model, H heads.
 """
 
-from collections.abc import Callable
-import math
-import time
-from typing import Any, NamedTuple
+import functools
+import itertools
+from typing import NamedTuple
 
+from flax import linen as nn
 import jax
 from jax import ShapeDtypeStruct as Shape
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from benchmarks import protocol
 from benchmarks.attention import LAYERS
+from collab import attention, models
+from collab.accounting import trace
+from collab.metrics import tokens
+from collab.runtime import devices
 
 BF16 = jnp.bfloat16
-KEY = Shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
-# Kernels that can be forced. A CPU has one; the others are rows that fail.
-KERNELS = dict(
-  gpu=('cudnn', 'xla'), tpu=('splash', 'xla'), cpu=('xla', 'cudnn', 'splash')
-)
+FIRST = 'mha', 'mhe_add', 'mhe_mul', 'mqa', 'collab, k=192'
+FORCED = *FIRST, 'skv', 'mla, r=128'
+FUSED = dict(gpu='cudnn', tpu='splash', cpu='cudnn')  # a CPU's is to fail
+CALLED = {'__cudnn$fmha': 'cudnn', 'tpu_custom_call': 'splash'}
+TINY = [(2, 64, 64, 4)]  # B, T, D, H
+DECODE_STEPS = 20  # in one program, so that starting it does not count
 PERIOD = 2**20 + 7  # of random numbers; no two rows of a matrix are alike
 # On a CPU, where all is tiny and times mean nothing.
 FAST_COMPILE = dict(
@@ -34,189 +40,71 @@ FAST_COMPILE = dict(
 
 
 class Size(NamedTuple):
-  """How large the cases are; see FULL for the meaning by example."""
+  """Of all cases: the first of two values, or the second if they are tiny."""
 
-  square: int  # of the matrix product
-  copied: int  # bytes of the copy
-  layers: tuple  # (D, H, T)
-  tokens: int  # of a layer, B T
-  steps: tuple  # (D, H, layers)
-  batch: tuple  # (rows, T) of a step
-  vocabulary: int
-  decode: tuple  # (S, B)
-  width: tuple  # (D, H) of decoding
-  checked: tuple  # (B, T, D, H) of values
-  masks: tuple  # of values
-  state: int  # parameters in a checkpoint
-  sent: int  # bytes of an all-reduce
-  variants: tuple  # of LAYERS
-  trained: tuple  # of LAYERS, or with a simpler loss
-  rounds: int
-  sample: float  # seconds of a sample, at least
+  tiny: bool
+  variants: tuple = tuple(LAYERS)
+
+  def __call__(self, full, tiny):
+    return tiny if self.tiny else full
 
 
-FULL = Size(
-  square=8192,
-  copied=2**30,
-  layers=(
-    *((768, 12, T) for T in (2048, 8192, 512)),
-    *((2048, 16, T) for T in (2048, 8192, 512)),
-  ),
-  tokens=16384,
-  steps=((768, 12, 12), (1024, 16, 24)),
-  batch=(16, 1024),
-  vocabulary=50304,
-  decode=tuple((S, B) for B in (32, 1) for S in (8192, 2048, 32768)),
-  width=(768, 12),
-  checked=(2, 256, 256, 4),
-  masks=('causal', 'packed', 'padded', 'none'),
-  state=10**8,
-  sent=2**28,
-  variants=tuple(LAYERS),
-  trained=(
-    'mha',
-    'mhe_mul',
-    'mhe_add',
-    'mqa',
-    'mha, whole logits',
-    'mha, unrolled',
-  ),
-  rounds=9,
-  sample=0.03,
-)
-TINY = FULL._replace(
-  square=256,
-  copied=2**22,
-  layers=((64, 4, 64),),
-  tokens=128,
-  steps=((64, 4, 2),),
-  batch=(2, 32),
-  vocabulary=128,
-  decode=((64, 2), (64, 1)),
-  width=(64, 4),
-  checked=(2, 32, 32, 4),
-  masks=('causal', 'packed'),
-  state=10**5,
-  sent=2**20,
-  trained=('mha', 'mhe_add', 'mha, whole logits'),
-  rounds=3,
-  sample=0.002,
-)
-QUICK = TINY._replace(
-  steps=((64, 4, 1),),
-  decode=((64, 2),),
-  variants=('mha', 'mhe_add'),
-  trained=('mha',),
-)
+# What all cases need ----------------------------------------------------------
 
 
-class Case(NamedTuple):
-  """A row of the table.
+def layers_of(size):
+  """{name: fields}: each variant, some with a kernel forced, and linen."""
+  chosen = {name: LAYERS[name] for name in size.variants}
+  forced = {
+    f'{name}, {kernel}': LAYERS[name] | dict(implementation=kernel)
+    for kernel in ('xla', FUSED[jax.default_backend()])
+    for name in FORCED
+    if name in chosen
+  }
+  return chosen | dict(linen={}) | forced
 
-  Attributes:
-    section, group, name: what it is.
-    prepare: () -> (results -> dict of figures), see the module.
-    base: whether others of the group are timed beside it; it runs first, and
-      again whenever another one does.
+
+def in_turns(size, names, *axes):
+  """Lists (turn, name, *shape): all shapes with some names, then with others.
+
+  So the cases of a shape are in a row, and those that follow have other names.
   """
-
-  section: str
-  group: str
-  name: str
-  prepare: Callable[[], Callable[[Any], dict]]
-  base: bool = False
+  known = layers_of(size)
+  for turn, (some, *shape) in enumerate(itertools.product(names, *axes)):
+    yield from ((turn, name, *shape) for name in some if name in known)
 
 
-# Compiling and timing ---------------------------------------------------------
+def compiled(function, *arguments, carried=None, gpu=None):
+  """A protocol.Program; on a CPU it compiles fast and runs slowly."""
+  options = dict(cpu=FAST_COMPILE, gpu=gpu).get(jax.default_backend())
+  # Nothing may run while XLA compiles and times its choices.
+  arguments = jax.block_until_ready(jax.device_put(arguments))
+  return protocol.Program(function, arguments, carried, options)
 
 
-class Program:
-  """A compiled function, with the arguments that calls take.
-
-  Args:
-    function: returns (result, *the next values of the first arguments).
-    shapes: shapes of the arguments.
-    carried: how many of the first arguments each call consumes and renews.
-    options: of the compiler.
-  """
-
-  def __init__(self, function, *shapes, carried=0, options=None):
-    start = time.perf_counter()
-    jitted = jax.jit(function, donate_argnums=tuple(range(carried)))
-    if jax.default_backend() == 'cpu':
-      options = FAST_COMPILE
-    self._run = jitted.lower(*shapes).compile(options)
-    self.compile_s = time.perf_counter() - start
-    self._carried, self.arguments = carried, []
-
-  def __call__(self):
-    result, *renewed = self._run(*self.arguments)
-    self.arguments[: self._carried] = renewed
-    return result
-
-  @property
-  def kernel(self):
-    """'cudnn' or 'splash' where the program calls it, else 'xla'."""
-    text = self._run.as_text()
-    calls = {'__cudnn$fmha': 'cudnn', 'tpu_custom_call': 'splash'}
-    return next((name for call, name in calls.items() if call in text), 'xla')
-
-  @property
-  def temporary(self):
-    """Bytes of temporaries that XLA plans for."""
-    return self._run.memory_analysis().temp_size_in_bytes
-
-  @property
-  def planned(self):
-    """Bytes of arguments, results and temporaries that XLA plans for."""
-    plan = self._run.memory_analysis()
-    whole = plan.argument_size_in_bytes + plan.output_size_in_bytes
-    return whole + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+def milliseconds(size, *programs):
+  """The median time of a call of each, in the same rounds."""
+  each = {x: x for x in programs}
+  seconds = protocol.timed(each, range(size(9, 3)), size(0.03, 0.002))
+  return [1e3 * float(np.median(seconds[x])) for x in programs]
 
 
-def timed(size, *programs):
-  """Median seconds of a call of each, in rounds that call all in turn.
-
-  A sample is so many calls in a row that gaps between them do not count; their
-  results are waited for once.
-  """
-
-  def sample(program, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-      result = program()
-    jax.block_until_ready((result, program.arguments))
-    return (time.perf_counter() - start) / calls
-
-  calls = []
-  for program in programs:
-    sample(program, 1)
-    calls.append(math.ceil(min(100, size.sample / sample(program, 2))))
-  rounds = [
-    [sample(*each) for each in zip(programs, calls, strict=True)]
-    for _ in range(size.rounds)
-  ]
-  return np.median(rounds, 0).tolist()
+@functools.lru_cache(1)
+def kept(make, *arguments):
+  """make(*arguments), once for the cases of a shape, which are in a row."""
+  return make(*arguments)
 
 
-def beside(size, program, shared, base):
-  """Figures ms and, if the group's base has run, the share of its time."""
-  if base:
-    shared['base'] = program
-  if 'base' not in shared:
-    (seconds,) = timed(size, program)
-    return dict(ms=1e3 * seconds)
-  seconds, other = timed(size, program, shared['base'])
-  return dict(ms=1e3 * seconds, share=1.0 if base else seconds / other)
-
-
-def noise(tree, scale=1.0):
-  """Normal numbers for a tree of shapes, 0 for integers; compiles nothing."""
-  return jax.device_put(drawn(tree, scale))
+def beside_mha(make, size, shape, name):
+  """(program, its ms, their share of MHA's in the same rounds)."""
+  mha = kept(make, size, shape, 'mha')
+  program = mha if name == 'mha' else make(size, shape, name)
+  ms, of_mha = milliseconds(size, program, mha)
+  return program, ms, ms / of_mha
 
 
 def drawn(tree, scale=1.0):
-  """The same in NumPy; PERIOD numbers, again and again."""
+  """Normal numbers for a tree of shapes, 0 for integers; compiles nothing."""
   rng = np.random.default_rng(0)
 
   def one(x):
@@ -226,3 +114,188 @@ def drawn(tree, scale=1.0):
     return np.resize(some.astype(x.dtype), x.shape)
 
   return jax.tree.map(one, tree)
+
+
+def variables(layer, x):
+  """Shapes of a layer's variables for an input of this shape."""
+  return jax.eval_shape(lambda x: layer.init(jax.random.key(0), x), x)
+
+
+def rates(flops, ms, results):
+  """TFLOP/s, and their share of the measured rate and the maker's figure."""
+  rate = 1e3 * flops / ms
+  known = dict(
+    of_matrix_rate=results.peak('matrix product', 'tflops', 1e12),
+    mfu=devices.PEAKS.get(jax.devices()[0].device_kind),
+  )
+  shares = {name: rate / x for name, x in known.items() if x}
+  return dict(tflops=rate / 1e12) | shares
+
+
+# Peaks ------------------------------------------------------------------------
+
+
+def peaks(size):
+  """The rates that others are shares of."""
+  for name, measure in (('matrix product', matrix), ('copy', copy)):
+    yield 0, 'measured rates', name, functools.partial(measure, size)
+
+
+def matrix(size, results):
+  n = size(8192, 256)
+  x = drawn(Shape((n, n), BF16))
+  (ms,) = milliseconds(size, compiled(jnp.matmul, x, x.T))
+  return dict(ms=ms) | rates(2 * n**3, ms, results)
+
+
+def copy(size, results):
+  x = drawn(Shape((size(2**28, 2**20),), jnp.float32))
+  (ms,) = milliseconds(size, compiled(lambda x: x + 1, x))
+  return dict(ms=ms, gb_per_s=2e-6 * x.nbytes / ms)
+
+
+# Layers -----------------------------------------------------------------------
+
+
+def layers(size):
+  """Forward and backward of whole layers, causal, bfloat16."""
+  full = [
+    (16384 // T, T, D, H)
+    for D, H in ((768, 12), (2048, 16))
+    for T in (2048, 8192, 512)
+  ]
+  rest = [name for name in layers_of(size) if name not in FIRST]
+  for turn, name, shape in in_turns(size, (FIRST, rest), size(full, TINY)):
+    group = 'B={}, T={}, D={}, H={}'.format(*shape)
+    yield turn, group, name, functools.partial(layer, size, shape, name)
+
+
+def layer(size, shape, name, results):
+  program, ms, share = beside_mha(layer_program, size, shape, name)
+  flops = trace.flops(program.function, *program.arguments)
+  text, plan = program.compiled.as_text(), program.compiled.memory_analysis()
+  kernel = next((CALLED[x] for x in CALLED if x in text), 'xla')
+  found = dict(ms=ms, share=share, kernel=kernel) | rates(flops, ms, results)
+  found['temporary_mib'] = plan.temp_size_in_bytes / 2**20
+  return found | dict(compile_s=program.compile_s)
+
+
+def layer_program(size, shape, name):
+  *shape, H = shape
+  x = Shape(shape, BF16)
+  mask = lambda x: attention.Mask(causal=True)
+  if name == 'linen':
+    layer = nn.MultiHeadDotProductAttention(H, dtype=BF16)
+    mask = lambda x: nn.make_causal_mask(x[:1, :, 0], dtype=bool)
+  else:
+    fields = dict(num_heads=H, dtype=BF16)
+    layer = attention.build(**fields, **layers_of(size)[name])
+
+  def run(params, x, cotangent):
+    forward = lambda p, x: layer.apply({'params': p}, x, mask=mask(x))
+    y, pull = jax.vjp(forward, params, x)
+    return y, pull(cotangent)
+
+  params = drawn(variables(layer, x)['params'], 0.03)
+  return compiled(run, params, *drawn([x, x]))
+
+
+# Training steps ---------------------------------------------------------------
+
+
+def steps(size):
+  """Steps of a decoder with Adam, bfloat16, no dropout."""
+  turns, remats = (FIRST[:2], FIRST[2:4]), ('none', 'full')
+  shapes = size([(12, 768, 12), (24, 1024, 16)], [(1, 64, 4)])
+  for turn, name, shape, remat in in_turns(size, turns, shapes, remats):
+    B, T = size((16, 1024), (2, 32))
+    group = '{} x {}, H={}, B={}, T={}, remat={}'.format(*shape, B, T, remat)
+    yield (
+      turn,
+      group,
+      name,
+      functools.partial(step, size, shape, B, T, remat, name),
+    )
+
+
+def step(size, shape, B, T, remat, name, results):
+  L, D, H = shape
+  sizes = dict(num_layers=L, dim=D, mlp_dim=4 * D, vocab_size=size(50304, 128))
+  how = dict(max_length=T, dropout=0.0, dtype=BF16, remat=remat, scan=True)
+  heads = LAYERS[name] | dict(num_heads=H)
+  model = models.build('decoder', attention=heads, **sizes, **how)
+  adam, params = optax.adam(1e-4), models.shapes(model)
+  opt = models.zeros(jax.eval_shape(adam.init, params))
+  ids = np.random.default_rng(0).integers(128, size=(B, T), dtype=np.int32)
+  batch = dict(tokens=ids, labels=ids, weights=np.ones((B, T), np.float32))
+
+  def loss(params, batch):
+    sums = tokens.of_batch(model, params, batch, {})  # as train.py
+    return sums['loss'] / sums['weight']
+
+  def run(state, batch):
+    params, opt = state
+    mean, gradient = jax.value_and_grad(loss)(params, batch)
+    updates, opt = adam.update(gradient, opt, params)
+    return mean, (optax.apply_updates(params, updates), opt)
+
+  # The model's: what remat computes again is no work of the model.
+  flops = 3 * trace.flops(loss, params, batch)
+  program = compiled(run, (drawn(params, 0.02), opt), batch, carried=0)
+  (ms,) = milliseconds(size, program)
+  plan = program.compiled.memory_analysis()
+  planned = plan.argument_size_in_bytes + plan.output_size_in_bytes
+  planned += plan.temp_size_in_bytes - plan.alias_size_in_bytes
+  found = dict(ms=ms, tokens_per_s=1e3 * B * T / ms)
+  found |= rates(flops, ms, results) | dict(planned_mib=planned / 2**20)
+  return found | dict(compile_s=program.compile_s)
+
+
+# Decoding ---------------------------------------------------------------------
+
+
+def decode(size):
+  """A token a row with a full cache, bfloat16; a step of a layer."""
+  turns = FIRST[:3], (*FIRST[3:], 'mla, r=128')
+  full = [(B, S, 768, 12) for B in (32, 1) for S in (8192, 2048, 32768)]
+  for turn, name, shape in in_turns(size, turns, size(full, TINY)):
+    group = 'B={}, S={}, D={}, H={}'.format(*shape)
+    yield turn, group, name, functools.partial(decoding, size, shape, name)
+
+
+def decoding(size, shape, name, results):
+  program, ms, share = beside_mha(decode_program, size, shape, name)
+  ms /= DECODE_STEPS
+  read = sum(x.nbytes for x in jax.tree.leaves(program.arguments[:2]))
+  found = dict(ms=ms, share=share, tokens_per_s=1e3 * shape[0] / ms)
+  if bandwidth := results.peak('copy', 'gb_per_s', 1e9):
+    found['of_bandwidth'] = 1e3 * read / bandwidth / ms
+  return found | dict(read_mib=read / 2**20, compile_s=program.compile_s)
+
+
+def decode_program(size, shape, name):
+  B, S, D, H = shape
+  kinds = dict(dtype=BF16, param_dtype=BF16)
+  layer = attention.build(num_heads=H, decode=True, **kinds, **LAYERS[name])
+  shapes = variables(layer, Shape((B, S, D), BF16))
+  token = drawn(Shape((B, 1, D), BF16))
+
+  def start(x):
+    """A call begins where all but the places of its own tokens are used."""
+    is_index = jnp.issubdtype(x.dtype, jnp.integer)
+    return jnp.full_like(x, S - DECODE_STEPS) if is_index else x
+
+  def run(cache, params, token):
+    def step(carried, _):
+      cache, x = carried
+      both = dict(params=params, cache=cache)
+      y, changed = layer.apply(both, x, mutable='cache')
+      # The next token depends on this one, so that no step is left out.
+      return (changed['cache'], token + y), None
+
+    carried = jax.tree.map(start, cache), token
+    (cache, x), _ = jax.lax.scan(step, carried, None, length=DECODE_STEPS)
+    return x, cache
+
+  params = drawn(shapes['params'], 0.03)
+  return compiled(run, drawn(shapes['cache']), params, token, carried=0)

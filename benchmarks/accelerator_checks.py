@@ -4,145 +4,109 @@
 Axes: B batch, T tokens, D model, H heads.
 """
 
-import contextlib
 import functools
-import json
+import itertools
+import multiprocessing
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 
 import jax
 from jax import ShapeDtypeStruct as Shape
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import orbax.checkpoint as ocp
 
-from benchmarks.accelerator_cases import BF16, KEY, Case, Program, drawn, noise
-from benchmarks.accelerator_speed import variants
+from benchmarks import accelerator_cases as cases
+from benchmarks import protocol
 from benchmarks.attention import LAYERS
 from collab import attention
 from collab.runtime import checkpoint_io, tree_table
-
-# Whether a kernel is right does not depend on the tiles of the products.
-NO_AUTOTUNING = dict(xla_gpu_autotune_level=0)
-
 
 # Values -----------------------------------------------------------------------
 
 
 def values(size):
   """Errors of values and gradients, of every variant and forced kernel."""
-  return [
-    _values(size, mask, dtype)
-    for mask in size.masks
-    for dtype in (jnp.float32, BF16)
-  ]
+  every = cases.layers_of(size) | {'mha, plain formula': LAYERS['mha']}
+  shape = size((2, 256, 256, 4), (2, 32, 32, 4))
+  kinds = size(('causal', 'packed', 'padded', 'none'), ('packed',))
+  kinds = itertools.product(kinds, ('float32', 'bfloat16'))
+  for turn, (mask, dtype) in enumerate(kinds):
+    group = '{}, {}, B={}, T={}, D={}, H={}'.format(dtype, mask, *shape)
+    for name, fields in every.items():
+      if name in LAYERS or (dtype == 'bfloat16' and fields):
+        plain = 'plain' in name
+        what = shape, mask, dtype, fields, plain
+        yield turn, group, name, functools.partial(value, *what)
 
 
-def _values(size, mask, dtype):
-  every = (
-    variants(size) if dtype == BF16 else {x: LAYERS[x] for x in size.variants}
+def value(shape, mask, dtype, fields, plain, results):
+  layer = attention.build(num_heads=shape[3], dtype=dtype, **fields)
+  right = {k: v for k, v in fields.items() if k != 'implementation'}
+  right = reference(shape, mask, tuple(right.items()))
+  params, *xs = inputs(layer, shape)
+  xs = [x.astype(dtype) for x in xs]
+  run = functools.partial(passes, layer, mask, plain)
+  # Whether a kernel is right does not depend on the tiles of the products.
+  gpu = dict(xla_gpu_autotune_level=0)
+  # An accelerator's default for float32 has fewer bits.
+  with jax.default_matmul_precision('highest' if dtype == 'float32' else None):
+    program = cases.compiled(run, params, *xs, gpu=gpu)
+  found, gradient = program()
+  return dict(
+    value_error=error(found, right[0]),
+    gradient_error=error(gradient, right[1]),
+    compile_s=program.compile_s,
   )
-  cases = {name: (fields, False) for name, fields in every.items()}
-  if dtype == BF16:
-    cases['mha, plain'] = LAYERS['mha'], True
-  B, T, D, H = size.checked
-  return [
-    Case(
-      'values',
-      f'{jnp.dtype(dtype).name}, {mask}, B={B}, T={T}, D={D}, H={H}',
-      name,
-      functools.partial(_value, size.checked, mask, dtype, fields, plain),
-    )
-    for name, (fields, plain) in cases.items()
-  ]
 
 
-def _value(shape, mask, dtype, fields, plain):
-  B, T, D, H = shape
-  layer = attention.build(num_heads=H, dtype=dtype, **fields)
-  x = Shape((B, T, D), dtype)
-  params = jax.eval_shape(layer.init, KEY, x)['params']
-
-  def run(params, x, cotangent):
-    with precise(dtype):
-      return (passes(layer, mask, plain, params, x, cotangent),)
-
-  on_gpu = jax.default_backend() == 'gpu'
-  options = NO_AUTOTUNING if on_gpu else None
-  program = Program(run, params, x, x, options=options)
-
-  def finish(results):
-    inputs = _inputs(params, B, T, D)
-    cast = lambda x, like: x.astype(like.dtype)
-    cast = jax.tree.map(cast, inputs, (params, x, x))
-    program.arguments = list(jax.device_put(cast))
-    value, gradient = program()
-    plain_fields = {k: v for k, v in fields.items() if k != 'implementation'}
-    right, slope = reference(mask, H, tuple(plain_fields.items()), inputs)
-    return dict(
-      value_error=error(value, right),
-      gradient_error=error(gradient, slope),
-      compile_s=program.compile_s,
-    )
-
-  return finish
+@functools.cache
+def reference(shape, mask, fields):
+  """Value and gradients by the plain formula in float64, on the CPU."""
+  fields = dict(fields, num_heads=shape[3])
+  numbers = inputs(attention.build(**fields), shape)
+  with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
+    kinds = dict(dtype=jnp.float64, param_dtype=jnp.float64)
+    layer = attention.build(**fields, **kinds)
+    numbers = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), numbers)
+    return jax.device_get(passes(layer, mask, True, *numbers))
 
 
-def precise(dtype):
-  """float32 products in float32: an accelerator's default has fewer bits."""
-  if dtype == jnp.float32:
-    return jax.default_matmul_precision('highest')
-  return contextlib.nullcontext()
+def inputs(layer, shape):
+  """Parameters, input and cotangent; those two fit bfloat16."""
+  x = Shape(shape[:3], cases.BF16)
+  params = cases.variables(layer, x)['params']
+  return cases.drawn(params, shape[2] ** -0.5), *cases.drawn([x, x])
 
 
-def passes(layer, kind, plain, params, x, cotangent):
+def passes(layer, mask, plain, params, x, cotangent):
   """Value and gradients; where weights are sown, by the plain formula."""
   how = dict(sow_weights=True, mutable='intermediates') if plain else {}
 
   def forward(params, x):
-    mask = masks(kind, *x.shape[:2])
-    y = layer.apply({'params': params}, x, mask=mask, **how)
+    seen = masks(*x.shape[:2])[mask]
+    y = layer.apply({'params': params}, x, mask=seen, **how)
     return y[0] if plain else y
 
   value, pull = jax.vjp(forward, params, x)
   return value, pull(cotangent)
 
 
-def masks(kind, B, T):
-  """The mask of a kind; 'packed' is causal, with three sequences a row."""
-  if kind == 'none':
-    return None
-  if kind == 'causal':
-    return attention.Mask(causal=True)
-  if kind == 'padded':
-    lengths = T - T // 3 * (np.arange(B) % 2)
-    return attention.Mask(key_valid=jnp.arange(T) < lengths[:, None])
-  segments = np.searchsorted([T // 5, T // 2], np.arange(T), side='right')
-  return attention.Mask(
-    causal=True, q_segments=jnp.asarray(np.tile(segments, (B, 1)))
+def masks(B, T):
+  """'packed' is causal, with three sequences a row."""
+  places, lengths = np.arange(T), T - T // 3 * (np.arange(B) % 2)
+  segments = np.searchsorted([T // 5, T // 2], places, side='right')
+  segments = jnp.asarray(np.tile(segments, (B, 1)))
+  return dict(
+    causal=attention.Mask(causal=True),
+    packed=attention.Mask(causal=True, q_segments=segments),
+    padded=attention.Mask(key_valid=jnp.asarray(places < lengths[:, None])),
+    none=None,
   )
-
-
-def _inputs(params, B, T, D):
-  """Parameters, input and cotangent; those two fit bfloat16."""
-  scale = D**-0.5
-  x, cotangent = drawn([Shape((B, T, D), BF16)] * 2)
-  return drawn(params, scale), x, cotangent
-
-
-def reference(mask, H, fields, inputs):
-  """Value and gradients by the plain formula in float64, on the CPU."""
-  cpu = jax.devices('cpu')[0]
-  with jax.enable_x64(True), jax.default_device(cpu):
-    kinds = dict(dtype=jnp.float64, param_dtype=jnp.float64)
-    layer = attention.build(num_heads=H, **kinds, **dict(fields))
-    inputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), inputs)
-    return jax.device_get(passes(layer, mask, True, *inputs))
 
 
 def error(found, right):
@@ -151,19 +115,13 @@ def error(found, right):
   Of leaves below a tenth of the largest norm, as a share of that: some are
   zero but for rounding, as the gradient of a key's bias.
   """
-  pairs = [
-    (np.asarray(x, np.float64), y)
-    for x, y in zip(*map(jax.tree.leaves, (found, right)), strict=True)
-  ]
-  norms = [np.linalg.norm(y) for _, y in pairs]
-  least = max(norms) / 10
-  errors = [
-    np.linalg.norm(x - y) / max(norm, least)
-    for (x, y), norm in zip(pairs, norms, strict=True)
-  ]
+  pairs = zip(*map(jax.tree.leaves, (found, right)), strict=True)
+  errors = [np.linalg.norm(np.asarray(x, np.float64) - y) for x, y in pairs]
+  norms = np.array(list(map(np.linalg.norm, jax.tree.leaves(right))))
+  errors /= np.maximum(norms, norms.max() / 10)
   if not np.isfinite(errors).all():
     raise FloatingPointError('not finite')
-  return float(max(errors))
+  return float(errors.max())
 
 
 # Checkpoints ------------------------------------------------------------------
@@ -171,88 +129,71 @@ def error(found, right):
 
 def checkpoint(size):
   """A state through the checkpoints of train.py."""
-  name = f'{size.state:,} parameters'
-  return [[Case('checkpoint', 'seconds', name, lambda: _checkpoint(size))]]
+  state = size(10**8, 10**5)
+  measure = functools.partial(through_checkpoint, state)
+  yield 0, 'of train.py', f'{state:,} numbers', measure
 
 
-def _checkpoint(size, leaves=20):
-  leaf = Shape((size.state // leaves,), jnp.float32)
-
-  def finish(results):
-    params = noise({f'leaf_{i}': leaf for i in range(leaves)})
-    state = jax.block_until_ready(dict(params=params, step=jnp.int32(1)))
-    checkpoint_io.silence_orbax()
-    found = {}
-
-    @contextlib.contextmanager
-    def clock(name):
-      start = time.perf_counter()
-      yield
-      found[name] = time.perf_counter() - start
-
-    with tempfile.TemporaryDirectory() as folder:
-      manager = ocp.CheckpointManager(
-        pathlib.Path(folder).absolute() / 'checkpoints',
-        item_handlers=checkpoint_io.handlers(),
-      )
-      with clock('save_s'):
-        with clock('save_returns_s'):
-          checkpoint_io.save(manager, 1, state, {})
-        manager.wait_until_finished()
-      with clock('checksums_s'):
-        tree_table.checksums(state)
-      like = lambda x: Shape(x.shape, x.dtype, sharding=x.sharding)
-      with clock('restore_s'):
-        back = checkpoint_io.restore(manager, 1, jax.tree.map(like, state))
-        jax.block_until_ready(back)
-      manager.close()
-    megabytes = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e6
-    return found | dict(
-      save_mb_per_s=megabytes / found['save_s'],
-      restore_mb_per_s=megabytes / found['restore_s'],
-    )
-
-  return finish
+def through_checkpoint(size, results):
+  leaf = Shape((size // 20,), jnp.float32)
+  params = cases.drawn({f'leaf_{i}': leaf for i in range(20)})
+  state = jax.device_put(dict(params=params, step=jnp.int32(1)))
+  like = lambda x: Shape(x.shape, x.dtype, sharding=x.sharding)
+  checkpoint_io.silence_orbax()
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, 'checkpoints').absolute()
+    handlers = checkpoint_io.handlers()
+    with ocp.CheckpointManager(path, item_handlers=handlers) as manager:
+      clock = [time.perf_counter()]
+      for do in (
+        lambda: checkpoint_io.save(manager, 1, state, {}),
+        manager.wait_until_finished,
+        lambda: tree_table.checksums(state),
+        lambda: checkpoint_io.restore(manager, 1, jax.tree.map(like, state)),
+      ):
+        jax.block_until_ready(do())
+        clock.append(time.perf_counter())
+  names = 'save_s', 'until_written_s', 'checksums_s', 'restore_s'
+  seconds = zip(names, np.diff(clock).tolist(), strict=True)
+  return dict(seconds, megabytes=4e-6 * size)
 
 
 # Two processes ----------------------------------------------------------------
 
 
 def nccl(size):
-  """An all-reduce between two processes of one GPU each."""
-  return [[Case('nccl', 'two processes', 'all-reduce', lambda: _nccl(size))]]
+  """An all-reduce between two processes, of one GPU each where there are."""
+  measure = functools.partial(two_processes, size(2**28, 2**20))
+  yield 0, 'two processes', 'all-reduce', measure
 
 
-def _nccl(size):
-  two = jax.default_backend() == 'gpu' and jax.local_device_count() > 1
-  if not two:
-    return lambda results: dict(skipped='needs two GPUs')
-  return lambda results: all_reduce(size.sent)
-
-
-def all_reduce(sent):
-  """Figures of an all-reduce of so many bytes, by two processes."""
+def two_processes(sent, results):
+  if jax.default_backend() != 'cpu' and jax.local_device_count() < 2:
+    return dict(skipped='needs two devices')
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
-  # This process has most of both GPUs' memory.
-  env = os.environ | dict(XLA_PYTHON_CLIENT_PREALLOCATE='false')
-  words = [sys.executable, '-m', 'benchmarks.accelerator_pair']
-  pair = [
-    subprocess.Popen(
-      [*words, str(rank), str(port), str(sent)],
-      env=env,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for rank in range(2)
-  ]
-  try:
-    (out, err), _ = [process.communicate(timeout=120) for process in pair]
-  finally:
-    for process in pair:
-      process.kill()
-  if pair[0].returncode:
-    raise RuntimeError(err.strip().rpartition('\n')[2])
-  return json.loads(out.splitlines()[-1])
+    address = f'127.0.0.1:{s.getsockname()[1]}'
+  ranks = [(rank, address, sent) for rank in range(2)]
+  with multiprocessing.get_context('spawn').Pool(2) as pool:
+    return pool.starmap_async(all_reduce, ranks).get(timeout=120)[0]
+
+
+def all_reduce(rank, address, sent):
+  """Figures of one of the two."""
+  # The process that started this one has most of both GPUs' memory.
+  os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  # Whose handler of SIGTERM would keep the pool from ending its processes.
+  jax.config.update('jax_enable_preemption_service', False)
+  jax.distributed.initialize(address, 2, rank, local_device_ids=[rank])
+  mesh, split = jax.make_mesh((2,), ('processes',)), PartitionSpec('processes')
+  x = jax.make_array_from_process_local_data(
+    NamedSharding(mesh, split), np.ones((1, sent // 4), np.float32)
+  )
+  add = functools.partial(jax.lax.psum, axis_name='processes')
+  run = jax.shard_map(add, mesh=mesh, in_specs=split, out_specs=PartitionSpec())
+  program = protocol.Program(run, [x])
+  np.testing.assert_array_equal(program().addressable_data(0), 2)
+  times = protocol.timed(dict(sum=program), range(20))
+  seconds = float(np.median(times['sum']))
+  # Of two, each sends and receives as much as it has.
+  return dict(ms=1e3 * seconds, gb_per_s=sent / seconds / 1e9)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The timing protocol of all benchmarks, so that figures of one run compare.
 
-Cases are compiled beforehand and warmed up once. Then they are timed in rounds:
+Cases are compiled beforehand and warmed up. Then they are timed in rounds:
 each round runs every case once, in a newly shuffled order. The figure of a case
 is its median over the rounds. Only ratios within one run are quoted.
 """
@@ -10,6 +10,7 @@ import collections
 import datetime
 import functools
 import json
+import math
 import os
 import pathlib
 import platform
@@ -28,6 +29,62 @@ from collab.accounting import trace
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
 
+class Program:
+  """A compiled function with its arguments.
+
+  Args:
+    function: function of arrays.
+    arguments: what calls take.
+    carried: index of an argument that each call consumes (it is donated). The
+      second result takes its place in the next call.
+    options: of XLA's compiler.
+  """
+
+  def __init__(self, function, arguments, carried=None, options=None):
+    start = time.perf_counter()
+    donated = () if carried is None else carried
+    jitted = jax.jit(function, donate_argnums=donated)
+    self.compiled = jitted.lower(*arguments).compile(options)
+    self.compile_s = time.perf_counter() - start
+    self.function, self._carried = function, carried
+    self.arguments = list(arguments)
+
+  def __call__(self):
+    result = self.compiled(*self.arguments)
+    if self._carried is not None:
+      self.arguments[self._carried] = result[1]
+    return result
+
+
+def timed(programs, rounds, least=0.0):
+  """Returns {name: the seconds of a call, in each round}.
+
+  Args:
+    programs: dict of name -> Program.
+    rounds: iterable, as long as there are rounds.
+    least: seconds of a sample, at least: so many calls in a row, whose results
+      are waited for once. Then the time to start a call does not count.
+  """
+
+  def sample(program, calls=1):
+    start = time.perf_counter()
+    for _ in range(calls):
+      result = program()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / calls
+
+  calls, seconds = {}, {name: [] for name in programs}
+  for name, program in programs.items():
+    sample(program)  # warms up
+    calls[name] = max(1, math.ceil(min(100, least / sample(program))))
+  order, shuffle = list(programs), random.Random(0).shuffle
+  for _ in rounds:
+    shuffle(order)
+    for name in order:
+      seconds[name].append(sample(programs[name], calls[name]))
+  return seconds
+
+
 def measure(cases, rounds, title, carried=None):
   """Times compiled functions side by side.
 
@@ -35,8 +92,7 @@ def measure(cases, rounds, title, carried=None):
     cases: dict of name -> (function, arguments).
     rounds: how often each case runs.
     title: title of the progress bar.
-    carried: index of an argument that each run consumes (it is donated). The
-      run's second result takes its place in the next run.
+    carried: as in Program.
 
   Returns:
     dict of name -> dict(ms, low, high, temp_mib): the median and quartiles in
@@ -44,34 +100,13 @@ def measure(cases, rounds, title, carried=None):
   """
   from tqdm import tqdm  # accelerator.py runs without it
 
-  compiled = {}
-  for name, (function, arguments) in cases.items():
-    donate = () if carried is None else carried
-    run = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
-    compiled[name] = run, list(arguments)
-
-  def once(name):
-    run, arguments = compiled[name]
-    result = jax.block_until_ready(run(*arguments))
-    if carried is not None:
-      arguments[carried] = result[1]
-
-  for name in cases:
-    once(name)
-  seconds = {name: [] for name in cases}
-  order, shuffle = list(cases), random.Random(0).shuffle
-  for _ in tqdm(range(rounds), title, leave=False, file=sys.stderr):
-    shuffle(order)
-    for name in order:
-      start = time.perf_counter()
-      once(name)
-      seconds[name].append(time.perf_counter() - start)
+  programs = {name: Program(*case, carried) for name, case in cases.items()}
+  bar = tqdm(range(rounds), title, leave=False, file=sys.stderr)
   figures = {}
-  for name, (run, _) in compiled.items():
-    low, ms, high = (
-      1e3 * x for x in np.quantile(seconds[name], (0.25, 0.5, 0.75))
-    )
-    temp = run.memory_analysis().temp_size_in_bytes / 2**20
+  for name, seconds in timed(programs, bar).items():
+    low, ms, high = (1e3 * x for x in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    plan = programs[name].compiled.memory_analysis()
+    temp = plan.temp_size_in_bytes / 2**20
     figures[name] = dict(ms=ms, low=low, high=high, temp_mib=temp)
   return figures
 

@@ -81,6 +81,11 @@ def without(*names):
       'layer_norm_eps is nan, expected 0 or more',
     ),
     (
+      'gpt2_Model',
+      dict(layer_norm_epsilon=10**400),
+      'layer_norm_epsilon is 10+, expected 0 or more',
+    ),
+    (
       'bert_Model',
       dict(num_hidden_layers=10**9),
       r'1000000000 layers \(num_layers\), expected 1000 or fewer',
@@ -170,6 +175,13 @@ def test_sizes_beyond_what_indices_reach(case, field, size, tmp_path):
   folder = variant(tmp_path / 'old', case, **{field: size})
   with pytest.raises(ValueError, match=f'{size}; expected .*, below {2**31}'):
     checkpoints.load(folder)
+
+
+def test_an_epsilon_may_be_an_integer(tmp_path):
+  """JAX takes no integer of more than 31 bits, but it takes the float."""
+  folder = variant(tmp_path / 'old', 'gpt2_Model', layer_norm_epsilon=2**31)
+  found = checkpoints.load(folder)
+  assert found.model['epsilon'] == 2.0**31
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 import re
+import sys
 from typing import NamedTuple
 
 from collab import checks, model_json, models
@@ -139,9 +140,9 @@ def reader(config: Mapping) -> Callable:
     if type(value) not in legal:  # isinstance(True, int) is true
       raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
     least = 1 if default is None else 0
-    if kind in (int, float) and not least <= value < float('inf'):
+    if kind in (int, float) and not least <= value <= sys.float_info.max:
       raise ValueError(f'{name} is {value}, expected {least} or more.')
-    return value
+    return float(value) if kind is float else value  # JAX cuts large integers
 
   return get
 

@@ -55,7 +55,8 @@ def move(source: 'Path | epath.Path', target: 'Path | epath.Path') -> None:
   if not is_url(source):
     source.rename(target)
     return
-  _files().mv(str(source), str(target), recursive=True)
+  _copy(source, target)
+  source.rmtree()
 
 
 def staging(path: 'str | os.PathLike') -> Path:
@@ -84,7 +85,13 @@ def upload(folder: Path, target: 'epath.Path', sizes: dict) -> None:
 
 def download(source: 'epath.Path', target: Path) -> None:
   """Copies an object, or all objects of a folder, to a path that is free."""
-  _files().get(str(source), str(target), recursive=True)
+  if not source.is_dir():
+    with source.open('rb') as theirs, target.open('wb') as ours:
+      shutil.copyfileobj(theirs, ours)
+    return
+  target.mkdir()
+  for inner in source.iterdir():
+    download(inner, target / inner.name)
 
 
 def versions(url: str) -> list[tuple[str, int]]:
@@ -155,10 +162,12 @@ def append(path: str, text: str) -> None:
       return
 
 
-def _files():
-  import fsspec
-
-  return fsspec.filesystem('gcs')
+def _copy(source, target):
+  if not source.is_dir():
+    source.copy(target)
+    return
+  for inner in source.iterdir():
+    _copy(inner, target / inner.name)
 
 
 def _split(path):

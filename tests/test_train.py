@@ -175,7 +175,7 @@ def check_devices(fsdp, corpus, cache, whole, tmp_path):
   command = tiny.command(corpus, tmp_path, total_steps=4, fsdp=fsdp)
   code, out, err = tiny.train(command, cache, XLA_FLAGS=flags)
   assert code == 0, err
-  assert f"8 x cpu, {{'data': {8 // fsdp}, 'fsdp': {fsdp}}}" in out
+  assert f"8 x cpu, {{'data': {8 // fsdp}, 'fsdp': {fsdp}, 'tensor': 1}}" in out
   check_close(tmp_path, tiny.rows(whole[0]))
 
 
@@ -211,7 +211,7 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   assert 'of another config: model.dim was 16, is 32.' in err
   code, out, err = tiny.train(tiny.command(corpus, tmp_path, fsdp=1), cache)
   assert code == 0, err
-  assert "1 x cpu, {'data': 1, 'fsdp': 1}" in out
+  assert "1 x cpu, {'data': 1, 'fsdp': 1, 'tensor': 1}" in out
   assert f' s from {cache}, compiled before' in out  # by `whole`
   check_close(tmp_path, tiny.rows(whole[0]))
   assert len(tiny.rows(tmp_path)) == len(tiny.rows(whole[0]))

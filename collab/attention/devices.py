@@ -68,7 +68,7 @@ def over_heads(
   groups = jax.tree.map(lambda x: x.shape[2], arrays)
 
   def own(x, G):
-    """Takes the groups of this device's heads, which other devices may share."""
+    """Takes the groups that this device's heads use."""
     if G == 1 or G % n == 0:
       return x
     m = math.lcm(G, n)

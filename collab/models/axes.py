@@ -72,7 +72,15 @@ def rules(model: Any, names: Mapping[str, int], changes: str = '') -> Rules:
     ValueError: a parameter is in no table, or has another number of axes there;
       or the changes cannot be read.
   """
-  mesh, table = dict(MESH), {}
+  table, mesh = parse(changes)
+  lines = [*_lines(table), *_attentions(model), *_lines(TABLE)]
+  found = {name: _axes(name, rank, lines) for name, rank in names.items()}
+  return Rules(found, mesh)
+
+
+def parse(changes: str) -> tuple[dict, dict]:
+  """Returns the lines of `changes` for parameters, and a changed `MESH`."""
+  table, mesh = {}, dict(MESH)
   for line in filter(None, map(str.strip, changes.split(','))):
     name, equals, value = map(str.strip, line.partition('='))
     if not equals or (name in mesh and value not in ('', TENSOR)):
@@ -81,9 +89,14 @@ def rules(model: Any, names: Mapping[str, int], changes: str = '') -> Rules:
         'PARAMETER=AXES.'
       )
     (mesh if name in mesh or value == TENSOR else table)[name] = value
-  lines = [*_lines(table), *_attentions(model), *_lines(TABLE)]
-  found = {name: _axes(name, rank, lines) for name, rank in names.items()}
-  return Rules(found, mesh)
+  for pattern in table:
+    try:
+      re.compile(pattern)
+    except re.error as e:
+      raise ValueError(
+        f'rules={changes!r}: {pattern!r} is no pattern of names: {e}.'
+      ) from e
+  return table, mesh
 
 
 def _axes(name, rank, lines):

@@ -28,9 +28,8 @@ VERSIONS = ('jax', 'jaxlib')
 EVALUATED = ('total_steps', 'every.checkpoint') + tuple(
   f'checkpoint.{name}' for name in ('best', 'final', 'average')
 )
-WORDS = (
-  'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, tensor, rules, accumulate'
-)
+WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, tensor, rules, '
+WORDS += 'accumulate'
 # JAX settings that affect results; they may not change within a run.
 NUMERICS = (
   'jax_enable_x64',

@@ -106,6 +106,7 @@ def rules(
   Raises:
     ValueError: as in axes.rules.
   """
+  axes.parse(changes)  # refuses what it cannot read
   if mesh.shape[split.AXIS] == mesh.shape[TENSOR] == 1:
     return None
   ranks = {k: len(x.shape) for k, x in tree_table.named(params).items()}

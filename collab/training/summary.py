@@ -63,9 +63,7 @@ def start(made: Experiment, state: dict, step: int) -> None:
 def _split(made, state):
   """Lists for each parameter its axes, what splits them, and bytes a device."""
   params = state['params']
-  rules = sharding.rules(
-    made.mesh, made.model, params, made.config.rules
-  )
+  rules = sharding.rules(made.mesh, made.model, params, made.config.rules)
   if rules is None:
     return {}
   lines = {}

@@ -41,9 +41,7 @@ def test_a_new_field_of_one_kind_of_model(changed):
   before = identity.config_hash(config())
   changed(identity.Added('model.window', 0, 'vit'))
   assert identity.config_hash(config(window=0)) != before
-  assert identity.upgrade(config().to_dict()) == dict(
-    config().to_dict(), **NEW
-  )
+  assert identity.upgrade(config().to_dict()) == dict(config().to_dict(), **NEW)
 
 
 def test_a_new_name_of_a_field_or_of_a_value_changes_no_hash(changed):

@@ -4,7 +4,6 @@
 Run as a program by test_tensor, with a case and what to print, as JSON.
 """
 
-import collections
 import json
 import pathlib
 import sys
@@ -29,6 +28,14 @@ MESHES = {
   'tensor=4': (1, 1, 4),
   'fsdp=2, tensor=2': (2, 2, 2),
 }
+# What a checkpoint is written and read on.
+SAVED = {
+  'one': (1, 1, 1),
+  'fsdp=8': (1, 8, 1),
+  'fsdp=2, tensor=2': (1, 2, 2),
+}
+# Devices of `tensor`, and tokens of a row, of what is counted.
+LAYOUTS = ((2, T), (4, 4 * T))
 CASES = {name: {} for name in attention.names()} | dict(
   gqa=dict(kv_heads=4),
   gqa_few=dict(name='gqa', kv_heads=2),  # fewer than tensor=4
@@ -59,7 +66,7 @@ def batch(i, length=T):
   return dict(tokens=ids[0], labels=ids[1], weights=weights)
 
 
-def made(case, mesh, layers=2, dropout=0.2, accumulate=2, **fields):
+def made(case, mesh, layers=1, dropout=0.2, accumulate=2, **fields):
   """An Experiment, and its first state on a mesh."""
   model = models.build(
     'decoder',
@@ -106,28 +113,24 @@ def curves(case):
   return {name: losses(case, mesh_of(shape)) for name, shape in MESHES.items()}
 
 
-def sent(case, mesh, **options):
-  """{(kind, bytes): how often} of the collectives of a compiled step."""
-  length = options.pop('length', T)
-  run, state = made(case, mesh, dropout=0.0, accumulate=1, **options)
+def sent(case, mesh, layers, length):
+  """(kind, bytes) of the collectives of a compiled step."""
+  run, state = made(case, mesh, layers, dropout=0.0, accumulate=1)
   rows = sharding.put(batch(0, length), sharding.batch_sharding(mesh))
   lowered = step.build(run, state).lower(state, rows, jax.random.key(7))
-  text = lowered.compile().as_text()
-  return collections.Counter((k, n) for k, n, _ in scaling.collectives(text))
+  found = scaling.collectives(lowered.compile().as_text())
+  return [(kind, size) for kind, size, _ in found]
 
 
 def collectives(case):
-  """What a second layer adds on two and four devices, and with a longer row."""
-  found = {}
-  for n in (2, 4):
-    for length in (T, 4 * T):
-      mesh = mesh_of((1, 1, n))
-      one, two = (sent(case, mesh, layers=i, length=length) for i in (1, 2))
-      found[f'{n} devices, {length} tokens'] = dict(
-        layer=sorted([*k, i] for k, i in (two - one).items()),
-        less=sorted([*k, i] for k, i in (one - two).items()),
-        rest=sorted([*k, i] for k, i in (one - (two - one)).items()),
-      )
+  """What one layer sends, what all else sends, and how, by [tensor, tokens]."""
+  found = []
+  for n, length in LAYOUTS:
+    mesh = mesh_of((1, 1, n))
+    one, two = (sent(case, mesh, layers, length) for layers in (1, 2))
+    one_, two_ = (sum(size for _, size in x) for x in (one, two))
+    kinds = sorted({kind for kind, _ in two})
+    found.append([two_ - one_, 2 * one_ - two_, kinds])
   return found
 
 
@@ -135,16 +138,19 @@ def moved(folder):
   """Checksums of a state: trained on one mesh, restored on the others."""
   found = {}
   for name, shape in SAVED.items():
-    run, state = made('mhe_add', mesh_of(shape))
+    run, state = made('gqa_few', mesh_of(shape), accumulate=1)
     one = step.build(run, state)
     rows = sharding.put(batch(0), sharding.batch_sharding(run.mesh))
     state, *_ = one(state, rows, jax.random.key(7))
     saved = checkpoint.Checkpoints(pathlib.Path(folder) / name, keep=1)
     saved.save(1, state)
     saved.close()
-    found[name] = {'saved': tree_table.checksums(state)}
+    kernel = state['params']['decoder']['layer_0']['mlp_in']['kernel']
+    found[name] = dict(
+      saved=tree_table.checksums(state), spec=list(kernel.sharding.spec)
+    )
     for other, shape in SAVED.items():
-      _, fresh = made('mhe_add', mesh_of(shape))
+      _, fresh = made('gqa_few', mesh_of(shape))
       abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         fresh,
@@ -158,13 +164,6 @@ def moved(folder):
       assert all(jax.tree.leaves(placed))
       found[name][other] = tree_table.checksums(restored)
   return found
-
-
-SAVED = {
-  'fsdp=8': (1, 8, 1),
-  'fsdp=2, tensor=2': (1, 2, 2),
-  'one': (1, 1, 1),
-}
 
 
 def head_dropout(case):

@@ -15,6 +15,14 @@ def test_fsdp_that_does_not_divide(fsdp):
     sharding.make_mesh(fsdp)
 
 
+@pytest.mark.parametrize('tensor', [0, 3])
+def test_tensor_that_does_not_divide(tensor):
+  n = jax.local_device_count()
+  expected = f'tensor={tensor} does not divide the {n} devices of a host; legal'
+  with pytest.raises(ValueError, match=expected):
+    sharding.make_mesh(tensor=tensor)
+
+
 def test_axes_are_auto():
   mesh = sharding.make_mesh()
   assert mesh.axis_names == ('data', 'fsdp', 'tensor')

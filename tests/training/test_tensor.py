@@ -20,18 +20,43 @@ def test_the_same_losses_on_any_mesh(case):
   """With dropout everywhere, in two micro-batches."""
   found = run('curves', case)
   want = found.pop('one')
-  assert want[-1] < want[0]
+  assert len(want) == program.STEPS
+  assert set(found) == program.MESHES.keys() - {'one'}
   for losses in found.values():
     np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
-@few(program.CASES, quick=['mhe_add'])
+@few(program.CASES, quick=['collab'])
 def test_a_layer_sends_what_the_formula_says(case):
-  """To a byte but for norms; nothing grows with queries x keys."""
-  found = run('collectives', case)
+  """To a byte, but for norms. So nothing grows with queries x keys.
+
+  All else sends the embedding forward and the logits' gradient backward, D
+  numbers a token each, and a few sums over the vocabulary, never logits.
+  """
+  D, H = program.D, program.H
   fields = dict(name=case) | program.CASES[case]
-  for n in (2, 4):
-    for length in (program.T, 4 * program.T):
-      got = found[f'{n} devices, {length} tokens']
-      want = scaling.tensor_sent(D=program.D, H=program.H, t=n, **fields)
-      print(case, n, length, got, want)
+  found = run('collectives', case)
+  for (t, length), (layer, rest, kinds) in zip(
+    program.LAYOUTS, found, strict=True
+  ):
+    token = 4 * program.ROWS * length
+    want = scaling.tensor_sent(D=D, H=H, t=t, **fields)
+    norms = 4 * 2 * 30  # at most so many parameters
+    assert 0 <= layer - token * sum(want.values()) < norms
+    assert 0 <= rest - token * 2 * D < token * 8 + norms
+    gathers = {'all-gather'} if case == 'el' else set()
+    assert set(kinds) == {'all-reduce'} | gathers
+
+
+@pytest.mark.slow
+def test_checkpoints_open_on_any_mesh(tmp_path):
+  """Bit for bit, whatever split them before and after."""
+  found = run('moved', tmp_path)
+  assert found['fsdp=2, tensor=2']['spec'] == ['fsdp', 'tensor']
+  for name in program.SAVED:
+    for other in program.SAVED:
+      assert found[name][other] == found[name]['saved']
+
+
+def test_each_head_drops_its_own_weights():
+  assert run('head_dropout', 'mhe_add') < 1e-5

@@ -6,15 +6,18 @@ Run as a program by test_tensor, with a case and what to print, as JSON.
 
 import json
 import pathlib
+import re
 import sys
 
 import jax
+from jax._src.cudnn import fused_attention_stablehlo as private
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
 from benchmarks import scaling
 from collab import attention, models
+from collab.attention.target import Target, lowering_for
 from collab.metrics import tokens
 from collab.runtime import checkpoint, tree_table
 from collab.training import optim, sharding, step
@@ -166,6 +169,28 @@ def moved(folder):
   return found
 
 
+def fused(case):
+  """{platform: shapes of queries in a device's calls of splash or cuDNN}."""
+  # The probes of a GPU, where there is none.
+  private.check_cudnn_version = lambda: 91002
+  private.check_compute_capability = lambda capability: True
+  found, calls = (
+    {},
+    r'@(?:tpu_custom_call|__cudnn\$fmhaSoftmax)\(.*?\((.*?)\) ->',
+  )
+  run, state = made(case, mesh_of((2, 2, 2)), dropout=0.0, dtype='bfloat16')
+  rows = sharding.put(batch(0, 8 * T), sharding.batch_sharding(run.mesh))
+  for machine in (Target('tpu'), Target('cuda', (9, 0), 91002)):
+    with lowering_for(machine):
+      traced = step.build(run, state).trace(state, rows, jax.random.key(7))
+      text = traced.lower(lowering_platforms=(machine.platform,)).as_text()
+    shapes = [
+      re.findall(r'<([\dx]+)xbf16>', x)[0] for x in re.findall(calls, text)
+    ]
+    found[machine.platform] = sorted(set(shapes))
+  return found
+
+
 def head_dropout(case):
   """An attention whose heads drop weights of their own, on one and four."""
   fields = dict(name=case, num_heads=H) | CASES[case]
@@ -173,10 +198,11 @@ def head_dropout(case):
   x = jax.random.normal(jax.random.key(0), (ROWS, T, D))
   params = layer.init(jax.random.key(1), x, deterministic=True)
   spec, mesh = jax.sharding.PartitionSpec, mesh_of((2, 1, 4))
-  per_head = lambda x: spec(*('tensor' if n == H else None for n in x.shape))
-  split = jax.tree.map(
-    lambda x: jax.device_put(x, jax.NamedSharding(mesh, per_head(x))), params
-  )
+
+  def split(x):
+    at = x.shape.index(H) if H in x.shape else 0
+    names = [None] * at + (['tensor'] if H in x.shape else [])
+    return jax.device_put(x, jax.NamedSharding(mesh, spec(*names)))
 
   def run(params, x):
     rngs = dict(dropout=jax.random.key(2))
@@ -190,7 +216,9 @@ def head_dropout(case):
     out_specs=spec(('data', 'fsdp')),
     check_vma=False,
   )
-  got, want = jax.device_get((jax.jit(on)(split, x), jax.jit(run)(params, x)))
+  got, want = jax.device_get(
+    (jax.jit(on)(jax.tree.map(split, params), x), jax.jit(run)(params, x))
+  )
   return float(np.abs(got - want).max())
 
 

@@ -58,5 +58,12 @@ def test_checkpoints_open_on_any_mesh(tmp_path):
       assert found[name][other] == found[name]['saved']
 
 
+@pytest.mark.slow
+def test_fused_kernels_run_on_each_device_for_its_heads():
+  """Four of eight heads, and one of two key heads, of a row; T is padded."""
+  found = run('fused', 'gqa_few')
+  assert found == dict(tpu=['4x128x8'], cuda=['1x112x4x8'])
+
+
 def test_each_head_drops_its_own_weights():
-  assert run('head_dropout', 'mhe_add') < 1e-5
+  assert run('head_dropout', 'mha') < 1e-5

@@ -162,25 +162,30 @@ def tensor_sent(
     **fields: of the attention: kv_heads, shared_dim, latent_dim.
 
   Returns:
-    dict(forward, backward). EL's keys are a cut of the input, whose gradient is
-    gathered and not added up: it counts as if it were.
+    dict(forward, backward, merged): merged is what is left of backward where
+    a compiler first adds what the projections send. EL's keys are a cut of the
+    input, whose gradient is gathered and not added up: it counts as if it were.
   """
   d = D // H
   G = 1 if name == 'mqa' else fields.get('kv_heads', H)
   k, r = fields.get('shared_dim', 0), fields.get('latent_dim', 0)
-  attention = {
-    'mha': 3 * D,  # queries, keys and values are projections to heads
-    'skv': 2 * D,
-    'el': 2 * D,
-    'gqa': 3 * D if G % t == 0 else D + 2 * G * d,
-    'mqa': D + 2 * d,
-    'collab': D + D + 2 * k,  # values and content bias; queries, keys
-    'sha': 3 * d,
-    'mhe_mul': 3 * d,
-    'mhe_add': 3 * d + d,  # the key bias is made from the keys as well
-    'mla': D + r if r <= d else D + 2 * r,  # once: values are the keys
+  to_heads, shared = {  # projections to heads, and numbers of shared heads
+    'mha': (3, 0),
+    'skv': (2, 0),
+    'el': (1, D),
+    'gqa': (3, 0) if G % t == 0 else (1, 2 * G * d),
+    'mqa': (1, 2 * d),
+    'collab': (2, 2 * k),  # values and content bias; queries and keys
+    'sha': (0, 3 * d),
+    'mhe_mul': (0, 3 * d),
+    'mhe_add': (0, 3 * d + d),  # the key bias is made from the keys as well
+    'mla': (1, r if r <= d else 2 * r),  # r once: values are the keys
   }[name]
-  return dict(forward=2 * D, backward=attention + D + D * gated)
+  return dict(
+    forward=2 * D,
+    backward=(to_heads + 1 + gated) * D + shared,
+    merged=(min(to_heads, 1) + 1) * D + shared,
+  )
 
 
 def tensor_kept(name: str, D: int, H: int, t: int, **fields: Any) -> int:
@@ -290,18 +295,16 @@ def _tensor_table():
   heads = [
     f'{what}, tensor={t}'
     for t in TENSOR_T
-    for what in ('forward', 'backward', 'of mha', 'kept', 'of the whole')
+    for what in ('forward', 'backward', 'merged', 'kept', 'of the whole')
   ]
   lines = _row('attention', *heads) + _row(*['---'] * (1 + len(heads)))
   for name, fields in TENSOR.items():
     cells = []
     for t in TENSOR_T:
       sums = tensor_sent(name, t=t, **widths, **fields)
-      mha = tensor_sent('mha', t=t, **widths)
       kept = tensor_kept(name, t=t, **widths, **fields)
       whole = tensor_kept(name, t=1, **widths, **fields)
-      share = sum(sums.values()) / sum(mha.values())
-      cells += [f'{sums["forward"]:,}', f'{sums["backward"]:,}', f'{share:.2f}']
+      cells += [f'{n:,}' for n in sums.values()]
       cells += [f'{kept:,}', f'{kept / whole:.2f}']
     lines += _row(name, *cells)
   return lines

@@ -35,6 +35,16 @@ def tensor() -> int:
   return mesh.shape[TENSOR] if TENSOR in mesh.auto_axes else 1
 
 
+def whole(x: jax.Array) -> jax.Array:
+  """Returns x, of which each device that splits heads has and gets all.
+
+  Without it, XLA would also split what x is made from.
+  """
+  if tensor() == 1:
+    return x
+  return lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def over_heads(
   run: Callable,
   q: jax.Array,
@@ -62,7 +72,7 @@ def over_heads(
     o [B, T, H, V], and alive.
   """
   n, of_heads = tensor(), PartitionSpec(None, None, TENSOR)
-  whole = PartitionSpec()
+  same = PartitionSpec()
   per_head = mask is not None and mask.per_head
   arrays = q, k, None if v is k else v, key_bias
   groups = jax.tree.map(lambda x: x.shape[2], arrays)
@@ -83,15 +93,15 @@ def over_heads(
       return o, alive[:, :, :1]
     return o, jnp.broadcast_to(alive, (*alive.shape[:2], H // n, 1))
 
-  split = lambda G: whole if G % n else of_heads
-  of_mask = jax.tree.map(lambda x: whole, mask)
+  split = lambda G: same if G % n else of_heads
+  of_mask = jax.tree.map(lambda x: same, mask)
   if per_head:
     of_mask = of_mask.replace(dense=PartitionSpec(None, TENSOR))
   return jax.shard_map(
     local,
     axis_names={TENSOR},
-    in_specs=(jax.tree.map(split, groups), of_mask, whole),
-    out_specs=(of_heads, of_heads if per_head else whole),
+    in_specs=(jax.tree.map(split, groups), of_mask, same),
+    out_specs=(of_heads, of_heads if per_head else same),
     check_vma=False,
   )(arrays, mask, key)
 

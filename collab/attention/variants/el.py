@@ -3,6 +3,7 @@
 
 from typing import ClassVar
 
+from collab.attention import devices
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -27,4 +28,5 @@ class EL(Attention, kw_only=True):
         f'qkv_features={H * K}.'
       )
     q = self.project('query', x, (H, K))
-    return Heads(q=q, k=y.reshape(*y.shape[:2], H, K).astype(q.dtype))
+    k = devices.whole(y).reshape(*y.shape[:2], H, K)
+    return Heads(q=q, k=k.astype(q.dtype))

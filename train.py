@@ -61,7 +61,7 @@ def run(
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   task.check(model)
   tx, schedule = optim.build(total_steps=last, **config.optim)
-  mesh = sharding.make_mesh(config.fsdp)
+  mesh = sharding.make_mesh(config.fsdp, config.tensor)
   made = Experiment(config, workdir, task, model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
   batch = sharding.put(task.batch(0), rows)  # refuses what does not divide
@@ -76,7 +76,7 @@ def run(
     read_only=eval_only,
   )
   step, state = states.start(made, checkpoints, eval_only)
-  summary.start(made, state['params'], step)
+  summary.start(made, state, step)
   _, dropout_key = jax.random.split(jax.random.key(config.seed))
   train_step, end = steps.build(made, state), step if eval_only else last
   if step < end:

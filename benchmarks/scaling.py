@@ -12,7 +12,22 @@ formulas of ring algorithms:
                   forward and for the backward pass, reduce-scatter of the
                   gradients
 
-It also computes how many tokens a chip needs in a step so that communication
+In tensor parallelism over t chips, a layer adds up over the chips, for each
+token of the rows that they share,
+
+  forward    D of the attention's output, D of the MLP's
+  backward   D of the MLP's input, and D for each projection to heads (or groups
+             or the MLP: a gated one has two) from the input that all chips have
+             whole; XLA for CPU adds up each by itself
+             K of the queries, if they are one head or made from one head; K of
+             the keys and V of the values, if they are one head; once where
+             values are the keys; G times that for G groups that t does not
+             divide
+
+and nothing that grows with T x S. `tensor_sent` says what that is for each
+variant.
+
+This also computes how many tokens a chip needs in a step so that communication
 takes a tenth of the time, even if none of it overlaps with computation. FLOPs
 are counted on the traced forward and backward pass. `sent` counts the
 collectives of a compiled program; tests/test_scaling.py applies it to the step
@@ -24,7 +39,7 @@ import importlib
 import math
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +47,7 @@ import jax.numpy as jnp
 from collab import accounting, models
 from collab.accounting import trace
 from collab.io import atomic
+from collab.training import sharding
 
 CHIPS = (8, 64, 512)
 EFFICIENCY = 0.9
@@ -63,6 +79,16 @@ class Chip(NamedTuple):
   within: int = 10**9
 
 
+# The attentions of the page, at the widths of `lm`.
+TENSOR_D, TENSOR_H, TENSOR_T = 768, 12, (2, 4)
+TENSOR = {
+  'mha': {},
+  'gqa': dict(kv_heads=2),
+  'mqa': {},
+  'collab': dict(shared_dim=384),
+  'mhe_add': {},
+  'mhe_mul': {},
+}
 # The sources are in scaling.md.
 RATES = {
   'TPU v4': Chip(275e12, 1.1e15 / 4096, 4096),
@@ -121,6 +147,65 @@ def tokens(model, way, n, chip):
   seconds = volume(model, way, n) / chip.sent
   computing = EFFICIENCY / (1 - EFFICIENCY) * seconds
   return math.ceil(computing * UTILISATION * chip.flops / model.flops)
+
+
+def tensor_sent(
+  name: str, D: int, H: int, t: int, *, gated: bool = False, **fields: Any
+) -> dict[str, int]:
+  """Counts the numbers that a layer adds up over t chips for a token.
+
+  Args:
+    name: variant of attention.
+    D, H: widths of the model; a head has d = D / H.
+    t: number of chips.
+    gated: whether the MLP is.
+    **fields: of the attention: kv_heads, shared_dim, latent_dim.
+
+  Returns:
+    dict(forward, backward, merged): merged is what is left of backward where
+    a compiler first adds what the projections send. EL's keys are a cut of the
+    input, whose gradient is gathered and not added up: it counts as if it were.
+  """
+  d = D // H
+  G = 1 if name == 'mqa' else fields.get('kv_heads', H)
+  k, r = fields.get('shared_dim', 0), fields.get('latent_dim', 0)
+  to_heads, shared = {  # projections to heads, and numbers of shared heads
+    'mha': (3, 0),
+    'skv': (2, 0),
+    'el': (1, D),
+    'gqa': (3, 0) if G % t == 0 else (1, 2 * G * d),
+    'mqa': (1, 2 * d),
+    'collab': (2, 2 * k),  # values and content bias; queries and keys
+    'sha': (0, 3 * d),
+    'mhe_mul': (0, 3 * d),
+    'mhe_add': (0, 3 * d + d),  # the key bias is made from the keys as well
+    'mla': (1, r if r <= d else 2 * r),  # r once: values are the keys
+  }[name]
+  return dict(
+    forward=2 * D,
+    backward=(to_heads + 1 + gated) * D + shared,
+    merged=(min(to_heads, 1) + 1) * D + shared,
+  )
+
+
+def tensor_kept(name: str, D: int, H: int, t: int, **fields: Any) -> int:
+  """Counts the parameters of an attention that each of t chips has."""
+  model = models.build(
+    'decoder',
+    dim=D,
+    num_layers=1,
+    vocab_size=t,
+    attention=dict(name=name, num_heads=H, **fields),
+  )
+  layer = models.shapes(model)
+  mesh = jax.sharding.AbstractMesh((1, 1, t), sharding.AXES)
+  rules = sharding.rules(mesh, model, layer, '')
+  split = sharding.state_shardings(mesh, dict(params=layer), rules)['params']
+  parts = jax.tree.map(
+    lambda x, s: math.prod(s.shard_shape(x.shape)), layer, split
+  )
+  stack = parts['decoder']['layer_0']['self_attention']
+  return sum(jax.tree.leaves(stack))
 
 
 # What a compiled program sends ------------------------------------------------
@@ -200,7 +285,29 @@ def tables():
           for n in _counts(chip)
         ),
       )
+  lines += ['', '## Tensor parallelism, a layer', '', *_tensor_table()]
   return '\n'.join(lines) + '\n'
+
+
+def _tensor_table():
+  """Returns a table of what each attention sends for a token, and keeps."""
+  widths = dict(D=TENSOR_D, H=TENSOR_H)
+  heads = [
+    f'{what}, tensor={t}'
+    for t in TENSOR_T
+    for what in ('forward', 'backward', 'merged', 'kept', 'of the whole')
+  ]
+  lines = _row('attention', *heads) + _row(*['---'] * (1 + len(heads)))
+  for name, fields in TENSOR.items():
+    cells = []
+    for t in TENSOR_T:
+      sums = tensor_sent(name, t=t, **widths, **fields)
+      kept = tensor_kept(name, t=t, **widths, **fields)
+      whole = tensor_kept(name, t=1, **widths, **fields)
+      cells += [f'{n:,}' for n in sums.values()]
+      cells += [f'{kept:,}', f'{kept / whole:.2f}']
+    lines += _row(name, *cells)
+  return lines
 
 
 def _counts(chip):

@@ -71,6 +71,8 @@ def base() -> ConfigDict:
   )
   c.accumulate = 1  # micro-batches of an update
   c.fsdp = 1  # devices over which the state is split
+  c.tensor = 1  # devices over which heads, MLPs and vocabulary are split
+  c.rules = ''  # of that, other than in collab/models/axes.py: 'vocabulary='
   c.skip_nonfinite = 0  # bad steps (NaN, infinity) that the whole run may skip
   # The newest `keep` checkpoints and the best one by a metric (- if lower is
   # better) stay. At the end, final='best' evaluates the best one; 'last' the

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent
 NAME = re.compile(r'[\w.-]+', re.ASCII)  # valid as a folder and a job name
 STUDIES, RESULTS = ROOT / 'studies', ROOT / 'results'
 # Fields that affect how a step is computed, but not its result.
-HOW = ('fsdp', 'accumulate', 'skip_nonfinite')
+HOW = ('fsdp', 'tensor', 'rules', 'accumulate', 'skip_nonfinite')
 # A converted model has its own values; all others are those of its source.
 OF_THE_MODEL = ('model', 'init_from')
 _EXPECTED = 'expected a name of letters, digits, ".", "-" and "_"'

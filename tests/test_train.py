@@ -170,12 +170,14 @@ def check_close(folder, expected):
       assert value == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
 
 
-def check_devices(fsdp, corpus, cache, whole, tmp_path):
+def check_devices(fsdp, corpus, cache, whole, tmp_path, tensor=1):
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
-  command = tiny.command(corpus, tmp_path, total_steps=4, fsdp=fsdp)
+  split = dict(fsdp=fsdp, tensor=tensor)
+  command = tiny.command(corpus, tmp_path, total_steps=4, **split)
   code, out, err = tiny.train(command, cache, XLA_FLAGS=flags)
   assert code == 0, err
-  assert f"8 x cpu, {{'data': {8 // fsdp}, 'fsdp': {fsdp}}}" in out
+  mesh = dict(data=8 // fsdp // tensor, **split)
+  assert f'8 x cpu, {mesh}' in out
   check_close(tmp_path, tiny.rows(whole[0]))
 
 
@@ -189,6 +191,13 @@ def test_eight_devices(corpus, cache, whole, tmp_path):
 @pytest.mark.parametrize('fsdp', [1, 8])
 def test_eight_devices_otherwise(fsdp, corpus, cache, whole, tmp_path):
   check_devices(fsdp, corpus, cache, whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_eight_devices_of_which_pairs_split_heads(
+  corpus, cache, whole, tmp_path
+):
+  check_devices(2, corpus, cache, whole, tmp_path, tensor=2)
 
 
 @pytest.mark.slow
@@ -211,7 +220,7 @@ def test_eight_devices_then_one(corpus, cache, whole, tmp_path):
   assert 'of another config: model.dim was 16, is 32.' in err
   code, out, err = tiny.train(tiny.command(corpus, tmp_path, fsdp=1), cache)
   assert code == 0, err
-  assert "1 x cpu, {'data': 1, 'fsdp': 1}" in out
+  assert "1 x cpu, {'data': 1, 'fsdp': 1, 'tensor': 1}" in out
   assert f' s from {cache}, compiled before' in out  # by `whole`
   check_close(tmp_path, tiny.rows(whole[0]))
   assert len(tiny.rows(tmp_path)) == len(tiny.rows(whole[0]))

@@ -81,6 +81,9 @@ class Attention(nn.Module):
   separate_values: ClassVar[bool] = True
   # Where this is True, queries and keys are one projection each: normalize_qk.
   plain_projections: ClassVar[bool] = False
+  # The axes of the variant's parameters, see collab/models/axes.py: devices may
+  # split `heads` and `groups`, and each has whole what all heads share.
+  axes: ClassVar[dict[str, str]] = {}
 
   def __post_init__(self):
     super().__post_init__()

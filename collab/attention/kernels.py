@@ -35,6 +35,7 @@ from collab.attention import (
   blocks,
   choice,
   cudnn,
+  devices,
   dropout,
   shared,
   splash,
@@ -73,7 +74,10 @@ def attend(
   if 0 in (*q.shape[:2], k.shape[1]):  # there are no queries, or no keys
     B, T, V = *q.shape[:2], v.shape[3]
     return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
-  run = functools.partial(_attend, H=H, rate=rate, **how)
+  run = functools.partial(_attend, rate=rate, **how)
+  if devices.tensor() > 1:
+    return devices.over_heads(run, q, k, v, key_bias, mask, key, H)
+  run = functools.partial(run, H=H)
   spec = 'bthk,bshk,bshv,bsh->bthv,1111'
   return _auto(run, spec, (q, k, v, key_bias), mask, key)
 

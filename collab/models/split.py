@@ -14,9 +14,12 @@ from flax import struct
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, PartitionSpec
 
+from collab.attention.devices import TENSOR
 from collab.attention.target import target
 
+ROWS = ('data', 'fsdp')  # axes of the mesh that split a batch
 AXIS = 'fsdp'  # of the mesh, over which parameters are split
 GATHERED = 'gathered'  # their name for remat, which has to gather them again
 BLOCK = re.compile(r'layer_\d+')  # a Block in a Stack
@@ -28,6 +31,18 @@ class Split:
 
   part: jax.Array
   axis: int = struct.field(pytree_node=False)
+
+
+def manual(mesh: Mesh) -> tuple[str, ...]:
+  """Returns the axes over which jax.shard_map runs: XLA splits by `tensor`."""
+  return tuple(
+    axis for axis in mesh.axis_names if axis != TENSOR or mesh.shape[axis] == 1
+  )
+
+
+def without_tensor(spec: PartitionSpec) -> PartitionSpec:
+  """Returns what jax.shard_map over the `manual` axes has to know of a spec."""
+  return PartitionSpec(*(None if axis == TENSOR else axis for axis in spec))
 
 
 def boxed(params: Any, specs: Any) -> Any:

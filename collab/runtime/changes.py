@@ -22,13 +22,14 @@ from collab.runtime import processes
 FREE = ('every', 'checkpoint', 'wandb', 'skip_nonfinite')
 # After a change of these, or of JAX, no single run reproduces the result, so
 # its row enters no table. total_steps may only grow.
-RECORDED = ('fsdp', 'accumulate', 'total_steps')
+RECORDED = ('fsdp', 'tensor', 'rules', 'accumulate', 'total_steps')
 VERSIONS = ('jax', 'jaxlib')
 # An evaluation of a run as it is has these of the run.
 EVALUATED = ('total_steps', 'every.checkpoint') + tuple(
   f'checkpoint.{name}' for name in ('best', 'final', 'average')
 )
-WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, accumulate'
+WORDS = 'every.*, checkpoint.*, wandb, skip_nonfinite, fsdp, tensor, rules, '
+WORDS += 'accumulate'
 # JAX settings that affect results; they may not change within a run.
 NUMERICS = (
   'jax_enable_x64',

@@ -64,6 +64,8 @@ class Renamed(NamedTuple):
 
 # Newest first. A new field or name must be listed if older results exist.
 CHANGES = (
+  Added('tensor', 1),
+  Added('rules', ''),
   Renamed('model.remat', 'model.remat', (('none', False), ('full', True))),
   Added('skip_nonfinite', 0),
   Added('model.first_position', 0, 'encoder'),

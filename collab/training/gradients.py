@@ -24,7 +24,8 @@ def accumulate(
   the rows i, i + n, ... A parameter that is split is gathered where it is used,
   see split.py, and there each micro-batch adds up the gradient over `fsdp`, for
   the part that a device keeps. Over `data`, and of what is not split, the
-  gradient is added up once, at the end. Sums are at least float32.
+  gradient is added up once, at the end. Sums are at least float32. By `tensor`
+  XLA splits each device's program, see models/axes.py.
 
   Args:
     loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w
@@ -40,8 +41,8 @@ def accumulate(
     fold_in(key, i), unless n = 1. It raises a ValueError if n does not divide
     the rows of a device.
   """
-  leaves = jax.tree.leaves(specs)
-  several = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+  leaves, axes = jax.tree.leaves(specs), split.manual(mesh)
+  several = [axis for axis in axes if mesh.shape[axis] > 1]
   of_data = [axis for axis in several if axis != split.AXIS]
 
   def local(params, batch, key):
@@ -61,12 +62,14 @@ def accumulate(
     )
     return (s / w, (w, aux)), grads
 
-  rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+  rows, whole = PartitionSpec(split.ROWS), PartitionSpec()
+  parts = jax.tree.map(split.without_tensor, specs)
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(specs, rows, whole),
-    out_specs=(whole, specs),
+    axis_names=set(axes),
+    in_specs=(parts, rows, whole),
+    out_specs=(whole, parts),
     check_vma=False,  # gradients are taken within, so only psum adds them up
   )
 

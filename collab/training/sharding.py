@@ -2,9 +2,11 @@
 """The mesh of devices, and how batches and states are sharded over it.
 
 These shardings choose between one device, data parallelism (every device holds
-the state) and FSDP (the state is split). Programs are written for global arrays
-and compiled by `jax.jit`, but for gradients: each device computes those of its
-own rows, and gathers what is split a layer at a time (gradients.py).
+the state), FSDP (the state is split) and tensor parallelism (also the
+computation of a row is split, by models/axes.py). Programs are written for
+global arrays and compiled by `jax.jit`, but for gradients: each device computes
+those of its own rows, and gathers what is split a layer at a time
+(gradients.py).
 """
 
 from typing import Any
@@ -13,39 +15,64 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from collab import models
+from collab.attention.devices import TENSOR
+from collab.models import axes, split
 from collab.runtime import tree_table
 
-AXES = ('data', 'fsdp')
+AXES = (*split.ROWS, TENSOR)
 # Smaller leaves (in elements) are replicated, because gathering them costs more
 # latency than it saves memory.
 SMALL = 1 << 12
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-  """Makes a mesh [data, fsdp] of all devices, with data = devices / fsdp.
+def make_mesh(fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """Makes a mesh [data, fsdp, tensor] of all devices.
 
   Args:
     fsdp: number of devices that the state is split over; 1 replicates it.
+    tensor: number of devices, of one host, that heads, MLPs and vocabulary are
+      split over; they compute with the same rows.
 
   Raises:
-    ValueError: fsdp does not divide the number of devices.
+    ValueError: the number of devices is not data * fsdp * tensor, or `tensor`
+      does not divide that of a host.
   """
-  n = jax.device_count()
-  if fsdp < 1 or n % fsdp:
-    legal = ', '.join(str(i) for i in range(1, n + 1) if n % i == 0)
+  n, here = jax.device_count(), jax.local_device_count()
+  if tensor < 1 or here % tensor:
     raise ValueError(
-      f'fsdp={fsdp} does not divide the {n} devices; legal are {legal}.'
+      f'tensor={tensor} does not divide the {here} devices of a host; legal '
+      f'are {_divisors(here)}.'
+    )
+  if fsdp < 1 or n // tensor % fsdp:
+    of = f' / tensor={tensor}' if tensor > 1 else ''
+    raise ValueError(
+      f'fsdp={fsdp} does not divide the {n} devices{of}; legal are '
+      f'{_divisors(n // tensor)}.'
     )
   # Auto, because linen does not support Explicit axes, which make_mesh makes by
   # default.
-  return jax.make_mesh(
-    (n // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  mesh = jax.make_mesh(
+    (n // tensor // fsdp, fsdp, tensor),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
   )
+  for row in mesh.devices.reshape(-1, tensor):
+    if len({device.process_index for device in row}) > 1:
+      raise ValueError(
+        f'tensor={tensor} would split heads over several hosts, the way in '
+        f'which JAX places a mesh of {dict(mesh.shape)}.'
+      )
+  return mesh
+
+
+def _divisors(n):
+  return ', '.join(str(i) for i in range(1, n + 1) if n % i == 0)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Splits the leading axis over all devices."""
-  return NamedSharding(mesh, PartitionSpec(AXES))
+  """Splits the leading axis over all devices but those of `tensor`."""
+  return NamedSharding(mesh, PartitionSpec(split.ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,33 +92,85 @@ def local(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
-def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
-  """Chooses a sharding for each leaf of a state.
-
-  With fsdp = 1 every leaf is replicated. Otherwise its largest axis that fsdp
-  divides is split (the first among equals). Leaves below `SMALL` elements and
-  leaves without such an axis are replicated. So parameters, moments and
-  averages of one shape get the same sharding.
+def rules(
+  mesh: Mesh, model: models.Model, params: Any, changes: str
+) -> axes.Rules | None:
+  """Returns axes.rules of a model's parameters, None if no device splits them.
 
   Args:
     mesh: mesh of `make_mesh`.
-    abstract_state: pytree of anything with a shape, as `jax.eval_shape` gives.
+    model: models.Model.
+    params: its parameters, or anything with their shapes.
+    changes: config.rules, see axes.rules.
+
+  Raises:
+    ValueError: as in axes.rules.
+  """
+  axes.parse(changes)  # refuses what it cannot read
+  if mesh.shape[split.AXIS] == mesh.shape[TENSOR] == 1:
+    return None
+  ranks = {k: len(x.shape) for k, x in tree_table.named(params).items()}
+  return axes.rules(model, ranks, changes)
+
+
+def state_shardings(
+  mesh: Mesh, abstract_state: Any, rules: axes.Rules | None = None
+) -> Any:
+  """Chooses a sharding for each leaf of a state.
+
+  `tensor` splits the axes of parameters that the rules say. Of the others
+  `fsdp` splits the largest that it divides (the first among equals), but in
+  leaves below `SMALL` elements, and never the axis of stacked layers. Moments
+  and averages have the sharding of their parameter.
+
+  Args:
+    mesh: mesh of `make_mesh`.
+    abstract_state: pytree of anything with a shape, as `jax.eval_shape` gives;
+      with `rules` a dict with `params`.
+    rules: axes of the parameters; by default `tensor` splits nothing.
 
   Returns:
     The same tree of NamedSharding.
+
+  Raises:
+    ValueError: `tensor` does not divide an axis that it has to split.
   """
-  fsdp = mesh.shape['fsdp']
+  leaves = tree_table.named(abstract_state)
+  found = {name: _spec(mesh, name, x.shape, ()) for name, x in leaves.items()}
+  if rules:
+    params = tree_table.named(abstract_state['params'])
+    for name, param in params.items():
+      spec = _spec(mesh, name, param.shape, rules.axes[name], rules.mesh)
+      for leaf, x in leaves.items():
+        if leaf.endswith(f'/{name}') and x.shape == param.shape:
+          found[leaf] = spec
+  specs = jax.tree.unflatten(jax.tree.structure(abstract_state), found.values())
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-  def spec(shape):
-    axes = [i for i, size in enumerate(shape) if size % fsdp == 0]
-    if fsdp == 1 or np.prod(shape) < SMALL or not axes:
-      return PartitionSpec()
-    axis = max(axes, key=lambda i: shape[i])
-    return PartitionSpec(*[None] * axis, 'fsdp')
 
-  return jax.tree.map(
-    lambda x: NamedSharding(mesh, spec(x.shape)), abstract_state
-  )
+def _spec(mesh, name, shape, names, split_by=()):
+  """Returns the PartitionSpec of a leaf; `names` are of its axes, if known."""
+  fsdp, tensor = mesh.shape['fsdp'], mesh.shape[TENSOR]
+  parts = [None] * len(shape)
+  for i, axis in enumerate(names):
+    if tensor == 1 or axis not in split_by or split_by[axis] != TENSOR:
+      continue
+    if shape[i] % tensor == 0:
+      parts[i] = TENSOR
+    elif axis not in axes.OPTIONAL:
+      raise ValueError(
+        f'tensor={tensor} does not divide {axis}={shape[i]} of {name}.'
+      )
+  free = [
+    i
+    for i, size in enumerate(shape)
+    if size % fsdp == 0 and not parts[i] and names[i : i + 1] != (axes.LAYERS,)
+  ]
+  if fsdp > 1 and np.prod(shape) >= SMALL and free:
+    parts[max(free, key=lambda i: shape[i])] = 'fsdp'
+  while parts and parts[-1] is None:
+    parts.pop()
+  return PartitionSpec(*parts)
 
 
 def put(batch: Any, sharding: NamedSharding) -> Any:
@@ -114,7 +193,7 @@ def put(batch: Any, sharding: NamedSharding) -> Any:
     shapes = tree_table.shapes(batch)
     raise ValueError(f'Leaves of a batch differ in their rows: {shapes}.')
   [(b,)] = rows
-  devices = len(sharding.addressable_devices)
+  devices = _parts(sharding)
   if b % devices:
     raise ValueError(
       f'A batch of {b} rows does not divide over {devices} devices; legal are '
@@ -123,3 +202,10 @@ def put(batch: Any, sharding: NamedSharding) -> Any:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
   )
+
+
+def _parts(sharding):
+  """Returns in how many parts a sharding splits the rows of this host."""
+  n = len(sharding.device_set)
+  parts = n // sharding.shard_shape((n,))[0]
+  return parts * len(sharding.addressable_devices) // n

@@ -38,7 +38,8 @@ def start(
   # The key is an argument, so that a program is compiled once for all seeds.
   key, _ = jax.random.split(jax.random.key(config.seed))
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_shardings(made.mesh, shapes)
+  rules = sharding.rules(made.mesh, model, shapes['params'], config.rules)
+  shardings = sharding.state_shardings(made.mesh, shapes, rules)
   abstract = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, shardings)
   changes.check_data(workdir, made.task, workdirs.read(workdir)['first_steps'])
   step, state = checkpoints.restore(abstract) or (0, None)

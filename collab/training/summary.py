@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints and writes the summaries at the start and at the end of a run."""
 
+import itertools
 import json
+import math
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -12,18 +15,20 @@ from ml_collections import ConfigDict
 
 from collab import accounting, checks, model_json
 from collab.io import atomic, buckets, json_text
-from collab.runtime import changes, identity, provenance
+from collab.runtime import changes, identity, provenance, tree_table
 from collab.runtime import workdir as workdirs
-from collab.training import logs, speed
+from collab.training import logs, sharding, speed
 from collab.training.experiment import Experiment
 
 
-def start(made: Experiment, params: Any, step: int) -> None:
+def start(made: Experiment, state: dict, step: int) -> None:
   """Prints devices, sizes, the attention's cost beside MHA's, and the data.
 
-  It also writes model.json and parameters.txt.
+  Where devices split the state, it also prints the table by which they do.
+  It writes model.json and parameters.txt.
   """
   config, workdir, task, model = made[:4]
+  params = state['params']
   tokens = accounting.tokens(model, config.data)
   mha = accounting.attention_cost(accounting.with_mha(model), tokens)
   cost = accounting.attention_cost(model, tokens)
@@ -40,6 +45,8 @@ def start(made: Experiment, params: Any, step: int) -> None:
       'workdir': workdir,
     },
   )
+  if table := _split(made, state):
+    logs.summary('split over devices', table)
   if jax.process_index() > 0:
     return
   data = task.describe().items()
@@ -51,6 +58,34 @@ def start(made: Experiment, params: Any, step: int) -> None:
   model_json.write(workdir, fields, task.meaning)
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   atomic.write_text(buckets.at(workdir) / 'parameters.txt', table + '\n')
+
+
+def _split(made, state):
+  """Lists for each parameter its axes, what splits them, and bytes a device."""
+  params = state['params']
+  rules = sharding.rules(made.mesh, made.model, params, made.config.rules)
+  if rules is None:
+    return {}
+  lines = {}
+  for name, x in tree_table.named(params).items():
+    parts = itertools.zip_longest(rules.axes[name], x.sharding.spec)
+    found = ' '.join(f'{axis}/{by}' if by else axis for axis, by in parts)
+    key = re.sub(r'layer_\d+', 'layer_*', name), found
+    lines.setdefault(key, []).append(x)
+  told = {}
+  for (name, found), leaves in lines.items():
+    line = f'{found}, {_held(leaves)}'
+    told[name] = f'{told[name]}; {line}' if name in told else line
+  return told | {'the whole state': _held(state)}
+
+
+def _held(tree):
+  """Says how much of a tree a device has: '1.2 of 9.6 MB a device'."""
+  leaves = jax.tree.leaves(tree)
+  size = lambda x, shape: math.prod(shape) * x.dtype.itemsize
+  here = sum(size(x, x.sharding.shard_shape(x.shape)) for x in leaves)
+  whole = sum(size(x, x.shape) for x in leaves)
+  return f'{accounting.si(here)}B of {accounting.si(whole)}B a device'
 
 
 def _attention(cost, mha, tokens):

@@ -62,7 +62,8 @@ def get_config(argument):
     model={'attention': {'name': 'mha'}}, optim={}, seed=0,
     checkpoint={'keep': 1, 'best': '', 'average': 1, 'final': 'last'},
     every={'log': 1, 'eval': 1, 'checkpoint': 1},
-    total_steps=3, init_from='', fsdp=1, accumulate=1, skip_nonfinite=0,
+    total_steps=3, init_from='', fsdp=1, tensor=1, rules='',
+    accumulate=1, skip_nonfinite=0,
   ))
 """
 STUDY = """

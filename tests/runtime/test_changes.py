@@ -24,7 +24,9 @@ FREELY = dict(
   wandb='project',
   skip_nonfinite=3,
 )
-RECORDED = dict(fsdp=8, accumulate=2, total_steps=20)
+RECORDED = dict(
+  fsdp=8, tensor=2, rules='vocabulary=', accumulate=2, total_steps=20
+)
 
 
 def go_on(config, folder, step, eval_only=False):
@@ -51,7 +53,7 @@ def test_what_may_change_is_kept_from_its_step_on(tmp_path):
   assert workdir.claim(None, tmp_path) == last
   found = workdir.read(tmp_path)
   assert {x['field'] for x in found['changes']} == names(FREELY | RECORDED)
-  assert [x['step'] for x in found['changes']] == 12 * [9] + [11]
+  assert [x['step'] for x in found['changes']] == 14 * [9] + [11]
   assert found['changes'][-1] == dict(step=11, field='fsdp', was=8, now=4)
   assert found['first_steps'] == 12
   off = {x['field'] for x in changes.off_tables(found['changes'])}

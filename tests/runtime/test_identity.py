@@ -10,6 +10,8 @@ from collab import model_json
 from collab.runtime import identity, workdir
 from configs import glue, lm, mlm, squad, superglue, vit, wmt14
 
+# Fields that configs of all models have gained, and their neutral values.
+NEW = dict(skip_nonfinite=0, tensor=1, rules='')
 FAMILIES = glue, lm, mlm, squad, superglue, vit, wmt14
 
 
@@ -39,9 +41,7 @@ def test_a_new_field_of_one_kind_of_model(changed):
   before = identity.config_hash(config())
   changed(identity.Added('model.window', 0, 'vit'))
   assert identity.config_hash(config(window=0)) != before
-  assert identity.upgrade(config().to_dict()) == dict(
-    config().to_dict(), skip_nonfinite=0
-  )
+  assert identity.upgrade(config().to_dict()) == dict(config().to_dict(), **NEW)
 
 
 def test_a_new_name_of_a_field_or_of_a_value_changes_no_hash(changed):
@@ -56,7 +56,7 @@ def test_a_new_name_of_a_field_or_of_a_value_changes_no_hash(changed):
   other = config(norm='pre-norm', num_heads=4)
   assert not set(before) & set(identity.hashes(other))
   old = config(norm='pre', heads=3).to_dict()
-  assert identity.upgrade(old) == dict(now.to_dict(), skip_nonfinite=0)
+  assert identity.upgrade(old) == dict(now.to_dict(), **NEW)
 
 
 @pytest.mark.parametrize('family', FAMILIES)

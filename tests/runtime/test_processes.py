@@ -108,7 +108,7 @@ def test_two_are_as_one(one, two):
 def test_process_0_alone_writes(one, two):
   folder, [(_, out, err), (_, *other)] = two
   assert other == ['', '']
-  assert "2 x cpu, {'data': 2, 'fsdp': 1}" in out
+  assert "2 x cpu, {'data': 2, 'fsdp': 1, 'tensor': 1}" in out
   assert err.count(f'step {STEPS}/{STEPS},') == 1
   assert len(os.listdir(folder / 'tensorboard')) == 1
 
@@ -128,7 +128,7 @@ def test_four_split_the_state_and_stop_as_one(text, cache, one, tmp_path):
   processes[2].send_signal(signal.SIGTERM)
   ends = finish(processes)
   assert [code for code, *_ in ends] == [0] * 4, ends
-  assert "4 x cpu, {'data': 1, 'fsdp': 4}" in ends[0][1]
+  assert "4 x cpu, {'data': 1, 'fsdp': 4, 'tensor': 1}" in ends[0][1]
   for _, other, err in ends[1:]:
     said = [x for x in err.splitlines() if 'SIGTERM caught' not in x]
     assert (other, said) == ('', [])

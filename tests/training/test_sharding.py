@@ -15,9 +15,17 @@ def test_fsdp_that_does_not_divide(fsdp):
     sharding.make_mesh(fsdp)
 
 
+@pytest.mark.parametrize('tensor', [0, 3])
+def test_tensor_that_does_not_divide(tensor):
+  n = jax.local_device_count()
+  expected = f'tensor={tensor} does not divide the {n} devices of a host; legal'
+  with pytest.raises(ValueError, match=expected):
+    sharding.make_mesh(tensor=tensor)
+
+
 def test_axes_are_auto():
   mesh = sharding.make_mesh()
-  assert mesh.axis_names == ('data', 'fsdp')
+  assert mesh.axis_names == ('data', 'fsdp', 'tensor')
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
 
 
@@ -34,11 +42,11 @@ def test_axes_are_auto():
   ],
 )
 def test_largest_axis_that_divides_is_split(shape, spec):
-  mesh = jax.sharding.AbstractMesh((1, 2), sharding.AXES)
+  mesh = jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES)
   leaf = jax.ShapeDtypeStruct(shape, np.float32)
   found = sharding.state_shardings(mesh, {'a': leaf})['a'].spec
   assert tuple(found) == spec
-  replicated = jax.sharding.AbstractMesh((2, 1), sharding.AXES)
+  replicated = jax.sharding.AbstractMesh((2, 1, 1), sharding.AXES)
   assert tuple(sharding.state_shardings(replicated, leaf).spec) == ()
 
 

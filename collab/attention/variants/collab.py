@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collaborative attention: heads mix one shared query/key space."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,14 @@ class Collab(Attention, kw_only=True):
   shared_dim: int
   bias: str = 'content'
   mixing_init: str = 'normal'
+
+  axes: ClassVar[dict] = dict(
+    query='dim -> width',
+    key='dim -> width',
+    mixing='heads width',
+    content_bias='dim -> heads',
+    value='dim -> heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, K, V = self.num_heads, self.shared_dim, self.head_dim(x.shape[-1])

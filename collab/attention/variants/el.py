@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """EL attention in its trainable form, a baseline of the MHE paper."""
 
+from typing import ClassVar
+
+from collab.attention import devices
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -13,6 +16,9 @@ class EL(Attention, kw_only=True):
   """
 
   separate_values = False
+  axes: ClassVar[dict] = dict(
+    query='dim -> heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
@@ -22,4 +28,5 @@ class EL(Attention, kw_only=True):
         f'qkv_features={H * K}.'
       )
     q = self.project('query', x, (H, K))
-    return Heads(q=q, k=y.reshape(*y.shape[:2], H, K).astype(q.dtype))
+    k = devices.whole(y).reshape(*y.shape[:2], H, K)
+    return Heads(q=q, k=k.astype(q.dtype))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grouped-query attention; multi-query attention is kv_heads=1."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -18,6 +20,11 @@ class GQA(Attention, kw_only=True):
   kv_heads: int
 
   plain_projections = True
+  axes: ClassVar[dict] = dict(
+    query='dim -> heads width',
+    key='dim -> groups width',
+    value='dim -> groups width',
+  )
 
   def heads(self, x, y, z, positions):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])

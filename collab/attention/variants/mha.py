@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention, the baseline of both papers."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -21,6 +23,11 @@ class MHA(Attention, kw_only=True):
   scale: float = 0.0
 
   plain_projections = True
+  axes: ClassVar[dict] = dict(
+    query='dim -> heads width',
+    key='dim -> heads width',
+    value='dim -> heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, V = self.num_heads, self.head_dim(x.shape[-1])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MHE-ADD: multiple head embeddings that are added."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 import jax.numpy as jnp
 
@@ -25,6 +27,15 @@ class MHEAdd(Attention, kw_only=True):
   """
 
   embedding_std: float = 0.02
+
+  axes: ClassVar[dict] = dict(
+    query='dim -> width',
+    key='dim -> width',
+    value='dim -> width',
+    query_embedding='heads width',
+    key_embedding='heads width',
+    value_embedding='heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])

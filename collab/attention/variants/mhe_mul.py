@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MHE-MUL: multiple head embeddings that are multiplied."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 
 from collab.attention.core import Attention
@@ -23,6 +25,15 @@ class MHEMul(Attention, kw_only=True):
 
   offset: float = 1.0
   embedding_std: float = 0.02
+
+  axes: ClassVar[dict] = dict(
+    query='dim -> width',
+    key='dim -> width',
+    value='dim -> width',
+    query_embedding='heads width',
+    key_embedding='heads width',
+    value_embedding='heads width',
+  )
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head latent attention."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
@@ -27,6 +27,12 @@ class MLA(Attention, kw_only=True):
   latent_dim: int
 
   separate_values = False
+  axes: ClassVar[dict] = dict(
+    query='dim -> heads width',
+    latent='dim -> width',
+    key_up='width -> heads width',
+    value_up='width -> heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, K, R = self.num_heads, self.head_dim(x.shape[-1]), self.latent_dim

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single-head attention, the lower bound of the MHE paper."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -13,6 +15,11 @@ class SHA(Attention, kw_only=True):
   """
 
   plain_projections = True
+  axes: ClassVar[dict] = dict(
+    query='dim -> width',
+    key='dim -> width',
+    value='dim -> width',
+  )
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])

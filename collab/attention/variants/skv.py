@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared key-value attention, a baseline of the MHE paper."""
 
+from typing import ClassVar
+
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -13,6 +15,10 @@ class SKV(Attention, kw_only=True):
   """
 
   separate_values = False
+  axes: ClassVar[dict] = dict(
+    query='dim -> heads width',
+    key='dim -> heads width',
+  )
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensor parallelism: the same training on any mesh, and what it sends."""
+
+import numpy as np
+import pytest
+
+from benchmarks import scaling
+from tests.attention.variants import few
+from tests.training import tensor_on_devices as program
+from tests.training.test_devices import on_devices
+
+
+def run(what, *arguments):
+  module = 'tests.training.tensor_on_devices'
+  return on_devices(8, what, *arguments, module=module)
+
+
+@few(program.CASES, quick=['mhe_add'])
+def test_the_same_losses_on_any_mesh(case):
+  """With dropout everywhere, in two micro-batches."""
+  found = run('curves', case)
+  want = found.pop('one')
+  assert len(want) == program.STEPS
+  assert set(found) == program.MESHES.keys() - {'one'}
+  for losses in found.values():
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+
+
+@few(program.CASES, quick=['collab'])
+def test_a_layer_sends_what_the_formula_says(case):
+  """To a byte, but for norms. So nothing grows with queries x keys.
+
+  All else sends the embedding forward and the logits' gradient backward, D
+  numbers a token each, and a few sums over the vocabulary, never logits.
+  """
+  D, H = program.D, program.H
+  fields = dict(name=case) | program.CASES[case]
+  found = run('collectives', case)
+  for (t, length), (layer, rest, kinds) in zip(
+    program.LAYOUTS, found, strict=True
+  ):
+    token = 4 * program.ROWS * length
+    want = scaling.tensor_sent(D=D, H=H, t=t, **fields)
+    want = token * (want['forward'] + want['backward'])
+    norms = 4 * 2 * 30  # at most so many parameters
+    assert 0 <= layer - want < norms
+    assert 0 <= rest - token * 2 * D < token * 8 + norms
+    gathers = {'all-gather'} if case == 'el' else set()
+    assert set(kinds) == {'all-reduce'} | gathers
+
+
+@pytest.mark.slow
+def test_checkpoints_open_on_any_mesh(tmp_path):
+  """Bit for bit, whatever split them before and after."""
+  found = run('moved', tmp_path)
+  assert found['fsdp=2, tensor=2']['spec'] == ['fsdp', 'tensor']
+  for name in program.SAVED:
+    for other in program.SAVED:
+      assert found[name][other] == found[name]['saved']
+
+
+@pytest.mark.slow
+def test_fused_kernels_run_on_each_device_for_its_heads():
+  """Four of eight heads, and one of two key heads, of a row; T is padded."""
+  found = run('fused', 'gqa_few')
+  assert found == dict(tpu=['4x128x8'], cuda=['1x112x4x8'])
+
+
+def test_each_head_drops_its_own_weights():
+  assert run('head_dropout', 'mha') < 1e-5

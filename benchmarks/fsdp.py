@@ -41,6 +41,7 @@ def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
   from benchmarks import scaling
   from collab import accounting, models
   from collab.metrics import tokens
+  from collab.models import stacked
   from collab.training import optim, sharding, step
   from collab.training.experiment import Experiment
 
@@ -70,6 +71,8 @@ def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
   shapes = jax.eval_shape(init, jax.random.key(0))
   shardings = sharding.state_shardings(mesh, shapes)
   state = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, shardings)
+  if scan:
+    state = stacked.stack(state, _join)
   config = ConfigDict(dict(accumulate=1, optim=dict(ema=0.0)))
   made = Experiment(config, '', Task(), model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
@@ -90,6 +93,16 @@ def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
     gathered=kinds['all-gather'],
     scattered=kinds['reduce-scatter'],
     compile_s=seconds,
+  )
+
+
+def _join(layers):
+  from jax.sharding import NamedSharding, PartitionSpec
+
+  x = layers[0]
+  spec = PartitionSpec(None, *x.sharding.spec)
+  return x.update(
+    shape=(len(layers), *x.shape), sharding=NamedSharding(x.sharding.mesh, spec)
   )
 
 

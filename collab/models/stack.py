@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab.models import layers, split
+from collab.models import layers, split, stacked
 from collab.models.transformer import Block, BlockConfig
 
 # {name: checkpoint policy}; the backward pass recomputes what it does not save.
@@ -109,16 +109,21 @@ class Stack(nn.Module):
         return run
       return jax.checkpoint(run, policy=REMAT[self.remat])
 
-    params = [block.variables['params'] for block in blocks]
-    keys = [None] * len(params)
+    keys = [None] * self.num_layers
     if self.has_rng('dropout'):
-      keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
-    parts = list(zip(params, keys, rates, strict=True))
+      keys = list(jax.random.split(self.make_rng('dropout'), self.num_layers))
     if self.scan:
-      stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-      return jax.lax.scan(pure(blocks[0]), x, stacked)[0]
-    for block, layer in zip(blocks, parts, strict=True):
-      x, _ = pure(block)(x, layer)
+      params, run = stacked.stack(self.variables['params']), pure(blocks[0])
+      layers = params.get(stacked.LAYERS)  # None: all of them are layer_0
+
+      def one(x, layer):
+        mine, (key, rate) = layer
+        return run(x, (params['layer_0'] if mine is None else mine, key, rate))
+
+      more = jax.tree.map(lambda *x: jnp.stack(x), *zip(keys, rates))
+      return jax.lax.scan(one, x, (layers, more), self.num_layers)[0]
+    for block, key, rate in zip(blocks, keys, rates, strict=True):
+      x, _ = pure(block)(x, (block.variables['params'], key, rate))
     return x
 
   def prefill_memory(

@@ -32,29 +32,40 @@ CASES = {
 }
 
 
-def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
-  """Compiles the step on the devices of this process."""
+def compiled(
+  scan: bool,
+  layers: int = LAYERS,
+  dim: int = D,
+  length: int = T,
+  num_heads: int = 4,
+  vocab_size: int = 128,
+) -> tuple:
+  """Compiles train.py's step with fsdp = all devices of this process.
+
+  Returns:
+    The jax.stages.Compiled, bytes of the float32 parameters, and seconds.
+  """
   import jax
   import jax.numpy as jnp
   from ml_collections import ConfigDict
 
-  from benchmarks import scaling
   from collab import accounting, models
   from collab.metrics import tokens
   from collab.models import stacked
   from collab.training import optim, sharding, step
+  from collab.training import state as states
   from collab.training.experiment import Experiment
 
   model = models.build(
     'decoder',
-    dim=D,
+    dim=dim,
     num_layers=layers,
-    mlp_dim=4 * D,
-    vocab_size=128,
-    max_length=T,
+    mlp_dim=4 * dim,
+    vocab_size=vocab_size,
+    max_length=length,
     scan=scan,
     remat='full',
-    attention=dict(name='mha', num_heads=4),
+    attention=dict(name='mha', num_heads=num_heads),
   )
   mesh = sharding.make_mesh(fsdp=jax.device_count())
   tx, schedule = optim.build(total_steps=9, lr=1e-3, warmup_steps=1)
@@ -70,39 +81,40 @@ def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   shardings = sharding.state_shardings(mesh, shapes)
-  state = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, shardings)
   if scan:
-    state = stacked.stack(state, _join)
+    shapes = jax.eval_shape(stacked.stack, shapes)
+    join = lambda layers: states.sharding_of_stack(layers[0])
+    shardings = stacked.stack(shardings, join)
+  state = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, shardings)
   config = ConfigDict(dict(accumulate=1, optim=dict(ema=0.0)))
   made = Experiment(config, '', Task(), model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
-  ids = jax.ShapeDtypeStruct((DEVICES, T), jnp.int32, sharding=rows)
+  ids = jax.ShapeDtypeStruct(
+    (jax.device_count(), length), jnp.int32, sharding=rows
+  )
   weights = ids.update(dtype=jnp.float32)
   batch = dict(tokens=ids, labels=ids, weights=weights)
   key = jax.eval_shape(lambda: jax.random.key(0))
   lowered = step.build(made, state).lower(state, batch, key)
   start = time.perf_counter()
-  compiled = lowered.compile()
+  program = lowered.compile()
   seconds = time.perf_counter() - start
+  return program, 4 * accounting.size(shapes['params']), seconds
+
+
+def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
+  """Measures the step on the devices of this process."""
+  from benchmarks import scaling
+
+  program, size, seconds = compiled(scan, layers)
   kinds = collections.Counter(
-    kind for kind, *_ in scaling.collectives(compiled.as_text())
+    kind for kind, *_ in scaling.collectives(program.as_text())
   )
-  size = 4 * accounting.size(shapes['params'])
   return dict(
-    temporary=compiled.memory_analysis().temp_size_in_bytes / size,
+    temporary=program.memory_analysis().temp_size_in_bytes / size,
     gathered=kinds['all-gather'],
     scattered=kinds['reduce-scatter'],
     compile_s=seconds,
-  )
-
-
-def _join(layers):
-  from jax.sharding import NamedSharding, PartitionSpec
-
-  x = layers[0]
-  spec = PartitionSpec(None, *x.sharding.spec)
-  return x.update(
-    shape=(len(layers), *x.shape), sharding=NamedSharding(x.sharding.mesh, spec)
   )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 LAYERS = 'layers'
 
 
-def stack(tree: Any, join: Callable = lambda layers: jnp.stack(layers)) -> Any:
+def stack(tree: Any, join: Callable = jnp.stack) -> Any:
   """Stacks the layers in a tree; `join` makes one leaf of a list of leaves."""
 
   def one(x):

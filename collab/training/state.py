@@ -72,13 +72,17 @@ def in_memory(model: models.Model, state: Any) -> Any:
   return stacked.stack(state, _join) if model.scan else state
 
 
+def sharding_of_stack(sharding: NamedSharding) -> NamedSharding:
+  """Returns the sharding of stacked layers from that of one; none is moved."""
+  return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
 def _join(layers):
-  mesh, spec = layers[0].sharding.mesh, layers[0].sharding.spec
-  whole = NamedSharding(mesh, PartitionSpec(None, *spec))
-  return jax.jit(_stack, out_shardings=whole)(*layers)
+  whole = sharding_of_stack(layers[0].sharding)
+  return jax.jit(_stack, out_shardings=whole)(layers)
 
 
-def _stack(*layers):
+def _stack(layers):
   return jnp.stack(layers)
 
 

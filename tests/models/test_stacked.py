@@ -46,9 +46,8 @@ def test_one_layer_stays():
 @pytest.mark.parametrize('fields', [{}, dict(remat='full'), dict(dropout=0.3)])
 def test_a_scan_of_stacked_layers_is_the_loop(fields):
   """Values and gradients, with dropout too."""
-  common = dict(dropout=0.0) | fields | dict(
-    vocab_size=small.V, dim=small.D, num_layers=3, mlp_dim=17, max_length=7
-  )
+  sizes = dict(vocab_size=small.V, dim=small.D, mlp_dim=17, max_length=7)
+  common = dict(dropout=0.0, num_layers=3) | sizes | fields
   attention = dict(name='mhe_mul', num_heads=small.H)
   loop, scan = (
     models.build('decoder', attention=attention, scan=scan, **common)

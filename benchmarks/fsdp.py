@@ -7,8 +7,10 @@ The step is train.py's, compiled for eight simulated devices with fsdp=8: a
 decoder of 16 layers x 384, remat=full, one row of 128 tokens a device. Nothing
 runs. `temporary` is what XLA plans for temporaries, activations included, as a
 share of the float32 parameters; `gathered` and `scattered` are the collectives
-of the program. XLA's CPU backend orders an unrolled program so that it gathers
-all layers first, unless it is told not to by the flags of the last case.
+of the program. XLA's CPU backend undoes remat in an unrolled program: it drops
+the barriers, finds the second gathers to be like the first, and gathers all
+layers at the start. The flags of `in order` tell it not to. The last two cases
+compare the time to compile more layers.
 """
 
 import argparse
@@ -23,12 +25,14 @@ import time
 DEVICES, LAYERS, D, T = 8, 16, 384, 128
 IN_ORDER = (
   '--xla_cpu_enable_concurrency_optimized_scheduler=false '
-  '--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner'
+  '--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner,cse'
 )
-CASES = {
-  'scan': (True, ''),
-  'loop': (False, ''),
-  'loop, in order': (False, IN_ORDER),
+CASES = {  # scan, layers, flags
+  'scan': (True, LAYERS, ''),
+  'loop': (False, LAYERS, ''),
+  'loop, in order': (False, LAYERS, IN_ORDER),
+  'scan, 24 layers': (True, 24, ''),
+  'loop, 24 layers': (False, 24, ''),
 }
 
 
@@ -102,7 +106,7 @@ def compiled(
   return program, 4 * accounting.size(shapes['params']), seconds
 
 
-def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
+def case(scan: bool, layers: int) -> dict[str, float]:
   """Measures the step on the devices of this process."""
   from benchmarks import scaling
 
@@ -120,11 +124,11 @@ def case(scan: bool, layers: int = LAYERS) -> dict[str, float]:
 
 def measured(name: str) -> dict[str, float]:
   """Runs `case` as a process with its own devices and flags."""
-  scan, flags = CASES[name]
+  scan, layers, flags = CASES[name]
   given = re.sub(r'--xla_backend\S+', '', os.environ.get('XLA_FLAGS', ''))
   devices = f'--xla_force_host_platform_device_count={DEVICES}'
   done = subprocess.run(
-    [sys.executable, '-m', 'benchmarks.fsdp', f'--case={int(scan)}'],
+    [sys.executable, '-m', 'benchmarks.fsdp', f'--case={int(scan)},{layers}'],
     env=os.environ
     | dict(XLA_FLAGS=f'{given} {devices} {flags}', JAX_PLATFORMS='cpu'),
     stdout=subprocess.PIPE,
@@ -139,10 +143,11 @@ def main() -> None:
     description=__doc__.partition('\n')[0], allow_abbrev=False
   )
   parser.add_argument('--save', action='store_true', help='keeps the results')
-  parser.add_argument('--case', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--case', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.case is not None:
-    print(json.dumps(case(bool(args.case))))
+    scan, layers = map(int, args.case.split(','))
+    print(json.dumps(case(bool(scan), layers)))
     return
   found = {name: measured(name) for name in CASES}
   print(f'{"":16}temporary  gathered  scattered  compiled')

@@ -20,6 +20,7 @@ import argparse
 import itertools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -133,11 +134,17 @@ def main() -> None:
     return
   found = measure(list(itertools.product(WIDTHS, DEPTHS)))
   [last] = measure([largest(found)])
-  print(section(found, last))
+  text = section(found, last)
+  print(text)
   if args.save:
     from benchmarks import protocol
+    from collab.io import atomic
 
     protocol.save('largest', [*found, last])
+    path = pathlib.Path(__file__).with_name('scaling.md')
+    before, _, rest = path.read_text().partition('## The largest')
+    _, title, after = rest.partition('## Sent by')
+    atomic.write_text(path, f'{before}{text}\n{title}{after}')
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ LARGE = range(2048, 10_241, 1024)  # the widths that are searched
 
 
 def parameters(D: int, L: int) -> int:
-  """Counts those of Decoder with MHA, without and with biases."""
+  """Counts the parameters of a Decoder with MHA."""
   layer = 12 * D * D + (4 * D + 4 * D + D) + 4 * D
   return L * layer + (V + T) * D + 2 * D
 
@@ -77,14 +77,14 @@ def fit(found: list[dict]) -> np.ndarray:
   return np.linalg.lstsq(rows / scale, np.ones(len(y)), rcond=None)[0] / scale
 
 
-def largest(found: list[dict]) -> tuple[int, int]:
+def largest(found: list[dict], memory: float = MEMORY) -> tuple[int, int]:
   """Returns the shape (D, L) of most parameters that fit, by the fit."""
   fitted = fit(found)
   state = max(x['state'] / x['parameters'] for x in found)  # bytes of each
 
   def fits(D, L):
     mine = state * parameters(D, L)
-    return max(mine + terms(D, L) @ fitted, 2 * mine) <= MEMORY
+    return max(mine + terms(D, L) @ fitted, 2 * mine) <= memory
 
   shapes = itertools.product(LARGE, range(8, 513, 8))
   return max((x for x in shapes if fits(*x)), key=lambda x: parameters(*x))
@@ -110,6 +110,7 @@ def section(found: list[dict], last: dict) -> str:
     )
   total = (last['state'] + last['temporary']) / 1e9
   share = last['state'] * CHIPS / last['parameters']
+  D, L = largest(found, 0.9 * MEMORY)
   lines += [
     '',
     f'A decoder of D={last["D"]:,}, {last["L"]} layers, '
@@ -117,7 +118,9 @@ def section(found: list[dict], last: dict) -> str:
     f'**{last["parameters"] / 1e9:.1f} billion parameters**, T={T:,}, one row '
     f'a chip, remat=full, Adam in float32, {share:.2f} bytes of state a '
     f'parameter. Its step takes {total:.2f} GB of a chip. The fit is within '
-    f'{max(map(abs, errors)):.1%} of the nine shapes that it was made of.',
+    f'{max(map(abs, errors)):.1%} of the nine shapes that it was made of. '
+    f'If a tenth of the memory is left to the runtime, it is D={D:,}, {L} '
+    f'layers, {parameters(D, L) / 1e9:.1f} billion.',
   ]
   return '\n'.join(lines) + '\n'
 

@@ -75,8 +75,8 @@ def run(
     scheduled=functools.partial(due, 'checkpoint'),
     read_only=eval_only,
   )
-  step, state = states.start(made, checkpoints, eval_only)
-  summary.start(made, state, step)
+  step, state, abstract = states.start(made, checkpoints, eval_only)
+  summary.start(made, abstract, step)
   _, dropout_key = jax.random.split(jax.random.key(config.seed))
   train_step, end = steps.build(made, state), step if eval_only else last
   if step < end:
@@ -90,7 +90,7 @@ def run(
 
   with (
     session.opened(
-      made, checkpoints, step, state['params'], traced, eval_only
+      made, checkpoints, step, abstract['params'], traced, eval_only
     ) as live,
     contextlib.closing(feed.Feed()) as fed,
   ):
@@ -115,14 +115,14 @@ def run(
         live.progress.show(step, shown)
       if due('eval', step):
         began = time.monotonic()
-        scores, _ = evaluate(states.params_of(state), 'val')
+        scores, _ = evaluate(states.params_of(state, abstract), 'val')
         scores = {f'val/{name}': value for name, value in scores.items()}
         live.writer.write(step, scores)
         checkpoints.check_metrics(scores)
         since += time.monotonic() - began
       if due('checkpoint', step) or stop:
         live.writer.flush()
-        checkpoints.save(step, state, scores)
+        checkpoints.save(step, states.on_disk(state, abstract), scores)
       live.progress.step()
       if stop and step < last:
         step = checkpoints.newest()  # it is written now
@@ -131,9 +131,9 @@ def run(
 
     # The end ------------------------------------------------------------------
 
-    params = states.params_of(state)
+    params = states.params_of(state, abstract)
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
-      params = final_params.choose(config, checkpoints, state['params'])
+      params = final_params.choose(config, checkpoints, abstract['params'])
   scores, examples = evaluate(params, 'test')
   summary.end(made, params, step, scores, examples)
   return scores

@@ -49,6 +49,7 @@ class Model(Protocol):
     dim: width of the model.
     block: BlockConfig.
     longest: maximum number of tokens of a sequence.
+    scan: whether its layers run as a scan, see stack.Stack.
   """
 
   READS: ClassVar[str]
@@ -56,6 +57,7 @@ class Model(Protocol):
   dim: int
   block: BlockConfig
   longest: int
+  scan: bool
 
   def attentions(self) -> list[Place]:
     """Lists where the model has attention layers."""

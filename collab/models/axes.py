@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from collab.attention import variants
 from collab.attention.devices import TENSOR
+from collab.models import stacked
 
 MESH = dict(heads=TENSOR, groups=TENSOR, mlp=TENSOR, vocabulary=TENSOR)
 # Each device has these whole if there are too few of them, or not a multiple.
 OPTIONAL = ('groups', 'vocabulary')
-LAYERS = 'layers'  # the first axis of parameters that are stacked
 
 # Patterns of the end of a name; every attention has the first two lines.
 ATTENTION = {
@@ -104,7 +104,7 @@ def _axes(name, rank, lines):
     if re.search(f'(^|/)({pattern})$', name):
       axes = tuple(axes.split())
       if rank == len(axes) + 1:
-        axes = (LAYERS, *axes)
+        axes = (stacked.LAYERS, *axes)
       if rank != len(axes):
         raise ValueError(
           f'The parameter {name} has {rank} axes, but {" ".join(axes)} in the '

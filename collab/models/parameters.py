@@ -2,14 +2,18 @@
 """Says by name which parameters decay, which are matrices, and their depth.
 
 Optimisers use these functions. No code outside of collab.models depends on the
-names of parameters.
+names of parameters. Of layers that are stacked (stacked.py) they say what they
+say of each layer.
 """
 
 import re
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+
+from collab.models import stacked
 
 INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # at depth 0
 
@@ -17,13 +21,13 @@ INPUTS = ('embed', 'positions', 'types', 'patch', 'class')  # at depth 0
 def decays(params: Any) -> Any:
   """Says which weights decay: rank >= 2, and not a bias or scale by name.
 
-  The rank does not suffice: the bias of a head projection is [H, K], and a
-  norm's scale is [layers, D] when layers are scanned.
+  The rank does not suffice: the bias of a head projection is [H, K].
   """
 
   def decays(path, x):
     name = jax.tree_util.keystr(path[-1:], simple=True)
-    return x.ndim >= 2 and not ('bias' in name or 'scale' in name)
+    rank = x.ndim - stacked.is_stacked(path)
+    return rank >= 2 and not ('bias' in name or 'scale' in name)
 
   return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -37,12 +41,12 @@ def matrices(params: Any) -> Any:
   """
 
   def axes(path, x):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if _layer(name) < 0 or not name.endswith('kernel'):
+    name, first = _name(path), int(stacked.is_stacked(path))
+    if not (first or _layer(name) >= 0) or not name.endswith('kernel'):
       return None
-    inputs = x.ndim - 1 if name.endswith('out/kernel') else 1
+    inputs = x.ndim - 1 if name.endswith('out/kernel') else first + 1
     return optax.contrib.MuonDimensionNumbers(
-      tuple(range(inputs)), tuple(range(inputs, x.ndim))
+      tuple(range(first, inputs)), tuple(range(inputs, x.ndim))
     )
 
   return jax.tree_util.tree_map_with_path(axes, params)
@@ -56,20 +60,29 @@ def layer_rates(params: Any, decay: float) -> Any:
   of a pre-trained model change least (Clark et al., 2020, ELECTRA).
 
   Returns:
-    A tree like params, of floats.
+    A tree like params, of floats; of stacked layers, of [n, 1, ...].
   """
-  names = jax.tree_util.tree_map_with_path(
-    lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'),
-    params,
+  named = jax.tree_util.tree_leaves_with_path(params)
+  n = max(
+    len(x) if stacked.is_stacked(path) else _layer(_name(path)) + 1
+    for path, x in named
   )
-  n = 1 + max(map(_layer, jax.tree.leaves(names)))
+  rates = [decay ** (n + 1 - depth) for depth in range(n + 2)]
 
-  def depth(name):
+  def rate(path, x):
+    name = _name(path)
+    if stacked.is_stacked(path):
+      each = np.array(rates[1 : len(x) + 1], x.dtype)
+      return each.reshape(-1, *[1] * (x.ndim - 1))
     if (layer := _layer(name)) >= 0:
-      return layer + 1
-    return 0 if name.startswith(INPUTS) else n + 1
+      return rates[layer + 1]
+    return rates[0 if name.startswith(INPUTS) else -1]
 
-  return jax.tree.map(lambda name: decay ** (n + 1 - depth(name)), names)
+  return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _layer(name):

@@ -18,16 +18,21 @@ from jax.sharding import Mesh, PartitionSpec
 
 from collab.attention.devices import TENSOR
 from collab.attention.target import target
+from collab.models import stacked
 
 ROWS = ('data', 'fsdp')  # axes of the mesh that split a batch
 AXIS = 'fsdp'  # of the mesh, over which parameters are split
 GATHERED = 'gathered'  # their name for remat, which has to gather them again
-BLOCK = re.compile(r'layer_\d+')  # a Block in a Stack
+BLOCK = re.compile(rf'layer_\d+|{stacked.LAYERS}')  # Blocks in a Stack
 
 
 @struct.dataclass
 class Split:
-  """This device's part of a parameter, which is split along an axis."""
+  """This device's part of a parameter, which is split along an axis.
+
+  The axis counts from the last, -1, so that it is the same for one layer as for
+  several that are stacked.
+  """
 
   part: jax.Array
   axis: int = struct.field(pytree_node=False)
@@ -49,7 +54,7 @@ def boxed(params: Any, specs: Any) -> Any:
   """Makes Split of the leaves that AXIS splits, by their PartitionSpecs."""
 
   def box(x, spec):
-    return Split(x, spec.index(AXIS)) if AXIS in spec else x
+    return Split(x, spec.index(AXIS) - x.ndim) if AXIS in spec else x
 
   return jax.tree.map(box, params, specs)
 

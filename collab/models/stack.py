@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab.models import layers, split
+from collab.models import layers, split, stacked
 from collab.models.transformer import Block, BlockConfig
 
 # {name: checkpoint policy}; the backward pass recomputes what it does not save.
@@ -25,10 +25,10 @@ REMAT = dict(
 class Stack(nn.Module):
   """A sequence of num_layers Blocks; pre-norm blocks end in a last norm.
 
-  The parameters are layer_0, layer_1, ... with or without `scan`, in memory and
-  on disk. A scan stacks them on the way in; that costs one copy of them a step
-  and saves compile time. Of parameters that are split over devices (split.py)
-  each block gathers its own, and the backward pass gathers them again.
+  `init` makes the parameters layer_0, layer_1, ... With `scan` they may also be
+  stacked (stacked.py), as in a training step, which then compiles faster. Of
+  parameters that are split over devices (split.py) each block gathers its own,
+  and the backward pass gathers them again.
 
   Attributes:
     num_layers: number of blocks.
@@ -92,16 +92,17 @@ class Stack(nn.Module):
 
   def _functional(self, x, blocks, rates, args, kwargs):
     """Runs the blocks as pure functions, for lax.scan, remat and Splits."""
+    params = self.variables['params']
 
     def pure(block):
       block = block.clone(parent=None)
 
       def run(x, layer):
-        params, key, rate = layer
-        params = split.gather(params, self.block.dtype)
+        mine, key, rate = layer
+        mine = split.gather(mine, self.block.dtype)
         rngs = {} if key is None else {'dropout': key}
         x = block.apply(
-          {'params': params}, x, *args, **kwargs, drop_path=rate, rngs=rngs
+          {'params': mine}, x, *args, **kwargs, drop_path=rate, rngs=rngs
         )
         return x, None
 
@@ -109,16 +110,22 @@ class Stack(nn.Module):
         return run
       return jax.checkpoint(run, policy=REMAT[self.remat])
 
-    params = [block.variables['params'] for block in blocks]
-    keys = [None] * len(params)
+    keys = [None] * self.num_layers
     if self.has_rng('dropout'):
-      keys = list(jax.random.split(self.make_rng('dropout'), len(params)))
-    parts = list(zip(params, keys, rates, strict=True))
+      keys = list(jax.random.split(self.make_rng('dropout'), self.num_layers))
     if self.scan:
-      stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-      return jax.lax.scan(pure(blocks[0]), x, stacked)[0]
-    for block, layer in zip(blocks, parts, strict=True):
-      x, _ = pure(block)(x, layer)
+      stack, run = stacked.stack(params), pure(blocks[0])
+      layers = stack.get(stacked.LAYERS)  # None: all of them are layer_0
+
+      def one(x, layer):
+        mine, (key, rate) = layer
+        return run(x, (stack['layer_0'] if mine is None else mine, key, rate))
+
+      more = zip(keys, rates, strict=True)
+      more = jax.tree.map(lambda *x: jnp.stack(x), *more)
+      return jax.lax.scan(one, x, (layers, more), self.num_layers)[0]
+    for block, key, rate in zip(blocks, keys, rates, strict=True):
+      x, _ = pure(block)(x, (block.variables['params'], key, rate))
     return x
 
   def prefill_memory(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab.models import stacked
 from collab.runtime import tree_table
 
 
@@ -18,7 +19,8 @@ class Health(NamedTuple):
   Attributes:
     loss: float32 [].
     norm: float32 [], norm of the gradients.
-    squares: float32 [leaves], sum of squared gradients in each leaf.
+    squares: float32 [leaves], sum of squared gradients in each leaf, in the
+      order of `_names`.
   """
 
   loss: jax.Array
@@ -28,16 +30,28 @@ class Health(NamedTuple):
 
 def health(loss: jax.Array, grads: Any) -> Health:
   """Computes the Health of a step, inside jit."""
-  leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(grads)]
-  squares = jnp.stack([jnp.sum(jnp.square(x)) for x in leaves])
+
+  def one(path, x):
+    axes = range(stacked.is_stacked(path), x.ndim)
+    return jnp.sum(jnp.square(x.astype(jnp.float32)), tuple(axes)).ravel()
+
+  squares = jax.tree_util.tree_map_with_path(one, grads)
+  squares = jnp.concatenate(jax.tree.leaves(squares))
   return Health(loss, jnp.sqrt(squares.sum()), squares)
 
 
-def unless_finite(health: Health, old: dict, new: dict) -> dict:
-  """Returns the state `new` after a good step, else `old` with a new count."""
+def update_if_finite(
+  health: Health, update: Callable, state: dict, grads: Any
+) -> dict:
+  """Returns update(state, grads) after a good step, else `state`; both count.
+
+  It is a branch, because XLA then updates the state in place. To choose between
+  an old and a new state costs copies of the old one.
+  """
   good = jnp.isfinite(health.loss) & jnp.isfinite(health.norm)
-  kept = jax.tree.map(lambda x, y: jnp.where(good, y, x), old, new)
-  return kept | dict(step=new['step'])
+  step = state['step'] + 1
+  new = jax.lax.cond(good, update, lambda state, _: state, state, grads)
+  return new | dict(step=step)
 
 
 def watch(
@@ -62,7 +76,7 @@ def watch(
   """
   if limit < 0:
     raise ValueError(f'skip_nonfinite={limit}; expected at least 0.')
-  names = list(tree_table.named(params))
+  names = _names(params)
 
   def check(seen, step, skipped):
     first = step - len(seen)  # steps done before these
@@ -77,6 +91,15 @@ def watch(
       logging.warning('%s It is skipped, %d of %d.', told, count, limit)
 
   return check
+
+
+def _names(params):
+  """Names the leaves of gradients; of stacked layers each layer's."""
+  found, layers = [], f'/{stacked.LAYERS}/'
+  for name, x in tree_table.named(params).items():
+    n = len(x) if layers in name else 1
+    found += [name.replace(layers, f'/layer_{i}/') for i in range(n)]
+  return found
 
 
 def _told(health, index, names, rows):

@@ -17,7 +17,7 @@ import numpy as np
 
 from collab import models
 from collab.attention.devices import TENSOR
-from collab.models import axes, split
+from collab.models import axes, split, stacked
 from collab.runtime import tree_table
 
 AXES = (*split.ROWS, TENSOR)
@@ -164,7 +164,9 @@ def _spec(mesh, name, shape, names, split_by=()):
   free = [
     i
     for i, size in enumerate(shape)
-    if size % fsdp == 0 and not parts[i] and names[i : i + 1] != (axes.LAYERS,)
+    if size % fsdp == 0
+    and not parts[i]
+    and names[i : i + 1] != (stacked.LAYERS,)
   ]
   if fsdp > 1 and np.prod(shape) >= SMALL and free:
     parts[max(free, key=lambda i: shape[i])] = 'fsdp'

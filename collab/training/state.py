@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from collab import models
+from collab.models import stacked
 from collab.runtime import changes, checkpoint
 from collab.runtime import workdir as workdirs
 from collab.training import init_from, optim, sharding
@@ -20,8 +22,12 @@ from collab.training.experiment import Experiment
 
 def start(
   made: Experiment, checkpoints: checkpoint.Checkpoints, eval_only: bool
-) -> tuple[int, Any]:
-  """Returns (steps done, state) to continue from, on its devices.
+) -> tuple[int, Any, Any]:
+  """Returns what to continue from, on its devices.
+
+  Returns:
+    The number of steps done, the state in memory (see `in_memory`), and the
+    ShapeDtypeStructs of the state on disk, with shardings.
 
   Raises:
     ValueError: the workdir belongs to other data, another model or other
@@ -56,9 +62,45 @@ def start(
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
   rates = lambda steps: optim.build(total_steps=steps, **config.optim)[1]
   workdirs.go_on(config, workdir, step, rates, eval_only)
-  return step, state
+  return step, in_memory(model, state), abstract
 
 
-def params_of(state: dict) -> Any:
+def in_memory(model: models.Model, state: Any) -> Any:
+  """Returns a state on disk as the step takes it: with `scan`, stacked.
+
+  Each device stacks its own parts, one leaf after another.
+  """
+  return stacked.stack(state, _join) if model.scan else state
+
+
+def sharding_of_stack(sharding: NamedSharding) -> NamedSharding:
+  """Returns the sharding of stacked layers from that of one; none is moved."""
+  return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
+def _join(layers):
+  whole = sharding_of_stack(layers[0].sharding)
+  return jax.jit(_stack, out_shardings=whole)(layers)
+
+
+def _stack(layers):
+  return jnp.stack(layers)
+
+
+def on_disk(state: Any, abstract: Any) -> Any:
+  """Inverts `in_memory`, for a state or a part of it.
+
+  Args:
+    state: in memory.
+    abstract: the same part of what `start` returns, for the shardings.
+  """
+  if jax.tree.structure(state) == jax.tree.structure(abstract):
+    return state
+  shardings = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.jit(stacked.unstack, out_shardings=shardings)(state)
+
+
+def params_of(state: dict, abstract: Any) -> Any:
   """Returns the parameters to evaluate: their average, if there is one."""
-  return state.get('ema', state['params'])
+  name = 'ema' if 'ema' in state else 'params'
+  return on_disk(state[name], abstract[name])

@@ -34,16 +34,19 @@ def build(made: Experiment, state: Any) -> Callable:
     total, weight, aux = made.task.loss(made.model, params, batch, rngs)
     return total, (weight, aux)
 
+  def update(state, grads):
+    updates, opt = tx.update(grads, state['opt'], state['params'])
+    params = optax.apply_updates(state['params'], updates)
+    new = state | dict(params=params, opt=opt)
+    if decay := config.optim.ema:
+      new['ema'] = optim.ema_update(state['ema'], params, decay)
+    return new
+
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state['step'])
     (mean, (weight, aux)), grads = value_and_grad(state['params'], batch, key)
-    updates, opt = tx.update(grads, state['opt'], state['params'])
-    params = optax.apply_updates(state['params'], updates)
-    new = dict(step=state['step'] + 1, params=params, opt=opt)
-    if decay := config.optim.ema:
-      new['ema'] = optim.ema_update(state['ema'], params, decay)
     health = nonfinite.health(mean, grads)
-    new = nonfinite.unless_finite(health, state, new)
+    new = nonfinite.update_if_finite(health, update, state, grads)
     scalars = dict(
       loss=mean,
       lr=made.schedule(optim.updates(state['opt'])),

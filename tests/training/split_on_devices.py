@@ -17,6 +17,7 @@ from collab import models
 from collab.attention.target import Target, lowering_for
 from collab.metrics import tokens
 from collab.training import optim, sharding, step
+from collab.training import state as states
 from collab.training.experiment import Experiment
 
 ROWS, T, V = 16, 13, 128
@@ -66,7 +67,8 @@ def made(variant, fsdp, dropout=0.2, **fields):
   shardings = sharding.state_shardings(mesh, jax.eval_shape(init, key))
   state = jax.jit(init, out_shardings=shardings)(key)
   config = ConfigDict(dict(accumulate=2, optim=dict(ema=0.0)))
-  return Experiment(config, '', Task(), model, tx, schedule, mesh), state
+  found = Experiment(config, '', Task(), model, tx, schedule, mesh)
+  return found, states.in_memory(model, state)
 
 
 def losses(variant, fields):

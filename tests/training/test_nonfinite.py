@@ -63,6 +63,18 @@ def test_first_that_is_not_finite_is_named(bad, words):
   assert '\n' not in text
 
 
+def test_layers_that_are_stacked_are_named_one_by_one():
+  kernel = jnp.ones((11, 2, 3)).at[10, 0].set(np.nan)
+  grads = dict(decoder=dict(layers=dict(kernel=kernel)), embed=jnp.ones(4))
+  found = jax.device_get(nonfinite.health(jnp.float32(1), grads))
+  np.testing.assert_array_equal(found.squares[:10], np.full(10, 6.0))
+  check = nonfinite.watch(0, grads, lambda step: np.arange(3), 'DIR')
+  with pytest.raises(
+    FloatingPointError, match='finite in decoder/layer_10/kernel;'
+  ):
+    check([found], 1, 1)
+
+
 def test_up_to_the_limit_they_are_counted(caplog):
   caplog.set_level(logging.WARNING, 'absl')
   check, good, bad = watch(3), health(), health(np.nan)
@@ -91,15 +103,16 @@ def test_updates_are_counted_and_skipped(fields):
   tx, _ = optim.build(total_steps=9, **fields)
   old = dict(step=jnp.int32(7), params=PARAMS, opt=tx.init(PARAMS))
 
+  def update(state, grads):
+    updates, opt = tx.update(grads, state['opt'], state['params'])
+    params = jax.tree.map(jnp.add, state['params'], updates)
+    return state | dict(params=params, opt=opt)
+
   @jax.jit
   def step(state, factor):
-    params = state['params']
-    grads = jax.tree.map(lambda x: x * factor, params)
-    updates, opt = tx.update(grads, state['opt'], params)
-    params = jax.tree.map(jnp.add, params, updates)
-    new = dict(step=state['step'] + 1, params=params, opt=opt)
+    grads = jax.tree.map(lambda x: x * factor, state['params'])
     health = nonfinite.health(jnp.float32(1), grads)
-    return nonfinite.unless_finite(health, state, new)
+    return nonfinite.update_if_finite(health, update, state, grads)
 
   assert optim.updates(old['opt']) == 0
   good, bad = step(old, 2.0), step(old, np.nan)

@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from collab.models import parameters
+from collab import models
+from collab.models import parameters, stacked
 from collab.runtime import tree_table
 from collab.training import gradients, optim, schedules, sharding
+from tests.models import small
 from tests.training import model
 
 LR, WARMUP, TOTAL, END = 0.3, 7, 31, 0.05
@@ -273,3 +275,36 @@ def test_low_precision_gradients_add_up_in_float32():
 def test_parts_that_do_not_divide():
   with pytest.raises(ValueError, match=r'^5 micro-batches do not'):
     accumulate(5)
+
+
+@pytest.mark.parametrize('layer_decay', [1.0, 0.7])
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_layers_that_are_stacked_move_alike(name, layer_decay):
+  """Two updates of every parameter equal those of a layer each."""
+  kernel = dict(num_heads=2, name='mhe_mul')  # with vectors of rank 2
+  batch = dict(tokens=np.zeros((1, 5), int))
+  net = models.build(
+    'decoder', dim=6, num_layers=3, vocab_size=7, mlp_dim=9, attention=kernel
+  )
+  params = small.parameters(net, batch)
+  decay = {} if name == 'adam' else dict(weight_decay=0.1)
+  tx, _ = optim.build(
+    total_steps=TOTAL, name=name, lr=LR, schedule='constant', clip=0.5,
+    layer_decay=layer_decay, **decay,
+  )  # fmt: skip
+
+  @jax.jit
+  def two(params):
+    opt = tx.init(params)
+    for i in range(2):
+      grads = jax.tree.map(lambda x, i=i: jnp.sin(x + i), params)
+      updates, opt = tx.update(grads, opt, params)
+      params = optax.apply_updates(params, updates)
+    return params, opt
+
+  want, got = two(params), two(stacked.stack(params))
+  assert 'layers' in got[0]['decoder']
+  got = stacked.unstack(got)
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, got, want)

@@ -16,6 +16,7 @@ def run(text, folder, **changes):
   small = tiny.SMALL_LM | {
     'model.num_layers': 3,
     'data.path': str(text),
+    'optim.warmup_steps': 1,
     'every.eval': 100,
     'every.checkpoint': 2,
   }

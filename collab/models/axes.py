@@ -24,11 +24,12 @@ MESH = dict(heads=TENSOR, groups=TENSOR, mlp=TENSOR, vocabulary=TENSOR)
 # Each device has these whole if there are too few of them, or not a multiple.
 OPTIONAL = ('groups', 'vocabulary')
 
-# Patterns of the end of a name; every attention has the first two lines.
+# Patterns of the end of a name. These every attention has beside its `axes`:
 ATTENTION = {
   'out': 'heads width -> dim',
   '(query|key)_ln/scale': 'width',
 }
+# And these the rest of a model:
 TABLE = {
   '(embed|output)/embedding': 'vocabulary dim',
   'embed/bias': 'vocabulary',

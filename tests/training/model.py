@@ -191,9 +191,8 @@ def main(workdir):
   checkpoints.close()
   result['saved'] = tree_table.checksums(state)
   try:
-    sharding.put(
-      jax.tree.map(lambda x: x[:9], batch(0)), state['step'].sharding
-    )
+    nine = jax.tree.map(lambda x: x[:9], batch(0))
+    sharding.put(nine, sharding.batch_sharding(mesh))
   except ValueError as e:
     result['error'] = str(e)
   result['many'] = tree_table.checksums(many(fsdp=8))

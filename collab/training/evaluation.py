@@ -2,11 +2,11 @@
 """Evaluates a model on a task: each example once, over all devices."""
 
 from collections.abc import Callable
-import functools
 import math
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 from tqdm import tqdm
 
@@ -65,15 +65,18 @@ def over_examples(model: models.Model, mesh: Mesh) -> Callable:
   Returns:
     A function (params, tasks.Pass) -> the rows in the order of the examples: a
     tree of NumPy arrays [examples, ...], on all processes. Parameters that are
-    not where `sharding.state_shardings` wants them are moved there first.
+    on the mesh stay as they are split there; others are moved to it first.
   """
   rows = sharding.batch_sharding(mesh)
   parts = math.prod(mesh.shape[axis] for axis in rows.spec[0])
-  compiled = functools.cache(functools.partial(program, model, mesh))
-  put = jax.make_array_from_process_local_data
+  put, programs = jax.make_array_from_process_local_data, {}
 
   def compute(params, computed):
-    params = jax.device_put(params, sharding.state_shardings(mesh, params))
+    params = sharding.moved(params, mesh)
+    if computed.rows not in programs:
+      specs = jax.tree.map(lambda x: x.sharding.spec, params)
+      programs[computed.rows] = program(model, mesh, specs, computed.rows)
+    run = programs[computed.rows]
     stream = pipeline.stream(computed.batch, 0, computed.batches)
     found, places = [], []
     for batch in tqdm(
@@ -87,7 +90,7 @@ def over_examples(model: models.Model, mesh: Mesh) -> Callable:
       batch = _filled(batch, parts)
       place = batch.pop('place')
       batch = {name: put(rows, x, x.shape) for name, x in batch.items()}
-      new = jax.device_get(compiled(computed.rows)(params, batch))
+      new = jax.device_get(run(params, batch))
       found.append(jax.tree.map(lambda x, kept=place >= 0: x[kept], new))
       places.append(place[place >= 0])
     order = np.argsort(np.concatenate(places), kind='stable')
@@ -96,7 +99,9 @@ def over_examples(model: models.Model, mesh: Mesh) -> Callable:
   return compute
 
 
-def program(model: models.Model, mesh: Mesh, rows: Callable) -> Callable:
+def program(
+  model: models.Model, mesh: Mesh, specs: Any, rows: Callable
+) -> Callable:
   """Compiles a Pass's `rows`, so that each device computes its own of them.
 
   Parameters that are split stay so, and are gathered where they are used (see
@@ -105,32 +110,31 @@ def program(model: models.Model, mesh: Mesh, rows: Callable) -> Callable:
   Args:
     model: models.Model.
     mesh: mesh of `sharding.make_mesh`.
+    specs: tree of the parameters' PartitionSpec.
     rows: see tasks.Pass.
 
   Returns:
-    A jitted function (params, batch) -> rows, see sharding.state_shardings and
+    A jitted function (params, batch) -> rows, of a batch that is split by
     sharding.batch_sharding.
   """
   over = sharding.batch_sharding(mesh).spec
 
-  def run(params, batch):
-    shardings = sharding.state_shardings(mesh, params)
-    specs = jax.tree.map(lambda x: x.spec, shardings)
+  def own(spec):  # without the axes over which each program is split by XLA
+    return PartitionSpec(*(x if x in over[0] else None for x in spec))
 
-    def local(params, batch):
-      params = split.boxed(params, specs)
-      params = split.gather_outside(params, model.block.dtype)
-      return rows(model, params, batch)
+  def local(params, batch):
+    params = split.boxed(params, specs)
+    params = split.gather_outside(params, model.block.dtype)
+    return rows(model, params, batch)
 
-    return jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(specs, over),
-      out_specs=over,
-      axis_names=set(over[0]),
-      check_vma=False,
-    )(params, batch)
-
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    axis_names=set(over[0]),
+    in_specs=(jax.tree.map(own, specs), over),
+    out_specs=over,
+    check_vma=False,  # all are the same along axes that split nothing
+  )
   return jax.jit(run, out_shardings=sharding.replicated(mesh))
 
 

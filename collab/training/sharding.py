@@ -163,6 +163,18 @@ def _spec(mesh, name, shape, names, split_by=()):
   return PartitionSpec(*parts)
 
 
+def moved(tree: Any, mesh: Mesh) -> Any:
+  """Moves a tree to a mesh, split by `state_shardings`, unless it is there."""
+
+  def there(x):
+    found = x.sharding if isinstance(x, jax.Array) else None
+    return isinstance(found, NamedSharding) and found.mesh == mesh
+
+  if all(map(there, jax.tree.leaves(tree))):
+    return tree
+  return jax.device_put(tree, state_shardings(mesh, tree))
+
+
 def put(batch: Any, sharding: NamedSharding) -> Any:
   """Places this host's rows on its devices, as parts of global arrays.
 

@@ -114,7 +114,8 @@ def on(mesh):
       k: jax.make_array_from_process_local_data(rows, x, x.shape)
       for k, x in batch.items()
     }
-    run = evaluation.program(model, mesh, computed.rows)
+    specs = jax.tree.map(lambda x: x.sharding.spec, params)
+    run = evaluation.program(model, mesh, specs, computed.rows)
     compiled = run.lower(params, batch).compile()
     flops[name] = compiled.cost_analysis()['flops']
   return dict(found=found, flops=flops)

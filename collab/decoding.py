@@ -151,6 +151,9 @@ def sample(
     raise ValueError(f'temperature must be above 0, got {temperature}.')
   check_within(top_k, top_p)
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
+  B, got = len(start[0]), list(jnp.shape(keys))
+  if got != [B]:
+    raise ValueError(f'keys must be random keys [{B}], one a row, got {got}.')
 
   @functools.partial(jax.vmap, in_axes=(0, 0, None))
   def draw(key, logits, t):

@@ -511,6 +511,12 @@ def test_frequencies_of_what_is_kept(options):
   check_frequencies(out.tokens[:, 0], p / p.sum())
 
 
+def test_one_key_is_none_for_each_row():
+  args = toy(table()), toy_cache(MEMORY), PROMPT, jax.random.key(0)
+  with pytest.raises(ValueError, match=r'keys must be .* \[3\], .* got \[\]'):
+    decoding.sample(*args, eos=EOS, pad=PAD, max_length=3)
+
+
 def test_another_key_another_sample():
   call = jitted(decoding.sample, toy(table()), eos=-1, max_length=9)
   first, again, other = (

@@ -82,7 +82,7 @@ def step_of(
   decoder = model.clone(decode=True)
 
   def step(tokens, cache, **lengths):
-    variables = {'params': params, 'cache': cache}
+    variables = {'params': split.after(params, tokens), 'cache': cache}
     logits, new = decoder.apply(
       variables, tokens, **lengths, method=method, mutable=['cache']
     )

@@ -93,6 +93,15 @@ def gather_outside(params: Any, dtype: Any = None) -> Any:
   return jax.tree_util.tree_map_with_path(one, params, is_leaf=_is_split)
 
 
+def after(params: Any, x: jax.Array) -> Any:
+  """Returns the parameters such that no Split is gathered before x is there.
+
+  Without this, XLA gathers them all before a loop, as they are the same in each
+  turn.
+  """
+  return _map(lambda p: lax.optimization_barrier((p, x))[0], params)
+
+
 def while_loop(going: Callable, body: Callable, start: Any) -> Any:
   """Runs jax.lax.while_loop until no device needs it any more.
 

@@ -34,10 +34,11 @@ def parameters(model, mesh):
   """Random parameters on a mesh, with which rows end at any time."""
   rng = np.random.default_rng(5)
 
-  def draw(x):
-    return rng.normal(x.ndim == 1, 0.4, x.shape).astype(x.dtype)
+  def draw(path, x):
+    scale = 0.2 if 'embed' in jax.tree_util.keystr(path) else 0.8
+    return rng.normal(x.ndim == 1, scale, x.shape).astype(x.dtype)
 
-  made = jax.tree.map(draw, models.shapes(model))
+  made = jax.tree_util.tree_map_with_path(draw, models.shapes(model))
   return jax.device_put(made, sharding.state_shardings(mesh, made))
 
 

@@ -29,8 +29,8 @@ class Stack(nn.Module):
   `init` makes the parameters layer_0, layer_1, ... With `scan` they may also be
   stacked (stacked.py), as in a training step, which then compiles faster. Of
   parameters that are split over devices (split.py) each block gathers its own,
-  and the backward pass gathers them again. Decoding gathers them for every token:
-  a step of it sends as much as the forward pass of a whole batch.
+  and the backward pass gathers them again. Decoding gathers them for every
+  token: a step of it sends as much as the forward pass of a whole batch.
 
   Attributes:
     num_layers: number of blocks.

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 import numpy as np
 from tqdm import tqdm
 
@@ -119,9 +119,6 @@ def program(
   """
   over = sharding.batch_sharding(mesh).spec
 
-  def own(spec):  # without the axes over which each program is split by XLA
-    return PartitionSpec(*(x if x in over[0] else None for x in spec))
-
   def local(params, batch):
     params = split.boxed(params, specs)
     params = split.gather_outside(params, model.block.dtype)
@@ -130,8 +127,8 @@ def program(
   run = jax.shard_map(
     local,
     mesh=mesh,
-    axis_names=set(over[0]),
-    in_specs=(jax.tree.map(own, specs), over),
+    axis_names=set(split.manual(mesh)),
+    in_specs=(jax.tree.map(split.without_tensor, specs), over),
     out_specs=over,
     check_vma=False,  # all are the same along axes that split nothing
   )

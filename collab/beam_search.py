@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from collab import checks, decoding
 from collab.attention import cache_take
+from collab.models import split
 
 MAX_ALPHA = 10  # float32 holds the penalty of 10,000 tokens
 
@@ -99,7 +100,7 @@ def beam(
   s = select(s, jnp.repeat(logits[:, None], N, axis=1))
   cache = cache_take(cache, jnp.repeat(jnp.arange(B), N))
   alive = lambda carry: jnp.any(carry[0].live != -jnp.inf)
-  s, _ = jax.lax.while_loop(alive, advance, (s, cache))
+  s, _ = split.while_loop(alive, advance, (s, cache))
   # Where nothing finished, the tokens of a dropped hypothesis may remain.
   tokens = jnp.where(s.scores[:, :, None] == -jnp.inf, pad, s.finished)
   return decoding.Decoded(tokens, s.scores)

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike
 
 from collab import checks, models
 from collab.io import text_lines
+from collab.models import split
 
 if TYPE_CHECKING:
   from collab.data.tokenizer import Tokenizer
@@ -81,7 +82,7 @@ def step_of(
   decoder = model.clone(decode=True)
 
   def step(tokens, cache, **lengths):
-    variables = {'params': params, 'cache': cache}
+    variables = {'params': split.after(params, tokens), 'cache': cache}
     logits, new = decoder.apply(
       variables, tokens, **lengths, method=method, mutable=['cache']
     )
@@ -123,7 +124,7 @@ def sample(
   step: Callable,
   cache: Any,
   prompt: ArrayLike,
-  key: jax.Array,
+  keys: jax.Array,
   *,
   eos: int,
   pad: int,
@@ -135,10 +136,10 @@ def sample(
 ) -> Decoded:
   """Samples y_t ~ p(y | y_<t)^(1 / temperature), within top_k, then top_p.
 
-  Token t of row b depends on the key, b and t. Scores are those of p itself.
+  Token t of a row depends on the row's key and t. Scores are those of p itself.
 
   Args:
-    key: random key.
+    keys: random keys [B].
     temperature: above 0.
     top_k: keeps only the k most probable tokens; 0 keeps all.
     top_p: keeps only the most probable tokens, up to and including the one with
@@ -150,20 +151,25 @@ def sample(
     raise ValueError(f'temperature must be above 0, got {temperature}.')
   check_within(top_k, top_p)
   start = prefill(step, cache, prompt, eos, pad, max_length, **optional)
+  B, got = len(start[0]), list(jnp.shape(keys))
+  if got != [B]:
+    raise ValueError(f'keys must be random keys [{B}], one a row, got {got}.')
+
+  @functools.partial(jax.vmap, in_axes=(0, 0, None))
+  def draw(key, logits, t):
+    return jax.random.categorical(jax.random.fold_in(key, t), logits)
 
   def choose(logits, t):
-    # The bits of row b are independent of B (jax_threefry_partitionable).
-    key_t = jax.random.fold_in(key, t)
     # The largest logit becomes 0, so that a small temperature cannot overflow.
     logits = (logits - logits.max(-1, keepdims=True)) / temperature
     if not top_k and top_p == 1:
-      return jax.random.categorical(key_t, logits)
+      return draw(keys, logits, t)
     V = logits.shape[-1]
     logits, ids = jax.lax.top_k(logits, min(top_k or V, V))
     p = jax.nn.softmax(logits)
     better = jnp.cumsum(p, axis=-1) - p
     logits = jnp.where(better < top_p, logits, -jnp.inf)
-    rank = jax.random.categorical(key_t, logits)
+    rank = draw(keys, logits, t)
     return jnp.take_along_axis(ids, rank[:, None], axis=1)[:, 0]
 
   return _roll_out(step, start, choose, eos, pad, max_length)
@@ -290,5 +296,5 @@ def _roll_out(step, start, choose, eos, pad, L):
   tokens = jnp.full((B, L), pad, jnp.int32)
   state = extend(jnp.int32(0), limits == 0, tokens, jnp.zeros(B), logits)
   going = lambda carry: ~jnp.all(carry[1])
-  carry = jax.lax.while_loop(going, advance, (*state, cache))
+  carry = split.while_loop(going, advance, (*state, cache))
   return Decoded(carry[2], carry[3])

@@ -14,12 +14,14 @@ import functools
 import sys
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
-from collab import checks, command, decoding, load_run, models
+from collab import checks, command, decoding, load_run, models, tasks
 from collab.data import examples
 from collab.data.tokenizer import Tokenizer
 from collab.runtime import plan
+from collab.training import evaluation, sharding
 
 
 def generate(
@@ -32,6 +34,7 @@ def generate(
   temperature: float = 1.0,
   seed: int = 0,
   batch_size: int = 16,
+  mesh: Mesh | None = None,
   **within: float,
 ) -> list[str | Exception]:
   """Continues prompts; returns lines of text that begin with them.
@@ -45,6 +48,8 @@ def generate(
     temperature: 0 is greedy; see `decoding.sample`.
     seed: seed of the random choices, which also depend on a line's place.
     batch_size: prompts at a time.
+    mesh: mesh of all devices, over which rows and, with fsdp, parameters are
+      split.
     **within: top_k and top_p of `decoding.sample`.
 
   Returns:
@@ -64,7 +69,6 @@ def generate(
     decode = functools.partial(
       decoding.sample, temperature=temperature, **within
     )
-  run = jax.jit(functools.partial(_decode, model, tokenizer, decode, length))
   found = [None] * len(ids)
   for i, n in enumerate(map(len, ids)):
     need = n + length - 1  # the last token is not fed back
@@ -76,31 +80,40 @@ def generate(
   fit = [i for i, error in enumerate(found) if not error]
   encoded = examples.collect((x, len(x)) for x in ids)
   P = int(encoded.lengths[fit].max(initial=0))
-  size = min(batch_size, len(fit))
-  for start in range(0, len(fit), batch_size):
-    places = fit[start : start + size]
-    rows = examples.pad(encoded, np.resize(places, size), P)
-    keys = {}
-    if temperature:
-      keys = dict(key=jax.random.fold_in(jax.random.key(seed), start))
-    out = jax.device_get(run(params, rows['tokens'], rows['lengths'], keys))
-    for i, row, score in zip(places, *out, strict=False):
+  fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+  keys = fold_in(jax.random.key(seed), np.arange(len(ids)))
+  keys = np.asarray(jax.random.key_data(keys))
+
+  def make(at):
+    more = dict(keys=keys[at]) if temperature else {}
+    return examples.pad(encoded, at, P) | more
+
+  if fit:
+    compute = evaluation.over_examples(model, mesh or sharding.make_mesh())
+    rows = functools.partial(_decode, tokenizer, decode, length)
+    size = min(batch_size, len(fit))
+    # In the order of `fit`, which is that of the examples.
+    out = compute(params, tasks.Pass.over(rows, fit, size, make))
+    for i, row, score in zip(fit, *out, strict=True):
       found[i] = decoding.line(tokenizer, [*ids[i], *row], score)
   return found
 
 
-def _decode(model, tokenizer, decode, length, params, prompt, lengths, keys):
-  """Decodes after the prompt [B, P]; returns Decoded: [B, length], [B]."""
-  B, P = prompt.shape
+def _decode(tokenizer, decode, length, model, params, batch):
+  """Decodes after prompts [B, P]; returns Decoded: [B, length], [B]."""
+  B, P = batch['tokens'].shape
+  random = {}
+  if 'keys' in batch:
+    random = dict(keys=jax.random.wrap_key_data(batch['keys']))
   return decode(
     decoding.step_of(model, params),
     decoding.empty_cache(model, B, P + length - 1),
-    prompt,
-    prompt_lengths=lengths,
+    batch['tokens'],
+    prompt_lengths=batch['lengths'],
     eos=tokenizer.eos_id,
     pad=tokenizer.pad_id,
     max_length=length,
-    **keys,
+    **random,
   )
 
 
@@ -115,13 +128,17 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--top_k', type=int, default=0, help='0 is all')
   parser.add_argument('--top_p', type=float, default=1.0)
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument(
+    '--fsdp', type=int, default=1, help='devices to split the parameters over'
+  )
   args = vars(parser.parse_args(argv))
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
-  model, params, words, _ = load_run.load(workdir, 'lm')
+  mesh = sharding.make_mesh(args.pop('fsdp'))
+  model, params, words, _ = load_run.load(workdir, 'lm', mesh)
   with checks.located('--prompt is not UTF-8'):
     (prompt or '').encode()
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()
-  found = generate(model, params, words, list(prompts), **args)
+  found = generate(model, params, words, list(prompts), mesh=mesh, **args)
   command.print_lines('generate', found)
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads a finished run for inference: model, parameters, tokenizer, config."""
 
+import functools
 import pathlib
 
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from collab import checks, model_json, models
@@ -11,10 +13,17 @@ from collab.data import tokenizer
 from collab.io import buckets
 from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
+from collab.training import sharding
 
 
-def load(workdir: str, task: str) -> tuple:
+def load(workdir: str, task: str, mesh: Mesh | None = None) -> tuple:
   """Loads the model of a run of this task, with its evaluation's parameters.
+
+  Args:
+    workdir: workdir of the run.
+    task: name of its task.
+    mesh: mesh of `sharding.make_mesh`, over which the parameters are split; one
+      device by default.
 
   Returns:
     model, params, Tokenizer, the run's config.
@@ -35,7 +44,7 @@ def load(workdir: str, task: str) -> tuple:
       'none, and its other files (source.spm, vocab.json) are not read.'
     )
   text = tokenizer.read(path)
-  fields, meaning, params = read(workdir, config)
+  fields, meaning, params = read(workdir, config, mesh)
   words = tokenizer_of(workdir, text, fields, meaning)
   return models.build(**fields), params, words, config
 
@@ -72,17 +81,18 @@ def tokenizer_of(
   return words
 
 
-def read(workdir: str, config: ConfigDict) -> tuple:
+def read(workdir: str, config: ConfigDict, mesh: Mesh | None = None) -> tuple:
   """Reads all fields of models.build, their Meaning, and a run's parameters.
 
-  The parameters are those of the run's evaluation.
+  The parameters are those of the run's evaluation, placed as in `load`.
 
   Raises:
     ValueError: model.json or the checkpoints are missing or damaged, or they
       belong to different models.
   """
   fields, meaning = model_json.read(workdir)
-  params = final_params.load(workdir, config)
+  place = mesh and functools.partial(sharding.state_shardings, mesh)
+  params = final_params.load(workdir, config, place)
   _check(workdir, fields, params)
   return fields, meaning, params
 

@@ -9,10 +9,9 @@ is 1.
 """
 
 from collections.abc import Mapping, Sequence
-import functools
 import sys
 
-import jax
+from jax.sharding import Mesh
 
 from collab import command, decoding, load_run, models
 from collab.data.tokenizer import Tokenizer
@@ -27,12 +26,14 @@ def translate(
   sentences: Sequence[str],
   beam: int = 4,
   alpha: float = 0.6,
+  mesh: Mesh | None = None,
 ) -> list[str | Exception]:
   """Translates sentences, each to one line; '' stays ''.
 
   The result has an exception in place of a translation if the sentence is
   longer than the model supports, or if the model's outputs are not finite.
-  Arguments as in wmt14.translations.
+  Arguments as in wmt14.translations, and the mesh of all devices over which
+  rows and, with fsdp, parameters are split.
   """
   ids, most = wmt14.encode(tokenizer, sentences), wmt14.longest(model)
   found = [''] * len(ids)
@@ -47,9 +48,8 @@ def translate(
     model, tokenizer, [ids[i] for i in fit], beam, alpha
   )
   if fit:
-    split = sharding.batch_sharding(sharding.make_mesh())
-    program = jax.jit(functools.partial(computed.rows, model))
-    rows = evaluation.rows(program, params, computed, split)
+    compute = evaluation.over_examples(model, mesh or sharding.make_mesh())
+    rows = compute(params, computed)
     for i, *best in zip(fit, *rows, strict=True):
       found[i] = decoding.line(tokenizer, *best)
   return found
@@ -60,12 +60,16 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--workdir', required=True, help='of a translation run')
   parser.add_argument('--beam', type=int, help='default: that of the run')
   parser.add_argument('--alpha', type=float, help='length penalty, likewise')
+  parser.add_argument(
+    '--fsdp', type=int, default=1, help='devices to split the parameters over'
+  )
   args = parser.parse_args(argv)
-  model, params, words, config = load_run.load(args.workdir, 'wmt14')
+  mesh = sharding.make_mesh(args.fsdp)
+  model, params, words, config = load_run.load(args.workdir, 'wmt14', mesh)
   beam = config.task.beam if args.beam is None else args.beam
   alpha = config.task.alpha if args.alpha is None else args.alpha
   lines = list(command.stdin_lines())
-  found = translate(model, params, words, lines, beam, alpha)
+  found = translate(model, params, words, lines, beam, alpha, mesh)
   command.print_lines('translate', found)
 
 

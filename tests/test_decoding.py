@@ -248,7 +248,15 @@ def test_without_eos_rows_go_on_to_the_end():
 
 
 def sample_with_a_key(step, cache, prompt, **kwargs):
-  return decoding.sample(step, cache, prompt, jax.random.key(5), **kwargs)
+  keys = row_keys(5, len(prompt))
+  return decoding.sample(step, cache, prompt, keys, **kwargs)
+
+
+def row_keys(seed, B):
+  """Those of fewer rows are the first of more."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(
+    jax.random.key(seed), jnp.arange(B)
+  )
 
 
 ALL = pytest.mark.parametrize(
@@ -458,7 +466,7 @@ def draw(options, B=20_000):
   args = toy(logits, C=2), toy_cache(np.full(B, 5)), prompt
   out = run(
     lambda *args, **kwargs: decoding.sample(
-      *args, jax.random.key(12), **kwargs
+      *args, row_keys(12, B), **kwargs
     ),
     *args, max_length=2, **options,
   )  # fmt: skip
@@ -503,10 +511,17 @@ def test_frequencies_of_what_is_kept(options):
   check_frequencies(out.tokens[:, 0], p / p.sum())
 
 
+def test_one_key_is_none_for_each_row():
+  args = toy(table()), toy_cache(MEMORY), PROMPT, jax.random.key(0)
+  with pytest.raises(ValueError, match=r'keys must be .* \[3\], .* got \[\]'):
+    decoding.sample(*args, eos=EOS, pad=PAD, max_length=3)
+
+
 def test_another_key_another_sample():
   call = jitted(decoding.sample, toy(table()), eos=-1, max_length=9)
   first, again, other = (
-    call(toy_cache(MEMORY), PROMPT, jax.random.key(i)).tokens for i in (0, 0, 1)
+    call(toy_cache(MEMORY), PROMPT, row_keys(i, len(PROMPT))).tokens
+    for i in (0, 0, 1)
   )
   np.testing.assert_array_equal(first, again)
   assert (first != other).any(axis=1).all()

@@ -113,9 +113,9 @@ def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
   ids = words.encode('two\nthree\r\n')
 
   def decode(*args):
-    *_, prompt, _, _ = args
-    rows = jnp.tile(jnp.array(ids)[None], (len(prompt), 1))
-    return decoding.Decoded(rows, jnp.zeros(len(prompt)))
+    B = len(args[-1]['tokens'])
+    rows = jnp.tile(jnp.array(ids)[None], (B, 1))
+    return decoding.Decoded(rows, jnp.zeros(B))
 
   monkeypatch.setattr('collab.generate._decode', decode)
   assert go_on(['one', '']) == ['one two three ', ' two three ']

@@ -7,6 +7,7 @@ a time; what is outside of blocks is gathered by `gather_outside`. A gradient of
 a part is the sum over the devices that share the parameter (reduce-scatter).
 """
 
+from collections.abc import Callable
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import struct
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from collab.attention.devices import TENSOR
@@ -89,6 +91,36 @@ def gather_outside(params: Any, dtype: Any = None) -> Any:
     return x if any(map(BLOCK.fullmatch, names)) else gather(x, dtype)
 
   return jax.tree_util.tree_map_with_path(one, params, is_leaf=_is_split)
+
+
+def after(params: Any, x: jax.Array) -> Any:
+  """Returns the parameters such that no Split is gathered before x is there.
+
+  Without this, XLA gathers them all before a loop, as they are the same in each
+  turn.
+  """
+  return _map(lambda p: lax.optimization_barrier((p, x))[0], params)
+
+
+def while_loop(going: Callable, body: Callable, start: Any) -> Any:
+  """Runs jax.lax.while_loop until no device needs it any more.
+
+  In jax.shard_map each device has its own rows, so that one may be done before
+  another, whose body still gathers, which takes them all. So all of them go on,
+  and the body has to leave alone what is done.
+  """
+  axes = jax.sharding.get_abstract_mesh().manual_axes
+
+  def anywhere(carry):
+    mine = going(carry)
+    return lax.psum(mine.astype(jnp.int32), axes) > 0 if axes else mine
+
+  def one(state):
+    carry = body(state[1])
+    return anywhere(carry), carry
+
+  state = anywhere(start), start
+  return lax.while_loop(lambda state: state[0], one, state)[1]
 
 
 def any_split(tree: Any) -> bool:

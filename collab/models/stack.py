@@ -4,6 +4,7 @@
 Axes as in transformer.py.
 """
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -28,7 +29,8 @@ class Stack(nn.Module):
   `init` makes the parameters layer_0, layer_1, ... With `scan` they may also be
   stacked (stacked.py), as in a training step, which then compiles faster. Of
   parameters that are split over devices (split.py) each block gathers its own,
-  and the backward pass gathers them again.
+  and the backward pass gathers them again. Decoding gathers them for every
+  token: a step of it sends as much as the forward pass of a whole batch.
 
   Attributes:
     num_layers: number of blocks.
@@ -64,7 +66,12 @@ class Stack(nn.Module):
       raise ValueError(
         'scan=True needs layers alike, but fields of attention differ.'
       )
-    self.layer = [Block(block, self.decode) for block in blocks]
+    make = Block
+    if self.decode and split.any_split(self.variables.get('params', {})):
+      gather = functools.partial(split.gather, dtype=self.block.dtype)
+      methods = ['__call__', 'prefill_memory']
+      make = nn.map_variables(Block, 'params', gather, methods=methods)
+    self.layer = [make(block, self.decode) for block in blocks]
     if self.block.norm == 'pre':
       self.norm = self.block.make_norm()
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chooses the parameters for the final evaluation of a run."""
 
+from collections.abc import Callable
 import contextlib
 from typing import Any
 
 import jax
-from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from collab.runtime.checkpoint import Checkpoints
@@ -36,14 +36,15 @@ def choose(config: ConfigDict, checkpoints: Checkpoints, abstract: Any) -> Any:
 
 
 def load(
-  workdir: str, config: ConfigDict, sharding: Sharding | None = None
+  workdir: str, config: ConfigDict, shardings: Callable | None = None
 ) -> Any:
   """Reads the final parameters of another run from its workdir.
 
   Args:
     workdir: workdir of the run.
     config: config of the run.
-    sharding: sharding of the result, over all hosts; one device by default.
+    shardings: function of the parameters' shapes -> where to read them, a tree
+      of shardings over all hosts; one device by default.
 
   Raises:
     ValueError: there is no good checkpoint; or as in `choose`.
@@ -53,6 +54,8 @@ def load(
     Checkpoints(workdir, keep, best, read_only=True)
   ) as checkpoints:
     abstract = checkpoints.abstract_params()
-    if sharding:
-      abstract = jax.tree.map(lambda x: x.update(sharding=sharding), abstract)
+    if shardings:
+      abstract = jax.tree.map(
+        lambda x, s: x.update(sharding=s), abstract, shardings(abstract)
+      )
     return choose(config, checkpoints, abstract)

@@ -21,7 +21,8 @@ class Pass(NamedTuple):
   """One computation over all examples of a split, for an evaluation.
 
   Attributes:
-    rows: pure function (model, params, batch) -> pytree of arrays [R, ...].
+    rows: pure function (model, params, batch) -> pytree of arrays [R, ...]; no
+      row depends on another one, so that devices can share them.
     batch: function i -> dict of numpy arrays [R, ...], with `place`, int [R]:
       the example of each row, -1 for padding.
     batches: number of batches.

@@ -2,10 +2,10 @@
 """Initialises the parameters of a run from those of an earlier run."""
 
 import collections
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Sharding
 import numpy as np
 
 from collab import model_json
@@ -24,7 +24,7 @@ def load(
   workdir: str,
   params: Any,
   meaning: model_json.Meaning,
-  sharding: Sharding | None = None,
+  shardings: Callable | None = None,
 ) -> Any:
   """Copies matching parameters from an earlier run, and prints which.
 
@@ -37,7 +37,8 @@ def load(
     workdir: workdir of the earlier run; its final parameters are read.
     params: freshly initialised parameters.
     meaning: Meaning of the new model.
-    sharding: sharding of what is read, over all hosts; one device by default.
+    shardings: function of shapes -> shardings of what is read, over all hosts;
+      one device by default.
 
   Returns:
     A tree like params.
@@ -52,7 +53,7 @@ def load(
     _, known = model_json.read(folder)
   if meaning.tokenizer:  # the task reads text
     model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
-  found = final_params.load(workdir, config, sharding)
+  found = final_params.load(workdir, config, shardings)
   old, new = tree_table.named(found), tree_table.named(params)
   told = {}
   if meaning.tokenizer:

@@ -4,9 +4,9 @@
 These shardings choose between one device, data parallelism (every device holds
 the state), FSDP (the state is split) and tensor parallelism (also the
 computation of a row is split, by models/axes.py). Programs are written for
-global arrays and compiled by `jax.jit`, but for gradients: each device computes
-those of its own rows, and gathers what is split a layer at a time
-(gradients.py).
+global arrays and compiled by `jax.jit`, but for models: each device computes
+with its own rows, and gathers what is split a layer at a time (gradients.py,
+evaluation.py).
 """
 
 from typing import Any
@@ -78,18 +78,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """Keeps everything on every device."""
   return NamedSharding(mesh, PartitionSpec())
-
-
-def local(tree: Any, mesh: Mesh) -> Any:
-  """Returns a state, or a part of it, for this host to use alone.
-
-  With one host it is the tree itself. With several hosts it is a full copy on
-  one device of each host, and all hosts have to call this.
-  """
-  if jax.process_count() == 1:
-    return tree
-  whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
-  return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 def rules(
@@ -173,6 +161,18 @@ def _spec(mesh, name, shape, names, split_by=()):
   while parts and parts[-1] is None:
     parts.pop()
   return PartitionSpec(*parts)
+
+
+def moved(tree: Any, mesh: Mesh) -> Any:
+  """Moves a tree to a mesh, split by `state_shardings`, unless it is there."""
+
+  def there(x):
+    found = x.sharding if isinstance(x, jax.Array) else None
+    return isinstance(found, NamedSharding) and found.mesh == mesh
+
+  if all(map(there, jax.tree.leaves(tree))):
+    return tree
+  return jax.device_put(tree, state_shardings(mesh, tree))
 
 
 def put(batch: Any, sharding: NamedSharding) -> Any:

@@ -6,6 +6,7 @@ optimiser's state; and `ema`, the moving average of `params`, if the config asks
 for one.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -55,8 +56,12 @@ def start(
     workdirs.begin(workdir)
     state = jax.jit(init, out_shardings=shardings)(key)
     if config.init_from:
-      whole, meaning = sharding.replicated(made.mesh), made.task.meaning
-      params = init_from.load(config.init_from, state['params'], meaning, whole)
+      params = init_from.load(
+        config.init_from,
+        state['params'],
+        made.task.meaning,
+        functools.partial(sharding.state_shardings, made.mesh),
+      )
       state = jax.device_put(state | dict(params=params), shardings)
       if ema:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])

@@ -275,12 +275,8 @@ def test_evaluate_asks_each_question_once(trained, folder, workdir):
   else:
     expected = spans.scores_or_none(texts, answers, nulls)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-  best = evaluation.rows(
-    jax.jit(functools.partial(task.score, model)),
-    params,
-    task.passes(model, 'val')['windows'],
-    sharding.batch_sharding(sharding.make_mesh()),
-  )
+  compute = evaluation.over_examples(model, sharding.make_mesh())
+  best = compute(params, task.passes(model, 'val')['windows'])
   assert task.answers('val', best)[0] == texts
 
 

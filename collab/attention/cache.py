@@ -28,6 +28,9 @@ class Cache:
     k: [B, Gk, L, K].
     v: [B, Gv, L, V], or None where the values are the keys.
     key_bias: [B, H, L] or None.
+    positions: int32 [B, L] or None, positions of the keys where Attention.read
+      needs them. They are numbers of the caller's, and no part of the heads:
+      `kept` and cache_size leave them out.
     widths: widths of inputs_q, inputs_k and inputs_v, if init had inputs_k.
     memory: whether this is the cache of a cross attention's memory, to which
       nothing is appended.
@@ -37,6 +40,7 @@ class Cache:
   k: jax.Array
   v: jax.Array | None
   key_bias: jax.Array | None
+  positions: jax.Array | None = None
   widths: tuple | None = struct.field(pytree_node=False, default=None)
   memory: bool = struct.field(pytree_node=False, default=False)
 
@@ -109,12 +113,20 @@ class Cache:
     return mask.replace(causal=True, q_positions=places)
 
 
-def empty(h: Heads, widths: tuple | None = None) -> Cache:
-  """Makes an empty cache with as many places as the heads have keys."""
+def empty(h: Heads, positions: bool, widths: tuple | None = None) -> Cache:
+  """Makes an empty cache with as many places as the heads have keys.
+
+  Args:
+    h: Heads.
+    positions: whether it keeps positions.
+    widths: widths of the inputs, see Cache.
+  """
   parts = jax.tree.map(
     lambda x: jnp.zeros_like(_swap(x)), (h.k, h.v, h.key_bias)
   )
-  return Cache(jnp.zeros(h.k.shape[0], jnp.int32), *parts, widths)
+  index = jnp.zeros(h.k.shape[0], jnp.int32)
+  places = jnp.zeros(h.k.shape[:2], jnp.int32) if positions else None
+  return Cache(index, *parts, places, widths)
 
 
 def emptied(cache: Cache | None, S: int) -> Cache:
@@ -135,12 +147,18 @@ def emptied(cache: Cache | None, S: int) -> Cache:
   return cache.replace(index=jnp.zeros_like(cache.index), memory=False)
 
 
-def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
+def append(
+  cache: Cache,
+  h: Heads,
+  positions: jax.Array,
+  lengths: jax.Array | None = None,
+) -> Cache:
   """Appends the keys of h to every row, each row at its own index.
 
   Args:
     cache: a Cache of L places.
     h: Heads of n tokens.
+    positions: int [B|1, n], positions of the tokens.
     lengths: int [B], how many of the n tokens are real; all by default. The
       next call overwrites the others.
 
@@ -167,7 +185,12 @@ def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
     return old.at[rows, :, places].set(new, mode='drop')
 
   parts = jax.tree.map(write, cache.kept, (h.k, h.v, h.key_bias))
-  return Cache(cache.index + added.astype(jnp.int32), *parts, cache.widths)
+  at = cache.positions
+  if at is not None:
+    new = jnp.broadcast_to(positions, (B, n)).astype(at.dtype)
+    at = at.at[rows, places].set(new, mode='drop')
+  index = cache.index + added.astype(jnp.int32)
+  return Cache(index, *parts, at, cache.widths)
 
 
 def _swap(x):

@@ -24,10 +24,11 @@ MESH = dict(heads=TENSOR, groups=TENSOR, mlp=TENSOR, vocabulary=TENSOR)
 # Each device has these whole if there are too few of them, or not a multiple.
 OPTIONAL = ('groups', 'vocabulary')
 
-# Patterns of the end of a name; every attention has the first two lines.
+# Patterns of the end of a name; every attention has these lines.
 ATTENTION = {
   'out': 'heads width -> dim',
   '(query|key)_ln/scale': 'width',
+  '(query|key|latent)_norm/scale': 'width',
 }
 TABLE = {
   '(embed|output)/embedding': 'vocabulary dim',

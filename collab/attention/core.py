@@ -60,6 +60,7 @@ class Attention(nn.Module):
     rope: rotary positions, see `Rope`; the variant says what rotates.
     qk_norm: RMS norm of queries and keys before they rotate, with scales
       query_norm and key_norm; the variant says over which width.
+    soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
   """
 
   num_heads: int
@@ -83,6 +84,7 @@ class Attention(nn.Module):
   implementation: str | None = None
   rope: Rope | None = None
   qk_norm: bool = False
+  soft_cap: float | None = None
 
   # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
@@ -222,7 +224,9 @@ class Attention(nn.Module):
 
     With decode=True, `init` on inputs of full length creates the cache. Then
     each call with n tokens appends n to every row, and attends causally to the
-    tokens in the row. Rows whose tokens do not fit come out as NaN.
+    tokens in the row. Rows whose tokens do not fit come out as NaN. If init has
+    a mask with a window, the cache has that many places and no end, and all
+    calls are under this window.
 
     Cross attention is initialised with inputs_k, filled once by
     `prefill_memory`, and then called with inputs_q only. Without prefill_memory
@@ -262,7 +266,7 @@ class Attention(nn.Module):
     S = None if inputs_k is None else y.shape[1]
     past = self._past()
     if past is not None:
-      past.check_call(x.shape[0], T, S, lengths)
+      past.check_call(x.shape[0], T, S, lengths, mask)
     elif lengths is not None:
       raise ValueError('lengths is for a layer that decodes from its cache.')
     start = 0 if past is None or past.memory else past.index[:, None]
@@ -279,14 +283,18 @@ class Attention(nn.Module):
       keys = keys[:, :0]
     h = self._heads(x, y, z, Positions(queries, keys))
     if past is not None:
-      if not past.memory:
-        past = caches.append(past, h, keys, arguments.lengths(lengths, batch))
+      if past.memory:
+        h, keys = past.heads(h), past.positions
+      else:
+        lengths = arguments.lengths(lengths, batch)
+        past, h, keys = caches.extend(past, h, keys, lengths)
         self.put_variable('cache', 'past', past)
-      h, keys = past.heads(h), past.positions
     elif self.decode:
       widths = None if S is None else (D, y.shape[-1], z.shape[-1])
       reads = self.rope is not None and self.reads_positions
-      self.put_variable('cache', 'past', caches.empty(h, reads, widths))
+      window = mask.window if isinstance(mask, masks.Mask) else None
+      new = caches.empty(h, reads, widths, window)
+      self.put_variable('cache', 'past', new)
     h = self.read(h, Positions(queries, keys))
     mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
     if past is not None:
@@ -360,17 +368,16 @@ class Attention(nn.Module):
     # Shapes are found with one token, and tokens are decoded one by one.
     free = self.is_initializing() or self.decode
     implementation = None if free else self.implementation
+    how = dict(precision=self.precision, soft_cap=self.soft_cap)
     if sow_weights or (rate and not self.broadcast_dropout):
       choice.check_plain(implementation)
-      p, alive = kernels.weights(q, k, h.key_bias, mask, H, self.precision)
+      p, alive = kernels.weights(q, k, h.key_bias, mask, H, **how)
       if sow_weights:
         sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
         self.sow('intermediates', 'attention_weights', sown)
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
-      how = dict(precision=self.precision, implementation=implementation)
-      o, alive = kernels.attend(
-        q, k, v, h.key_bias, mask, H, key=key, rate=rate, **how
-      )
+      how |= dict(key=key, rate=rate, implementation=implementation)
+      o, alive = kernels.attend(q, k, v, h.key_bias, mask, H, **how)
     return jnp.where(alive, self.finish(o), 0)

@@ -16,6 +16,7 @@ _TYPES = {
   int: numbers.Integral,
   int | None: numbers.Integral | None,
   float: numbers.Real,
+  float | None: numbers.Real | None,
   bool: bool | np.bool_,
   bool | None: bool | np.bool_ | None,
   str: str,
@@ -56,8 +57,11 @@ def check(layer: type, values: Mapping) -> None:
       raise ValueError(f'{name}={value!r}; expected one of {legal}.')
     if name == 'dropout_rate' and not 0 <= value < 1:
       raise ValueError(f'{name}={value!r}; expected at least 0, below 1.')
-    if kind is float and not math.isfinite(value):
+    real = value is not None and kind in (float, float | None)
+    if real and not math.isfinite(value):
       raise ValueError(f'{name}={value!r}; expected a finite number.')
+    if name == 'soft_cap' and value is not None and value <= 0:
+      raise ValueError(f'{name}={value!r}; expected more than 0.')
     if name.endswith('_features') and value is not None and value < 0:
       raise ValueError(f'{name}={value!r}; expected at least 0, the default.')
   given = [name for name in OF_QUERIES_AND_KEYS if values.get(name)]

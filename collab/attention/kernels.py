@@ -65,8 +65,8 @@ def attend(
     H: number of heads.
     key: random key, needed if there is dropout.
     rate: dropout rate of the weights.
-    **how: precision of the matrix products, and implementation as in
-      choice.choose.
+    **how: precision of the matrix products, soft_cap of the scores (a bound,
+      c tanh(s / c)), and implementation as in choice.choose.
 
   Returns:
     o [B, T, H, V] and alive.
@@ -83,9 +83,20 @@ def attend(
 
 
 def _attend(
-  q, k, v, key_bias, mask, key, *, H, rate, precision=None, implementation=None
+  q,
+  k,
+  v,
+  key_bias,
+  mask,
+  key,
+  *,
+  H,
+  rate,
+  precision=None,
+  implementation=None,
+  soft_cap=None,
 ):
-  call = choice.Call(q, k, v, key_bias, mask, H, rate)
+  call = choice.Call(q, k, v, key_bias, mask, H, rate, soft_cap)
   machine = target()
   kernel = choice.choose(call, machine, implementation)
   how = dict(rate=rate, key=key, precision=precision)
@@ -98,8 +109,9 @@ def _attend(
     narrow = cudnn.takes_narrow(machine.capability, machine.cudnn)
     o, alive = cudnn.attend(q, k, v, key_bias, mask, narrow=narrow)
   elif kernel == 'splash':
-    o, alive = splash.attend(q, k, v, key_bias, mask)
+    o, alive = splash.attend(q, k, v, key_bias, mask, soft_cap=soft_cap)
   else:
+    how['soft_cap'] = soft_cap
     o, alive = blockwise(q, k, v, key_bias, mask, **how)
   if o.shape[2] < H:  # all heads are the same and were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
@@ -153,6 +165,7 @@ def grouped(
   rate: float = 0.0,
   key: jax.Array | None = None,
   precision: Any = None,
+  soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes attention by the plain formula, differentiable in every mode.
 
@@ -161,11 +174,13 @@ def grouped(
     rate: dropout rate of the weights; heads and examples share one pattern.
     key: random key, needed if rate > 0.
     precision: precision of the matrix products.
+    soft_cap: bound of the scores.
 
   Returns:
     o and alive; see the module.
   """
-  p, alive = weights(q, k, key_bias, mask, heads(q, k, v, key_bias), precision)
+  H = heads(q, k, v, key_bias)
+  p, alive = weights(q, k, key_bias, mask, H, precision, soft_cap)
   return mix(drop(p, rate, key), v, precision), alive
 
 
@@ -176,6 +191,7 @@ def weights(
   mask: Mask | None,
   H: int,
   precision: Any = None,
+  soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes softmax_s(q_h . k_h + key_bias_h), zero for a row without keys.
 
@@ -186,7 +202,8 @@ def weights(
   def run(q, k, key_bias, mask):
     q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
     allowed = mask and mask.block(0, q.shape[2], k.shape[2])
-    p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, precision))
+    how = precision, soft_cap
+    p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, *how))
     if allowed is None:
       return p, jnp.full((1, 1, 1, 1), k.shape[2] > 0)
     alive = allowed.any(-1, keepdims=True)
@@ -231,7 +248,7 @@ def blockwise(
 
   Args:
     q, k, v, key_bias, mask, key: as in `grouped`.
-    **how: rate, precision and block, as in blocks.options.
+    **how: rate, precision, block and soft_cap, as in blocks.options.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
   options = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
@@ -259,7 +276,7 @@ def shared_scores(
   Args:
     q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
     mask: the same for all heads.
-    key, **how: as in `blockwise`.
+    key, **how: as in `blockwise`, without soft_cap.
   """
   (B, T), (_, S, H) = q.shape[:2], key_bias.shape
   bias = key_bias.astype(block_math.at_least_float32(key_bias.dtype))

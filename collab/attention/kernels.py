@@ -27,6 +27,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -42,6 +43,10 @@ from collab.attention import (
 )
 from collab.attention.masks import Mask
 from collab.attention.target import target
+
+# A prompt that is decoded sees a prefix of the keys.
+PREFIXES = 8  # number of lengths
+PREFIXES_FROM = 1024  # keys
 
 # The choice -------------------------------------------------------------------
 
@@ -82,7 +87,29 @@ def attend(
   return _auto(run, spec, (q, k, v, key_bias), mask, key)
 
 
-def _attend(
+def _attend(q, k, v, key_bias, mask, key, **how):
+  """Attends to the keys up to the last that a query sees, found at run time.
+
+  Of a cache that is nearly empty a prompt would otherwise read all places.
+  """
+  S = k.shape[1]
+  prompt = mask is not None and mask.causal and mask.q_positions is not None
+  if not prompt or blocks.is_symbolic(q.shape[1], S):
+    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+  if q.shape[1] < choice.SHARED_FROM or S < PREFIXES_FROM:
+    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+
+  def attend(stop):
+    keys = jax.tree.map(lambda x: x[:, :stop], (k, v, key_bias))
+    return _attend_to_all(q, *keys, mask.prefix(stop), key, **how)
+
+  stops = [S * i // PREFIXES for i in range(1, PREFIXES + 1)]
+  needed = mask.q_positions.max() + 1
+  i = jnp.minimum(jnp.sum(needed > jnp.asarray(stops)), PREFIXES - 1)
+  return lax.switch(i, [functools.partial(attend, stop) for stop in stops])
+
+
+def _attend_to_all(
   q,
   k,
   v,

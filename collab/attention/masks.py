@@ -113,6 +113,18 @@ class Mask:
       seen = dense if seen is None else seen & dense
     return seen
 
+  def prefix(self, stop: int) -> 'Mask':
+    """Returns the mask of the keys 0..stop."""
+
+    def cut(x):
+      return x if x is None or x.shape[-1] == 1 else x[..., :stop]
+
+    return self.replace(
+      key_valid=cut(self.key_valid),
+      kv_segments=cut(self.kv_segments),
+      dense=cut(self.dense),
+    )
+
   def pad_rows(self, extra: int) -> 'Mask':
     """Appends `extra` queries, whose outputs the caller discards."""
 

@@ -198,3 +198,25 @@ def test_a_long_prompt_skips_what_the_window_hides():
   run = lambda tree, x: layer.apply(tree, x, mutable=['cache'])[0]
   dense = 2 * 2 * n * n * 3 * 14
   assert trace.flops(run, tree, x) < 0.12 * dense
+
+
+@pytest.mark.parametrize('case', ['mha', 'mhe_add_half'])
+def test_a_prompt_in_chunks_reads_the_cache_as_far_as_it_is_filled(case):
+  layer, p, L, n = build(case, decode=True), params(case), 1024, 16
+  x = np.random.default_rng(0).normal(size=(1, L, 19))
+  dense = build(case).apply({'params': p}, x, mask=MASK.replace(window=None))
+  cache = layer.init(jax.random.key(0), x)['cache']
+
+  def run(cache, x):
+    return layer.apply(dict(params=p, cache=cache), x, mutable=['cache'])
+
+  scores = f'f64[1,{1 if case != "mha" else 3},{n},{{}}] = exp'
+  text = str(jax.make_jaxpr(run)(cache, x[:, :n]))
+  assert all(scores.format(L * i // 8) in text for i in range(1, 9))
+  step = jax.jit(run)
+  for start in (0, 112, 120, 500, L - n):
+    past = cache['past']
+    held = step(cache, x)[1]['cache']['past'] if start else past
+    index = jnp.full_like(past.index, start)
+    o, _ = step(dict(past=held.replace(index=index)), x[:, start : start + n])
+    exact(o, dense[:, start : start + n])

@@ -103,10 +103,10 @@ class Mine(MHA, kw_only=True):
 
   def heads(self, x, y, z, positions):
     h = super().heads(x, y, z, positions)
-    q, k = self.rotate(h.q, positions.queries), self.rotate(h.k, positions.keys)
+    q, k = self.turn(h.q, positions.queries), self.turn(h.k, positions.keys)
     return h._replace(q=q, k=k)
 
-  def rotate(self, x, at):
+  def turn(self, x, at):
     """Planes (i, K/2 + i) of x [B, T, H, K] by angles at / base^(2i / K)."""
     rates = self.base ** jnp.linspace(0, -1, x.shape[-1] // 2, endpoint=False)
     angles = at[:, :, None] * rates[None, None]

@@ -21,7 +21,7 @@ class Cost(NamedTuple):
     activations: bytes kept for the backward pass.
     prefill: FLOPs to fill an empty cache of T places with T tokens.
     decode: FLOPs of one more token with T - 1 tokens in the cache.
-    cache: bytes of the decoding cache.
+    cache: bytes of the decoding cache, without indices and positions.
   """
 
   parameters: int = 0
@@ -106,7 +106,7 @@ def _decoding(layer, params, x, memory):
     prefill = trace.flops(fill, params, cache, *memory)
     cache = jax.eval_shape(fill, params, cache, *memory)[1]['cache']
   prefill += trace.flops(step, params, cache, x)
-  held = jax.tree.leaves(cache['past'].replace(index=()))
+  held = jax.tree.leaves(cache['past'].kept)
   return dict(
     prefill=prefill,
     decode=trace.flops(step, params, cache, token),

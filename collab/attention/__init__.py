@@ -15,6 +15,7 @@ from collab.attention.cache import Cache, cache_take
 from collab.attention.core import Attention
 from collab.attention.heads import Heads, Positions
 from collab.attention.masks import Mask
+from collab.attention.rope import Rope
 from collab.attention.variants import build, names
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
   'Heads',
   'Mask',
   'Positions',
+  'Rope',
   'build',
   'cache_take',
   'names',

@@ -23,14 +23,30 @@ def scores(
   key_bias: jax.Array | None,
   allowed: jax.Array | None,
   precision: Any,
+  soft_cap: float | None = None,
 ) -> jax.Array:
   """Computes scores: [B, H, t, K], [B, G, S, K] -> float32 [B, H, t, S]."""
+  s = raw_scores(q, k, key_bias, precision)
+  if soft_cap is not None:
+    s = soft_cap * jnp.tanh(s / soft_cap)
+  return hide(s, allowed)
+
+
+def raw_scores(
+  q: jax.Array, k: jax.Array, key_bias: jax.Array | None, precision: Any
+) -> jax.Array:
+  """Computes scores without soft cap or mask."""
   B, H, t, K = q.shape
   G, S = k.shape[1:3]
   q = q.reshape(B, G, H // G * t, K)
   s = matmul('bgrk,bgsk->bgrs', q, k, precision).reshape(B, H, t, S)
   if key_bias is not None:
     s += key_bias[:, :, None, :].astype(s.dtype)
+  return s
+
+
+def hide(s: jax.Array, allowed: jax.Array | None) -> jax.Array:
+  """Hides the scores of pairs that are not allowed."""
   if allowed is None:
     return s
   # -inf, so that a row whose own scores are all -inf, by an overflow, is NaN as
@@ -81,9 +97,9 @@ def matmul_tn(x: jax.Array, y: jax.Array, precision: Any) -> jax.Array:
 # What `blockwise` does to a block of queries ----------------------------------
 
 
-def _softmax_forward(q, keys, allowed, keep, precision):
-  k, v, key_bias = keys
-  s = scores(q, k, key_bias, allowed, precision)
+def _softmax_forward(q, keys, allowed, keep, options):
+  (k, v, key_bias), precision = keys, options.precision
+  s = scores(q, k, key_bias, allowed, precision, options.soft_cap)
   top = s.max(-1, keepdims=True)
   e = jnp.exp(s - top)
   den = e.sum(-1, keepdims=True)
@@ -95,12 +111,16 @@ def _softmax_forward(q, keys, allowed, keep, precision):
   return o.astype(v.dtype), jnp.concatenate([top, den], -1)
 
 
-def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
-  k, v, key_bias = keys
+def _softmax_backward(q, o, stats, g, keys, allowed, keep, options):
+  (k, v, key_bias), precision = keys, options.precision
   (B, Gk, S, K), (Gv, V) = k.shape, (v.shape[1], v.shape[3])
   top, den = stats[..., :1], stats[..., 1:]
+  s, cap = raw_scores(q, k, key_bias, precision), options.soft_cap
+  if cap is not None:
+    share = jnp.tanh(s / cap)
+    s = cap * share
   # Dividing e instead of g, whose rows are shorter, takes 15 % more time.
-  e = jnp.exp(scores(q, k, key_bias, allowed, precision) - top)
+  e = jnp.exp(hide(s, allowed) - top)
   g = g.astype(den.dtype) / den
   delta = (g * o.astype(den.dtype)).sum(-1, keepdims=True)
   # g / den may be too small for float16.
@@ -110,6 +130,8 @@ def _softmax_backward(q, o, stats, g, keys, allowed, keep, precision):
   if keep is not None:
     dp, kept = dp * keep, e * keep
   ds = e * (dp - delta)
+  if cap is not None:
+    ds *= 1 - share**2
   dbias = None if key_bias is None else ds.sum(2)
   kept = kept.astype(v.dtype).reshape(B, Gv, -1, S)
   ds = ds.astype(with_range_of_float32(k.dtype)).reshape(B, Gk, -1, S)

@@ -5,7 +5,7 @@ A `Kernel` computes one block of t queries with all keys that the block may see.
 `attend` splits the queries into blocks, forward and backward, so that memory is
 linear in T and in S. The softmax of a block is exact and needs no running
 maximum. The backward pass recomputes a block from saved row statistics. Causal
-blocks are cut to the keys that they can see.
+blocks are cut to the keys that they can see, those of a window at both ends.
 
 Axes: B batch, N heads (1 where heads share), T queries, S keys, n blocks of t
 queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
@@ -28,12 +28,14 @@ BLOCK_BYTES = {'cpu': 32 << 20}
 DEFAULT_BLOCK_BYTES = 256 << 20
 SYMBOLIC_BLOCK = 128  # queries of a block when the length is symbolic
 CAUSAL_PARTS = 8  # number of lengths to which causal blocks cut their keys
+WINDOW_PARTS = 32  # at most, of the stretches of keys that blocks cut
+WINDOW_BLOCK = 128  # least queries to which a window makes a block smaller
 
 
 class Kernel(NamedTuple):
-  """forward(q, keys, allowed, keep, precision) -> (o, stats), and its VJP.
+  """forward(q, keys, allowed, keep, options) -> (o, stats), and its VJP.
 
-  backward(q, o, stats, g, keys, allowed, keep, precision) -> (dq, dkeys).
+  backward(q, o, stats, g, keys, allowed, keep, options) -> (dq, dkeys).
 
   q, o, g are [B, N, t, *]; keys is a tuple of [B, *, S, *]; allowed is bool
   [B|1, N|1, t, S] or None; keep is `keep_pairs`' [1, 1, t, S] or None. stats is
@@ -51,6 +53,7 @@ class Options(NamedTuple):
   block: int  # queries at a time
   rate: float  # of the dropout
   precision: Any
+  soft_cap: float | None = None  # of the scores
 
 
 def options(
@@ -62,6 +65,7 @@ def options(
   rate: float = 0.0,
   precision: Any = None,
   block: int | None = None,
+  soft_cap: float | None = None,
 ) -> Options:
   """Chooses the Options of a kernel.
 
@@ -72,8 +76,10 @@ def options(
     rate: dropout rate of the weights; heads and examples share one pattern.
     precision: precision of the matrix products.
     block: queries at a time; by default `block_size`.
+    soft_cap: bound of the scores, for kernels that have one.
   """
-  return Options(kernel, block or block_size(B, row_floats, T), rate, precision)
+  block = block or block_size(B, row_floats, T)
+  return Options(kernel, block, rate, precision, soft_cap)
 
 
 def block_size(B: int, row_floats: int, T: int) -> int:
@@ -137,7 +143,7 @@ def forward(
   blocks = _split(q, runs)
 
   def block(run, i, q):
-    return options.kernel.forward(q, *run.at(i), options.precision)
+    return options.kernel.forward(q, *run.at(i), options)
 
   done = [run.map(functools.partial(block, run), blocks) for run in runs]
   o, stats = jax.tree.map(lambda *x: jnp.concatenate(x), *done)
@@ -161,7 +167,7 @@ def backward(
   dqs, dkeys = [], []
 
   def block(run, i, row):
-    dq, dkeys = options.kernel.backward(*row, *run.at(i), options.precision)
+    dq, dkeys = options.kernel.backward(*row, *run.at(i), options)
     return dq.astype(q.dtype), dkeys
 
   for run in runs:
@@ -188,10 +194,11 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 class _Run(NamedTuple):
-  """Blocks first to last of n, each of t queries, which see keys 0 to stop."""
+  """Blocks first to last of n, of t queries each, that see keys begin:stop."""
 
   first: int
   last: int
+  begin: int
   stop: int
   at: Any  # block index -> (keys, allowed, keep)
   n: int
@@ -219,9 +226,9 @@ class _Run(NamedTuple):
     return out, total
 
   def pad(self, x: jax.Array, like):
-    """Returns zeros for the keys beyond stop."""
-    extra = like.shape[2] - self.stop
-    return jnp.pad(x, [(0, extra if i == 2 else 0) for i in range(x.ndim)])
+    """Adds zeros for the keys before begin and beyond stop."""
+    ends = self.begin, like.shape[2] - self.stop
+    return jnp.pad(x, [ends if i == 2 else (0, 0) for i in range(x.ndim)])
 
   def _one(self, rows):
     return jax.tree.map(lambda x: x[self.first], rows)
@@ -237,25 +244,33 @@ def _runs(options, q, keys, mask, key):
   Symbolic lengths cannot be compared; then all blocks form one run.
   """
   T, S = q.shape[2], keys[0].shape[2]
-  n = -(-T // options.block)
-  t = options.block if is_symbolic(T) else -(-T // n)
-  mask = mask and mask.pad_rows(n * t - T)
-  cuts = [0, n]
   causal = mask and mask.causal and mask.q_positions is None
-  if causal and not is_symbolic(T, S):
-    cuts = [n * i // CAUSAL_PARTS for i in range(CAUSAL_PARTS + 1)]
+  causal = causal and not is_symbolic(T, S)
+  window = mask.window if causal else None
+  block, parts = options.block, CAUSAL_PARTS
+  if window is not None:
+    block = min(block, max(window, WINDOW_BLOCK))
+    parts = min(max(4 * T // window, CAUSAL_PARTS), WINDOW_PARTS)
+  n = -(-T // block)
+  t = block if is_symbolic(T) else -(-T // n)
+  mask = mask and mask.pad_rows(n * t - T)
+  cuts = [n * i // parts for i in range(parts + 1)] if causal else [0, n]
 
   def run(first, last):
-    stop = min(last * t, S) if len(cuts) > 2 else S
-    seen = jax.tree.map(lambda x: x[:, :, :stop], keys)
+    begin, stop = 0, S
+    if causal:
+      stop = min(last * t + mask.offset, S)
+    if window is not None:
+      begin = max(0, min(first * t + mask.offset - window + 1, stop - 1))
+    seen = jax.tree.map(lambda x: x[:, :, begin:stop], keys)
 
     def at(i):
       start, keep = i * t, None
       if options.rate:
-        keep = keep_pairs(key, options.rate, start, t, stop)
-      return seen, mask and mask.block(start, t, stop), keep
+        keep = keep_pairs(key, options.rate, start, t, stop)[..., begin:]
+      return seen, mask and mask.block(start, t, stop, begin), keep
 
-    return _Run(first, last, stop, at, n, t)
+    return _Run(first, last, begin, stop, at, n, t)
 
   return [run(a, b) for a, b in itertools.pairwise(cuts) if a < b]
 

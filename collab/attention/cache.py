@@ -5,6 +5,12 @@ The cache stores whatever `heads` returned with an S axis, once. Nothing is
 expanded to all heads and no key is stored twice, so the cache is as small as
 the variant allows (`cache_size` scalars a token). The head axis comes before
 the places, as in the kernels, so that a step reads the keys without a copy.
+
+The cache of a sliding window does not grow: it has as many places as the window
+and token number i is at place i modulo their number. One token overwrites the
+oldest, and attends to all that is there. Of several tokens the first still need
+what the last overwrite: they attend to the old keys, in order, and the new
+ones, and are written afterwards.
 """
 
 from typing import Any
@@ -17,28 +23,36 @@ import jax.numpy as jnp
 from collab.attention.heads import Heads
 from collab.attention.masks import Mask
 
+_SPOILT = -(2**30)  # the index of a window's row that took impossible lengths
+
 
 @struct.dataclass
 class Cache:
   """The keys and values of B rows with L places each.
 
   Attributes:
-    index: int32 [B], number of used places in each row; more than L once the
-      row has overflowed.
+    index: int32 [B], number of tokens in each row; more than L once the row has
+      overflowed, or under a window, which has no end, negative.
     k: [B, Gk, L, K].
     v: [B, Gv, L, V], or None where the values are the keys.
     key_bias: [B, H, L] or None.
+    positions: int32 [B, L] or None, positions of the keys where Attention.read
+      needs them. They are numbers of the caller's, and no part of the heads:
+      `kept` and cache_size leave them out.
     widths: widths of inputs_q, inputs_k and inputs_v, if init had inputs_k.
     memory: whether this is the cache of a cross attention's memory, to which
       nothing is appended.
+    window: whether the L places are those of a sliding window.
   """
 
   index: jax.Array
   k: jax.Array
   v: jax.Array | None
   key_bias: jax.Array | None
+  positions: jax.Array | None = None
   widths: tuple | None = struct.field(pytree_node=False, default=None)
   memory: bool = struct.field(pytree_node=False, default=False)
+  window: bool = struct.field(pytree_node=False, default=False)
 
   @property
   def length(self) -> int:
@@ -48,7 +62,7 @@ class Cache:
   @property
   def overflowed(self) -> jax.Array:
     """bool [B]: whether more was appended to the row than fits."""
-    return self.index > self.length
+    return self.index < 0 if self.window else self.index > self.length
 
   @property
   def kept(self) -> tuple:
@@ -60,17 +74,25 @@ class Cache:
     k, v, key_bias = jax.tree.map(_swap, self.kept)
     return h._replace(k=k, v=v, key_bias=key_bias)
 
-  def check_call(self, B: int, T: int, S: int | None, lengths):
+  def check_call(self, B: int, T: int, S: int | None, lengths, mask):
     """Checks that the layer may be called with B rows of T queries.
 
     Args:
       B, T: sizes of inputs_q.
       S: length of inputs_k, or None without inputs_k.
       lengths: lengths of the call, or None.
+      mask: mask of the call, or None.
 
     Raises:
       ValueError: the call lacks an argument, or has a forbidden one.
     """
+    if self.window and mask is not None:
+      parts = jax.tree.leaves(mask)
+      if parts or mask.offset or mask.window not in (None, self.length):
+        raise ValueError(
+          f'The cache holds a window of {self.length} keys: the mask of a call '
+          'can be Mask(causal=True) with that window, or None.'
+        )
     if (rows := self.index.shape[0]) != B:
       raise ValueError(f'The cache has {rows} rows, the inputs {B}.')
     if self.memory:
@@ -99,6 +121,8 @@ class Cache:
       mask: the user's mask, or None.
       places: int [B|1, T], positions of the queries in their rows.
     """
+    if self.window:
+      return self._restrict_window(places)
     mask = mask or Mask()
     if self.memory:
       held = jnp.arange(self.length)[None] < self.index[:, None]
@@ -108,13 +132,40 @@ class Cache:
       raise ValueError('The cache decides q_positions; leave them out.')
     return mask.replace(causal=True, q_positions=places)
 
+  def _restrict_window(self, places):
+    """Makes the Mask of what `extend` returned for this cache."""
+    T, L = places.shape[1], self.length
+    if T == 1:
+      return Mask(key_valid=jnp.arange(L)[None] < self.index[:, None])
+    held = jnp.arange(L + T)[None] >= L - places[:, :1]
+    return Mask(causal=True, window=L, offset=L, key_valid=held)
 
-def empty(h: Heads, widths: tuple | None = None) -> Cache:
-  """Makes an empty cache with as many places as the heads have keys."""
+
+def empty(
+  h: Heads,
+  positions: bool,
+  widths: tuple | None = None,
+  window: int | None = None,
+) -> Cache:
+  """Makes an empty cache with as many places as the heads have keys.
+
+  Args:
+    h: Heads.
+    positions: whether it keeps positions.
+    widths: widths of the inputs, see Cache.
+    window: the places that are enough, or None.
+  """
+  L = h.k.shape[1]
+  rolls = window is not None and window < L and widths is None
+  if rolls:
+    L = window
   parts = jax.tree.map(
-    lambda x: jnp.zeros_like(_swap(x)), (h.k, h.v, h.key_bias)
+    lambda x: jnp.zeros_like(_swap(x)[:, :, :L]), (h.k, h.v, h.key_bias)
   )
-  return Cache(jnp.zeros(h.k.shape[0], jnp.int32), *parts, widths)
+  B = h.k.shape[0]
+  index = jnp.zeros(B, jnp.int32)
+  places = jnp.zeros((B, L), jnp.int32) if positions else None
+  return Cache(index, *parts, places, widths, window=rolls)
 
 
 def emptied(cache: Cache | None, S: int) -> Cache:
@@ -135,39 +186,97 @@ def emptied(cache: Cache | None, S: int) -> Cache:
   return cache.replace(index=jnp.zeros_like(cache.index), memory=False)
 
 
-def append(cache: Cache, h: Heads, lengths: jax.Array | None = None) -> Cache:
+def extend(
+  cache: Cache,
+  h: Heads,
+  positions: jax.Array,
+  lengths: jax.Array | None = None,
+) -> tuple[Cache, Heads, jax.Array | None]:
+  """Appends the keys of h, and returns what its queries may attend to.
+
+  Args:
+    cache, h, positions, lengths: as in `append`.
+
+  Returns:
+    The new Cache; h with the keys and values of the cache, or for several
+    tokens and a window with the L old ones and the new; and their positions, if
+    the cache keeps them.
+  """
+  new = append(cache, h, positions, lengths)
+  B, n = h.k.shape[:2]
+  if not cache.window or n == 1:
+    return new, new.heads(h), new.positions
+  L = cache.length
+  order = (cache.index[:, None] + jnp.arange(L)[None]) % L
+
+  def join(old, added):
+    by = order.reshape(B, 1, L, *[1] * (old.ndim - 3))
+    old = _swap(jnp.take_along_axis(old, by, 2))
+    return jnp.concatenate([old, added.astype(old.dtype)], 1)
+
+  parts = jax.tree.map(join, cache.kept, (h.k, h.v, h.key_bias))
+  at = cache.positions
+  if at is not None:
+    added = jnp.broadcast_to(positions, (B, n)).astype(at.dtype)
+    at = jnp.concatenate([jnp.take_along_axis(at, order, 1), added], 1)
+  return new, h._replace(k=parts[0], v=parts[1], key_bias=parts[2]), at
+
+
+def append(
+  cache: Cache,
+  h: Heads,
+  positions: jax.Array,
+  lengths: jax.Array | None = None,
+) -> Cache:
   """Appends the keys of h to every row, each row at its own index.
 
   Args:
     cache: a Cache of L places.
     h: Heads of n tokens.
+    positions: int [B|1, n], positions of the tokens.
     lengths: int [B], how many of the n tokens are real; all by default. The
       next call overwrites the others.
 
   Returns:
-    The new Cache. Tokens beyond L are dropped, which `overflowed` shows. A
-    length outside of 0 to n also makes its row overflow.
+    The new Cache. Tokens beyond L are dropped, which `overflowed` shows; a
+    window drops the oldest instead. A length outside of 0 to n also makes its
+    row overflow.
   """
   B, n = h.k.shape[:2]
   added = jnp.full(B, n)
   if lengths is not None:
     possible = (lengths >= 0) & (lengths <= n)
-    added = jnp.where(possible, lengths, cache.length + 1)
+    wrong = _SPOILT if cache.window else cache.length + 1
+    added = jnp.where(possible, lengths, wrong)
   rows = jnp.arange(B)[:, None]
   places = cache.index[:, None] + jnp.arange(n)[None]
+  if cache.window:
+    # The places of tokens that are not real still hold what the next ones need.
+    last = added[:, None] - jnp.arange(n)[None]
+    stay = (last > 0) & (last <= cache.length)
+    places = jnp.where(stay, places % cache.length, cache.length)
 
   def write(old, new):
     new = new.astype(old.dtype)
     if B == n == 1:  # a scatter of one token would copy the whole cache
-      put = lambda: lax.dynamic_update_slice_in_dim(
-        old, _swap(new), cache.index[0], 2
-      )
+      place = cache.index[0] % cache.length if cache.window else cache.index[0]
+      put = lambda: lax.dynamic_update_slice_in_dim(old, _swap(new), place, 2)
+      # If the token is not real, no later one sees what it overwrites here.
+      if cache.window:
+        return put()
       return lax.cond(cache.index[0] < cache.length, put, lambda: old)
     # A place beyond the end is dropped; clamping would overwrite the last.
     return old.at[rows, :, places].set(new, mode='drop')
 
   parts = jax.tree.map(write, cache.kept, (h.k, h.v, h.key_bias))
-  return Cache(cache.index + added.astype(jnp.int32), *parts, cache.widths)
+  at = cache.positions
+  if at is not None:
+    new = jnp.broadcast_to(positions, (B, n)).astype(at.dtype)
+    at = at.at[rows, places].set(new, mode='drop')
+  index = cache.index + added.astype(jnp.int32)
+  if cache.window:  # a row that is spoilt remains so
+    index = jnp.where((cache.index < 0) | (added < 0), _SPOILT, index)
+  return Cache(index, *parts, at, cache.widths, window=cache.window)
 
 
 def _swap(x):

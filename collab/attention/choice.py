@@ -2,7 +2,8 @@
 """Chooses the kernel of a call from its shapes, its mask and the machine.
 
   kernel   machine      takes
-  shared   any          one head of queries, keys and values with a key bias
+  shared   any          one head of queries, keys and values with a key bias,
+                        without soft cap
   cudnn    NVIDIA GPU   bfloat16 and float16, without dropout
   splash   TPU          bfloat16, without dropout
   blocks   any          everything
@@ -16,6 +17,9 @@ first on every machine. Both compute a block of queries at a time (blocks.py).
 
 `cudnn` and `splash` keep no score in memory. They take no mask of size T x S,
 no positions of queries, no symbolic sizes (jax.export), and no short calls.
+Splash has a window and a soft cap of its own; it takes no window together with
+padding or segments, because nothing tells cheaply which rows then see no key.
+To cuDNN neither is given: it has no soft cap, and its window is not tested.
 They have no second derivatives, and JAX's rules for them under jax.vmap are
 few: implementation='xla' does without. Dropout is not theirs, because its
 pattern would depend on the kernel, and in cuDNN's be the same in every step.
@@ -45,6 +49,7 @@ class Call(NamedTuple):
   mask: Mask | None
   H: int
   rate: float
+  soft_cap: float | None = None
 
 
 def choose(
@@ -91,6 +96,8 @@ def check_plain(implementation: str | None) -> None:
 
 def _is_shared(call):
   q, k, v, key_bias, mask, *_ = call
+  if call.soft_cap is not None:  # bounds each head's scores, with their bias
+    return False
   many = blocks.is_symbolic(q.shape[1]) or q.shape[1] >= SHARED_FROM
   one = q.shape[2] == k.shape[2] == v.shape[2] == 1
   per_head = mask is not None and mask.per_head
@@ -99,7 +106,7 @@ def _is_shared(call):
 
 def _not_fused(call):
   """Returns why neither fused kernel takes the call, or None."""
-  q, k, v, key_bias, mask, _, rate = call
+  q, k, v, key_bias, mask, _, rate, _ = call
   if blocks.is_symbolic(*q.shape, *k.shape):
     return 'its sizes are symbolic'
   if rate:
@@ -108,6 +115,8 @@ def _not_fused(call):
     return 'its mask is an array of queries and keys'
   if mask is not None and mask.q_positions is not None:
     return 'its mask has positions of queries'
+  if mask is not None and mask.offset:
+    return 'its queries begin at a later key'
   if min(q.shape[1], k.shape[1]) < FUSED_FROM:
     return f'it has fewer than {FUSED_FROM} queries or keys'
   dtypes = {x.dtype for x in (q, k, v, key_bias) if x is not None}
@@ -125,6 +134,10 @@ def _not_cudnn(call, machine):
   q, k, v, key_bias, mask, *_ = call
   if q.dtype not in (jnp.bfloat16, jnp.float16):
     return f'its dtype is {q.dtype}, neither bfloat16 nor float16'
+  if call.soft_cap is not None:
+    return 'its scores have a soft cap'
+  if mask is not None and mask.window is not None:
+    return 'its mask has a window'
   if mask is not None and mask.causal and q.shape[1] != k.shape[1]:
     return 'it is causal with other numbers of queries and keys'
   _, wide, _ = jax.eval_shape(features.append, q, k, v, key_bias, mask)
@@ -141,4 +154,9 @@ def _not_splash(call, machine):
     return why
   if call.q.dtype != jnp.bfloat16:
     return f'its dtype is {call.q.dtype}, not bfloat16'
+  if call.mask is not None and call.mask.window is not None:
+    if jax.tree.leaves(call.mask):
+      return 'its mask has a window with padding or segments'
+    if call.q.shape[1] > call.k.shape[1]:
+      return 'its mask has a window and more queries than keys'
   return None

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from collab.attention import arguments, choice, costs, fields, kernels, masks
 from collab.attention import cache as caches
 from collab.attention.heads import Heads, Positions
+from collab.attention.rope import Rope
 
 
 class Attention(nn.Module):
@@ -22,10 +23,11 @@ class Attention(nn.Module):
 
     out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
-  Abstract: a variant defines `heads`, perhaps `finish`, and is final. The
-  fields have linen's names, order and defaults, keyword-only from `decode` on.
-  Two things differ. A row with nothing to attend to has zero heads and zero
-  gradients (linen: the mean of the values). Masks are bool (linen: any number).
+  Abstract: a variant defines `heads`, perhaps `read` and `finish`, and is
+  final. The fields have linen's names, order and defaults, keyword-only from
+  `decode` on. Two things differ. A row with nothing to attend to has zero heads
+  and zero gradients (linen: the mean of the values). Masks are bool (linen: any
+  number).
 
   These raise a TypeError with the name: the fields `attention_fn`,
   `qkv_dot_general`, `out_dot_general`, `qkv_dot_general_cls`,
@@ -49,12 +51,16 @@ class Attention(nn.Module):
     use_bias: whether projections have biases.
     decode: whether to keep a cache and attend to it; see `__call__`.
     normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
-      for variants with one projection each: mha, gqa, sha.
+      for variants with one projection each: mha, gqa, sha. Not with rope.
     force_fp32_for_softmax: accepted, but the softmax is float32 either way.
     implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' has to take
       every call but those that decode, and a call that it does not take raises
       a ValueError. By default the kernel is chosen, see choice.py. On an
       accelerator second derivatives and some jax.vmap need 'xla'.
+    rope: rotary positions, see `Rope`; the variant says what rotates.
+    qk_norm: RMS norm of queries and keys before they rotate, with scales
+      query_norm and key_norm; the variant says over which width.
+    soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
   """
 
   num_heads: int
@@ -76,11 +82,18 @@ class Attention(nn.Module):
   normalize_qk: bool = False
   force_fp32_for_softmax: bool = False
   implementation: str | None = None
+  rope: Rope | None = None
+  qk_norm: bool = False
+  soft_cap: float | None = None
 
   # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
-  # Where this is True, queries and keys are one projection each: normalize_qk.
-  plain_projections: ClassVar[bool] = False
+  # Those of the fields normalize_qk, qk_norm and rope that the variant obeys.
+  # normalize_qk needs queries and keys of one projection each; for the others
+  # `heads` calls `normalize` and `rotate`.
+  takes: ClassVar[tuple[str, ...]] = ()
+  # Whether `read` needs the keys' positions under rope: the cache keeps them.
+  reads_positions: ClassVar[bool] = False
   # The axes of the variant's parameters, see collab/models/axes.py: devices may
   # split `heads` and `groups`, and each has whole what all heads share.
   axes: ClassVar[dict[str, str]] = {}
@@ -97,9 +110,23 @@ class Attention(nn.Module):
     """Computes heads from x [B, T, D] (queries), y, z [B, S, D] (keys, values).
 
     The heads of a token may depend on that token and its position alone,
-    because decoding passes only the new tokens.
+    because decoding passes only the new tokens. The cache keeps k, v and
+    key_bias as they are returned.
     """
     raise NotImplementedError
+
+  def read(self, h: Heads, positions: Positions) -> Heads:
+    """Makes the heads that attend from those that `heads` returned.
+
+    When decoding, k, v and key_bias of h are all that the cache holds. So what
+    is done here is not kept, but done again in each step.
+
+    Args:
+      h: Heads.
+      positions: positions of h.q and h.k; the keys' are None when decoding
+        without `reads_positions`.
+    """
+    return h
 
   def finish(self, o: jax.Array) -> jax.Array:
     """Transforms the mixed values, [B, T, H, V] -> [B, T, H, V']."""
@@ -148,6 +175,27 @@ class Attention(nn.Module):
     )
     return nn.DenseGeneral(features, name=name, **own | options)(x)
 
+  def rotate(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
+    """Rotates x [B, S, G, K] by positions [B|1, S], if the layer has rope."""
+    if self.rope is None:
+      return x
+    if positions is None:
+      raise ValueError(
+        f'{type(self).__name__}.read rotates keys of the cache, which keeps '
+        'their positions only for a variant with reads_positions = True.'
+      )
+    return self.rope.rotate(x, positions)
+
+  def normalize(self, name: str, x: jax.Array) -> jax.Array:
+    """Computes the RMS norm of x over its last axis, if qk_norm is set.
+
+    The parameter is {name}_norm/scale, of the width of x.
+    """
+    if not self.qk_norm:
+      return x
+    how = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    return nn.RMSNorm(name=f'{name}_norm', **how)(x)
+
   def vector(
     self, name: str, init: Callable, shape: tuple[int, ...], like: jax.Array
   ) -> jax.Array:
@@ -176,7 +224,9 @@ class Attention(nn.Module):
 
     With decode=True, `init` on inputs of full length creates the cache. Then
     each call with n tokens appends n to every row, and attends causally to the
-    tokens in the row. Rows whose tokens do not fit come out as NaN.
+    tokens in the row. Rows whose tokens do not fit come out as NaN. If init has
+    a mask with a window, the cache has that many places and no end, and all
+    calls are under this window.
 
     Cross attention is initialised with inputs_k, filled once by
     `prefill_memory`, and then called with inputs_q only. Without prefill_memory
@@ -216,7 +266,7 @@ class Attention(nn.Module):
     S = None if inputs_k is None else y.shape[1]
     past = self._past()
     if past is not None:
-      past.check_call(x.shape[0], T, S, lengths)
+      past.check_call(x.shape[0], T, S, lengths, mask)
     elif lengths is not None:
       raise ValueError('lengths is for a layer that decodes from its cache.')
     start = 0 if past is None or past.memory else past.index[:, None]
@@ -233,13 +283,19 @@ class Attention(nn.Module):
       keys = keys[:, :0]
     h = self._heads(x, y, z, Positions(queries, keys))
     if past is not None:
-      if not past.memory:
-        past = caches.append(past, h, arguments.lengths(lengths, batch))
+      if past.memory:
+        h, keys = past.heads(h), past.positions
+      else:
+        lengths = arguments.lengths(lengths, batch)
+        past, h, keys = caches.extend(past, h, keys, lengths)
         self.put_variable('cache', 'past', past)
-      h = past.heads(h)
     elif self.decode:
       widths = None if S is None else (D, y.shape[-1], z.shape[-1])
-      self.put_variable('cache', 'past', caches.empty(h, widths))
+      reads = self.rope is not None and self.reads_positions
+      window = mask.window if isinstance(mask, masks.Mask) else None
+      new = caches.empty(h, reads, widths, window)
+      self.put_variable('cache', 'past', new)
+    h = self.read(h, Positions(queries, keys))
     mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
     if past is not None:
       mask = past.restrict(mask, places)
@@ -262,6 +318,7 @@ class Attention(nn.Module):
     inputs_v: jax.Array | None = None,
     *,
     lengths: jax.Array | None = None,
+    key_positions: jax.Array | None = None,
   ) -> None:
     """Fills the cache of cross attention, and discards what it held before.
 
@@ -269,13 +326,15 @@ class Attention(nn.Module):
       inputs_k: [*batch, S, D'], S at most the length at initialisation.
       inputs_v: [*batch, S, D''], default inputs_k.
       lengths: int [*batch], how many of the S are real; all by default.
+      key_positions: int [*batch, S], default 0, 1, ...
     """
     *batch, S, _ = inputs_k.shape
     past = caches.emptied(self._past(), S)
     self.put_variable('cache', 'past', past)
     # The keys are appended as in self-attention, with zero queries.
     x = jnp.zeros((*batch, 0, past.widths[0]), inputs_k.dtype)
-    self(x, inputs_k, inputs_v, lengths=lengths)
+    how = dict(lengths=lengths, key_positions=key_positions)
+    self(x, inputs_k, inputs_v, **how)
     self.put_variable('cache', 'past', self._past().replace(memory=True))
 
   def _past(self):
@@ -287,11 +346,6 @@ class Attention(nn.Module):
     h = self.heads(*args)
     if not self.normalize_qk:
       return h
-    if not self.plain_projections:
-      raise ValueError(
-        f'{type(self).__name__} has no normalize_qk: its queries and keys are '
-        'not one projection each.'
-      )
     how = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
     q = nn.LayerNorm(name='query_ln', **how)(h.q)
     k = nn.LayerNorm(name='key_ln', **how)(h.k)
@@ -314,17 +368,16 @@ class Attention(nn.Module):
     # Shapes are found with one token, and tokens are decoded one by one.
     free = self.is_initializing() or self.decode
     implementation = None if free else self.implementation
+    how = dict(precision=self.precision, soft_cap=self.soft_cap)
     if sow_weights or (rate and not self.broadcast_dropout):
       choice.check_plain(implementation)
-      p, alive = kernels.weights(q, k, h.key_bias, mask, H, self.precision)
+      p, alive = kernels.weights(q, k, h.key_bias, mask, H, **how)
       if sow_weights:
         sown = p.astype(v.dtype).reshape(*batch, *p.shape[1:])
         self.sow('intermediates', 'attention_weights', sown)
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
-      how = dict(precision=self.precision, implementation=implementation)
-      o, alive = kernels.attend(
-        q, k, v, h.key_bias, mask, H, key=key, rate=rate, **how
-      )
+      how |= dict(key=key, rate=rate, implementation=implementation)
+      o, alive = kernels.attend(q, k, v, h.key_bias, mask, H, **how)
     return jnp.where(alive, self.finish(o), 0)

@@ -9,17 +9,22 @@ import numbers
 
 import numpy as np
 
+from collab.attention.rope import Rope
+
 # Only values of fields with these types are checked.
 _TYPES = {
   int: numbers.Integral,
   int | None: numbers.Integral | None,
   float: numbers.Real,
+  float | None: numbers.Real | None,
   bool: bool | np.bool_,
   bool | None: bool | np.bool_ | None,
   str: str,
   str | None: str | None,
+  Rope | None: Rope | None,
 }
 IMPLEMENTATIONS = (None, 'xla', 'cudnn', 'splash')
+OF_QUERIES_AND_KEYS = ('normalize_qk', 'qk_norm', 'rope')
 
 
 def check(layer: type, values: Mapping) -> None:
@@ -34,7 +39,8 @@ def check(layer: type, values: Mapping) -> None:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
     ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
-      negative, or there is no such implementation.
+      negative, there is no such implementation, or the layer has a field that
+      its variant does not obey or another field excludes.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -51,7 +57,23 @@ def check(layer: type, values: Mapping) -> None:
       raise ValueError(f'{name}={value!r}; expected one of {legal}.')
     if name == 'dropout_rate' and not 0 <= value < 1:
       raise ValueError(f'{name}={value!r}; expected at least 0, below 1.')
-    if kind is float and not math.isfinite(value):
+    real = value is not None and kind in (float, float | None)
+    if real and not math.isfinite(value):
       raise ValueError(f'{name}={value!r}; expected a finite number.')
+    if name == 'soft_cap' and value is not None and value <= 0:
+      raise ValueError(f'{name}={value!r}; expected more than 0.')
     if name.endswith('_features') and value is not None and value < 0:
       raise ValueError(f'{name}={value!r}; expected at least 0, the default.')
+  given = [name for name in OF_QUERIES_AND_KEYS if values.get(name)]
+  for name in given:
+    if name not in layer.takes:
+      has = ', '.join(layer.takes) or 'none'
+      raise ValueError(
+        f'{layer.__name__} has no {name}; of {", ".join(OF_QUERIES_AND_KEYS)} '
+        f'it has {has}.'
+      )
+  if 'normalize_qk' in given and len(given) > 1:
+    raise ValueError(
+      f'normalize_qk and {given[1]} exclude each other: the LayerNorm comes '
+      'after all else. With rope, take qk_norm.'
+    )

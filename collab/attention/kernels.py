@@ -27,6 +27,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -42,6 +43,10 @@ from collab.attention import (
 )
 from collab.attention.masks import Mask
 from collab.attention.target import target
+
+# A prompt that is decoded sees a prefix of the keys.
+PREFIXES = 8  # number of lengths
+PREFIXES_FROM = 1024  # keys
 
 # The choice -------------------------------------------------------------------
 
@@ -65,8 +70,8 @@ def attend(
     H: number of heads.
     key: random key, needed if there is dropout.
     rate: dropout rate of the weights.
-    **how: precision of the matrix products, and implementation as in
-      choice.choose.
+    **how: precision of the matrix products, soft_cap of the scores (a bound,
+      c tanh(s / c)), and implementation as in choice.choose.
 
   Returns:
     o [B, T, H, V] and alive.
@@ -82,10 +87,43 @@ def attend(
   return _auto(run, spec, (q, k, v, key_bias), mask, key)
 
 
-def _attend(
-  q, k, v, key_bias, mask, key, *, H, rate, precision=None, implementation=None
+def _attend(q, k, v, key_bias, mask, key, **how):
+  """Attends to the keys up to the last that a query sees, found at run time.
+
+  Of a cache that is nearly empty a prompt would otherwise read all places.
+  """
+  S = k.shape[1]
+  prompt = mask is not None and mask.causal and mask.q_positions is not None
+  if not prompt or blocks.is_symbolic(q.shape[1], S):
+    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+  if q.shape[1] < choice.SHARED_FROM or S < PREFIXES_FROM:
+    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+
+  def attend(stop):
+    keys = jax.tree.map(lambda x: x[:, :stop], (k, v, key_bias))
+    return _attend_to_all(q, *keys, mask.prefix(stop), key, **how)
+
+  stops = [S * i // PREFIXES for i in range(1, PREFIXES + 1)]
+  needed = mask.q_positions.max() + 1
+  i = jnp.minimum(jnp.sum(needed > jnp.asarray(stops)), PREFIXES - 1)
+  return lax.switch(i, [functools.partial(attend, stop) for stop in stops])
+
+
+def _attend_to_all(
+  q,
+  k,
+  v,
+  key_bias,
+  mask,
+  key,
+  *,
+  H,
+  rate,
+  precision=None,
+  implementation=None,
+  soft_cap=None,
 ):
-  call = choice.Call(q, k, v, key_bias, mask, H, rate)
+  call = choice.Call(q, k, v, key_bias, mask, H, rate, soft_cap)
   machine = target()
   kernel = choice.choose(call, machine, implementation)
   how = dict(rate=rate, key=key, precision=precision)
@@ -98,8 +136,9 @@ def _attend(
     narrow = cudnn.takes_narrow(machine.capability, machine.cudnn)
     o, alive = cudnn.attend(q, k, v, key_bias, mask, narrow=narrow)
   elif kernel == 'splash':
-    o, alive = splash.attend(q, k, v, key_bias, mask)
+    o, alive = splash.attend(q, k, v, key_bias, mask, soft_cap=soft_cap)
   else:
+    how['soft_cap'] = soft_cap
     o, alive = blockwise(q, k, v, key_bias, mask, **how)
   if o.shape[2] < H:  # all heads are the same and were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
@@ -153,6 +192,7 @@ def grouped(
   rate: float = 0.0,
   key: jax.Array | None = None,
   precision: Any = None,
+  soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes attention by the plain formula, differentiable in every mode.
 
@@ -161,11 +201,13 @@ def grouped(
     rate: dropout rate of the weights; heads and examples share one pattern.
     key: random key, needed if rate > 0.
     precision: precision of the matrix products.
+    soft_cap: bound of the scores.
 
   Returns:
     o and alive; see the module.
   """
-  p, alive = weights(q, k, key_bias, mask, heads(q, k, v, key_bias), precision)
+  H = heads(q, k, v, key_bias)
+  p, alive = weights(q, k, key_bias, mask, H, precision, soft_cap)
   return mix(drop(p, rate, key), v, precision), alive
 
 
@@ -176,6 +218,7 @@ def weights(
   mask: Mask | None,
   H: int,
   precision: Any = None,
+  soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes softmax_s(q_h . k_h + key_bias_h), zero for a row without keys.
 
@@ -186,7 +229,8 @@ def weights(
   def run(q, k, key_bias, mask):
     q, k, _, key_bias = _head_major(H, q, k, k, key_bias)
     allowed = mask and mask.block(0, q.shape[2], k.shape[2])
-    p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, precision))
+    how = precision, soft_cap
+    p = jax.nn.softmax(block_math.scores(q, k, key_bias, allowed, *how))
     if allowed is None:
       return p, jnp.full((1, 1, 1, 1), k.shape[2] > 0)
     alive = allowed.any(-1, keepdims=True)
@@ -231,7 +275,7 @@ def blockwise(
 
   Args:
     q, k, v, key_bias, mask, key: as in `grouped`.
-    **how: rate, precision and block, as in blocks.options.
+    **how: rate, precision, block and soft_cap, as in blocks.options.
   """
   (B, T), S, H = q.shape[:2], k.shape[1], heads(q, k, v, key_bias)
   options = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
@@ -259,7 +303,7 @@ def shared_scores(
   Args:
     q: [B, T, 1, K].  k: [B, S, 1, K].  v: [B, S, 1, V].  key_bias: [B, S, H].
     mask: the same for all heads.
-    key, **how: as in `blockwise`.
+    key, **how: as in `blockwise`, without soft_cap.
   """
   (B, T), (_, S, H) = q.shape[:2], key_bias.shape
   bias = key_bias.astype(block_math.at_least_float32(key_bias.dtype))

@@ -20,12 +20,13 @@ class Mask:
   """A mask, by which query t may see key s if every given part allows it.
 
     causal       s <= q_positions[b, t]  (key s stands at position s)
+    window       s > q_positions[b, t] - window
     key_valid    key_valid[b, s]
     segments     q_segments[b, t] == kv_segments[b, s]
     dense        dense[b, h, t, s]
 
-  Only `dense`, linen's kind of mask, has size T x S. `causal` alone lets a
-  kernel skip the keys that nobody sees.
+  Only `dense`, linen's kind of mask, has size T x S. `causal` and `window` let
+  a kernel skip the keys that nobody sees, where q_positions is None.
 
   Attributes:
     causal: a Python bool.
@@ -33,8 +34,12 @@ class Mask:
     q_segments: int [B|1, T], the sequence in a packed row that a query is part
       of.
     kv_segments: int [B|1, S]; None means q_segments (self-attention).
-    q_positions: int [B|1, T], default 0, 1, ..., T-1; only causal uses it.
+    q_positions: int [B|1, T], default offset, offset + 1, ...; only causal and
+      window use it.
     dense: bool [B|1, H|1, T|1, S|1].
+    window: a Python int, how many keys a query sees: itself and those before.
+      It needs causal.
+    offset: a Python int, the position of the first query.
 
   In a call, B may be several axes ([*batch, S] and so on) or already one.
   """
@@ -45,19 +50,22 @@ class Mask:
   kv_segments: jax.Array | None = None
   q_positions: jax.Array | None = None
   dense: jax.Array | None = None
+  window: int | None = struct.field(pytree_node=False, default=None)
+  offset: int = struct.field(pytree_node=False, default=0)
 
   def block(
-    self, start: int | jax.Array, size: int, stop: int
+    self, start: int | jax.Array, size: int, stop: int, first: int = 0
   ) -> jax.Array | None:
-    """Returns which of queries start..start+size may see which keys 0..stop.
+    """Returns which of queries start..start+size see which keys first..stop.
 
     Args:
       start: first query, an int or a traced scalar.
       size: number of queries, an int.
-      stop: number of keys, an int.
+      stop: end of the keys, an int.
+      first: first key, an int.
 
     Returns:
-      bool [B|1, H|1, size, stop], or None if every pair is allowed.
+      bool [B|1, H|1, size, stop - first], or None if every pair is allowed.
     """
 
     def rows(x, axis):
@@ -67,17 +75,24 @@ class Mask:
     if self.causal:
       if self.q_positions is None:
         positions = (start + jnp.arange(size))[None]
+        if self.offset:
+          positions += self.offset
       else:
         positions = rows(self.q_positions, 1)
-      seen = jnp.arange(stop)[None, None] <= positions[..., None]
+      places = jnp.arange(first, stop)[None, None]
+      seen = places <= positions[..., None]
+      if self.window is not None:
+        seen &= places > positions[..., None] - self.window
       parts.append(seen[:, None])
     if self.key_valid is not None:
-      parts.append(self.key_valid[:, None, None, :stop])
+      parts.append(self.key_valid[:, None, None, first:stop])
     if self.q_segments is not None:
-      q, kv = rows(self.q_segments, 1), self.kv_segments[:, :stop]
+      q, kv = rows(self.q_segments, 1), self.kv_segments[:, first:stop]
       parts.append((q[:, :, None] == kv[:, None, :])[:, None])
     if self.dense is not None:
-      dense = self.dense[..., :stop]
+      dense = self.dense
+      if dense.shape[3] > 1:
+        dense = dense[..., first:stop]
       parts.append(dense if dense.shape[2] == 1 else rows(dense, 2))
     return functools.reduce(operator.and_, parts) if parts else None
 
@@ -97,6 +112,18 @@ class Mask:
       dense = self.dense.any((1, 2))
       seen = dense if seen is None else seen & dense
     return seen
+
+  def prefix(self, stop: int) -> 'Mask':
+    """Returns the mask of the keys 0..stop."""
+
+    def cut(x):
+      return x if x is None or x.shape[-1] == 1 else x[..., :stop]
+
+    return self.replace(
+      key_valid=cut(self.key_valid),
+      kv_segments=cut(self.kv_segments),
+      dense=cut(self.dense),
+    )
 
   def pad_rows(self, extra: int) -> 'Mask':
     """Appends `extra` queries, whose outputs the caller discards."""
@@ -147,6 +174,15 @@ def check(
     mask = Mask(dense=mask)
   if not isinstance(mask.causal, bool):
     raise TypeError(f'mask.causal is {mask.causal!r}, expected a Python bool.')
+  for name, low in (('window', 1), ('offset', 0)):
+    if (got := getattr(mask, name)) is None:
+      continue
+    if isinstance(got, bool) or not isinstance(got, int):
+      raise TypeError(f'mask.{name} is {got!r}, expected a Python int.')
+    if got < low:
+      raise ValueError(f'mask.{name} is {got}, expected at least {low}.')
+    if got and not mask.causal:
+      raise ValueError(f'Mask has {name}, which needs causal=True.')
   if mask.q_segments is not None and mask.kv_segments is None:
     mask = mask.replace(kv_segments=mask.q_segments)
   if mask.kv_segments is not None and mask.q_segments is None:

@@ -180,8 +180,8 @@ _GENERAL_FORM = _Form(_general_enter, _general_swap, _general_swap)
 # They act on num only: softmax, and so den, comes before dropout.
 
 
-def _block_forward(q, keys, allowed, keep, precision):
-  k, u, w = keys
+def _block_forward(q, keys, allowed, keep, options):
+  (k, u, w), precision = keys, options.precision
   (B, _, t, _), H = q.shape, w.shape[3]
   s = block_math.scores(q, k, None, allowed, precision)
   top = s.max(-1, keepdims=True)
@@ -200,8 +200,8 @@ def _block_forward(q, keys, allowed, keep, precision):
   return o, jnp.concatenate([top, den], -1)
 
 
-def _block_backward(q, o, stats, do, keys, allowed, keep, precision):
-  k, u, w = keys
+def _block_backward(q, o, stats, do, keys, allowed, keep, options):
+  (k, u, w), precision = keys, options.precision
   (B, _, t, _), H = q.shape, w.shape[3]
   top, den = stats[..., :1], stats[..., 1:]
   a = jnp.exp(block_math.scores(q, k, None, allowed, precision) - top)

@@ -30,12 +30,14 @@ def attend(
   key_bias: jax.Array | None,
   mask: Mask | None,
   *,
+  soft_cap: float | None = None,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes attention, zero for rows without keys.
 
   Args:
     q, k, v, key_bias, mask: see the module kernels.
+    soft_cap: bound of the scores.
     interpret: whether to interpret the kernel, on any backend and slowly.
 
   Returns:
@@ -44,7 +46,7 @@ def attend(
   B, T, S = *q.shape[:2], k.shape[1]
   arrays = features.append(q, k, v, key_bias, None)
   q, k, v = (_lengthen(x.swapaxes(1, 2), 2) for x in arrays)
-  kernel = _kernel(mask is not None and mask.causal, interpret, q, k)
+  kernel = _kernel(mask, soft_cap, interpret, q, k)
   # In jax.shard_map each device has only its own examples.
   alone = (
     jax.device_count() == 1 or jax.sharding.get_abstract_mesh().manual_axes
@@ -55,17 +57,22 @@ def attend(
   return jnp.where(alive, o[:, :, :T].swapaxes(1, 2), 0), alive
 
 
-def _kernel(causal, interpret, q, k):
+def _kernel(mask, soft_cap, interpret, q, k):
   """Makes JAX's kernel for q [B, H, T, K] and k [B, G, S, K]."""
   (H, T), S = q.shape[1:3], k.shape[2]
-  kind = library.CausalMask if causal else library.FullMask
+  pairs = library.FullMask((T, S))
+  if mask is not None and mask.window is not None:
+    pairs = library.LocalMask((T, S), (mask.window - 1, 0), 0)
+  elif mask is not None and mask.causal:
+    pairs = library.CausalMask((T, S))
   t, s = math.gcd(T, TILE), math.gcd(S, TILE)
   tiles = dict(block_q=t, block_q_dkv=t, block_q_dq=t)
   tiles |= dict(block_kv=s, block_kv_dkv=s, block_kv_dq=s)
   return library.make_splash_mha(
-    library.MultiHeadMask([kind((T, S))] * H),
+    library.MultiHeadMask([pairs] * H),
     head_shards=1,
     q_seq_shards=1,
+    attn_logits_soft_cap=soft_cap,
     interpret=interpret,
     block_sizes=library.BlockSizes(**tiles),
   )

@@ -28,6 +28,7 @@ OPTIONAL = ('groups', 'vocabulary')
 ATTENTION = {
   'out': 'heads width -> dim',
   '(query|key)_ln/scale': 'width',
+  '(query|key|latent)_norm/scale': 'width',
 }
 # And these the rest of a model:
 TABLE = {

@@ -36,9 +36,10 @@ def directional(f, tree, direction, h=1e-30):
   return np.imag(f(step)) / h
 
 
-def weights(q, k, *, key_bias=None, scale, mask=None, keep=None):
+def weights(q, k, *, key_bias=None, scale, mask=None, keep=None, soft_cap=None):
   """softmax_j(scale q_h[i].k_h[j] + b_h[j]) * keep_h[i,j]: [B,H,T,S].
 
+  soft_cap c makes of each score s, with its bias, c tanh(s / c).
   q [B,T,H,K], k [B,S,H,K], b = key_bias [B,S,H] (already scaled), mask (bool)
   and keep broadcastable to [B,H,T,S]. keep is dropout: it multiplies after the
   normalisation, 1/(1-rate) included. A row that sees nothing has no weight.
@@ -51,6 +52,8 @@ def weights(q, k, *, key_bias=None, scale, mask=None, keep=None):
     score = scale * (_double(q[:, :, h]) @ _double(k[:, :, h]).swapaxes(1, 2))
     if key_bias is not None:
       score = score + _double(key_bias)[:, None, :, h]
+    if soft_cap is not None:
+      score = soft_cap * np.tanh(score / soft_cap)
     # Any constant cancels in the quotient, so this one may be real.
     top = np.max(score.real, -1, keepdims=True, where=seen, initial=-np.inf)
     e = np.exp(np.where(seen, score - np.where(seen, top, 0), 0)) * seen
@@ -60,9 +63,9 @@ def weights(q, k, *, key_bias=None, scale, mask=None, keep=None):
   return A if keep is None else A * _double(keep)
 
 
-def heads_softmax(q, k, v, *, key_bias=None, scale, mask=None, keep=None):
+def heads_softmax(q, k, v, **how):
   """o_h = weights_h v_h: q [B,T,H,K], k [B,S,H,K], v [B,S,H,V] -> [B,T,H,V]."""
-  A = weights(q, k, key_bias=key_bias, scale=scale, mask=mask, keep=keep)
+  A = weights(q, k, **how)
   H = q.shape[2]
   return np.stack([A[:, h] @ _double(v[:, :, h]) for h in range(H)], 2)
 

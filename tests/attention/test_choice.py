@@ -22,7 +22,7 @@ IDS = np.zeros((B, T), int)
 
 def call(
   T=T, S=None, H=12, Gq=12, Gk=12, Gv=12, K=64, V=64, dtype='bfloat16',
-  bias=False, rate=0.0, B=B, **parts,
+  bias=False, rate=0.0, B=B, soft_cap=None, **parts,
 ):  # fmt: skip
   S = T if S is None else S
   mask = masks.Mask(**parts) if parts else None
@@ -31,7 +31,7 @@ def call(
   shapes = (B, T, Gq, K), (B, S, Gk, K), (B, S, Gv, V)
   q, k, v = (Shape(shape, jnp.dtype(dtype)) for shape in shapes)
   key_bias = Shape((B, S, H), jnp.dtype(dtype)) if bias else None
-  return choice.Call(q, k, v, key_bias, mask, H, rate)
+  return choice.Call(q, k, v, key_bias, mask, H, rate, soft_cap)
 
 
 ADD = dict(Gq=1, Gk=1, Gv=1, bias=True)
@@ -59,6 +59,15 @@ CASES = [
   (CPU, dict(), 'blocks'),
   *((machine, ADD, 'shared') for machine in (CPU, HOPPER, TPU)),
   (CPU, ADD | dict(T=1), 'blocks'),
+  (CPU, ADD | dict(causal=True, window=9), 'shared'),
+  (CPU, ADD | dict(soft_cap=30.0), 'blocks'),
+  (TPU, dict(soft_cap=30.0), 'splash'),
+  (HOPPER, dict(soft_cap=30.0), 'blocks'),
+  (TPU, dict(causal=True, window=9), 'splash'),
+  (TPU, dict(causal=True, window=9, T=200, S=128), 'blocks'),
+  (TPU, dict(causal=True, window=9, q_segments=IDS), 'blocks'),
+  (HOPPER, dict(causal=True, window=9), 'blocks'),
+  (TPU, dict(causal=True, offset=9), 'blocks'),
 ]
 
 
@@ -87,6 +96,9 @@ def test_xla_is_never_refused(machine, fields, kernel):
     (HOPPER, dict(T=8), 'fewer than 64 queries or keys'),
     (HOPPER, dict(causal=True, S=200), 'causal with other numbers of'),
     (HOPPER, dict(causal=True, q_positions=IDS), 'has positions of queries'),
+    (HOPPER, dict(causal=True, offset=9), 'queries begin at a later key'),
+    (HOPPER, dict(causal=True, window=9), 'its mask has a window'),
+    (HOPPER, dict(soft_cap=30.0), 'its scores have a soft cap'),
   ],
 )
 def test_a_kernel_that_is_asked_for_says_why_not(machine, fields, words):

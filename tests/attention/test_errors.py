@@ -72,6 +72,8 @@ def test_missing_field_is_named(name, field):
     ('gqa', 'kv_heads', '3', 'int'),
     ('mhe_mul', 'offset', '1', 'float'),
     ('collab', 'bias', 3, 'str'),
+    ('mha', 'soft_cap', '30', r'float \| None'),
+    ('mha', 'qk_norm', 1, 'bool'),
   ],
 )
 def test_a_value_of_another_type(name, field, value, expected):

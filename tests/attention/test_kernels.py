@@ -33,28 +33,30 @@ def problem(
   return args, make(T, H, V)
 
 
-def formula(args, mask=None, keep=None):
+def formula(args, mask=None, keep=None, soft_cap=None):
   """The reference on the same arguments, expanded to all heads."""
   args = dict(args)
   q, k, v, b = (args.get(n) for n in ('q', 'k', 'v', 'key_bias'))
   H = b.shape[2] if b is not None else max(x.shape[2] for x in (q, k, v))
   q, k, v = (np.repeat(x, H // x.shape[2], 2) for x in (q, k, v))
   return reference.heads_softmax(
-    q, k, v, key_bias=b, scale=1.0, mask=mask, keep=keep
+    q, k, v, key_bias=b, scale=1.0, mask=mask, keep=keep, soft_cap=soft_cap
   )
 
 
-def check(args, w, o, grads, mask=None, keep=None):
+def check(args, w, o, grads, mask=None, keep=None, **how):
   """Output and gradients to 1e-5; of one key alone, ds is rounding only."""
-  close(o, formula(args, mask, keep))
+  close(o, formula(args, mask, keep, **how))
   total = sum(np.linalg.norm(g) for g in grads.values())
-  check_gradients(args, w, grads, mask, keep, slack=1e-6 * total)
+  check_gradients(args, w, grads, mask, keep, slack=1e-6 * total, **how)
 
 
-def check_gradients(args, w, grads, mask=None, keep=None, rel=1e-5, slack=0.0):
+def check_gradients(
+  args, w, grads, mask=None, keep=None, rel=1e-5, slack=0.0, **how
+):
   """Derivatives along random directions of each argument alone."""
   rng = np.random.default_rng(3)
-  loss = lambda args: (formula(args, mask, keep) * w).sum()
+  loss = lambda args: (formula(args, mask, keep, **how) * w).sum()
   zero = {n: np.zeros(x.shape) for n, x in args.items()}
   for name, g in grads.items():
     g = np.asarray(g, 'float64')
@@ -94,6 +96,8 @@ RNG = np.random.default_rng(5)
 EVERY_KIND = {
   'none': masks.Mask(),
   'causal': masks.Mask(causal=True),
+  'window': masks.Mask(causal=True, window=3),
+  'offset': masks.Mask(causal=True, window=4, offset=2),
   'valid': masks.Mask(key_valid=RNG.random((B, S)) < 0.6),
   'one_row_valid': masks.Mask(key_valid=RNG.random((1, S)) < 0.6),
   'segments': masks.Mask(
@@ -111,6 +115,7 @@ EVERY_KIND = {
     kv_segments=RNG.integers(0, 2, (B, S)),
     q_positions=RNG.integers(0, S, (B, T)),
     dense=RNG.random((B, 1, T, S)) < 0.8,
+    window=5,
   ),
 }
 
@@ -172,6 +177,41 @@ def test_long_causal_runs_are_cut_to_what_they_see():
   assert len(stops) == blocks.CAUSAL_PARTS
   assert stops == sorted(set(stops))
   assert stops[-1] == T
+
+
+@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@pytest.mark.parametrize('window, offset', [(1, 0), (6, 0), (6, 6), (40, 0)])
+def test_runs_under_a_window_are_cut_at_both_ends(kernel, window, offset):
+  """And dropout is that of the whole rows."""
+  T = 37
+  args, w = problem(**SHARED, T=T, S=T + offset)
+  mask = masks.Mask(causal=True, window=window, offset=offset)
+  mask, dense = cut(mask, T=T, S=T + offset)
+  key = jax.random.key(0)
+  static = dict(block=2, rate=0.3)
+  o, _, grads = compiled(getattr(kernels, kernel), **static)(args, w, mask, key)
+  keep = blocks.keep_pairs(key, 0.3, 0, T, T + offset)
+  check(args, w, o, grads, dense, np.asarray(keep))
+  options = blocks.Options(None, 2, 0.0, None)
+  q = jnp.zeros((B, 1, T, K))
+  k = jnp.zeros((B, 1, T + offset, K))
+  runs = blocks._runs(options, q, (k,), mask, None)
+  for run in runs:
+    rows = dense[0, 0, run.first * run.t : run.last * run.t]
+    seen = np.flatnonzero(rows.any(0))
+    assert (run.begin, run.stop) == (seen[0], seen[-1] + 1)
+
+
+@pytest.mark.parametrize('kernel', ['grouped', 'blockwise'])
+@pytest.mark.parametrize('kind', ['none', 'causal', 'valid', 'all'])
+def test_a_soft_cap_bounds_scores_with_their_bias(kernel, kind):
+  args, w = problem(**SHARED)
+  mask, dense = cut(EVERY_KIND[kind])
+  static = dict(soft_cap=1.7) | ({} if kernel == 'grouped' else dict(block=3))
+  o, _, grads = compiled(getattr(kernels, kernel), **static)(args, w, mask)
+  check(args, w, o, grads, dense, soft_cap=1.7)
+  free = compiled(getattr(kernels, kernel))(args, w, mask)[0]
+  assert np.abs(free - o).max() > 0.1
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -13,14 +13,22 @@ import pytest
 from collab.attention import masks
 
 B, H, T, S = 2, 3, 5, 7
-PARTS = ('causal', 'key_valid', 'segments', 'positions', 'dense')
+PARTS = (
+  *('causal', 'key_valid', 'segments', 'positions', 'dense'),
+  *('window', 'offset'),
+)
 DENSE = [(B, H, T, S), (1, 1, T, S), (B, 1, 1, S), (1, H, 1, S), (B, 1, T, 1)]
 
 
 def make(parts, dense=DENSE[0], rows=B, seed=0):
   """A Mask of the parts, each random."""
   rng = np.random.default_rng(seed)
-  fields = dict(causal='causal' in parts or 'positions' in parts)
+  needs = {'causal', 'positions', 'window', 'offset'}
+  fields = dict(causal=not needs.isdisjoint(parts))
+  if 'window' in parts:
+    fields['window'] = int(rng.integers(1, S))
+  if 'offset' in parts:
+    fields['offset'] = int(rng.integers(1, S))
   if 'key_valid' in parts:
     fields['key_valid'] = rng.random((rows, S)) < 0.7
   if 'segments' in parts:
@@ -34,13 +42,17 @@ def make(parts, dense=DENSE[0], rows=B, seed=0):
 
 
 def literal(mask, B=B, H=H, T=T, S=S):
-  """The docstring's four lines for each pair."""
+  """The docstring's lines for each pair."""
   at = lambda x, *i: x[tuple(j if n > 1 else 0 for j, n in zip(i, x.shape))]  # noqa: B905
   allowed = np.ones((B, H, T, S), bool)
   for b, h, t, s in np.ndindex(B, H, T, S):
     if mask.causal:
-      p = t if mask.q_positions is None else at(mask.q_positions, b, t)
+      p = t + mask.offset
+      if mask.q_positions is not None:
+        p = at(mask.q_positions, b, t)
       allowed[b, h, t, s] &= s <= p
+      if mask.window is not None:
+        allowed[b, h, t, s] &= s > p - mask.window
     if mask.key_valid is not None:
       allowed[b, h, t, s] &= at(mask.key_valid, b, s)
     if mask.q_segments is not None:
@@ -57,17 +69,18 @@ def literal(mask, B=B, H=H, T=T, S=S):
   dense=st.sampled_from(DENSE),
   rows=st.sampled_from([1, B]),
   block=st.integers(1, T),
-  stop=st.integers(1, S),
+  ends=st.lists(st.integers(0, S), min_size=2, max_size=2, unique=True),
   seed=st.integers(0, 9),
 )
-def test_blocks_are_the_docstring(parts, dense, rows, block, stop, seed):
+def test_blocks_are_the_docstring(parts, dense, rows, block, ends, seed):
   mask = masks.check(make(parts, dense, rows, seed), (B,), H, T, S)
   n = -(-T // block)
   padded = mask.pad_rows(n * block - T)
-  got = [padded.block(i * block, block, stop) for i in range(n)]
-  shape = (B, H, block, stop)
+  first, stop = sorted(ends)
+  got = [padded.block(i * block, block, stop, first) for i in range(n)]
+  shape = (B, H, block, stop - first)
   got = np.concatenate([np.broadcast_to(x, shape) for x in got], 2)[:, :, :T]
-  np.testing.assert_array_equal(got, literal(mask)[..., :stop])
+  np.testing.assert_array_equal(got, literal(mask)[..., first:stop])
 
 
 def test_no_part_allows_everything():
@@ -231,6 +244,23 @@ def test_parts_that_mean_nothing_alone():
     masks.check(masks.Mask(kv_segments=np.ones((B, S))), (B,), H, T, S)
   with pytest.raises(ValueError, match=r'q_positions.*causal=True'):
     masks.check(masks.Mask(q_positions=np.ones((B, T))), (B,), H, T, S)
+
+
+@pytest.mark.parametrize(
+  'fields, error, words',
+  [
+    (dict(window=2.0), TypeError, 'mask.window is 2.0, expected a Python int'),
+    (dict(window=True), TypeError, 'mask.window is True, expected a Python'),
+    (dict(window=0), ValueError, 'mask.window is 0, expected at least 1'),
+    (dict(offset=-1), ValueError, 'mask.offset is -1, expected at least 0'),
+    (dict(window=2), ValueError, 'Mask has window, which needs causal=True'),
+    (dict(offset=2), ValueError, 'Mask has offset, which needs causal=True'),
+  ],
+)
+def test_windows_that_cannot_be(fields, error, words):
+  causal = 'needs' not in words
+  with pytest.raises(error, match=words):
+    masks.check(masks.Mask(causal=causal, **fields), (B,), H, T, S)
 
 
 def test_parts_of_several_int_types_compare_under_strict_promotion():

@@ -24,6 +24,10 @@ def segments(n):
     pytest.param((6, 6, 6), False, dict(), 131, 131, id='two blocks'),
     pytest.param((1, 2, 6), False, dict(causal=True), 67, 67, id='causal'),
     pytest.param(
+      (6, 2, 2), False, dict(causal=True, window=30), 131, 140, id='window'
+    ),
+    pytest.param((6, 1, 1), True, dict(soft_cap=1.7), 67, 71, id='soft cap'),
+    pytest.param(
       (6, 1, 6),
       True,
       dict(key_valid=RNG.random((B, 71)) < 0.5),
@@ -48,13 +52,15 @@ def segments(n):
 )
 def test_values_and_gradients(groups, bias, parts, T, S):
   args, w = problem(*groups, bias=bias, H=H, T=T, S=S, K=24, V=8)
+  parts = dict(soft_cap=None) | parts
+  cap = dict(soft_cap=parts.pop('soft_cap'))
   mask = masks.check(masks.Mask(**parts), (B,), H, T, S)
   args = {'key_bias': None} | args
 
   @jax.jit
   def run(args):
     def loss(args, kernel, **how):
-      o, alive = kernel(**args, mask=mask, **how)
+      o, alive = kernel(**args, mask=mask, **cap, **how)
       return (o * w).sum(), o
 
     ours = jax.grad(loss, has_aux=True)(args, splash.attend, interpret=True)

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 
 from collab import imports
+from collab.attention import rope
 from collab.attention.core import Attention
 
 
@@ -44,7 +45,8 @@ def build(variant_name: str | None = None, /, **fields) -> Attention:
       'my_lab.heads:Mine'. The default is fields['name'], where the config of a
       model keeps it.
     **fields: fields of the layer: those of `Attention` and of the variant, and
-      `name`, which inside @compact is the module's.
+      `name`, which inside @compact is the module's. `rope` may be a mapping of
+      its fields.
 
   Raises:
     ValueError: there is no such variant, or a value is out of range.
@@ -64,4 +66,6 @@ def build(variant_name: str | None = None, /, **fields) -> Attention:
   needed = [n for n, p in known.items() if p.default is p.empty]
   if missing := [n for n in needed if n not in fields]:
     raise TypeError(f'{name} needs {", ".join(missing)}.')
+  if 'rope' in fields:
+    fields['rope'] = rope.build(fields['rope'])
   return cls(**fields)

@@ -11,7 +11,8 @@ class GQA(Attention, kw_only=True):
   """softmax(x Wq_h (y Wk_g)^T / sqrt(d)) z Wv_g, g = floor(h G / H).
 
   arXiv 2305.13245; with G = 1 it is MQA, arXiv 1911.02150.
-  Parameters (no biases): 2 D H d + 2 D G d. Cache: 2 G d scalars a token.
+  Parameters (no biases): 2 D H d + 2 D G d. Cache: 2 G d scalars a token; under
+  rope it has rotated keys. rope and qk_norm as in mha.
 
   Attributes:
     kv_heads: G, divides num_heads.
@@ -19,7 +20,7 @@ class GQA(Attention, kw_only=True):
 
   kv_heads: int
 
-  plain_projections = True
+  takes = ('normalize_qk', 'qk_norm', 'rope')
   axes: ClassVar[dict] = dict(
     query='dim -> heads width',
     key='dim -> groups width',
@@ -30,8 +31,10 @@ class GQA(Attention, kw_only=True):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])
     if G < 1 or H % G:
       raise ValueError(f'kv_heads={G} does not divide num_heads={H}.')
+    q = self.normalize('query', self.project('query', x, (H, K)))
+    k = self.normalize('key', self.project('key', y, (G, K)))
     return Heads(
-      q=self.project('query', x, (H, K)),
-      k=self.project('key', y, (G, K)),
+      q=self.rotate(q, positions.queries),
+      k=self.rotate(k, positions.keys),
       v=self.project('value', z, (G, K)),
     )

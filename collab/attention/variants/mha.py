@@ -11,7 +11,9 @@ class MHA(Attention, kw_only=True):
   """softmax(x Wq_h (y Wk_h)^T / sqrt(d)) z Wv_h, h = 1..H (arXiv 1706.03762).
 
   Parameters (no biases): 2 D H d + 2 D key_features; 4 D^2 by default.
-  Cache: key_features + H d scalars a token.
+  Cache: key_features + H d scalars a token. Under rope queries and keys rotate,
+  and the cache has rotated keys. The keys' biases, which the softmax cancels,
+  then have an effect: b_k . R_(t-s) q depends on s. qk_norm is per head.
 
   Attributes:
     key_features: total width of queries and keys, 0 for qkv_features. A smaller
@@ -22,7 +24,7 @@ class MHA(Attention, kw_only=True):
   key_features: int = 0
   scale: float = 0.0
 
-  plain_projections = True
+  takes = ('normalize_qk', 'qk_norm', 'rope')
   axes: ClassVar[dict] = dict(
     query='dim -> heads width',
     key='dim -> heads width',
@@ -36,9 +38,11 @@ class MHA(Attention, kw_only=True):
         f'num_heads={H} does not divide key_features={self.key_features}.'
       )
     K = self.key_features // H or V
+    q = self.normalize('query', self.project('query', x, (H, K)))
+    k = self.normalize('key', self.project('key', y, (H, K)))
     return Heads(
-      q=self.project('query', x, (H, K)),
-      k=self.project('key', y, (H, K)),
+      q=self.rotate(q, positions.queries),
+      k=self.rotate(k, positions.keys),
       v=self.project('value', z, (H, V)),
       scale=self.scale or V**-0.5,
     )

@@ -6,6 +6,7 @@ from typing import ClassVar
 from flax import linen as nn
 import jax.numpy as jnp
 
+from collab.attention import rope
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -22,12 +23,26 @@ class MHEAdd(Attention, kw_only=True):
   Parameters (no biases): 3 D d + 3 H d + H d D.
   Cache: 2 d + H scalars a token.
 
+  Under rope, q + eq_h and k + ek_h rotate, and ek has an effect: with planes as
+  complex numbers, Q = R_t (q + eq_h) and conj for the conjugate,
+
+    Q . R_s (k + ek_h) = [Q; Q conj(ek_h)] . [R_s k; exp(i s rate)]
+
+  so ek_h adds a kernel over distances that depends on the query. Nor is eq_h a
+  bias of a key any more. All heads share the positional key exp(i s rate), made
+  when keys are read: keys are twice as wide, and the cache has 2 d scalars.
+
+  Under rope with fraction < 1, eq and ek have the width of the dimensions that
+  do not rotate, and are added there alone. ek remains without effect, eq a bias
+  of each key, and the cache 2 d + H. Parameters: 2 H fraction d fewer.
+
   Attributes:
     embedding_std: std of the normal distribution that initialises embeddings.
   """
 
   embedding_std: float = 0.02
 
+  takes = ('qk_norm', 'rope')
   axes: ClassVar[dict] = dict(
     query='dim -> width',
     key='dim -> width',
@@ -37,20 +52,39 @@ class MHEAdd(Attention, kw_only=True):
     value_embedding='heads width',
   )
 
+  @property
+  def reads_positions(self):
+    return self.rope is not None and self.rope.fraction == 1
+
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
-    q = self.project('query', x, (K,))
-    k = self.project('key', y, (K,))
-    init = nn.initializers.normal(self.embedding_std)
-    eq = self.vector('query_embedding', init, (H, K), k)
-    self.vector('key_embedding', init, (H, K), k)  # has no effect, see above
-    return Heads(
-      q=q[:, :, None],
-      k=k[:, :, None],
-      v=self.project('value', z, (K,))[:, :, None],
-      key_bias=jnp.einsum('bsk,hk->bsh', k, eq, precision=self.precision)
-      * K**-0.5,
-    )
+    q = self.normalize('query', self.project('query', x, (K,)))
+    k = self.normalize('key', self.project('key', y, (K,)))
+    n = 0 if self.rope is None else self.rope.rotated(K)
+    init, width = nn.initializers.normal(self.embedding_std), K - n or K
+    eq = self.vector('query_embedding', init, (H, width), k)
+    ek = self.vector('key_embedding', init, (H, width), k)
+    q, keys = q[:, :, None], k[:, :, None]
+    v, key_bias = self.project('value', z, (K,))[:, :, None], None
+    if n < K:  # ek has no effect, see above
+      key_bias = jnp.einsum(
+        'bsk,hk->bsh', k[..., n:], eq, precision=self.precision
+      )
+      key_bias *= K**-0.5
+      q = self.rotate(q, positions.queries)
+    else:
+      q = self.rotate(q + eq[None, None], positions.queries)
+      ek = rope.conjugate(ek)[None, None]
+      q = jnp.concatenate([q, rope.multiply(q, ek)], -1)
+    k = self.rotate(keys, positions.keys)
+    return Heads(q=q, k=k, v=v, key_bias=key_bias, scale=K**-0.5)
+
+  def read(self, h, positions):
+    if h.key_bias is not None:
+      return h
+    one = jnp.ones_like(h.k[..., : h.k.shape[-1] // 2])
+    at = self.rotate(jnp.concatenate([one, 0 * one], -1), positions.keys)
+    return h._replace(k=jnp.concatenate([h.k, at], -1))
 
   def finish(self, o):
     H, K = o.shape[2:]

@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 from flax import linen as nn
+import jax.numpy as jnp
 
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
@@ -17,14 +18,33 @@ class MHEMul(Attention, kw_only=True):
   query, so there is one key head; ev scales the mixed value.
   Parameters (no biases): 3 D d + 3 H d + H d D. Cache: 2 d scalars a token.
 
+  Under rope, Q_h and K_h rotate. A product with ek commutes with the rotation
+  where ek is the same in both dimensions of a plane, (1 + 1) a, and else has a
+  part (1 - 1) b, which conjugates the plane:
+
+    R_s (ek * k) = a R_s k + b R_s conj(k)
+    Q_h . K_h = [a R_t Q; b R_t Q] . [R_s k; R_s conj(k)],  Q = q * eq
+
+  So keys are twice as wide; the cache keeps k and is as small as before.
+
   Attributes:
     offset: constant that embeddings are added to (1 is our reading of the
       paper).
     embedding_std: std of the normal distribution that initialises embeddings.
+    fold: under rope, whether both products are applied to the query as without:
+      R_t (q * eq * ek) . R_s k. Its scores cost half, and it is another model,
+      collaborative attention with k = d. The cache has rotated keys.
   """
 
   offset: float = 1.0
   embedding_std: float = 0.02
+  fold: bool = False
+
+  takes = ('qk_norm', 'rope')
+
+  @property
+  def reads_positions(self):
+    return not self.fold
 
   axes: ClassVar[dict] = dict(
     query='dim -> width',
@@ -37,12 +57,32 @@ class MHEMul(Attention, kw_only=True):
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
-    q = self.project('query', x, (K,))[:, :, None]
+    q = self.normalize('query', self.project('query', x, (K,)))[:, :, None]
+    q = q * self.embedding('query', q)
+    ek = self.embedding('key', q)
+    if folds := self.rope is None or self.fold:
+      q = self.rotate(q * ek, positions.queries)
+    else:
+      q, n = self.rotate(q, positions.queries), self.rope.rotated(K)
+      one, two = jnp.split(ek[..., :n], 2, -1)
+      a = jnp.concatenate([(one + two) / 2] * 2 + [ek[..., n:]], -1)
+      b = jnp.concatenate([(one - two) / 2] * 2, -1)
+      q = jnp.concatenate([q * a, q[..., :n] * b], -1)
+    k = self.normalize('key', self.project('key', y, (K,)))[:, :, None]
     return Heads(
-      q=q * self.embedding('query', q) * self.embedding('key', q),
-      k=self.project('key', y, (K,))[:, :, None],
+      q=q,
+      k=self.rotate(k, positions.keys) if folds else k,
       v=self.project('value', z, (K,))[:, :, None],
+      scale=K**-0.5,
     )
+
+  def read(self, h, positions):
+    if self.rope is None or self.fold:
+      return h
+    n = self.rope.rotated(h.k.shape[-1])
+    k = self.rotate(h.k, positions.keys)
+    conjugate = self.rotate(self.rope.conjugate(h.k), positions.keys)
+    return h._replace(k=jnp.concatenate([k, conjugate[..., :n]], -1))
 
   def finish(self, o):
     return o * self.embedding('value', o)

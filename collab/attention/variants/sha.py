@@ -11,10 +11,11 @@ class SHA(Attention, kw_only=True):
   """softmax(x Wq (y Wk)^T / sqrt(d)) z Wv, repeated for all H heads before Wo.
 
   arXiv 2310.07911's SHA, as its arithmetic implies: MHE without embeddings.
-  Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token.
+  Parameters (no biases): 3 D d + H d D. Cache: 2 d scalars a token; under rope
+  it has rotated keys.
   """
 
-  plain_projections = True
+  takes = ('normalize_qk', 'qk_norm', 'rope')
   axes: ClassVar[dict] = dict(
     query='dim -> width',
     key='dim -> width',
@@ -23,8 +24,10 @@ class SHA(Attention, kw_only=True):
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
+    q = self.normalize('query', self.project('query', x, (K,)))[:, :, None]
+    k = self.normalize('key', self.project('key', y, (K,)))[:, :, None]
     return Heads(
-      q=self.project('query', x, (K,))[:, :, None],
-      k=self.project('key', y, (K,))[:, :, None],
+      q=self.rotate(q, positions.queries),
+      k=self.rotate(k, positions.keys),
       v=self.project('value', z, (K,))[:, :, None],
     )

@@ -92,6 +92,20 @@ def test_causality(name):
   )
 
 
+@pytest.mark.parametrize('positions', ['learned', 'none'])
+def test_a_packed_document_is_as_if_alone(positions):
+  """Its features are those of a row that has nothing else."""
+  model, tokens = make(positions=positions), texts()['tokens'][:1]
+  params, starts = parameters(model), np.array([0, 0, 0, 3, 3, 5, 5])[None]
+  batch = dict(
+    tokens=tokens, segments=starts, positions=np.arange(L)[None] - starts
+  )
+  packed = small.apply(model, params, batch)
+  for begin, end in ((0, 3), (3, 5), (5, 7)):
+    alone = small.apply(model, params, dict(tokens=tokens[:, begin:end]))
+    small.close(packed[:, begin:end], alone)
+
+
 # Decoding ---------------------------------------------------------------------
 
 

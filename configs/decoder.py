@@ -95,7 +95,8 @@ def get_config(argument: str = '') -> ConfigDict:
     tokens=('bpe', 'bytes'),
     parameters=('own', 'equal'),
   )
-  model, data, steps, every = SIZES[words.size or '124m']
+  size = words.size or '124m'
+  model, data, steps, every = SIZES[size]
   c = base()
   c.task = dict(
     name='lm',
@@ -135,10 +136,11 @@ def get_config(argument: str = '') -> ConfigDict:
   c.model.update(MLPS[words.others['mlp']])
   if c.model.mlp == 'dense':  # two matrices, not three
     c.model.mlp_dim = c.model.mlp_dim * 3 // 2
-  if words.size in ('124m', '1b', ''):
-    c.model.dtype = 'bfloat16'
-  if words.size == '1b':
+  if size in ('124m', '1b'):
+    c.model.dtype, c.accumulate = 'bfloat16', 8
+  if size == '1b':
     c.model.update(scan=True, remat='dots')
+    c.accumulate = 16
   c.optim.update(
     name='muon', schedule='wsd', lr=LR * (DIM / c.model.dim) ** 0.5
   )

@@ -7,7 +7,7 @@ field of the attention. Files that fix some of the words are experiments of the
 papers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 import pathlib
 import pkgutil
@@ -35,6 +35,7 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
 )
 # Fields of an attention that configs lack unless given, and their types.
 OPTIONAL = dict(implementation='xla', qkv_features=0, embedding_std=0.02)
+BOOL = dict(true=True, false=False)
 
 
 def check(config: str) -> None:
@@ -93,6 +94,7 @@ class Words(NamedTuple):
     size: '' for the paper's size.
     variant: variant of attention, mha by default.
     fields: {key: value, as text} of the attention.
+    others: {kind: word} of the kinds that only this family has.
   """
 
   subtask: str
@@ -100,15 +102,24 @@ class Words(NamedTuple):
   size: str
   variant: str
   fields: dict
+  others: dict
 
 
-def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
+def parse(
+  argument: str,
+  subtasks: Iterable[str] = (),
+  models: Iterable[str] = (),
+  sizes: Iterable[str] = SIZES,
+  **others: Iterable[str],
+) -> Words:
   """Reads a config's argument: words in any order, separated by commas.
 
   Args:
     argument: e.g. 'mnli,mhe_mul,small,num_heads=8'.
     subtasks: names of the sub-tasks; the first is the default.
     models: names of the models; the first is the default.
+    sizes: names of the sizes.
+    **others: {kind: words} of this family alone; the first is the default.
 
   Returns:
     Words.
@@ -118,7 +129,9 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
       the legal ones.
   """
   kinds = dict.fromkeys(subtasks, 'sub-task') | dict.fromkeys(models, 'model')
-  kinds |= dict.fromkeys(SIZES, 'size') | dict.fromkeys(VARIANTS, 'variant')
+  kinds |= dict.fromkeys(sizes, 'size') | dict.fromkeys(VARIANTS, 'variant')
+  for kind, legal in others.items():
+    kinds |= dict.fromkeys(legal, kind)
   fields, chosen = {}, {}
   for word in filter(None, argument.split(',')):
     key, equals, value = word.partition('=')
@@ -142,6 +155,7 @@ def parse(argument: str, subtasks: tuple = (), models: tuple = ()) -> Words:
     chosen.get('size', ''),
     chosen.get('variant', 'mha'),
     fields,
+    {kind: chosen.get(kind, next(iter(x))) for kind, x in others.items()},
   )
 
 
@@ -154,7 +168,7 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
   """Sets the attention of a config whose task and size are set.
 
   Args:
-    c: the config, whose attention has num_heads.
+    c: the config, whose attention has the fields that all variants share.
     words: Words. In `fields`, a list with slashes, shared_dim=96/64/64, has a
       value for each layer.
     **own: {variant: fields} where a family differs from `VARIANTS`.
@@ -166,22 +180,25 @@ def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:
     ValueError: this attention does not have a field, or its type is wrong.
   """
   name, fields = words.variant, words.fields
-  found = dict(name=name, num_heads=c.model.attention.num_heads)
+  found = c.model.attention.to_dict() | dict(name=name)
   given = VARIANTS[name] | own.get(name, {})
   found |= {k: x(c) if callable(x) else x for k, x in given.items()}
   layer = variants.variant(name)
   has = {field.name for field in dataclasses.fields(layer)}
   known = found | {k: x for k, x in OPTIONAL.items() if k in has} | found
   for key, text in fields.items():
-    legal = [key for key in known if key != 'name']
+    legal = [
+      k for k, x in known.items() if k != 'name' and not isinstance(x, dict)
+    ]
     if key not in legal:
       raise ValueError(
         f'The argument has {key}={text}; {name} has {", ".join(legal)}.'
       )
     kind = type(known[key])
+    make = BOOL.__getitem__ if kind is bool else kind
     where = f'The argument has {key}={text}, expected {kind.__name__}'
-    with checks.located(where):
-      values = tuple(map(kind, text.split('/')))
+    with checks.located(where, (ValueError, KeyError)):
+      values = tuple(map(make, text.split('/')))
     found[key] = values if len(values) > 1 else values[0]
   c.model.attention = found
   return c

@@ -26,7 +26,17 @@ THIN = {
   'wmt14_mhe_add': ('wmt14', 'mhe_add'),
   'wmt14_mhe_mul': ('wmt14', 'mhe_mul'),
 }
-SIZES = ('sample', 'small')
+SIZES = dict.fromkeys(FAMILIES, ('sample', 'small')) | dict(
+  decoder=('sample', 's', 'm', 'l', '124m', '1b')
+)
+# Words that only this family has.
+OTHERS = dict.fromkeys(FAMILIES, ()) | dict(
+  decoder=(
+    *('swiglu', 'geglu', 'relu2', 'gelu'),
+    *('rope', 'learned', 'sinusoidal', 'none'),
+    *('bpe', 'bytes', 'own', 'equal'),
+  )
+)
 SLOW = pytest.mark.slow
 QUICK = ('wmt14', 'collab'), ('wmt14', 'mhe_add'), ('lm', 'collab')
 VARIANTS = tuple(configs.VARIANTS)
@@ -49,7 +59,7 @@ def legal(name):
     get(name, '?')
   *words, last = str(info.value).split('there are ')[1].split(', ')
   assert last.startswith('KEY=VALUE')
-  others = SIZES + VARIANTS
+  others = SIZES[name] + VARIANTS + OTHERS[name]
   assert tuple(words[-len(others) :]) == others
   return words[: -len(others)]
 
@@ -57,7 +67,7 @@ def legal(name):
 def arguments(name):
   """Every sub-task or model at every size; each size if there are none."""
   for subtask in legal(name) or ['']:
-    for size in ('', *SIZES):
+    for size in ('', *SIZES[name]):
       yield ','.join(filter(None, [subtask, size]))
 
 
@@ -137,7 +147,7 @@ def test_builds(name, variant):
 @pytest.mark.parametrize('variant', VARIANTS)
 @pytest.mark.parametrize('name', FAMILIES)
 def test_a_variant_is_a_difference_in_attention(name, variant):
-  for argument in ('', *SIZES):
+  for argument in ('', *SIZES[name]):
     config, base = get(name, f'{variant},{argument}'), get(name, argument)
     assert config == get(name, f'{argument},{variant}')
     assert config.model.attention.name == variant
@@ -173,6 +183,59 @@ def test_default_fields_of_variants():
   # The paper's translation model has other biases than its encoders.
   found = get('wmt14', 'small,collab').model.attention.to_dict()
   assert found == dict(collab, name='collab', num_heads=6, bias='shared')
+
+
+# The modern decoder -----------------------------------------------------------
+
+
+def weights(argument):
+  """The number of parameters without embeddings."""
+  model, _ = built(get('decoder', argument))
+  params = models.shapes(model)
+  return accounting.size(params) - accounting.size(params['embed'])
+
+
+@pytest.mark.parametrize(
+  'size, parameters',
+  [('s', 0.49e6), ('m', 1.33e6), ('l', 10.6e6), ('124m', 85e6), ('1b', 1.01e9)],
+)
+def test_sizes_of_the_decoder(size, parameters):
+  assert weights(size) == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize('mlp', ['geglu', 'relu2', 'gelu'])
+def test_mlps_have_the_same_parameters(mlp):
+  assert weights(f'sample,{mlp}') == weights('sample')
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_equal_parameters(name):
+  """The MLP gets what an attention saves, whatever the MLP is."""
+  for mlp in ('swiglu', 'relu2'):
+    want = weights(f'sample,{mlp}')
+    assert weights(f'sample,{mlp},{name},equal') == pytest.approx(
+      want, rel=0.01
+    )
+
+
+def test_words_of_the_decoder():
+  """Each says what its ingredient is."""
+  base = get('decoder', 's')
+  assert base.model.attention.qk_norm
+  assert base == get('decoder', 's,swiglu,rope,bpe,own,mha')
+  changed = get('decoder', 's,bytes')
+  assert (changed.data.vocab_size, changed.data.row_length) == (261, 512)
+  assert changed.model.max_length == 1024
+  changed = get('decoder', 's,learned,qk_norm=false')
+  assert changed.model.positions == 'learned'
+  assert changed.model.attention.to_dict() == dict(
+    name='mha', num_heads=4, key_features=0, qk_norm=False
+  )
+  with pytest.raises(ValueError, match='qk_norm=0, expected bool'):
+    get('decoder', 'qk_norm=0')
+  assert get('decoder', '124m') == get('decoder')
+  rates = [get('decoder', size).optim.lr for size in ('m', '124m')]
+  assert rates == [3e-3, 1.5e-3]
 
 
 def test_models_of_glue_differ_in_the_model():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every experiment in configs/ runs at sample size, and goes on where it stood.
 
-Here four families, one of them with other heads; -m slow runs all of both.
+Here five families, two of them with other heads; -m slow runs all of both.
 """
 
 import itertools
@@ -35,9 +35,12 @@ def few_translations(monkeypatch):
   monkeypatch.setattr(wmt14.Translation, '_test', few)
 
 
+QUICK = ('lm', 'mhe_mul'), ('decoder', 'mhe_add')
+
+
 def quick(name, variant):
   of_mha = variant == 'mha' and name in ('glue', 'mlm', 'vit')
-  return of_mha or (name, variant) == ('lm', 'mhe_mul')
+  return of_mha or (name, variant) in QUICK
 
 
 @pytest.mark.parametrize(

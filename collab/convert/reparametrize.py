@@ -25,6 +25,8 @@ from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
+# Fields whose other values the conversions do not know.
+PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
 
 
 class Layer(NamedTuple):
@@ -70,7 +72,7 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
     params: of that model.
 
   Raises:
-    ValueError: one is not mha, or normalizes queries and keys.
+    ValueError: one is not mha, or not as in PLAIN.
   """
   places = {p.name: p for p in models.build(**model).attentions()}
   found = []
@@ -79,14 +81,21 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
     place = places['cross' if path[-1] == 'cross' else path[0]]
     fields = place.each()[int(path[-2].removeprefix('layer_'))]
     module = attention.build(**fields)
-    if fields['name'] != 'mha' or module.normalize_qk:
+    got = {key: getattr(module, key) for key in PLAIN}
+    if fields['name'] != 'mha' or got != PLAIN:
       raise ValueError(
         f'{"/".join(path)}: the attention of the model is {fields["name"]}, '
-        f'normalize_qk={module.normalize_qk}; expected mha, normalize_qk=False.'
+        f'{_shown(got)}; expected mha, {_shown(PLAIN)}.'
       )
     kept = {key: fields[key] for key in KEPT if key in fields}
+    if not module.use_bias:  # whatever the model says, a conversion has them
+      kept['use_bias'] = True
     found.append(Layer(path, place.field, module, kept))
   return found
+
+
+def _shown(fields):
+  return ', '.join(f'{key}={value!r}' for key, value in fields.items())
 
 
 def convert(

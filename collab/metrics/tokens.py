@@ -23,11 +23,14 @@ def cross_entropy(
   labels: jax.Array,
   weights: jax.Array,
   label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """sum_i w_i ((1 - e) CE_i + e mean_v(-log p_iv)),  CE_i = -log p_i,label.
+  """sum_i w_i ((1 - e) CE_i + e mean_v(-log p_iv) + c (log Z_i)^2).
 
-  Szegedy et al., 2016, section 7. With e = 0 it is the input of `perplexity`;
-  in one compiled program both together compute log p once.
+  CE_i = -log p_i,label, and Z_i = sum_v exp(logit_iv). Szegedy et al., 2016,
+  section 7, and arXiv 2204.02311, section 5: the last term keeps log Z near 0.
+  With e = c = 0 it is the input of `perplexity`; in one compiled program both
+  together compute log p once.
 
   Args:
     logits: [B, T, V], or any [..., V]; cast to float32.
@@ -35,40 +38,46 @@ def cross_entropy(
     weights: [B, T]. Where a weight is 0, labels and logits may hold anything,
       and get no gradient.
     label_smoothing: e, 0 to below 1.
+    z_loss: c, at least 0.
 
   Returns:
     (sum, weight), float32 []; weight is the sum of the weights.
 
   Raises:
-    ValueError: shapes or types do not fit, or e is out of range.
+    ValueError: shapes or types do not fit, or e or c is out of range.
   """
-  losses, weights = _losses(logits, labels, weights, label_smoothing)
+  losses, weights = _losses(logits, labels, weights, label_smoothing, z_loss)
   return losses.sum(), weights.sum()
 
 
-def _losses(logits, labels, weights, label_smoothing=0.0):
+def _losses(logits, labels, weights, label_smoothing=0.0, z_loss=0.0):
   """Computes the terms of `cross_entropy`, and the weights in float32."""
   if not 0 <= label_smoothing < 1:
     raise ValueError(
       f'label_smoothing must be 0 to below 1, got {label_smoothing}.'
     )
+  if not 0 <= z_loss < math.inf:
+    raise ValueError(f'z_loss must be at least 0, got {z_loss}.')
   logits, labels, weights, valid = _counted(logits, labels, weights)
   # Sums over v alone compile to few passes over the logits. Gathering the
   # label's logit would scatter its gradient into zeros of their size.
-  loss = jax.nn.logsumexp(logits, axis=-1)
-  loss -= (1 - label_smoothing) * _picked(logits, labels)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  loss = log_z - (1 - label_smoothing) * _picked(logits, labels)
   if label_smoothing:
     loss -= label_smoothing * logits.mean(axis=-1)
+  if z_loss:
+    loss += z_loss * log_z**2
   return jnp.where(valid, loss, jnp.nan) * weights, weights
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def projected_cross_entropy(
   x: jax.Array,
   output: tuple[jax.Array, jax.Array | None],
   labels: jax.Array,
   weights: jax.Array,
   label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ) -> dict[str, jax.Array]:
   """Computes loss and accuracy of the logits x E^T + b, in parts along T.
 
@@ -80,28 +89,28 @@ def projected_cross_entropy(
   Args:
     x: [B, T, D].
     output: E, [V, D]; and b, [V], or None for 0.
-    labels, weights, label_smoothing: as in `cross_entropy`.
+    labels, weights, label_smoothing, z_loss: as in `cross_entropy`.
 
   Returns:
-    dict of float32 []: loss, nll (the loss without smoothing), right, weight:
+    dict of float32 []: loss, nll (the loss with e = c = 0), right, weight:
     sums over the labels that count.
   """
 
   def part(parts):
     x, labels, weights = parts
-    return _part(x, output, labels, weights, label_smoothing)[1]
+    return _part(x, output, labels, weights, label_smoothing, z_loss)[1]
 
   sums = jax.lax.map(part, _cut((x, labels, weights), len(output[0])))
   return jax.tree.map(lambda x: x.sum(0), sums)
 
 
-def _projected_forward(x, output, labels, weights, label_smoothing):
+def _projected_forward(x, output, labels, weights, label_smoothing, z_loss):
   value_and_grad = jax.value_and_grad(_part, (0, 1), has_aux=True)
 
   def part(total, parts):
     x, labels, weights = parts
     (_, sums), (dx, new) = value_and_grad(
-      x, output, labels, weights, label_smoothing
+      x, output, labels, weights, label_smoothing, z_loss
     )
     return jax.tree.map(jnp.add, total, new), (dx, sums)
 
@@ -114,7 +123,7 @@ def _projected_forward(x, output, labels, weights, label_smoothing):
   return jax.tree.map(lambda x: x.sum(0), sums), (dx, doutput)
 
 
-def _projected_backward(label_smoothing, grads, g):
+def _projected_backward(label_smoothing, z_loss, grads, g):
   dx, doutput = jax.tree.map(lambda x: x * g['loss'].astype(x.dtype), grads)
   return dx, doutput, None, None
 
@@ -128,12 +137,13 @@ def of_batch(
   batch: dict,
   rngs: dict,
   label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ) -> dict:
   """Computes `projected_cross_entropy` of a model on a labelled batch."""
   x = model.apply({'params': params}, batch, rngs=rngs, method='features')
   output, labels = model.output_table(params), batch['labels']
   return projected_cross_entropy(
-    x, output, labels, batch['weights'], label_smoothing
+    x, output, labels, batch['weights'], label_smoothing, z_loss
   )
 
 
@@ -191,10 +201,11 @@ def _logits(x, output):
   return logits if bias is None else logits + bias.astype(x.dtype)[None, None]
 
 
-def _part(x, output, labels, weights, label_smoothing):
+def _part(x, output, labels, weights, label_smoothing, z_loss):
   """Computes the loss of a part, and all sums as a dict."""
   logits = _logits(x, output)
-  loss, weight = cross_entropy(logits, labels, weights, label_smoothing)
+  how = label_smoothing, z_loss
+  loss, weight = cross_entropy(logits, labels, weights, *how)
   nll, _ = cross_entropy(logits, labels, weights)
   right, _ = accuracy(logits, labels, weights)
   return loss, dict(loss=loss, nll=nll, right=right, weight=weight)

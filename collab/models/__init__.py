@@ -116,7 +116,8 @@ def _check_attention(place, fields):
   for key, values in fields.items():
     for x in values if isinstance(values, tuple | list) else [values]:
       try:
-        attention.fields.check(layer, {key: x})
+        given = attention.rope.build(x) if key == 'rope' else x
+        attention.fields.check(layer, {key: given})
       except (TypeError, ValueError) as e:
         raise ValueError(f'model.{place}.{e}') from e
 

@@ -82,14 +82,25 @@ class Decoder(nn.Module):
     self.drop = layers.Dropout(self.block.dropout)
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Computes logits [B, L, V] from a dict of tokens, int [B, L]."""
+    """Computes logits [B, L, V] of tokens; see `features`."""
     return self._logits(self.features(batch))
 
   def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Computes the features that the table turns into logits, [B, L, D]."""
-    tokens = batch['tokens']
-    x = self._input(tokens, jnp.arange(tokens.shape[1])[None])
-    return self.decoder(x, mask=Mask(causal=True))
+    """Computes the features that the table turns into logits, [B, L, D].
+
+    Args:
+      batch: dict of tokens, int [B, L]. Where rows are packed also of segments
+        and positions, int [B, L]: tokens attend within their own segment only.
+    """
+    tokens, segments = batch['tokens'], None
+    positions = jnp.arange(tokens.shape[1])[None]
+    if 'segments' in batch:
+      segments, positions = batch['segments'], batch['positions']
+    return self.decoder(
+      self._input(tokens, positions),
+      mask=Mask(causal=True, q_segments=segments),
+      positions=positions,
+    )
 
   def next_logits(
     self, tokens: jax.Array, lengths: jax.Array | None = None

@@ -16,6 +16,7 @@ ACTIVATIONS = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'gelu_tanh': nn.gelu,
   'silu': nn.silu,
+  'relu2': lambda x: jnp.square(nn.relu(x)),  # 2109.08668
 }
 
 
@@ -104,7 +105,13 @@ def gated_mlp(config: Any, x: jax.Array, deterministic: bool) -> jax.Array:
 
 
 def _mlp_layer(name, config, width):
-  return nn.Dense(width, dtype=config.dtype, kernel_init=BLOCK_INIT, name=name)
+  return nn.Dense(
+    width,
+    use_bias=config.use_bias,
+    dtype=config.dtype,
+    kernel_init=BLOCK_INIT,
+    name=name,
+  )
 
 
 def _mlp_out(config, h, width, deterministic):

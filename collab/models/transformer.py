@@ -58,6 +58,8 @@ class BlockConfig:
     mlp: one of layers.MLPS.
     mlp_dim: width of the MLP's hidden layer.
     activation: one of layers.ACTIVATIONS.
+    use_bias: whether the projections of MLP and attention have biases; the
+      fields of an attention may say otherwise.
     norm: position of the norms, 'post' or 'pre'.
     norm_kind: one of layers.NORMS.
     epsilon: epsilon of the norms.
@@ -72,6 +74,7 @@ class BlockConfig:
   mlp: str = 'dense'
   mlp_dim: int = 2048
   activation: str = 'relu'
+  use_bias: bool = True
   norm: str = 'post'
   norm_kind: str = 'layer'
   epsilon: float = 1e-6
@@ -83,7 +86,9 @@ class BlockConfig:
   def __post_init__(self):
     for name in ('attention', 'cross_attention'):  # makes the config hashable
       if (fields := getattr(self, name)) is not None:
-        object.__setattr__(self, name, core.freeze(dict(fields)))
+        # An empty cross attention stands for the other one, and stays empty.
+        own = dict(use_bias=False) if fields and not self.use_bias else {}
+        object.__setattr__(self, name, core.freeze(own | dict(fields)))
     layers.choose('mlp', self.mlp, layers.MLPS)
     layers.choose('activation', self.activation, layers.ACTIVATIONS)
     layers.choose('norm', self.norm, dict(post=None, pre=None))

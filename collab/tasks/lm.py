@@ -21,6 +21,8 @@ from collab.metrics import tokens
 from collab.model_json import Meaning
 from collab.runtime import tree_table
 
+DOCUMENTS = ('', 'line', 'paragraph')
+
 
 @dataclasses.dataclass(eq=False)
 class RunningText(tasks.OfConfig):
@@ -29,7 +31,12 @@ class RunningText(tasks.OfConfig):
   `data` has corpus and path as in `text.read`; vocabulary and vocab_size as in
   `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
   row_length L; batch_size R.
+
+  Attributes:
+    z_loss: as in `tokens.cross_entropy`.
   """
+
+  z_loss: float = 0.0
 
   unit = 'tokens'
 
@@ -58,8 +65,11 @@ class RunningText(tasks.OfConfig):
   def loss(
     self, model: models.Model, params: Mapping, batch: dict, rngs: dict
   ) -> tuple:
-    sums = tokens.of_batch(model, params, batch, rngs)
-    return sums['loss'], sums['weight'], dict(accuracy=sums['right'])
+    sums = tokens.of_batch(model, params, batch, rngs, z_loss=self.z_loss)
+    aux = dict(accuracy=sums['right'])
+    if self.z_loss:  # otherwise it is the loss
+      aux['nll'] = sums['nll']
+    return sums['loss'], sums['weight'], aux
 
   score = staticmethod(tokens.of_rows)
 
@@ -87,9 +97,20 @@ class LanguageModel(RunningText):
   lines and articles. An epoch has n / L rows. They begin at multiples of L plus
   a random offset below L, so that each epoch cuts the text at other places.
   `data` also has eval_stride, and kind as in `tokenizer_training.prepare`.
+
+  Attributes:
+    documents: '' for one running text; otherwise a row is packed with what is
+      one document each, a 'line' or a 'paragraph' (up to an empty line), see
+      `packed`.
   """
 
+  documents: str = ''
+
   def __post_init__(self):
+    if self.documents not in DOCUMENTS:
+      raise ValueError(
+        f'task.documents={self.documents!r}; expected one of {DOCUMENTS}.'
+      )
     self._kind, length = self.data.kind, self.data.row_length
     checks.within('data.eval_stride', self.data.eval_stride, 1, length)
     super().__post_init__()
@@ -101,12 +122,12 @@ class LanguageModel(RunningText):
     self.rows = self.epochs(-(-n // length))
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
-    """Makes int32 [R, L]: labels, and the tokens before them (<bos> first)."""
+    """Makes int32 [R, L]: labels, the tokens before them, and of `packed`."""
     ids, L = self._streams['train'].tokens, self._length
     rng, (host, hosts) = np.random.default_rng((self.seed, step)), self.shard
     moved = np.split(rng.integers(L, size=self._size), hosts)[host]
     starts = np.minimum(self.rows(step) * L + moved, len(ids) - L)
-    return windows(ids, starts, L, self._tokenizer.bos_id)
+    return self._packed(windows(ids, starts, L, self._tokenizer.bos_id))
 
   def loss(
     self, model: models.Model, params: Mapping, batch: dict, rngs: dict
@@ -131,8 +152,8 @@ class LanguageModel(RunningText):
     ids, L = self._streams[split].tokens, self._length
     stride = L if split == 'val' else self.data.eval_stride
     number, make = strided(ids, L, stride, self._tokenizer.bos_id)
-    order = range(number)
-    return dict(windows=tasks.Pass.over(self.score, order, self._size, make))
+    order, rows = range(number), lambda at: self._packed(make(at))
+    return dict(windows=tasks.Pass.over(self.score, order, self._size, rows))
 
   def metrics(self, split: str, found: dict) -> tuple[dict, dict]:
     """Computes the perplexity of a word.
@@ -160,6 +181,12 @@ class LanguageModel(RunningText):
     nll = -(np.bincount(stream.tokens, minlength=V) * logs).sum()
     return dict(unigram_perplexity=tokens.perplexity(nll, stream.words))
 
+  def _packed(self, batch):
+    if not self.documents:
+      return batch
+    eos = self._tokenizer.eos_id
+    return batch | packed(batch['tokens'], eos, self.documents)
+
   def _details(self):
     return super()._details() | {
       f'tokens a word in {k}': len(x.tokens) / x.words
@@ -179,6 +206,22 @@ def windows(
   return dict(
     tokens=before.astype(np.int32), labels=ids[places].astype(np.int32)
   )
+
+
+def packed(
+  tokens: np.ndarray, eos: int, documents: str
+) -> dict[str, np.ndarray]:
+  """Finds the documents of rows: int32 [R, L], segments and positions.
+
+  The <eos> that ends a document is, as an input, the first of the next one. A
+  row begins in the middle of one, which then counts as a document.
+  """
+  begins = tokens == eos
+  if documents == 'paragraph':  # an empty line is an <eos> after an <eos>
+    begins[:, 1:] &= begins[:, :-1]
+  places = np.arange(tokens.shape[1], dtype=np.int32)[None]
+  first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+  return dict(segments=first, positions=places - first)
 
 
 def strided(

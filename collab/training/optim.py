@@ -75,12 +75,12 @@ def build(
   """Builds the optimiser of config.optim, and its learning-rate function.
 
   Args:
-    total_steps: step at which 'linear' and 'cosine' reach `end_lr`.
+    total_steps: step at which the schedules in `schedules.ENDS` reach `end_lr`.
     name: one of `OPTIMIZERS`.
     lr: peak learning rate.
     schedule: one of `schedules.SCHEDULES`.
     warmup_steps: steps of linear growth from lr / warmup_steps to lr.
-    end_lr: final rate of 'linear' and 'cosine'.
+    end_lr: final rate of these schedules.
     b1, b2, eps: parameters of Adam.
     weight_decay: times lr; for matrices only, see `parameters.decays`.
     clip: maximum global norm of the gradients, 0 for none.

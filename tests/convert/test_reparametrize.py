@@ -176,9 +176,17 @@ def test_only_mha_can_be_converted():
     reparametrize.convert(new.model, new.params, dict(name='mqa'))
 
 
-def test_normalized_queries_and_keys_are_not_converted():
+@pytest.mark.parametrize(
+  'own, shown',
+  [
+    (dict(normalize_qk=True), r'is mha, normalize_qk=True, .*; expected mha'),
+    (dict(qk_norm=True), r'qk_norm=True, .*; expected mha'),
+    (dict(rope=dict(base=7.0)), r'rope=Rope\(base=7.0.*; expected mha'),
+  ],
+)
+def test_what_is_done_to_queries_and_keys_is_not_converted(own, shown):
   model, params, _, _ = given('bert_Model')
-  normalized = dict(attention=dict(model['attention'], normalize_qk=True))
+  changed = dict(attention=dict(model['attention']) | own)
   for name in ('mqa', 'mha'):
-    with pytest.raises(ValueError, match='is mha, normalize_qk=True; exp'):
-      reparametrize.convert(model | normalized, params, dict(name=name))
+    with pytest.raises(ValueError, match=shown):
+      reparametrize.convert(model | changed, params, dict(name=name))

@@ -36,6 +36,16 @@ def test_cross_entropy_is_that_of_smoothed_one_hot_labels(e):
   np.testing.assert_allclose(got, (theirs * WEIGHTS).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize('e', [0.0, 0.1])
+def test_z_loss_is_the_square_of_the_log_of_the_partition(e):
+  c = 0.3
+  got, _ = tokens.cross_entropy(LOGITS, LABELS, WEIGHTS, e, c)
+  without, _ = tokens.cross_entropy(LOGITS, LABELS, WEIGHTS, e)
+  log_z = np.log(np.exp(LOGITS.astype(np.float64)).sum(-1))
+  want = c * (log_z**2 * WEIGHTS).sum()
+  np.testing.assert_allclose(got - without, want, rtol=1e-4)
+
+
 def test_low_precision_logits_are_summed_in_float32():
   low = jnp.asarray(LOGITS, jnp.bfloat16)
   got = tokens.cross_entropy(low, LABELS, WEIGHTS, 0.1)
@@ -118,7 +128,7 @@ def test_loss_and_nll_in_one_program_cost_one_softmax():
 def test_projected_cross_entropy_is_that_of_all_logits(
   monkeypatch, with_bias, part, parts
 ):
-  B, T, D, V, e = 3, 10, 5, 13, 0.1
+  B, T, D, V, e, c = 3, 10, 5, 13, 0.1, 0.3
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (B, T, D))
   table = jax.random.normal(keys[1], (V, D))
@@ -129,12 +139,12 @@ def test_projected_cross_entropy_is_that_of_all_logits(
 
   def projected(x, table, bias):
     output = table, bias
-    sums = tokens.projected_cross_entropy(x, output, labels, weights, e)
+    sums = tokens.projected_cross_entropy(x, output, labels, weights, e, c)
     return 7 * sums['loss'], sums
 
   def whole(x, table, bias):
     logits = x @ table.T + (0 if bias is None else bias[None, None])
-    loss, weight = tokens.cross_entropy(logits, labels, weights, e)
+    loss, weight = tokens.cross_entropy(logits, labels, weights, e, c)
     nll, _ = tokens.cross_entropy(logits, labels, weights)
     right, _ = tokens.accuracy(logits, labels, weights)
     return 7 * loss, dict(loss=loss, nll=nll, right=right, weight=weight)
@@ -191,6 +201,12 @@ def test_wrong_arrays(change, message):
   for f in tokens.cross_entropy, tokens.accuracy:
     with pytest.raises(ValueError, match=message):
       f(**arrays)
+
+
+@pytest.mark.parametrize('c', [-0.1, math.inf, math.nan])
+def test_wrong_z_loss(c):
+  with pytest.raises(ValueError, match=f'z_loss must .*got {c}'):
+    tokens.cross_entropy(LOGITS, LABELS, WEIGHTS, z_loss=c)
 
 
 @pytest.mark.parametrize('e', [-0.1, 1.0, math.nan])

@@ -14,6 +14,17 @@ from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
 B, L = 3, 7
+# The blocks of configs/decoder.py.
+MODERN = dict(
+  dim=16, mlp='gated', norm_kind='rms', use_bias=False, positions='none'
+)
+FIELDS = dict(
+  mha={}, collab=dict(shared_dim=8), mhe_add={}, mla=dict(rope_dim=2)
+)
+ROTARY = {
+  name: dict(ATTENTION[name], rope=dict(base=100.0), qk_norm=True) | fields
+  for name, fields in FIELDS.items()
+}
 
 
 def make(name='mha', **fields):
@@ -92,13 +103,34 @@ def test_causality(name):
   )
 
 
+@pytest.mark.parametrize(
+  'fields', [{}, dict(MODERN, attention=ROTARY['mhe_add'])]
+)
+def test_a_packed_document_is_as_if_alone(fields):
+  """Its logits are those of a row that has nothing else."""
+  model, tokens = make(**fields), texts()['tokens'][:1]
+  params, starts = parameters(model), np.array([0, 0, 0, 0, 4, 4, 4])[None]
+  batch = dict(
+    tokens=tokens, segments=starts, positions=np.arange(L)[None] - starts
+  )
+  packed = small.apply(model, params, batch)
+  for begin, end in ((0, 4), (4, 7)):
+    alone = small.apply(model, params, dict(tokens=tokens[:, begin:end]))
+    small.close(packed[:, begin:end], alone)
+
+
 # Decoding ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', ATTENTION)
-def test_decoding_is_the_full_pass(name):
+@pytest.mark.parametrize(
+  'fields',
+  [dict(attention=fields) for fields in ATTENTION.values()]
+  + [dict(MODERN, attention=fields) for fields in ROTARY.values()],
+  ids=[*ATTENTION, *(f'modern {name}' for name in ROTARY)],
+)
+def test_decoding_is_the_full_pass(fields):
   """Prompts of unlike lengths, padded; then two tokens more."""
-  model, batch = make(name, num_layers=1), texts()
+  model, batch = make(num_layers=1, **fields), texts()
   params = parameters(model)
   full = small.apply(model, params, batch)
   lengths = np.array([4, 1, 3])

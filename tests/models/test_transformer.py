@@ -153,6 +153,25 @@ def test_remat_is_one_of_three():
     stack(remat='all').init(jax.random.key(0), inputs(2))
 
 
+# The MLP and biases -----------------------------------------------------------
+
+
+def test_squared_relu():
+  x = jnp.array([-2.0, 0.0, 3.0])
+  np.testing.assert_array_equal(layers.ACTIVATIONS['relu2'](x), [0, 0, 9])
+
+
+@pytest.mark.parametrize('mlp', layers.MLPS)
+@pytest.mark.parametrize('own', [{}, dict(use_bias=True)])
+def test_no_biases(mlp, own):
+  """Neither attention nor MLP has any, unless the attention says otherwise."""
+  attention = dict(name='mha', num_heads=4) | own
+  fields = dict(attention=attention, mlp=mlp, norm_kind='rms', use_bias=False)
+  tree = small.shapes(Block(BlockConfig(**fields)), inputs(1))
+  with_bias = {name for name, layer in tree.items() if 'bias' in str(layer)}
+  assert with_bias == ({'self_attention'} if own else set())
+
+
 # Layers that differ -----------------------------------------------------------
 
 

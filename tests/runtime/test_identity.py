@@ -8,11 +8,11 @@ import pytest
 
 from collab import model_json
 from collab.runtime import identity, workdir
-from configs import glue, lm, mlm, squad, superglue, vit, wmt14
+from configs import decoder, glue, lm, mlm, squad, superglue, vit, wmt14
 
 # Fields that configs of all models have gained, and their neutral values.
 NEW = dict(skip_nonfinite=0, tensor=1, rules='')
-FAMILIES = glue, lm, mlm, squad, superglue, vit, wmt14
+FAMILIES = decoder, glue, lm, mlm, squad, superglue, vit, wmt14
 
 
 def config(**model):

@@ -48,11 +48,12 @@ def corpus(tmp_path_factory):
   return folder
 
 
-def build(corpus, workdir, shard=(0, 1), seed=0, **changes):
+def build(corpus, workdir, shard=(0, 1), seed=0, documents='', **changes):
   data = config.get_config('sample').data
   data.update(path=str(corpus), vocab_size=300, row_length=11, batch_size=6)
   data.update(dict(eval_stride=5) | changes)
-  return lm.build(data, workdir=str(workdir), seed=seed, shard=shard)
+  how = dict(workdir=str(workdir), seed=seed, shard=shard)
+  return lm.build(data, documents=documents, **how)
 
 
 class Uniform:
@@ -114,6 +115,36 @@ def test_hosts_share_a_batch(corpus, tmp_path):
   whole = build(corpus, tmp_path).batch(3)['labels']
   parts = [build(corpus, tmp_path, (i, 3)).batch(3)['labels'] for i in range(3)]
   np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_documents_of_rows():
+  """An <eos> begins a document, or the second of two; positions restart."""
+  tokens = np.array([[1, 5, 2, 6, 2, 2, 7], [2, 2, 2, 5, 6, 2, 7]])
+  starts = dict(
+    line=[[0, 0, 2, 2, 4, 5, 5], [0, 1, 2, 2, 2, 5, 5]],
+    paragraph=[[0, 0, 0, 0, 0, 5, 5], [0, 1, 2, 2, 2, 2, 2]],
+  )
+  for documents, want in starts.items():
+    found = lm.packed(tokens, 2, documents)
+    np.testing.assert_array_equal(found['segments'], want)
+    np.testing.assert_array_equal(found['positions'], np.arange(7)[None] - want)
+
+
+def test_rows_have_their_documents(corpus, tmp_path):
+  """Both those of training and those of an evaluation."""
+  task = build(corpus, tmp_path, documents='line')
+  plain = build(corpus, tmp_path).batch(3)
+  rows = task.passes(None, 'test')['windows'].batch(0)
+  eos = task._tokenizer.eos_id
+  for batch in task.batch(3), rows:
+    want = lm.packed(batch['tokens'], eos, 'line')
+    assert want['segments'].max() > 0
+    for name, x in want.items():
+      np.testing.assert_array_equal(batch[name], x)
+  np.testing.assert_array_equal(task.batch(3)['labels'], plain['labels'])
+  assert plain.keys() == {'tokens', 'labels'}
+  with pytest.raises(ValueError, match=r"task\.documents='page'; expected one"):
+    build(corpus, tmp_path, documents='page')
 
 
 @pytest.mark.parametrize('stride', [0, 12])

@@ -31,16 +31,17 @@ def schedule(name, step):
     'constant': LR,
     'linear': LR + (END - LR) * p,
     'cosine': END + (LR - END) * (1 + math.cos(math.pi * p)) / 2,
+    'wsd': LR + (END - LR) * min(1, max(0, step / TOTAL - 0.8) / 0.2),
   }[name]
 
 
 @pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_schedule(name):
-  end = dict(end_lr=END) if name in ('linear', 'cosine') else {}
+  end = dict(end_lr=END) if name in schedules.ENDS else {}
   _, rate = optim.build(
     total_steps=TOTAL, lr=LR, schedule=name, warmup_steps=WARMUP, **end
   )
-  for step in (1, 2, WARMUP - 1, WARMUP, WARMUP + 1, 20, TOTAL, TOTAL + 5):
+  for step in (1, 2, WARMUP - 1, WARMUP, WARMUP + 1, 20, 27, TOTAL, 36):
     np.testing.assert_allclose(rate(step - 1), schedule(name, step), rtol=2e-6)
     np.testing.assert_allclose(rate(jnp.int32(step - 1)), rate(step - 1))
 
@@ -56,6 +57,15 @@ def test_noam_of_the_paper():
   for step in (1, 4000, 100_000):
     paper = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
     np.testing.assert_allclose(rate(step - 1), paper, rtol=1e-6)
+
+
+def test_the_stable_rate_does_not_depend_on_the_total():
+  """So that a run whose rate has not begun to fall may get more steps."""
+  common = dict(lr=LR, schedule='wsd', warmup_steps=WARMUP)
+  rates = [
+    optim.build(total_steps=n, **common)[1](np.arange(23)) for n in (30, 99)
+  ]
+  np.testing.assert_array_equal(*rates)
 
 
 def test_without_warmup_the_first_rate_is_the_peak():
@@ -198,11 +208,11 @@ def test_ema():
     (dict(name='sgd'), "optim.name='sgd'; there are adam, adamw"),
     (
       dict(schedule='step'),
-      "optim.schedule='step'; there are inverse_sqrt, linear, cosine, constant",
+      "optim.schedule='step'; there are inverse_sqrt, linear, cosine, wsd, ",
     ),
     (dict(schedule='inverse_sqrt'), 'optim.warmup_steps=0; inverse_sqrt needs'),
     (dict(warmup_steps=9), 'optim.warmup_steps=9 leaves none of total_steps=9'),
-    (dict(schedule='constant', end_lr=0.1), 'only linear and cosine end'),
+    (dict(schedule='constant', end_lr=0.1), 'only linear, cosine, wsd end'),
     (dict(name='adam', weight_decay=0.1), 'only adamw and muon'),
     (dict(lr=-1.0), 'optim.lr=-1.0; expected at least 0'),
     (dict(clip=math.nan), 'optim.clip=nan; expected at least 0'),

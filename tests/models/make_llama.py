@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tests/models/llama with Transformers' own decoders.
+
+  pip install '.[parity]'
+  python -m tests.models.make_llama
+
+A file is a tiny model with random parameters everywhere (as it is initialised,
+norms are 1, which hides mistakes), tokens and their logits. Its metadata has
+the config. Rows are longer than the lengths that the scalings start from.
+"""
+
+import json
+import pathlib
+
+from safetensors.torch import save_file
+import torch
+import transformers
+
+FOLDER = pathlib.Path(__file__).parent / 'llama'
+B, L, V = 2, 19, 37
+LLAMA = dict(
+  vocab_size=V,
+  hidden_size=24,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  intermediate_size=17,
+  max_position_embeddings=24,
+  rms_norm_eps=1e-3,
+)
+FIRST = dict(rope_theta=100.0, factor=3.0, original_max_position_embeddings=8)
+CASES = dict(
+  llama=('Llama', dict(rope_type='default', rope_theta=100.0), {}),
+  llama3=(
+    'Llama',
+    FIRST | dict(rope_type='llama3', low_freq_factor=1.0, high_freq_factor=4.0),
+    dict(tie_word_embeddings=True),
+  ),
+  linear=('Llama', dict(rope_type='linear', rope_theta=100.0, factor=3.0), {}),
+  yarn=('Llama', FIRST | dict(rope_type='yarn'), {}),
+  qwen3=(
+    'Qwen3',
+    dict(rope_type='default', rope_theta=100.0),
+    dict(head_dim=10, rms_norm_eps=1e-6),
+  ),
+)
+
+
+def make(case: str) -> None:
+  """Makes the file of one case."""
+  name, rope, fields = CASES[case]
+  torch.manual_seed(0)
+  config = getattr(transformers, f'{name}Config')(
+    **LLAMA | fields, rope_parameters=rope
+  )
+  model = getattr(transformers, f'{name}ForCausalLM')(config).eval()
+  tokens = torch.randint(0, V, (B, L))
+  with torch.no_grad():
+    for parameter in model.parameters():
+      parameter.copy_(torch.randn(parameter.shape) * 0.3)
+      if parameter.dim() == 1:
+        parameter.add_(0.5)
+    logits = model(input_ids=tokens).logits
+  tensors = dict(model.named_parameters()) | dict(tokens=tokens, logits=logits)
+  tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
+  kept = config.to_dict()
+  kept = {name: kept[name] for name in (*LLAMA, *fields, 'rope_parameters')}
+  metadata = dict(config=json.dumps(kept))
+  save_file(tensors, FOLDER / f'{case}.safetensors', metadata)
+
+
+def main() -> None:
+  FOLDER.mkdir(exist_ok=True)
+  for case in CASES:
+    make(case)
+
+
+if __name__ == '__main__':
+  main()

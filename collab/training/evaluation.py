@@ -121,7 +121,8 @@ def program(
 
   def local(params, batch):
     params = split.boxed(params, specs)
-    params = split.gather_outside(params, model.block.dtype)
+    if split.any_split(params):
+      params = split.gather_outside(params, model.block.dtype)
     return rows(model, params, batch)
 
   run = jax.shard_map(

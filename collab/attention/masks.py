@@ -209,7 +209,8 @@ def hide(mask: Mask | None, h: Heads, name: str) -> Heads:
   """
   if mask is None:
     return h
-  given = dict(mask.__dict__, causal=mask.causal or None, key_valid=None)
+  given = {part: getattr(mask, part) for part in _PARTS if part != 'key_valid'}
+  given['causal'] = mask.causal or None
   if more := [part for part, x in given.items() if x is not None]:
     raise ValueError(
       f'{name} mixes keys of all places: its mask may only have key_valid, got '

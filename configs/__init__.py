@@ -19,6 +19,19 @@ from collab import attention, checks
 from collab.attention import variants
 
 SIZES = ('sample', 'small')
+
+
+def _length(c):
+  """The most tokens of a sequence; images have up to two that are no patch."""
+  if c.model.name != 'vit':
+    return c.data.row_length
+  return (c.data.image_size // c.model.patch) ** 2 + 2
+
+
+_MFA = dict(  # one key for all heads, which are twice as wide as those of mha
+  query_dim=lambda c: c.model.dim // 3,
+  head_width=lambda c: 2 * c.model.dim // c.model.attention.num_heads,
+)
 # The fields of each variant in configs. A function computes its value from the
 # config. Variants that are not listed have no fields.
 VARIANTS = {name: {} for name in attention.names()} | dict(
@@ -32,9 +45,18 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
   gqa=dict(kv_heads=2),
   mhe_mul=dict(offset=1.0),
   mla=dict(latent_dim=lambda c: c.model.dim // 4),
+  skv=dict(kv_heads=0),
+  gla=dict(latent_dim=lambda c: c.model.dim // 8 * 2, kv_heads=2),
+  gta=dict(kv_heads=2),
+  mfa=_MFA,
+  mfa_kr=_MFA,
+  tpa=dict(rank=2),
+  linformer=dict(length=_length, projected_length=64),
 )
 # Fields of an attention that configs lack unless given, and their types.
-OPTIONAL = dict(implementation='xla', qkv_features=0, embedding_std=0.02)
+OPTIONAL = dict(
+  implementation='xla', qkv_features=0, embedding_std=0.02, gate='none'
+)
 BOOL = dict(true=True, false=False)
 
 

@@ -89,8 +89,16 @@ for package in (attention, models):
   for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
     __import__(module.name)
 x = jnp.ones((2, 5, 6))
-fields = dict(shared_dim=4), dict(latent_dim=3), dict(kv_heads=1)
-fields = dict(zip(('collab', 'mla', 'gqa'), fields, strict=True))
+fields = dict(
+  collab=dict(shared_dim=4),
+  mla=dict(latent_dim=3),
+  gqa=dict(kv_heads=1),
+  gla=dict(latent_dim=4),
+  gta=dict(kv_heads=1),
+  mfa=dict(query_dim=3),
+  mfa_kr=dict(query_dim=3),
+  linformer=dict(length=5, projected_length=3),
+)
 for name in attention.names():
   layer = attention.build(name, num_heads=2, **fields.get(name, {}))
   y, _ = layer.init_with_output(jax.random.key(0), x)

@@ -59,6 +59,8 @@ def of(
     dtype: dtype of the computation.
   """
   layer = attention.build(**fields, dtype=dtype)
+  parameters = layer.count(D)
+  layer = attention.build(**_for_length(fields, T), dtype=dtype)
   x, *memory = [jax.ShapeDtypeStruct((1, T, D), dtype)] * (1 + cross)
   forward, params = _forward(layer, causal, x, *memory)
   arguments = params, x, *memory
@@ -66,12 +68,19 @@ def of(
     lambda *arguments: forward(*arguments).sum(), tuple(range(len(arguments)))
   )
   return Cost(
-    parameters=layer.count(D),
+    parameters=parameters,
     forward=trace.flops(forward, *arguments),
     training=trace.flops(gradient, *arguments),
     activations=trace.saved_bytes(forward, *arguments),
     **(_decoding(layer, params, x, memory) if causal or cross else {}),
   )
+
+
+def _for_length(fields, T):
+  """Makes the field `length`, where a variant has it, enough for T tokens."""
+  if 'length' not in fields:
+    return fields
+  return dict(fields) | dict(length=max(T, fields['length']))
 
 
 def _forward(layer, causal, *inputs):
@@ -135,7 +144,8 @@ def break_even(fields: Mapping, D: int) -> float:
 
 def polynomial(fields: Mapping, D: int) -> tuple[float, float]:
   """Fits (a, b) of a T + b T^2 to two lengths that fit in one block each."""
-  layer, T, found = attention.build(**fields), 64, []
+  T, found = 64, []
+  layer = attention.build(**_for_length(fields, 2 * T))
   for n in (T, 2 * T):
     x = jax.ShapeDtypeStruct((1, n, D), jnp.float32)
     forward, params = _forward(layer, False, x)

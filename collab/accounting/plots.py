@@ -11,7 +11,9 @@ from collab import attention, models
 from collab.accounting import layer
 
 COLOURS = colormaps['tab20'].colors[::2] + colormaps['tab20'].colors[1::2]
-MARKERS = 'osD^v<>PX*phdH8'
+MARKERS = 'osD^v<>PX*phdH8+x1234'
+# Fields of variants that are shares of D, or of the number of heads.
+SHARES = 'shared_dim', 'query_dim', 'latent_dim', 'key_features', 'kv_heads'
 LENGTHS = [2**n for n in range(5, 15)]
 HEADS = [2**n for n in range(8)]  # the MHE paper stops at 16
 
@@ -76,14 +78,18 @@ def _parameters(fields, H, width):
   """Counts the parameters of a layer of H heads, in a model as wide as these.
 
   A field that is a share of D (a key width) keeps that share, as nearly as
-  integers can; kv_heads is rounded down to a divisor of H.
+  integers can; kv_heads is rounded down to a divisor of H, and latent_dim to a
+  multiple of kv_heads.
   """
   scaled = {
     name: max(1, round(fields[name] * H / fields['num_heads']))
-    for name in ('shared_dim', 'latent_dim', 'key_features', 'kv_heads')
+    for name in SHARES
     if fields.get(name)
   }
   if most := scaled.get('kv_heads'):
-    scaled['kv_heads'] = max(n for n in range(1, most + 1) if H % n == 0)
+    G = max(n for n in range(1, most + 1) if H % n == 0)
+    scaled['kv_heads'] = G
+    if r := scaled.get('latent_dim'):  # which G has to divide
+      scaled['latent_dim'] = max(1, r // G) * G
   one = attention.build(**fields | dict(num_heads=H) | scaled)
   return one.count(H * width)

@@ -21,7 +21,7 @@ from collab.attention.rope import Rope
 class Attention(nn.Module):
   """Multi-head attention, drop-in for linen's MultiHeadDotProductAttention.
 
-    out = sum_h finish(o)_h Wo_h + bo,  o_h as in `Heads`
+    out = sum_h gate_h * finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
   Abstract: a variant defines `heads`, perhaps `read` and `finish`, and is
   final. The fields have linen's names, order and defaults, keyword-only from
@@ -61,6 +61,9 @@ class Attention(nn.Module):
     qk_norm: RMS norm of queries and keys before they rotate, with scales
       query_norm and key_norm; the variant says over which width.
     soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
+    gate: sigmoid(x Wg), by which queries x weigh what their heads read (arXiv
+      2505.06708): 'head', a number for each head, 'elementwise', one for each
+      of its dimensions, or 'none', 1. It adds nothing to the cache.
   """
 
   num_heads: int
@@ -85,6 +88,7 @@ class Attention(nn.Module):
   rope: Rope | None = None
   qk_norm: bool = False
   soft_cap: float | None = None
+  gate: str = 'none'
 
   # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
@@ -97,6 +101,9 @@ class Attention(nn.Module):
   # The axes of the variant's parameters, see collab/models/axes.py: devices may
   # split `heads` and `groups`, and each has whole what all heads share.
   axes: ClassVar[dict[str, str]] = {}
+  # Whether `read` mixes tokens. Then the layer does not decode, and its mask
+  # may only have key_valid: keys and values that it hides are zeros in `read`.
+  mixes_tokens: ClassVar[bool] = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -295,11 +302,14 @@ class Attention(nn.Module):
       window = mask.window if isinstance(mask, masks.Mask) else None
       new = caches.empty(h, reads, widths, window)
       self.put_variable('cache', 'past', new)
-    h = self.read(h, Positions(queries, keys))
     mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
+    if self.mixes_tokens:
+      h, mask = masks.hide(mask, h, type(self).__name__), None
+    h = self.read(h, Positions(queries, keys))
     if past is not None:
       mask = past.restrict(mask, places)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
+    o = self._gated(x, o)
     out = self.project(
       'out',
       o,
@@ -350,6 +360,13 @@ class Attention(nn.Module):
     q = nn.LayerNorm(name='query_ln', **how)(h.q)
     k = nn.LayerNorm(name='key_ln', **how)(h.k)
     return h._replace(q=q, k=k)
+
+  def _gated(self, x, o):
+    """Multiplies the heads' results o [B, T, H, V'] by their gates."""
+    if self.gate == 'none':
+      return o
+    width = o.shape[3] if self.gate == 'elementwise' else 1
+    return o * nn.sigmoid(self.project('gate', x, (self.num_heads, width)))
 
   def _attend(self, h, mask, batch, deterministic, dropout_rng, sow_weights):
     """Runs the kernel that fits, then `finish`: [B, T, H, V']."""

@@ -23,7 +23,10 @@ _TYPES = {
   str | None: str | None,
   Rope | None: Rope | None,
 }
-IMPLEMENTATIONS = (None, 'xla', 'cudnn', 'splash')
+NAMES = dict(
+  implementation=(None, 'xla', 'cudnn', 'splash'),
+  gate=('none', 'head', 'elementwise'),
+)
 OF_QUERIES_AND_KEYS = ('normalize_qk', 'qk_norm', 'rope')
 
 
@@ -39,8 +42,8 @@ def check(layer: type, values: Mapping) -> None:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
     ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
-      negative, there is no such implementation, or the layer has a field that
-      its variant does not obey or another field excludes.
+      negative, there is no such implementation or gate, or the layer has a
+      field that its variant does not obey or another field excludes.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -52,8 +55,8 @@ def check(layer: type, values: Mapping) -> None:
     if wrong or (isinstance(value, bool) and kind not in (bool, bool | None)):
       expected = inspect.formatannotation(kind)
       raise TypeError(f'{name}={value!r}; expected {expected}.')
-    if name == 'implementation' and value not in IMPLEMENTATIONS:
-      legal = ', '.join(map(repr, IMPLEMENTATIONS))
+    if value not in NAMES.get(name, [value]):
+      legal = ', '.join(map(repr, NAMES[name]))
       raise ValueError(f'{name}={value!r}; expected one of {legal}.')
     if name == 'dropout_rate' and not 0 <= value < 1:
       raise ValueError(f'{name}={value!r}; expected at least 0, below 1.')
@@ -64,6 +67,10 @@ def check(layer: type, values: Mapping) -> None:
       raise ValueError(f'{name}={value!r}; expected more than 0.')
     if name.endswith('_features') and value is not None and value < 0:
       raise ValueError(f'{name}={value!r}; expected at least 0, the default.')
+  if values.get('decode') and layer.mixes_tokens:
+    raise ValueError(
+      f'{layer.__name__} mixes keys of all places, so it does not decode.'
+    )
   given = [name for name in OF_QUERIES_AND_KEYS if values.get(name)]
   for name in given:
     if name not in layer.takes:

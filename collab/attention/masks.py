@@ -13,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from collab.attention import arguments
+from collab.attention.heads import Heads
 
 
 @struct.dataclass
@@ -198,3 +199,22 @@ def check(
       parts[name] = arguments.flat(label, part, batch, shape)
   mask = mask.replace(**parts)
   return mask if mask.causal or jax.tree.leaves(mask) else None
+
+
+def hide(mask: Mask | None, h: Heads, name: str) -> Heads:
+  """Zeroes keys and values that the mask hides, for variants that mix tokens.
+
+  Raises:
+    ValueError: the mask of `name`, a variant, has more than key_valid.
+  """
+  if mask is None:
+    return h
+  given = {part: getattr(mask, part) for part in _PARTS if part != 'key_valid'}
+  given['causal'] = mask.causal or None
+  if more := [part for part, x in given.items() if x is not None]:
+    raise ValueError(
+      f'{name} mixes keys of all places: its mask may only have key_valid, got '
+      f'{", ".join(more)}.'
+    )
+  seen = mask.key_valid[:, :, None, None]
+  return h._replace(k=jnp.where(seen, h.k, 0), v=jnp.where(seen, h.v, 0))

@@ -82,7 +82,16 @@ def build(name: str, **fields: Any) -> Model:
   model = find(name)
   _check(fields)
   block, rest = BlockConfig.of(fields)
-  return model(block=BlockConfig(**model.BLOCK | block), **rest)
+  built = model(block=BlockConfig(**model.BLOCK | block), **rest)
+  for place in built.attentions():
+    variant = place.fields['name']
+    decodes = place.causal or place.cross
+    if decodes and attention.variants.variant(variant).mixes_tokens:
+      raise ValueError(
+        f'model.{place.field}.name={variant!r} is for encoders: it mixes keys '
+        'of all places, so it does not decode.'
+      )
+  return built
 
 
 def find(name: str) -> type[nn.Module]:

@@ -27,6 +27,7 @@ OPTIONAL = ('groups', 'vocabulary')
 # Patterns of the end of a name. These every attention has beside its `axes`:
 ATTENTION = {
   'out': 'heads width -> dim',
+  'gate': 'dim -> heads width',
   '(query|key)_ln/scale': 'width',
   '(query|key|latent)_norm/scale': 'width',
 }

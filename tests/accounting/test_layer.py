@@ -18,6 +18,11 @@ FIELDS = {
   'gqa': dict(kv_heads=2),
   'collab': dict(shared_dim=20),
   'mla': dict(latent_dim=10),
+  'gla': dict(latent_dim=20, kv_heads=2),
+  'gta': dict(kv_heads=2),
+  'mfa': dict(query_dim=20, head_width=14),
+  'mfa_kr': dict(query_dim=20, head_width=14),
+  'linformer': dict(length=T, projected_length=10),
 }
 VARIANTS = {
   name: dict(name=name, num_heads=H) | FIELDS.get(name, {})
@@ -35,6 +40,15 @@ FORWARD = {
   'mhe_add': (D * D + 3 * D * d + H * d, d + H * (d + 1)),
   'mhe_mul': (D * D + 3 * D * d, 2 * D),
   'mla': (2 * D * D + D * 10 + 2 * 10 * D, 2 * H * 10),
+  'gla': (2 * D * D + D * 20 + 2 * 10 * D, 2 * H * 10),
+  'gta': (2 * D * D + D * 2 * d + D * d // 2, 2 * D),
+  'mfa': (D * 20 + 20 * H * 14 + 2 * D * 14 + H * 14 * D, 2 * H * 14),
+  'mfa_kr': (
+    D * 20 + 20 * H * 14 + D * 14 + H * 14 * 14 + H * 14 * D,
+    2 * H * 14,
+  ),
+  'tpa': (2 * D * D + 2 * D * 2 * (H + d) + 2 * 2 * D, 2 * D),
+  'linformer': (4 * D * D + 2 * 10 * D + 2 * 10 * D, 0),
 }
 
 
@@ -45,19 +59,28 @@ def test_forward(name):
   assert layer.of(VARIANTS[name], D, T).forward == want
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('name', [x for x in VARIANTS if x != 'linformer'])
 def test_decoding(name):
   """A token's share of the forward pass; the cache as its arrays are."""
   cost = layer.of(VARIANTS[name], D, T, causal=True)
   token, pair = FORWARD[name]
   if name == 'mhe_add':  # one query does not pay for weighted values
     pair = 2 * D
+  if name == 'tpa':  # makes the heads of all tokens in every step
+    token, pair = token - 2 * 2 * D, pair + 2 * 2 * D
   assert cost.decode == 2 * (token + pair * T)
   module = attention.build(**VARIANTS[name], decode=True)
   cache = module.init(jax.random.key(0), jnp.zeros((1, T, D)))['cache']['past']
   held = jax.tree.leaves(cache.replace(index=()))
   assert cost.cache == sum(x.nbytes for x in held)
   assert cost.prefill >= T * 2 * token
+
+
+def test_a_longer_linformer_is_counted_with_its_own_parameters():
+  fields = VARIANTS['linformer'] | dict(length=7)
+  cost = layer.of(fields, D, T)
+  assert cost.parameters == attention.build(**fields).count(D)
+  assert cost.forward == layer.of(VARIANTS['linformer'], D, T).forward
 
 
 @pytest.mark.parametrize('name', VARIANTS)

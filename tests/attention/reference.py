@@ -98,10 +98,13 @@ def gqa(p, X, Y, Z, H, kv_heads):
     yield Q, K, _dense(p['value'], Z, g), None
 
 
-def skv(p, X, Y, Z, H):
-  """SKV, a baseline in 2310.07911 (our reading): K_h = V_h = Y Wkv_h + b_h."""
+def skv(p, X, Y, Z, H, kv_heads=0):
+  """SKV, a baseline in 2310.07911 (our reading): K_h = V_h = Y Wkv_g + b_g.
+
+  g = h there; fewer key heads are Q-K=V in 2606.04032.
+  """
   for h in range(H):
-    KV = _dense(p['key'], Y, h)
+    KV = _dense(p['key'], Y, h // (H // (kv_heads or H)))
     yield _dense(p['query'], X, h), KV, KV, None
 
 
@@ -163,19 +166,75 @@ def mla(p, X, Y, Z, H):
     yield _dense(p['query'], X, h), K, V, None
 
 
-LAYERS = {
-  layer.__name__: layer
-  for layer in (mha, gqa, skv, el, collab, sha, mhe_add, mhe_mul, mla)
-}
+def gla(p, X, Y, Z, H):
+  """GLA (2505.21487, no rotary part): MLA, a latent c_g for H / G heads."""
+  G = p['latent']['kernel'].shape[1]
+  for h in range(H):
+    c = Y @ p['latent']['kernel'][:, h // (H // G)]
+    K, V = _dense(p['key_up'], c, h), _dense(p['value_up'], c, h)
+    yield _dense(p['query'], X, h), K, V, None
+
+
+def gta(p, X, Y, Z, H):
+  """GTA (2505.21487): V_g = Y Wkv_g, K_h = [first half of V_g; Y Wr]."""
+  G, d = p['key_value']['kernel'].shape[1:]
+  for h in range(H):
+    V = _dense(p['key_value'], Y, h // (H // G))
+    K = np.concatenate([V[..., : d - d // 2], _dense(p['rope_key'], Y, 0)], -1)
+    yield _dense(p['query'], X, h), K, V, None
+
+
+def mfa(p, X, Y, Z, H):
+  """MFA (2412.19255): Q_h = X Sq Q_h, K = Y Sk and V = Z Sv for all heads."""
+  for h in range(H):
+    Q = _dense(p['query'], X @ p['query_down']['kernel'], h)
+    yield Q, _dense(p['key'], Y, 0), _dense(p['value'], Z, 0), None
+
+
+def mfa_kr(p, X, Y, Z, H):
+  """MFA-KR (there): V = (I + diag(a) N) K for every key, before any mixing."""
+  for h in range(H):
+    Q = _dense(p['query'], X @ p['query_down']['kernel'], h)
+    K = _dense(p['key'], Y, 0)
+    N = p['value']['kernel'] * p['value_gate']  # columns, as keys are rows
+    yield Q, K, K @ (np.eye(len(N)) + N), None
+
+
+def tpa(p, X, Y, Z, H):
+  """TPA-KVonly (2501.06425): K = 1/R sum_r a_r (x) b_r [H, d], and so V."""
+  for h in range(H):
+    heads = []
+    for name, U in (('key', Y), ('value', Z)):
+      R = p[name]['kernel'].shape[1]
+      a = [_dense(p[f'{name}_heads'], U, r)[..., h, None] for r in range(R)]
+      b = [_dense(p[name], U, r) for r in range(R)]
+      heads.append(sum(a[r] * b[r] for r in range(R)) / R)
+    yield _dense(p['query'], X, h), *heads, None
+
+
+LAYERS = {f.__name__: f for f in (mha, gqa, skv, el, collab, sha)}
+LAYERS |= {f.__name__: f for f in (mhe_add, mhe_mul, mla, gla, gta)}
+LAYERS |= {f.__name__: f for f in (mfa, mfa_kr, tpa)}
 
 
 def attention(
-  name, params, x, y, z, *, num_heads, mask=None, scale=None, **fields
+  name,
+  params,
+  x,
+  y,
+  z,
+  *,
+  num_heads,
+  mask=None,
+  scale=None,
+  gate='none',
+  **fields,
 ):
   """Concat_h(softmax(scale Q_h K_h^T) V_h) Wo + bo: [B,T,D_out].
 
   params is the layer's 'params' collection; scale is 1/sqrt(d) unless given,
   d = qkv_features/H being the width of a head's output; fields are `name`'s.
+  With a gate (2505.06708), o_h times sigmoid(x Wg_h + bg_h).
   """
   p, H = _map(_double, params), num_heads
   x, y, z = _double(x), _double(y), _double(z)
@@ -187,5 +246,8 @@ def attention(
   q, k, v = (np.stack(heads, 2) for heads in (q, k, v))
   b = None if b[0] is None else np.stack(b, 2) * scale
   o = heads_softmax(q, k, v, key_bias=b, scale=scale, mask=mask)
+  if gate != 'none':
+    g = [_dense(p['gate'], x, h) for h in range(H)]
+    o = o / (1 + np.exp(-np.stack(g, 2)))
   concat = o.reshape(*o.shape[:2], -1)
   return concat @ Wo.reshape(-1, Wo.shape[-1]) + p['out'].get('bias', 0)

@@ -31,6 +31,11 @@ def rms(p, name, x, on):
   return x / size * p[f'{name}_norm']['scale']
 
 
+def factors(p, x):
+  """All factors a_r [H] of TPA, [B, S, R, H]."""
+  return np.einsum('bsd,drh->bsrh', x, p['kernel']) + p.get('bias', 0)
+
+
 def layer(
   name,
   p,
@@ -45,6 +50,7 @@ def layer(
   base=10_000.0,
   fraction=1.0,
   qk_norm=False,
+  gate='none',
   **fields,
 ):
   """Computes the layer's output from its parameters, [B, T, D_out]."""
@@ -109,7 +115,48 @@ def layer(
       K.append(np.concatenate([k, shared], -1))
       V.append(dense(p['value_up'], c, h))
       scale = Q[-1].shape[-1] ** -0.5
+    elif name == 'gla':
+      d, G = Wo.shape[1], p['latent']['kernel'].shape[1]
+      c = norm('latent', y @ p['latent']['kernel'][:, h // (H // G)])
+      q, k = dense(p['query'], x, h), dense(p['key_up'], c, h)
+      shared = turn(y @ p['rope_key']['kernel'][:, 0], key_at)
+      Q.append(np.concatenate([q[..., :d], turn(q[..., d:], at)], -1))
+      K.append(np.concatenate([k, shared], -1))
+      V.append(dense(p['value_up'], c, h))
+      scale = Q[-1].shape[-1] ** -0.5
+    elif name == 'gta':
+      d, G = Wo.shape[1], p['key_value']['kernel'].shape[1]
+      n = d - d // 2
+      q = norm('query', dense(p['query'], x, h))
+      v = norm('key_value', dense(p['key_value'], y, h // (H // G)))
+      shared = norm('rope_key', dense(p['rope_key'], y, 0))
+      Q.append(np.concatenate([q[..., :n], turn(q[..., n:], at)], -1))
+      K.append(np.concatenate([v[..., :n], turn(shared, key_at)], -1))
+      V.append(v)
+    elif name in ('mfa', 'mfa_kr'):
+      q = norm('query', x @ p['query_down']['kernel'])
+      k = dense(p['key'], y, 0)
+      Q.append(turn(dense(p['query'], q, h), at))
+      K.append(turn(norm('key', k), key_at))
+      if name == 'mfa':
+        V.append(dense(p['value'], z, 0))
+      else:
+        V.append(k + k @ p['value']['kernel'] * p['value_gate'])
+    elif name == 'tpa':
+      a, b = factors(p['key_heads'], y), p['key']
+      R = b['kernel'].shape[1]
+      # The whole key is rotated, not its factors.
+      k = sum(
+        a[..., r, h, None] * norm('key', dense(b, y, r)) for r in range(R)
+      )
+      Q.append(turn(norm('query', dense(p['query'], x, h)), at))
+      K.append(turn(k / R, key_at))
+      a, b = factors(p['value_heads'], z), p['value']
+      V.append(sum(a[..., r, h, None] * dense(b, z, r) for r in range(R)) / R)
   q, k, v = (np.stack(u, 2) for u in (Q, K, V))
   o = reference.heads_softmax(q, k, v, scale=scale, mask=mask)
+  if gate != 'none':
+    g = [dense(p['gate'], x, h) for h in range(H)]
+    o = o / (1 + np.exp(-np.stack(g, 2)))
   o = o.reshape(*o.shape[:2], -1) @ Wo.reshape(-1, Wo.shape[-1])
   return o + p['out'].get('bias', 0)

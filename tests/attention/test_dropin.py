@@ -366,7 +366,7 @@ def test_broadcast_dropout(layer, x, broadcast):
   assert equal == broadcast
 
 
-@V.few(attention.names())
+@V.few(V.NAMES)
 def test_dropout_of_every_variant(case):
   """Zero rate is no dropout; the mean over patterns is the plain output."""
   x, params = V.inputs(case)[0], V.params(case)

@@ -23,7 +23,7 @@ from tests.attention.variants import close, normal
 # no Dense's besides.
 QUICK = ('mhe_add',)
 every_case = V.few(V.CASES, QUICK)
-every_name = V.few(attention.names(), QUICK)
+every_name = V.few(V.NAMES, QUICK)
 B, T = 2, 3
 CAUSAL = attention.Mask(causal=True)
 half = pytest.mark.parametrize(

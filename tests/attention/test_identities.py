@@ -378,7 +378,7 @@ def test_no_variant_touches_the_core(case):
   """A variant says how inputs become heads; the rest exists once."""
   core = {n for n, x in vars(Attention).items() if callable(x)} - {'__init__'}
   core = {n for n in core if n in ('__call__',) or not n.startswith('__')}
-  hooks = {'heads', 'finish', 'separate_values'}
+  hooks = {'heads', 'read', 'finish', 'separate_values'}
   flax = {'parent', 'name', 'scope'}
   own = set(vars(type(V.build(case))))
   assert 'heads' in own

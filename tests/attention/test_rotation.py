@@ -20,6 +20,8 @@ from tests.attention.variants import close
 B, H, S, T, d, D, D_MEMORY, D_VALUES = 2, 3, 7, 11, 14, 19, 31, 37
 CAUSAL = attention.Mask(causal=True)
 HALF = dict(fraction=3 / 7)
+GTA = dict(fraction=4 / 7)  # of the 7 dimensions that rotate
+WIDE = dict(qkv_features=None)
 # id -> (name, fields, scalars that the cache keeps a token).
 CASES = {
   'mha': ('mha', dict(), 2 * H * d),
@@ -46,6 +48,26 @@ CASES = {
   'mhe_add_half': ('mhe_add', dict(rope=HALF), 2 * d + H),
   'mla': ('mla', dict(latent_dim=5, rope_dim=6, qk_norm=True), 5 + 6),
   'mla_wide': ('mla', dict(latent_dim=17, rope_dim=2), 17 + 2),
+  'gla': (
+    'gla',
+    dict(num_heads=6, latent_dim=15, kv_heads=3, rope_dim=6, qk_norm=True),
+    15 + 6,
+  ),
+  'gla_wide': ('gla', dict(num_heads=6, latent_dim=34, rope_dim=2), 34 + 2),
+  'gta': ('gta', dict(num_heads=6, kv_heads=3, rope=GTA), 3 * d + d // 2),
+  'gta_norm': ('gta', dict(kv_heads=1, qk_norm=True, rope=GTA), d + d // 2),
+  'mfa': ('mfa', dict(query_dim=5), 2 * d),
+  'mfa_wide': (
+    'mfa',
+    dict(query_dim=5, head_width=22, qk_norm=True, **WIDE),
+    44,
+  ),
+  'mfa_kr': ('mfa_kr', dict(query_dim=5, head_width=22, **WIDE), 22),
+  'mfa_kr_norm': ('mfa_kr', dict(query_dim=5, qk_norm=True), d),
+  'tpa': ('tpa', dict(qk_norm=True), 2 * 2 * (H + d)),
+  'tpa_half': ('tpa', dict(rank=3, rope=HALF), 2 * 3 * (H + d)),
+  'skv_groups': ('skv', dict(num_heads=6, kv_heads=2), 2 * d),
+  'gqa_gated': ('gqa', dict(kv_heads=1, gate='elementwise'), 2 * d),
 }
 every_case = pytest.mark.parametrize('case', CASES)
 
@@ -89,7 +111,9 @@ def expected(case, p, x, y=None, z=None, *, mask=None, at=None, key_at=None):
   name, own, _ = CASES[case]
   own = dict(num_heads=H) | own
   own |= own.pop('rope', {})
-  for unused in ('bias', 'latent_dim', 'rope_dim'):
+  for unused in ('bias', 'latent_dim', 'rope_dim', 'query_dim', 'rank'):
+    own.pop(unused, None)
+  for unused in ('head_width', 'qkv_features'):
     own.pop(unused, None)
   if k := own.pop('shared_dim', None):
     own['bands'] = 1 if k % H else H
@@ -180,7 +204,7 @@ def test_causal_by_gradient(case):
 
 def test_every_variant_that_there_is_rotates():
   known = {name for name, *_ in CASES.values()}
-  assert known == {*attention.names()} - {'mqa'}
+  assert known == {*attention.names()} - {'mqa', 'linformer'}
   assert all({'rope', 'qk_norm'} <= {*variant(name).takes} for name in known)
 
 
@@ -279,6 +303,7 @@ def test_the_cache_is_as_small_as_it_says(case):
   assert size == layer.cache_size(x.shape[-1]) == CASES[case][2]
   # Positions are kept where keys rotate on reading, and nowhere else.
   reads = {'skv', 'skv_norm', 'el', 'mhe_mul', 'mhe_mul_half', 'mhe_add'}
+  reads |= {'skv_groups', 'mfa_kr', 'mfa_kr_norm'}
   assert (cache.positions is not None) == (case in reads)
 
 

@@ -39,7 +39,7 @@ def directions(tree):
   return jax.tree.map(lambda x: V.normal(rng, *np.shape(x)), tree)
 
 
-@V.few(attention.names())
+@V.few(V.NAMES)
 def test_every_variant(case):
   """The kernel of the layer, and autodiff of the plain formula."""
   layer = V.build(case)

@@ -17,7 +17,7 @@ from tests.attention import variants as V
 from tests.attention.variants import D_OUT, B, D, S, T, close
 
 every_case = pytest.mark.parametrize('case', V.CASES)
-every_name = pytest.mark.parametrize('case', attention.names())
+every_name = pytest.mark.parametrize('case', V.NAMES)
 VALID = np.arange(T)[None] >= np.array([[0], [2]])  # row 1, queries 0, 1: dead
 PER_HEAD = np.random.default_rng(7).random((B, 6, T, S)) < 0.6
 PER_HEAD[0, :, 3] = False  # a dead row in all heads
@@ -36,7 +36,7 @@ def shape_of(f, *args, **kwargs):
 
 
 def test_every_variant_has_a_reference():
-  assert {*reference.LAYERS, 'mqa'} == set(attention.names())
+  assert {*reference.LAYERS, 'mqa'} == set(V.NAMES)
 
 
 @every_case
@@ -57,11 +57,14 @@ def test_shapes(case):
 def weights_and_biases(case, layer, D):
   """Parameters of self-attention, but for the output projection's."""
   H, d = layer.num_heads, (layer.qkv_features or D) // layer.num_heads
-  G, r, k, K = (
+  G, r, k, K, Cq, C, R = (
     getattr(layer, name, 0)
-    for name in ('kv_heads', 'latent_dim', 'shared_dim', 'key_features')
-  )
-  K = K or H * d
+    for name in (
+      'kv_heads', 'latent_dim', 'shared_dim', 'key_features', 'query_dim',
+      'head_width', 'rank',
+    )
+  )  # fmt: skip
+  K, C = K or H * d, C or d
   if isinstance(layer, variant('collab')):
     content = layer.use_bias * D * H if layer.bias == 'content' else 0
     shared = 2 * k if layer.bias == 'shared' else 0
@@ -70,11 +73,16 @@ def weights_and_biases(case, layer, D):
     mha=(2 * D * K + D * H * d, 2 * K + H * d),
     gqa=(D * H * d + 2 * D * G * d, H * d + 2 * G * d),
     sha=(3 * D * d, 3 * d),
-    skv=(2 * D * H * d, 2 * H * d),
+    skv=(D * H * d + D * (G or H) * d, H * d + (G or H) * d),
     el=(D * H * d, H * d),
     mhe_add=(3 * D * d + 3 * H * d, 3 * d),
     mhe_mul=(3 * D * d + 3 * H * d, 3 * d),
     mla=(D * H * d + D * r + 2 * r * H * d, H * d),
+    gla=(D * H * d + D * r + 2 * r // (G or 1) * H * d, H * d),
+    gta=(D * H * d + D * G * d + D * (d // 2), H * d + G * d + d // 2),
+    mfa=(D * Cq + Cq * H * C + 2 * D * C, H * C + 2 * C),
+    mfa_kr=(D * Cq + Cq * H * C + D * C + C * C + C, H * C + C),
+    tpa=(D * H * d + 2 * D * R * (H + d), H * d + 2 * R * (H + d)),
   )[type(layer).__module__.rpartition('.')[2]]
 
 
@@ -89,6 +97,9 @@ def test_count_is_the_closed_form(case, use_bias, features):
   H, Dout = layer.num_heads, layer.out_features or D
   d = (layer.qkv_features or D) // H
   weights, biases = weights_and_biases(case, layer, D)
+  gates = dict(none=0, head=H, elementwise=H * d)[layer.gate]
+  weights, biases = weights + D * gates, biases + gates
+  d = getattr(layer, 'head_width', 0) or d
   want = weights + H * d * Dout + use_bias * (biases + Dout)
   assert layer.count(D) == want
 

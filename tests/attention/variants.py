@@ -22,15 +22,34 @@ FIELDS = {
   'gqa': dict(num_heads=6, kv_heads=3),
   'collab': dict(shared_dim=23),
   'mla': dict(latent_dim=5),  # absorbed everywhere
+  'gla': dict(num_heads=6, latent_dim=15, kv_heads=3),  # likewise
+  'gta': dict(num_heads=6, kv_heads=3),
+  'mfa': dict(query_dim=17),
+  'mfa_kr': dict(query_dim=17),
+  'linformer': dict(length=T, projected_length=5),
 }
+# Linformer neither decodes nor takes most masks: its tests are its own.
+NAMES = [name for name in attention.names() if name != 'linformer']
 # More than one way to be a variant: id -> (name, fields).
 MORE = {
   'mha_narrow': ('mha', dict(key_features=51, scale=0.3)),
   'collab_shared': ('collab', dict(shared_dim=23, bias='shared')),
   'collab_none': ('collab', dict(shared_dim=5, bias='none')),
   'mla_wide': ('mla', dict(latent_dim=17)),  # absorbed in decoding only
+  'gla_wide': ('gla', dict(num_heads=6, latent_dim=51, kv_heads=3)),  # likewise
+  'gla_gated': (
+    'gla',
+    dict(num_heads=6, latent_dim=14, kv_heads=2, gate='elementwise'),
+  ),
+  'skv_groups': ('skv', dict(num_heads=6, kv_heads=2)),
+  'mfa_wide': (
+    'mfa',
+    dict(query_dim=7, head_width=23, qkv_features=None),
+  ),
+  'mfa_kr_gated': ('mfa_kr', dict(query_dim=7, gate='head')),
+  'tpa_one': ('tpa', dict(rank=1)),
 }
-CASES = {name: (name, FIELDS.get(name, {})) for name in attention.names()}
+CASES = {name: (name, FIELDS.get(name, {})) for name in NAMES}
 CASES |= MORE
 # Each takes another path through the core and the kernels.
 QUICK = ('mha', 'collab', 'mhe_add')
@@ -65,7 +84,8 @@ def expected(case, params, x, y=None, z=None, mask=None, **fields):
   name, own = CASES[case]
   name, own = ('gqa', dict(kv_heads=1)) if name == 'mqa' else (name, own)
   own = {'num_heads': H} | own | fields
-  wanted = ('num_heads', 'kv_heads', 'bias', 'offset', 'scale')
+  wanted = ('num_heads', 'bias', 'offset', 'scale', 'gate')
+  wanted += ('kv_heads',) if name in ('gqa', 'skv') else ()
   y = x if y is None else y
   z = y if z is None else z
   own = {n: v for n, v in own.items() if n in wanted}

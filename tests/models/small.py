@@ -15,6 +15,11 @@ FIELDS = {  # of the variants that need some
   'gqa': dict(kv_heads=2),
   'collab': dict(shared_dim=5),
   'mla': dict(latent_dim=5),
+  'gla': dict(latent_dim=6),
+  'gta': dict(kv_heads=2),
+  'mfa': dict(query_dim=5),
+  'mfa_kr': dict(query_dim=5, head_width=4),
+  'linformer': dict(length=7, projected_length=3),
 }
 ATTENTION = {
   name: freeze(dict(name=name, num_heads=H) | FIELDS.get(name, {}))

@@ -7,11 +7,11 @@ import jax
 import pytest
 
 from benchmarks import scaling
-from collab import attention, models
+from collab import models
 from collab.models import axes
 from collab.runtime import tree_table
 from collab.training import sharding
-from tests.attention.variants import FIELDS
+from tests.attention.variants import FIELDS, NAMES
 
 
 def decoder(name='mha', **fields):
@@ -58,7 +58,7 @@ def test_all_parameters_of_all_families(name):
   )
 
 
-@pytest.mark.parametrize('name', attention.names())
+@pytest.mark.parametrize('name', NAMES)
 def test_what_heads_share_is_whole(name):
   """Of what is per head, each device has a part; of the rest, all."""
   prefix = 'decoder/layer_1/self_attention/'

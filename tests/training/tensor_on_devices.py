@@ -22,6 +22,7 @@ from collab.metrics import tokens
 from collab.runtime import checkpoint, tree_table
 from collab.training import optim, sharding, step
 from collab.training.experiment import Experiment
+from tests.attention.variants import NAMES
 
 ROWS, T, V, D, H, STEPS = 8, 14, 96, 64, 8, 12
 # Axes data, fsdp, tensor. The first is what the others are compared with.
@@ -39,13 +40,19 @@ SAVED = {
 }
 # Devices of `tensor`, and tokens of a row, of what is counted.
 LAYOUTS = ((2, T), (4, 4 * T))
-CASES = {name: {} for name in attention.names()} | dict(
+CASES = {name: {} for name in NAMES} | dict(
   gqa=dict(kv_heads=4),
   gqa_few=dict(name='gqa', kv_heads=2),  # fewer than tensor=4
   collab=dict(shared_dim=24),
   mla=dict(latent_dim=8),
   mla_wide=dict(name='mla', latent_dim=24),
+  gla=dict(latent_dim=8),
+  gta=dict(kv_heads=4),
+  mfa=dict(query_dim=8),
+  mfa_kr=dict(query_dim=8),
 )
+# Those of which scaling.tensor_sent has no formula.
+UNCOUNTED = ('gla', 'gta', 'mfa', 'mfa_kr', 'tpa')
 
 
 class Task:

@@ -152,7 +152,7 @@ def get_config(argument: str = '') -> ConfigDict:
     c.model.attention.rope = dict(base=10_000.0, fraction=1.0)
     # Half the width of a head, as in the paper, and even.
     head = c.model.dim // c.model.attention.num_heads
-    own['mla'] = dict(rope_dim=head // 4 * 2)
+    own['mla'] = own['gla'] = dict(rope_dim=head // 4 * 2)
   else:
     c.model.positions = words.others['positions']
   attend(c, words, **own)

@@ -40,7 +40,7 @@ OTHERS = dict.fromkeys(FAMILIES, ()) | dict(
 SLOW = pytest.mark.slow
 QUICK = ('wmt14', 'collab'), ('wmt14', 'mhe_add'), ('lm', 'collab')
 VARIANTS = tuple(configs.VARIANTS)
-DECODE = 'lm', 'wmt14'  # which linformer does not
+DECODE = 'lm', 'wmt14', 'decoder'  # which linformer does not
 # All families as they are, and one with others: that a variant is a difference
 # in attention alone is a test of its own, of all of both.
 BUILT = [

@@ -131,9 +131,10 @@ def run(
 
     # The end ------------------------------------------------------------------
 
-    params = states.params_of(state, abstract)
     if config.checkpoint.final == 'best' or config.checkpoint.average > 1:
       params = final_params.choose(config, checkpoints, abstract['params'])
+    else:
+      params = states.params_of(state, abstract)
   scores, examples = evaluate(params, 'test')
   summary.end(made, params, step, scores, examples)
   return scores

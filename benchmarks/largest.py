@@ -12,8 +12,9 @@ simulated devices, and fitted by
 
 which are this chip's gradients, the inputs that layers keep, and one layer as a
 whole, its gradient and its activations. The fit tells the largest shape that
-fits. Then the step is compiled at that shape too. To start, save and evaluate
-takes a second copy of a chip's parts for a moment, but no temporaries.
+fits. Then the step is compiled at that shape too. To start and to save takes a
+second copy of a chip's parts for a moment; to evaluate, one of the parameters
+and a forward pass.
 """
 
 import argparse

@@ -24,13 +24,14 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 
 from benchmarks import protocol
 from collab import models, tasks
 from collab.runtime import workdir as workdirs
-from collab.training import evaluation, gradients, optim
+from collab.training import evaluation, gradients, optim, sharding
 from configs import wmt14
 import train
 
@@ -57,8 +58,12 @@ def bare_step(config, task):
     total, weight, aux = task.loss(model, params, batch, {'dropout': key})
     return total, (weight, aux)
 
+  mesh = sharding.make_mesh()
+  specs = jax.tree.map(lambda _: PartitionSpec(), params)
+  value_and_grad = gradients.accumulate(loss, mesh, specs)
+
   def step(params, opt, batch, key):
-    (mean, aux), grads = gradients.accumulate(loss, params, batch, key)
+    (mean, aux), grads = value_and_grad(params, batch, key)
     updates, opt = tx.update(grads, opt, params)
     logged = mean, aux, optax.tree.norm(grads)  # as in train.py's step
     return optax.apply_updates(params, updates), opt, logged

@@ -81,8 +81,7 @@ def embed(
   model = models.build(**model)
   params = jax.tree.map(jnp.asarray, params)
 
-  @jax.jit
-  def program(params, batch):
+  def program(model, params, batch):
     x, _ = model.apply({'params': params}, batch)
     real = jnp.arange(x.shape[1])[None] < batch['lengths'][:, None]
     x = jnp.where(real[..., None], x, 0).sum(1)
@@ -90,8 +89,8 @@ def embed(
 
   every = np.arange(len(rows))
   computed = tasks.Pass.by_length(program, rows, every, size, 128)
-  split = sharding.batch_sharding(sharding.make_mesh())
-  return evaluation.rows(program, params, computed, split)
+  compute = evaluation.over_examples(model, sharding.make_mesh())
+  return compute(params, computed)
 
 
 def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:

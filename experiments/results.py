@@ -103,7 +103,9 @@ def record(
     new.write_bytes(text)
     new.replace(folder / row['examples'])
   path = folder / f'{name}.jsonl'
-  with atomic.locked(folder / name):
+  with atomic.locked(folder / name) as alone:
+    if not alone:
+      raise OSError(f'{folder / name} cannot be locked; no row is written.')
     kept = rows(path)
     own = {(x['arm'], x['seed']): x for x in kept if 'arm' in x}
     own[row['arm'], row['seed']] = row

@@ -128,14 +128,16 @@ class Cache:
       held = jnp.arange(self.length)[None] < self.index[:, None]
       valid = held if mask.key_valid is None else held & mask.key_valid
       return mask.replace(key_valid=valid)
-    if mask.q_positions is not None:
-      raise ValueError('The cache decides q_positions; leave them out.')
+    if mask.q_positions is not None or mask.offset:
+      raise ValueError(
+        'The cache decides q_positions and offset; leave them out.'
+      )
     return mask.replace(causal=True, q_positions=places)
 
   def _restrict_window(self, places):
     """Makes the Mask of what `extend` returned for this cache."""
     T, L = places.shape[1], self.length
-    if T == 1:
+    if T <= 1:
       return Mask(key_valid=jnp.arange(L)[None] < self.index[:, None])
     held = jnp.arange(L + T)[None] >= L - places[:, :1]
     return Mask(causal=True, window=L, offset=L, key_valid=held)
@@ -155,8 +157,13 @@ def empty(
     widths: widths of the inputs, see Cache.
     window: the places that are enough, or None.
   """
+  if window is not None and widths is not None:
+    raise ValueError(
+      'A cache of a window is made by init without inputs_k; expected a mask '
+      'without window, or inputs_q alone.'
+    )
   L = h.k.shape[1]
-  rolls = window is not None and window < L and widths is None
+  rolls = window is not None and window < L
   if rolls:
     L = window
   parts = jax.tree.map(

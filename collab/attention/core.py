@@ -59,11 +59,12 @@ class Attention(nn.Module):
       accelerator second derivatives and some jax.vmap need 'xla'.
     rope: rotary positions, see `Rope`; the variant says what rotates.
     qk_norm: RMS norm of queries and keys before they rotate, with scales
-      query_norm and key_norm; the variant says over which width.
+      query_norm and key_norm: of each head, and where heads share queries or
+      keys of these, before they are mixed or get embeddings.
     soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
-    gate: sigmoid(x Wg), by which queries x weigh what their heads read (arXiv
-      2505.06708): 'head', a number for each head, 'elementwise', one for each
-      of its dimensions, or 'none', 1. It adds nothing to the cache.
+    gate: the result of a head is multiplied by sigmoid(x Wg_h + bg_h) (arXiv
+      2505.06708): by one number with 'head', by one for each of its dimensions
+      with 'elementwise', or not at all with 'none'.
   """
 
   num_heads: int
@@ -232,8 +233,8 @@ class Attention(nn.Module):
     With decode=True, `init` on inputs of full length creates the cache. Then
     each call with n tokens appends n to every row, and attends causally to the
     tokens in the row. Rows whose tokens do not fit come out as NaN. If init has
-    a mask with a window, the cache has that many places and no end, and all
-    calls are under this window.
+    a mask with a window that is shorter than its inputs, the cache has that
+    many places and no end, and all calls are under this window.
 
     Cross attention is initialised with inputs_k, filled once by
     `prefill_memory`, and then called with inputs_q only. Without prefill_memory
@@ -244,7 +245,8 @@ class Attention(nn.Module):
       inputs_q: [*batch, T, D].
       inputs_k: [*batch, S, D'], default inputs_q.
       inputs_v: [*batch, S, D''], default inputs_k. Not accepted where the
-        values are the keys (skv, el, mla).
+        values are made from the keys or their input (skv, el, mla, gla, gta,
+        mfa_kr).
       mask: bool, broadcastable to [*batch, H, T, S], True where attention is
         allowed, or a masks.Mask; when decoding, S is the cache's length.
       deterministic: True switches dropout off.
@@ -299,8 +301,8 @@ class Attention(nn.Module):
     elif self.decode:
       widths = None if S is None else (D, y.shape[-1], z.shape[-1])
       reads = self.rope is not None and self.reads_positions
-      window = mask.window if isinstance(mask, masks.Mask) else None
-      new = caches.empty(h, reads, widths, window)
+      given = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
+      new = caches.empty(h, reads, widths, given and given.window)
       self.put_variable('cache', 'past', new)
     mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
     if self.mixes_tokens:

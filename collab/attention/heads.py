@@ -13,9 +13,11 @@ import jax
 class Heads(NamedTuple):
   """The heads that a variant computes; nothing that heads share is expanded.
 
-    o_h = softmax_s(scale q_h . k_h + key_bias_h) v_h,  h = 1..H
+    o_h = softmax_s(cap(scale q_h . k_h + key_bias_h)) v_h,  h = 1..H
 
-  Gq, Gk and Gv each divide H; head h uses group h // (H / G).
+  Gq, Gk and Gv each divide H; head h uses group h // (H / G). What a variant
+  caches in their place may have other sizes until `Attention.read` makes heads
+  of it. cap(s) is c tanh(s / c) with soft_cap = c, else s.
 
   Attributes:
     q: [B, T, Gq, K].

@@ -176,7 +176,8 @@ def check(
   if not isinstance(mask.causal, bool):
     raise TypeError(f'mask.causal is {mask.causal!r}, expected a Python bool.')
   for name, low in (('window', 1), ('offset', 0)):
-    if (got := getattr(mask, name)) is None:
+    got = getattr(mask, name)
+    if name == 'window' and got is None:
       continue
     if isinstance(got, bool) or not isinstance(got, int):
       raise TypeError(f'mask.{name} is {got!r}, expected a Python int.')
@@ -217,4 +218,6 @@ def hide(mask: Mask | None, h: Heads, name: str) -> Heads:
       f'{", ".join(more)}.'
     )
   seen = mask.key_valid[:, :, None, None]
-  return h._replace(k=jnp.where(seen, h.k, 0), v=jnp.where(seen, h.v, 0))
+  return h._replace(
+    k=jnp.where(seen, h.k, 0), v=h.v if h.v is None else jnp.where(seen, h.v, 0)
+  )

@@ -49,7 +49,7 @@ class Model(Protocol):
     dim: width of the model.
     block: BlockConfig.
     longest: maximum number of tokens of a sequence.
-    scan: whether its layers run as a scan, see stack.Stack.
+    scan: whether its layers run as a scan, see stack.Stack; may be omitted.
   """
 
   READS: ClassVar[str]

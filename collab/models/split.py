@@ -14,7 +14,6 @@ from typing import Any
 from flax import struct
 import jax
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
@@ -24,7 +23,6 @@ from collab.models import stacked
 
 ROWS = ('data', 'fsdp')  # axes of the mesh that split a batch
 AXIS = 'fsdp'  # of the mesh, over which parameters are split
-GATHERED = 'gathered'  # their name for remat, which has to gather them again
 BLOCK = re.compile(rf'layer_\d+|{stacked.LAYERS}')  # Blocks in a Stack
 
 
@@ -76,9 +74,10 @@ def gather(tree: Any, dtype: Any = None) -> Any:
     dtype = None
 
   def whole(x):
-    part = x.part if dtype is None else x.part.astype(dtype)
-    found = lax.all_gather(part, AXIS, axis=x.axis, tiled=True)
-    return checkpoint_name(found, GATHERED)
+    part = x.part  # of norms a scale, which they multiply by in float32
+    if dtype is not None and part.ndim > 1:
+      part = part.astype(dtype)
+    return lax.all_gather(part, AXIS, axis=x.axis, tiled=True)
 
   return _map(whole, tree)
 

@@ -132,7 +132,12 @@ def check_links(workdir: str | pathlib.Path) -> None:
   if buckets.is_url(workdir):
     return  # a bucket has none
   root = pathlib.Path(workdir).resolve()
-  for path in root.rglob('*'):
+  # Unlike rglob, os.walk passes over a folder that goes away meanwhile.
+  for path in (
+    pathlib.Path(at, name)
+    for at, folders, files in os.walk(root)
+    for name in (*folders, *files)
+  ):
     outside = path.is_symlink() and not path.resolve().is_relative_to(root)
     if outside and root / 'wandb' not in path.parents:
       raise ValueError(

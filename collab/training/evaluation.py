@@ -73,10 +73,11 @@ def over_examples(model: models.Model, mesh: Mesh) -> Callable:
 
   def compute(params, computed):
     params = sharding.moved(params, mesh)
-    if computed.rows not in programs:
-      specs = jax.tree.map(lambda x: x.sharding.spec, params)
-      programs[computed.rows] = program(model, mesh, specs, computed.rows)
-    run = programs[computed.rows]
+    specs = jax.tree.map(lambda x: x.sharding.spec, params)
+    key = computed.rows, *jax.tree.leaves(specs)
+    if key not in programs:
+      programs[key] = program(model, mesh, specs, computed.rows)
+    run = programs[key]
     stream = pipeline.stream(computed.batch, 0, computed.batches)
     found, places = [], []
     for batch in tqdm(

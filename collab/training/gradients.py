@@ -24,8 +24,9 @@ def accumulate(
   the rows i, i + n, ... A parameter that is split is gathered where it is used,
   see split.py, and there each micro-batch adds up the gradient over `fsdp`, for
   the part that a device keeps. Over `data`, and of what is not split, the
-  gradient is added up once, at the end. Sums are at least float32. By `tensor`
-  XLA splits each device's program, see models/axes.py.
+  gradient is added up once, at the end. Sums are at least float32, but those
+  over `fsdp` have the dtype of the gathered parameter. By `tensor` XLA splits
+  each device's program, see models/axes.py.
 
   Args:
     loss: (params, batch, key) -> (s, (w, aux)) with scalars s and w, w

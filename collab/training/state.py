@@ -27,7 +27,8 @@ def start(
   """Returns what to continue from, on its devices.
 
   Returns:
-    The number of steps done, the state in memory (see `in_memory`), and the
+    The number of steps done, the state in memory (see `in_memory`; with
+    eval_only as on disk), and the
     ShapeDtypeStructs of the state on disk, with shardings.
 
   Raises:
@@ -67,7 +68,7 @@ def start(
         state['ema'] = jax.tree.map(jnp.copy, state['params'])
   rates = lambda steps: optim.build(total_steps=steps, **config.optim)[1]
   workdirs.go_on(config, workdir, step, rates, eval_only)
-  return step, in_memory(model, state), abstract
+  return step, state if eval_only else in_memory(model, state), abstract
 
 
 def in_memory(model: models.Model, state: Any) -> Any:
@@ -75,7 +76,7 @@ def in_memory(model: models.Model, state: Any) -> Any:
 
   Each device stacks its own parts, one leaf after another.
   """
-  return stacked.stack(state, _join) if model.scan else state
+  return stacked.stack(state, _join) if getattr(model, 'scan', False) else state
 
 
 def sharding_of_stack(sharding: NamedSharding) -> NamedSharding:

@@ -319,3 +319,26 @@ def test_inputs_without_tokens_or_shape(wrong, words):
   layer = attention.build('mha', num_heads=2)
   with pytest.raises(ValueError, match=words + ', expected an array'):
     layer.init(jax.random.key(0), wrong)
+
+
+@pytest.mark.parametrize(
+  'name, fields, words',
+  [
+    ('mhe_add', dict(soft_cap=5.0), 'soft_cap needs rope with fraction=1'),
+    (
+      'mhe_add',
+      dict(soft_cap=5.0, rope=dict(fraction=0.5)),
+      'soft_cap needs rope with fraction=1',
+    ),
+    ('mhe_mul', dict(fold=True), 'fold=True is a form under rope'),
+    (
+      'collab',
+      dict(shared_dim=6, rope=dict(base=100.0)),
+      "shared_dim=6 has 2 spectra of odd width 3.*spectrum='shared'",
+    ),
+  ],
+)
+def test_forms_that_do_not_go_together(name, fields, words):
+  layer = attention.build(name, num_heads=2, **fields)
+  with pytest.raises(ValueError, match=words):
+    layer.init(jax.random.key(0), np.ones((1, 3, 16), 'float32'))

@@ -220,3 +220,42 @@ def test_a_prompt_in_chunks_reads_the_cache_as_far_as_it_is_filled(case):
     index = jnp.full_like(past.index, start)
     o, _ = step(dict(past=held.replace(index=index)), x[:, start : start + n])
     exact(o, dense[:, start : start + n])
+
+
+def test_a_call_without_tokens_changes_nothing():
+  decode = Decoder('mha')
+  first = decode(inputs('mha')[0][:, :W])
+  none = decode(inputs('mha')[0][:, :0])
+  assert none.shape == (B, 0, first.shape[-1])
+  exact(decode(inputs('mha')[0][:, W : W + 1]), full('mha')[:, W : W + 1])
+
+
+@pytest.mark.parametrize(
+  'mask, words',
+  [
+    (attention.Mask(causal=True, window='4'), "mask.window is '4'"),
+    (attention.Mask(causal=True, offset=None), 'mask.offset is None'),
+  ],
+)
+def test_types_of_a_mask_that_makes_a_cache(mask, words):
+  x = inputs('mha')[0]
+  with pytest.raises(TypeError, match=words):
+    build('mha', decode=True).init(jax.random.key(0), x, mask=mask)
+
+
+def test_a_window_is_for_a_cache_of_ones_own_keys():
+  x = inputs('mha')[0]
+  with pytest.raises(ValueError, match='init without inputs_k'):
+    build('mha', decode=True).init(jax.random.key(0), x, x, mask=MASK)
+
+
+def test_a_cache_decides_the_offset():
+  layer, x = build('mha', decode=True), inputs('mha')[0]
+  cache = layer.init(jax.random.key(0), x)['cache']
+  with pytest.raises(ValueError, match='decides q_positions and offset'):
+    layer.apply(
+      dict(params=params('mha'), cache=cache),
+      x[:, :1],
+      mask=attention.Mask(causal=True, offset=5),
+      mutable=['cache'],
+    )

@@ -2,12 +2,15 @@
 """A state that is split: the same training, gathered a layer at a time."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
 from benchmarks import fsdp
-from collab.models import split
+from collab import models
+from collab.models import split, stack
+from collab.training import gradients, sharding
 from tests.training.test_devices import on_devices
 
 
@@ -32,6 +35,38 @@ def test_one_layer_is_whole_at_a_time():
   found = fsdp.measured('scan')
   assert found['temporary'] < 0.3
   assert (found['gathered'], found['scattered']) == (2 * 6 + 2, 6 + 2)
+
+
+@pytest.mark.parametrize('remat', stack.REMAT)
+def test_blocks_gather_again_for_the_backward_pass(remat):
+  """So that no layer stays whole; what is outside of blocks is kept."""
+  model = models.build(
+    'decoder',
+    vocab_size=64,
+    dim=64,
+    num_layers=2,
+    mlp_dim=64,
+    attention=dict(name='mha', num_heads=2),
+    remat=remat,
+  )
+  params = models.shapes(model)
+  mesh = jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES)
+  shardings = sharding.state_shardings(mesh, params)
+  specs = jax.tree.map(lambda x: x.spec, shardings)
+  parts = jax.tree_util.tree_leaves_with_path(specs)
+  parts = [path for path, spec in parts if split.AXIS in spec]
+  of_blocks = [x for x in parts if 'layer_' in jax.tree_util.keystr(x)]
+
+  def loss(params, batch, key):
+    params = split.gather_outside(params)
+    out = model.apply({'params': params}, batch)
+    return out.sum(), (jnp.float32(1), {})
+
+  batch = dict(tokens=jax.ShapeDtypeStruct((2, 7), jnp.int32))
+  run = gradients.accumulate(loss, mesh, specs)
+  text = str(jax.make_jaxpr(run)(params, batch, jax.random.key(0)))
+  assert 0 < len(of_blocks) < len(parts)
+  assert text.count('= all_gather[') == len(parts) + len(of_blocks)
 
 
 def test_boxes_open_again():

@@ -50,7 +50,8 @@ class Collab(Attention, kw_only=True):
   has one rotated key. Mixing the key instead is another model, unless m_h is
   complex. A content bias is no bias of a key any more: it is that of a head's
   queries, b_h [k], so its parameters are H k, and the cache has k + H d. The
-  shared key bias, which the softmax cancels, then has an effect.
+  shared key bias, which the softmax cancels, then has an effect. qk_norm is
+  over all of k, before the mixing, so it is not MHA's, which is per head.
 
   Attributes:
     shared_dim: k.
@@ -116,6 +117,12 @@ class Collab(Attention, kw_only=True):
       raise ValueError(
         f"num_heads={H} does not divide shared_dim={K}, as spectrum='head' "
         'needs.'
+      )
+    if self.rope and self.rope.fraction == 1 and K // self.bands() % 2:
+      raise ValueError(
+        f'shared_dim={K} has {self.bands()} spectra of odd width '
+        f"{K // self.bands()}, and rope rotates planes; spectrum='shared' has "
+        'one.'
       )
     if self.mixing == 'complex' and (
       K // self.bands() % 2 or (self.rope and self.rope.fraction < 1)

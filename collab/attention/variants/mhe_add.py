@@ -67,6 +67,11 @@ class MHEAdd(Attention, kw_only=True):
     q, keys = q[:, :, None], k[:, :, None]
     v, key_bias = self.project('value', z, (K,))[:, :, None], None
     if n < K:  # ek has no effect, see above
+      if self.soft_cap is not None:
+        raise ValueError(
+          'mhe_add leaves out key embeddings, which a softmax cancels and a '
+          'soft_cap does not; soft_cap needs rope with fraction=1.'
+        )
       key_bias = jnp.einsum(
         'bsk,hk->bsh', k[..., n:], eq, precision=self.precision
       )

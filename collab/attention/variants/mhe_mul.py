@@ -57,6 +57,8 @@ class MHEMul(Attention, kw_only=True):
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])
+    if self.fold and self.rope is None:
+      raise ValueError('fold=True is a form under rope, and rope is None.')
     q = self.normalize('query', self.project('query', x, (K,)))[:, :, None]
     q = q * self.embedding('query', q)
     ek = self.embedding('key', q)

@@ -15,7 +15,7 @@ heads, K width of a head, N = H K.
 import numpy as np
 
 from collab import checks
-from collab.attention.variants.collab import BIASES
+from collab.attention.variants.collab import LEGAL
 from collab.convert.decompose import cp
 from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
@@ -44,7 +44,7 @@ def grams(mha: Mha, moments: Moments, bias: str = 'content') -> tuple:
   Raises:
     ValueError: there is no such bias.
   """
-  checks.one_of('bias', bias, BIASES)
+  checks.one_of('bias', bias, LEGAL['bias'])
   D, H, K = mha.query.shape
   wq, wk = mha.query.reshape(D, -1), mha.key.reshape(D, -1)
   gram = wq.T @ moments.x_cov @ wq

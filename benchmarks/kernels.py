@@ -72,7 +72,7 @@ def calls(family: str) -> set[Call]:
 
   def spy(q, k, v, key_bias, mask, H, *, rate=0.0, **how):
     parts = vars(mask or masks.Mask())
-    causal = parts.pop('causal')
+    causal, _ = parts.pop('causal'), parts.pop('offset')
     given = {name: x for name, x in parts.items() if x is not None}
     cross = given.get('q_segments') is not given.pop('kv_segments', None)
     found.add(Call(causal, tuple(given), cross, rate > 0))

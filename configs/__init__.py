@@ -45,7 +45,6 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
   gqa=dict(kv_heads=2),
   mhe_mul=dict(offset=1.0),
   mla=dict(latent_dim=lambda c: c.model.dim // 4),
-  skv=dict(kv_heads=0),
   gla=dict(latent_dim=lambda c: c.model.dim // 8 * 2, kv_heads=2),
   gta=dict(kv_heads=2),
   mfa=_MFA,
@@ -55,7 +54,11 @@ VARIANTS = {name: {} for name in attention.names()} | dict(
 )
 # Fields of an attention that configs lack unless given, and their types.
 OPTIONAL = dict(
-  implementation='xla', qkv_features=0, embedding_std=0.02, gate='none'
+  implementation='xla',
+  qkv_features=0,
+  kv_heads=0,
+  embedding_std=0.02,
+  gate='none',
 )
 BOOL = dict(true=True, false=False)
 

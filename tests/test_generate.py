@@ -162,7 +162,7 @@ def run(tmp_path_factory):
 
 
 def test_a_prompt_that_is_not_utf8(run):
-  with pytest.raises(ValueError, match=r'^--prompt is not UTF-8\.$'):
+  with pytest.raises(ValueError, match=r'^--prompt is not UTF-8: .*allowed$'):
     main([f'--workdir={run}', '--prompt=one\udcff'])
 
 

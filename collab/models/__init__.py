@@ -83,7 +83,7 @@ def build(name: str, **fields: Any) -> Model:
   _check(fields)
   block, rest = BlockConfig.of(fields)
   built = model(block=BlockConfig(**model.BLOCK | block), **rest)
-  for place in built.attentions():
+  for place in built.attentions() if name in MODELS else ():
     variant = place.fields['name']
     decodes = place.causal or place.cross
     if decodes and attention.variants.variant(variant).mixes_tokens:

@@ -40,7 +40,7 @@ class GLA(Attention, kw_only=True):
   axes: ClassVar[dict] = dict(
     query='dim -> heads width',
     latent='dim -> groups width',
-    rope_key='dim -> shared width',
+    rope_key='dim -> width',
     key_up='width -> heads width',
     value_up='width -> heads width',
   )
@@ -55,8 +55,8 @@ class GLA(Attention, kw_only=True):
     q, turned = q[..., :K], q[..., K:]
     key_up, shared = self.up('key_up', K), None
     if self.rope is not None:
-      shared = self.project('rope_key', y, (1, self.rope_dim), use_bias=False)
-      shared = self.rotate(shared, positions.keys)
+      shared = self.project('rope_key', y, (self.rope_dim,), use_bias=False)
+      shared = self.rotate(shared[:, :, None], positions.keys)
       turned = self.rotate(turned, positions.queries)
     if absorbed := self.decode or R <= K:
       q = self.einsum('bthk,rhk->bthr', q, key_up)

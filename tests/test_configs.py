@@ -321,7 +321,7 @@ def test_argument_lists_the_fields_that_an_attention_takes(name):
     got = get('lm', f'{name},sample,{key}={values[key]}').model.attention
     attention.build(**got)
   others = configs.OPTIONAL.keys() - set(listed)
-  assert others == {'embedding_std'} - set(listed)
+  assert others == {'embedding_std', 'kv_heads'} - set(listed)
   for key in others:
     with pytest.raises(ValueError, match=f'{key}=1; '):
       get('lm', f'{name},{key}=1')

@@ -118,11 +118,11 @@ class Collab(Attention, kw_only=True):
         f"num_heads={H} does not divide shared_dim={K}, as spectrum='head' "
         'needs.'
       )
-    if self.rope and self.rope.fraction == 1 and K // self.bands() % 2:
+    n = self.bands()
+    if self.rope and self.rope.fraction == 1 and n > 1 and K // n % 2:
       raise ValueError(
-        f'shared_dim={K} has {self.bands()} spectra of odd width '
-        f"{K // self.bands()}, and rope rotates planes; spectrum='shared' has "
-        'one.'
+        f'shared_dim={K} has {n} spectra of odd width {K // n}, and rope '
+        "rotates planes; spectrum='shared' has one."
       )
     if self.mixing == 'complex' and (
       K // self.bands() % 2 or (self.rope and self.rope.fraction < 1)

@@ -45,6 +45,7 @@ def run(
   """Trains to config.total_steps; returns test metrics, None if stopped."""
   plan.check(config)
   traced = plan.traced(config, profile, eval_only)
+  mesh = sharding.make_mesh(config.fsdp, config.tensor)
   due, last = functools.partial(plan.due, config), config.total_steps
 
   # What the config names ------------------------------------------------------
@@ -61,7 +62,6 @@ def run(
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   task.check(model)
   tx, schedule = optim.build(total_steps=last, **config.optim)
-  mesh = sharding.make_mesh(config.fsdp, config.tensor)
   made = Experiment(config, workdir, task, model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
   batch = sharding.put(task.batch(0), rows)  # refuses what does not divide

@@ -119,7 +119,7 @@ def layer(
       d, G = Wo.shape[1], p['latent']['kernel'].shape[1]
       c = norm('latent', y @ p['latent']['kernel'][:, h // (H // G)])
       q, k = dense(p['query'], x, h), dense(p['key_up'], c, h)
-      shared = turn(y @ p['rope_key']['kernel'][:, 0], key_at)
+      shared = turn(y @ p['rope_key']['kernel'], key_at)
       Q.append(np.concatenate([q[..., :d], turn(q[..., d:], at)], -1))
       K.append(np.concatenate([k, shared], -1))
       V.append(dense(p['value_up'], c, h))

@@ -50,6 +50,14 @@ def _text(examples, found):
   return np.stack([nll, tokens * (found['words'] / tokens.sum())], 1)
 
 
+def _bits(examples, found):
+  """Returns bits and characters of each piece, spread like words."""
+  nll, tokens = (np.float64(examples[key]) for key in ('nll', 'tokens'))
+  bits = nll / np.log(2)
+  characters = bits.sum() / found['bits_per_character']
+  return np.stack([bits, tokens * (characters / tokens.sum())], 1)
+
+
 def _classes(examples, found):
   """Counts right answers, predicted, true and found positives, examples."""
   gold, ours = (np.array(examples[x]) == 1 for x in ('gold', 'predicted'))
@@ -100,6 +108,14 @@ PERPLEXITY = Metric(
   _text,
   lambda sums: np.exp(sums[..., 0] / sums[..., 1]),
   'perplexity',
+  lower=True,
+)
+BITS = Metric(
+  'bits per character',
+  _bits,
+  lambda sums: sums[..., 0] / sums[..., 1],
+  'bits_per_character',
+  digits=4,
   lower=True,
 )
 TOP1 = Metric(

@@ -81,11 +81,7 @@ class Attention(fields.Fields):
     return features // self.num_heads
 
   def project(
-    self,
-    name: str,
-    x: jax.Array,
-    features: int | tuple[int, ...],
-    **options: Any,
+    self, name: str, x: jax.Array, features: int | tuple, **options: Any
   ) -> jax.Array:
     """Computes x W + b, with parameters name/kernel and name/bias as in linen.
 
@@ -280,9 +276,8 @@ class Attention(fields.Fields):
     rate, key, H = 0.0, None, self.num_heads
     # Without queries or keys nothing is dropped, so no random key is needed.
     drops = self.dropout_rate > 0 and 0 not in (*q.shape[:2], k.shape[1])
-    if drops and not nn.merge_param(
-      'deterministic', self.deterministic, deterministic
-    ):
+    given = self.deterministic, deterministic
+    if drops and not nn.merge_param('deterministic', *given):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
     # Shapes are found with one token, and tokens are decoded one by one.

@@ -204,7 +204,7 @@ def test_workdir_that_is_not_a_folder(corpus):
     ({'model.attention': {}}, ['model.attention={}', 'a name, one of collab']),
     (
       {'model.attention': dict(name='mha', num_heads='4')},
-      ["model.attention.num_heads='4'; expected int"],
+      ["model.attention: num_heads='4'; expected int"],
     ),
     (
       {'model.cross_attention': dict(num_heads=2)},
@@ -212,7 +212,7 @@ def test_workdir_that_is_not_a_folder(corpus):
     ),
     (
       {'model.attention': dict(name='gqa', num_heads=2, kv_heads=(1, '2'))},
-      ["model.attention.kv_heads='2'; expected int"],
+      ["model.attention: kv_heads='2'; expected int"],
     ),
     (
       {'model.attention.num_heads': 3},

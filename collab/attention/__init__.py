@@ -7,8 +7,8 @@
   y = layer.apply(variables, x, mask=attention.Mask(causal=True))
 
 `names()` lists the variants. mha replaces
-flax.linen.MultiHeadDotProductAttention; the docstring of `Attention` lists what
-is not supported.
+flax.linen.MultiHeadDotProductAttention; the docstrings of `Attention` and of
+`fields.Fields`, its base, list what is not supported.
 """
 
 from collab.attention.cache import Cache, cache_take

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collab.attention.heads import Positions
+
 
 def inputs(
   inputs_q: jax.Array, inputs_k: jax.Array | None, inputs_v: jax.Array | None
@@ -38,11 +40,36 @@ def inputs(
   return tuple(x.reshape(B, *x.shape[-2:]) for x in (x, y, z))
 
 
-def positions(name: str, x: Any, batch: tuple, default: jax.Array) -> jax.Array:
-  """Checks positions [*batch, n]: int [B|1, n], or the default for None."""
-  if x is None:
-    return default
-  return flat(name, typed(name, x, jnp.integer), batch, default.shape[1:])
+def positions(
+  queries: Any,
+  keys: Any,
+  batch: tuple,
+  start: int | jax.Array,
+  T: int,
+  S: int | None,
+) -> Positions:
+  """Checks the call's positions [*batch, T] and key_positions [*batch, S].
+
+  Args:
+    queries, keys: positions; None means start, start + 1, ...
+    batch: sizes of the batch axes.
+    start: an int, or int [B, 1].
+    T: number of queries.
+    S: number of keys, or None where they are the queries' tokens.
+  """
+
+  def checked(name, x, n):
+    default = start + jnp.arange(n)[None]
+    if x is None:
+      return default
+    return flat(name, typed(name, x, jnp.integer), batch, (n,))
+
+  at = checked('positions', queries, T)
+  if S is not None:
+    return Positions(at, checked('key_positions', keys, S))
+  if keys is not None:
+    raise ValueError('key_positions needs inputs_k.')
+  return Positions(at, at)
 
 
 def lengths(x: Any, batch: tuple) -> jax.Array | None:

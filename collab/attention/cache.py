@@ -20,7 +20,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from collab.attention.heads import Heads
+from collab.attention.heads import Heads, Positions
 from collab.attention.masks import Mask
 
 _SPOILT = -(2**30)  # the index of a window's row that took impossible lengths
@@ -69,60 +69,16 @@ class Cache:
     """(k, v, key_bias)."""
     return self.k, self.v, self.key_bias
 
-  def heads(self, h: Heads) -> Heads:
-    """Replaces the keys and values of h by those of the cache."""
-    k, v, key_bias = jax.tree.map(_swap, self.kept)
-    return h._replace(k=k, v=v, key_bias=key_bias)
-
-  def check_call(self, B: int, T: int, S: int | None, lengths, mask):
-    """Checks that the layer may be called with B rows of T queries.
-
-    Args:
-      B, T: sizes of inputs_q.
-      S: length of inputs_k, or None without inputs_k.
-      lengths: lengths of the call, or None.
-      mask: mask of the call, or None.
-
-    Raises:
-      ValueError: the call lacks an argument, or has a forbidden one.
-    """
-    if self.window and mask is not None:
-      parts = jax.tree.leaves(mask)
-      if parts or mask.offset or mask.window not in (None, self.length):
-        raise ValueError(
-          f'The cache holds a window of {self.length} keys: the mask of a call '
-          'can be Mask(causal=True) with that window, or None.'
-        )
-    if (rows := self.index.shape[0]) != B:
-      raise ValueError(f'The cache has {rows} rows, the inputs {B}.')
-    if self.memory:
-      if S is not None or lengths is not None:
-        raise ValueError(
-          'A layer that has a memory takes inputs_q only; inputs_k, inputs_v '
-          'and their lengths go to prefill_memory, once.'
-        )
-    elif S is None and self.widths:
-      raise ValueError(
-        'The cache was made with inputs_k and has no memory yet. Cross '
-        'attention: call prefill_memory first; self-attention: pass inputs_k '
-        'in every call, or in none.'
-      )
-    elif S is not None and T not in (0, S):
-      raise ValueError(
-        f'Decoding adds a key for each query: got {S} tokens of inputs_k for '
-        f'{T} of inputs_q. The memory of cross attention goes to '
-        'prefill_memory, once.'
-      )
-
-  def restrict(self, mask: Mask | None, places: jax.Array) -> Mask:
+  def restrict(self, mask: Mask | None, start: int | jax.Array, T: int) -> Mask:
     """Makes a Mask that also hides the places beyond what the cache holds.
 
     Args:
       mask: the user's mask, or None.
-      places: int [B|1, T], positions of the queries in their rows.
+      start: place of the first query in its row, from `begin`.
+      T: number of queries.
     """
     if self.window:
-      return self._restrict_window(places)
+      return self._restrict_window(start, T)
     mask = mask or Mask()
     if self.memory:
       held = jnp.arange(self.length)[None] < self.index[:, None]
@@ -132,15 +88,69 @@ class Cache:
       raise ValueError(
         'The cache decides q_positions and offset; leave them out.'
       )
+    places = start + jnp.arange(T)[None]
     return mask.replace(causal=True, q_positions=places)
 
-  def _restrict_window(self, places):
+  def _restrict_window(self, start, T):
     """Makes the Mask of what `extend` returned for this cache."""
-    T, L = places.shape[1], self.length
+    L = self.length
     if T <= 1:
       return Mask(key_valid=jnp.arange(L)[None] < self.index[:, None])
-    held = jnp.arange(L + T)[None] >= L - places[:, :1]
+    held = jnp.arange(L + T)[None] >= L - start
     return Mask(causal=True, window=L, offset=L, key_valid=held)
+
+
+def begin(
+  cache: Cache | None, B: int, T: int, S: int | None, lengths: Any, mask: Any
+) -> int | jax.Array:
+  """Checks a call with B rows of T queries, before anything is computed.
+
+  Args:
+    cache: the layer's cache, or None.
+    B, T: sizes of inputs_q.
+    S: length of inputs_k, or None without inputs_k.
+    lengths: lengths of the call, or None.
+    mask: mask of the call, or None.
+
+  Returns:
+    The place of the first query in its row: 0, or int32 [B, 1].
+
+  Raises:
+    ValueError: the call lacks an argument, or has a forbidden one.
+  """
+  if cache is None:
+    if lengths is not None:
+      raise ValueError('lengths is for a layer that decodes from its cache.')
+    return 0
+  if cache.window and mask is not None:
+    parts = jax.tree.leaves(mask)
+    if parts or mask.offset or mask.window not in (None, cache.length):
+      raise ValueError(
+        f'The cache holds a window of {cache.length} keys: the mask of a call '
+        'can be Mask(causal=True) with that window, or None.'
+      )
+  if (rows := cache.index.shape[0]) != B:
+    raise ValueError(f'The cache has {rows} rows, the inputs {B}.')
+  if cache.memory:
+    if S is not None or lengths is not None:
+      raise ValueError(
+        'A layer that has a memory takes inputs_q only; inputs_k, inputs_v '
+        'and their lengths go to prefill_memory, once.'
+      )
+    return 0
+  if S is None and cache.widths:
+    raise ValueError(
+      'The cache was made with inputs_k and has no memory yet. Cross '
+      'attention: call prefill_memory first; self-attention: pass inputs_k '
+      'in every call, or in none.'
+    )
+  if S is not None and T not in (0, S):
+    raise ValueError(
+      f'Decoding adds a key for each query: got {S} tokens of inputs_k for '
+      f'{T} of inputs_q. The memory of cross attention goes to '
+      'prefill_memory, once.'
+    )
+  return cache.index[:, None]
 
 
 def empty(
@@ -194,25 +204,30 @@ def emptied(cache: Cache | None, S: int) -> Cache:
 
 
 def extend(
-  cache: Cache,
-  h: Heads,
-  positions: jax.Array,
-  lengths: jax.Array | None = None,
-) -> tuple[Cache, Heads, jax.Array | None]:
-  """Appends the keys of h, and returns what its queries may attend to.
+  cache: Cache, h: Heads, at: Positions, lengths: jax.Array | None = None
+) -> tuple[Cache, Heads, Positions]:
+  """Appends the keys of h to every row, each row at its own index.
 
   Args:
-    cache, h, positions, lengths: as in `append`.
+    cache: a Cache of L places; nothing is appended to a memory.
+    h: Heads of n tokens.
+    at: Positions of the tokens.
+    lengths: int [B], how many of the n tokens are real; all by default. The
+      next call overwrites the others.
 
   Returns:
-    The new Cache; h with the keys and values of the cache, or for several
-    tokens and a window with the L old ones and the new; and their positions, if
-    the cache keeps them.
+    The new Cache, and what its queries may attend to: h with the keys and
+    values of the cache, or for several tokens and a window with the L old ones
+    and the new; and their positions, None if the cache has none. Tokens beyond
+    L are dropped, which `overflowed` shows; a window drops the oldest instead.
+    A length outside of 0 to n also makes its row overflow.
   """
-  new = append(cache, h, positions, lengths)
+  new = cache if cache.memory else _append(cache, h, at.keys, lengths)
   B, n = h.k.shape[:2]
   if not cache.window or n == 1:
-    return new, new.heads(h), new.positions
+    k, v, key_bias = jax.tree.map(_swap, new.kept)
+    h = h._replace(k=k, v=v, key_bias=key_bias)
+    return new, h, at._replace(keys=new.positions)
   L = cache.length
   order = (cache.index[:, None] + jnp.arange(L)[None]) % L
 
@@ -221,34 +236,17 @@ def extend(
     old = _swap(jnp.take_along_axis(old, by, 2))
     return jnp.concatenate([old, added.astype(old.dtype)], 1)
 
-  parts = jax.tree.map(join, cache.kept, (h.k, h.v, h.key_bias))
-  at = cache.positions
-  if at is not None:
-    added = jnp.broadcast_to(positions, (B, n)).astype(at.dtype)
-    at = jnp.concatenate([jnp.take_along_axis(at, order, 1), added], 1)
-  return new, h._replace(k=parts[0], v=parts[1], key_bias=parts[2]), at
+  k, v, key_bias = jax.tree.map(join, cache.kept, (h.k, h.v, h.key_bias))
+  keys = cache.positions
+  if keys is not None:
+    added = jnp.broadcast_to(at.keys, (B, n)).astype(keys.dtype)
+    keys = jnp.concatenate([jnp.take_along_axis(keys, order, 1), added], 1)
+  h = h._replace(k=k, v=v, key_bias=key_bias)
+  return new, h, at._replace(keys=keys)
 
 
-def append(
-  cache: Cache,
-  h: Heads,
-  positions: jax.Array,
-  lengths: jax.Array | None = None,
-) -> Cache:
-  """Appends the keys of h to every row, each row at its own index.
-
-  Args:
-    cache: a Cache of L places.
-    h: Heads of n tokens.
-    positions: int [B|1, n], positions of the tokens.
-    lengths: int [B], how many of the n tokens are real; all by default. The
-      next call overwrites the others.
-
-  Returns:
-    The new Cache. Tokens beyond L are dropped, which `overflowed` shows; a
-    window drops the oldest instead. A length outside of 0 to n also makes its
-    row overflow.
-  """
+def _append(cache, h, positions, lengths):
+  """Returns the cache with the keys of h, as in `extend`."""
   B, n = h.k.shape[:2]
   added = jnp.full(B, n)
   if lengths is not None:

@@ -5,8 +5,7 @@ Axes: B batch, T queries, S keys, D model, H heads, V value width.
 """
 
 from collections.abc import Callable
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -15,100 +14,19 @@ import jax.numpy as jnp
 from collab.attention import arguments, choice, costs, fields, kernels, masks
 from collab.attention import cache as caches
 from collab.attention.heads import Heads, Positions
-from collab.attention.rope import Rope
 
 
-class Attention(nn.Module):
+class Attention(fields.Fields):
   """Multi-head attention, drop-in for linen's MultiHeadDotProductAttention.
 
     out = sum_h gate_h * finish(o)_h Wo_h + bo,  o_h as in `Heads`
 
   Abstract: a variant defines `heads`, perhaps `read` and `finish`, and is
-  final. The fields have linen's names, order and defaults, keyword-only from
-  `decode` on. Two things differ. A row with nothing to attend to has zero heads
-  and zero gradients (linen: the mean of the values). Masks are bool (linen: any
-  number).
-
-  These raise a TypeError with the name: the fields `attention_fn`,
-  `qkv_dot_general`, `out_dot_general`, `qkv_dot_general_cls`,
-  `out_dot_general_cls`, `qk_attn_weights_einsum_cls`,
-  `attn_weights_value_einsum_cls`, and the call's argument `inputs_kv`.
-
-  Attributes:
-    num_heads: H.
-    dtype: dtype of the computation; by default that of inputs and parameters.
-    param_dtype: dtype of the parameters.
-    qkv_features: H times the width of a head, default the width of inputs_q.
-    out_features: width of the result, default the width of inputs_q.
-    broadcast_dropout: whether all heads and examples share a dropout pattern.
-    dropout_rate: dropout rate of the attention weights.
-    deterministic: True switches dropout off; an argument of the call, too.
-    precision: precision of the matrix products.
-    kernel_init: initialiser of the projections.
-    out_kernel_init: initialiser of the output projection, default kernel_init.
-    bias_init: initialiser of the projections' biases.
-    out_bias_init: initialiser of the output bias, default bias_init.
-    use_bias: whether projections have biases.
-    decode: whether to keep a cache and attend to it; see `__call__`.
-    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
-      for variants with one projection each: mha, gqa, sha. Not with rope.
-    force_fp32_for_softmax: accepted, but the softmax is float32 either way.
-    implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' has to take
-      every call but those that decode, and a call that it does not take raises
-      a ValueError. By default the kernel is chosen, see choice.py. On an
-      accelerator second derivatives and some jax.vmap need 'xla'.
-    rope: rotary positions, see `Rope`; the variant says what rotates.
-    qk_norm: RMS norm of queries and keys before they rotate, with scales
-      query_norm and key_norm: of each head, and where heads share queries or
-      keys of these, before they are mixed or get embeddings.
-    soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
-    gate: the result of a head is multiplied by sigmoid(x Wg_h + bg_h) (arXiv
-      2505.06708): by one number with 'head', by one for each of its dimensions
-      with 'elementwise', or not at all with 'none'.
+  final. `Fields` has the fields. Two things differ from linen. A row with
+  nothing to attend to has zero heads and zero gradients (linen: the mean of the
+  values). Masks are bool (linen: any number). The call's argument `inputs_kv`
+  raises a TypeError.
   """
-
-  num_heads: int
-  dtype: Any = None
-  param_dtype: Any = jnp.float32
-  qkv_features: int | None = None
-  out_features: int | None = None
-  broadcast_dropout: bool = True
-  dropout_rate: float = 0.0
-  deterministic: bool | None = None
-  precision: Any = None
-  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-  out_kernel_init: nn.initializers.Initializer | None = None
-  bias_init: nn.initializers.Initializer = nn.initializers.zeros
-  out_bias_init: nn.initializers.Initializer | None = None
-  use_bias: bool = True
-  _: dataclasses.KW_ONLY  # linen's attention_fn is here
-  decode: bool = False
-  normalize_qk: bool = False
-  force_fp32_for_softmax: bool = False
-  implementation: str | None = None
-  rope: Rope | None = None
-  qk_norm: bool = False
-  soft_cap: float | None = None
-  gate: str = 'none'
-
-  # Where this is False the values are the keys, and the call takes no inputs_v.
-  separate_values: ClassVar[bool] = True
-  # Those of the fields normalize_qk, qk_norm and rope that the variant obeys.
-  # normalize_qk needs queries and keys of one projection each; for the others
-  # `heads` calls `normalize` and `rotate`.
-  takes: ClassVar[tuple[str, ...]] = ()
-  # Whether `read` needs the keys' positions under rope: the cache keeps them.
-  reads_positions: ClassVar[bool] = False
-  # The axes of the variant's parameters, see collab/models/axes.py: devices may
-  # split `heads` and `groups`, and each has whole what all heads share.
-  axes: ClassVar[dict[str, str]] = {}
-  # Whether `read` mixes tokens. Then the layer does not decode, and its mask
-  # may only have key_valid: keys and values that it hides are zeros in `read`.
-  mixes_tokens: ClassVar[bool] = False
-
-  def __post_init__(self):
-    super().__post_init__()
-    fields.check(type(self), vars(self))
 
   # What a variant defines -----------------------------------------------------
 
@@ -163,11 +81,7 @@ class Attention(nn.Module):
     return features // self.num_heads
 
   def project(
-    self,
-    name: str,
-    x: jax.Array,
-    features: int | tuple[int, ...],
-    **options: Any,
+    self, name: str, x: jax.Array, features: int | tuple, **options: Any
   ) -> jax.Array:
     """Computes x W + b, with parameters name/kernel and name/bias as in linen.
 
@@ -238,8 +152,7 @@ class Attention(nn.Module):
 
     Cross attention is initialised with inputs_k, filled once by
     `prefill_memory`, and then called with inputs_q only. Without prefill_memory
-    a call appends its own inputs_k and inputs_v, which have as many tokens as
-    inputs_q, as in linen.
+    a call appends its own inputs_k and inputs_v, a token for each query.
 
     Args:
       inputs_q: [*batch, T, D].
@@ -274,47 +187,32 @@ class Attention(nn.Module):
     batch, (T, D) = inputs_q.shape[:-2], inputs_q.shape[-2:]
     S = None if inputs_k is None else y.shape[1]
     past = self._past()
-    if past is not None:
-      past.check_call(x.shape[0], T, S, lengths, mask)
-    elif lengths is not None:
-      raise ValueError('lengths is for a layer that decodes from its cache.')
-    start = 0 if past is None or past.memory else past.index[:, None]
-    places = start + jnp.arange(T)[None]
-    queries = keys = arguments.positions('positions', positions, batch, places)
-    if inputs_k is not None:
-      keys = start + jnp.arange(S)[None]
-      keys = arguments.positions('key_positions', key_positions, batch, keys)
-    elif key_positions is not None:
-      raise ValueError('key_positions needs inputs_k.')
-    if past is not None and past.memory:
-      # The projections of keys and values run on zero tokens.
+    start = caches.begin(past, x.shape[0], T, S, lengths, mask)
+    at = arguments.positions(positions, key_positions, batch, start, T, S)
+    if past is not None and past.memory:  # it has the keys: none are projected
       y, z = (jnp.zeros((x.shape[0], 0, n), x.dtype) for n in past.widths[1:])
-      keys = keys[:, :0]
-    h = self._heads(x, y, z, Positions(queries, keys))
+      at = at._replace(keys=at.keys[:, :0])
+    h = self._heads(x, y, z, at)
     if past is not None:
-      if past.memory:
-        h, keys = past.heads(h), past.positions
-      else:
-        lengths = arguments.lengths(lengths, batch)
-        past, h, keys = caches.extend(past, h, keys, lengths)
+      lengths = arguments.lengths(lengths, batch)
+      past, h, at = caches.extend(past, h, at, lengths)
+      if not past.memory:
         self.put_variable('cache', 'past', past)
+    mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
+    if past is not None:
+      mask = past.restrict(mask, start, T)
     elif self.decode:
       widths = None if S is None else (D, y.shape[-1], z.shape[-1])
       reads = self.rope is not None and self.reads_positions
-      given = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
-      new = caches.empty(h, reads, widths, given and given.window)
-      self.put_variable('cache', 'past', new)
-    mask = masks.check(mask, batch, self.num_heads, T, h.k.shape[1])
-    if self.mixes_tokens:
+      empty = caches.empty(h, reads, widths, mask and mask.window)
+      self.put_variable('cache', 'past', empty)
+    elif self.mixes_tokens:
       h, mask = masks.hide(mask, h, type(self).__name__), None
-    h = self.read(h, Positions(queries, keys))
-    if past is not None:
-      mask = past.restrict(mask, places)
+    h = self.read(h, at)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
-    o = self._gated(x, o)
     out = self.project(
       'out',
-      o,
+      self._gated(x, o),
       self.out_features or D,
       axis=(-2, -1),
       kernel_init=self.out_kernel_init or self.kernel_init,
@@ -345,8 +243,7 @@ class Attention(nn.Module):
     self.put_variable('cache', 'past', past)
     # The keys are appended as in self-attention, with zero queries.
     x = jnp.zeros((*batch, 0, past.widths[0]), inputs_k.dtype)
-    how = dict(lengths=lengths, key_positions=key_positions)
-    self(x, inputs_k, inputs_v, **how)
+    self(x, inputs_k, inputs_v, lengths=lengths, key_positions=key_positions)
     self.put_variable('cache', 'past', self._past().replace(memory=True))
 
   def _past(self):
@@ -379,9 +276,8 @@ class Attention(nn.Module):
     rate, key, H = 0.0, None, self.num_heads
     # Without queries or keys nothing is dropped, so no random key is needed.
     drops = self.dropout_rate > 0 and 0 not in (*q.shape[:2], k.shape[1])
-    if drops and not nn.merge_param(
-      'deterministic', self.deterministic, deterministic
-    ):
+    given = self.deterministic, deterministic
+    if drops and not nn.merge_param('deterministic', *given):
       rate = self.dropout_rate
       key = self.make_rng('dropout') if dropout_rng is None else dropout_rng
     # Shapes are found with one token, and tokens are decoded one by one.
@@ -397,6 +293,7 @@ class Attention(nn.Module):
       p = kernels.drop(p, rate, key, self.broadcast_dropout)
       o = kernels.mix(p, v, self.precision)
     else:
-      how |= dict(key=key, rate=rate, implementation=implementation)
+      how |= dict(key=key, rate=rate, decode=self.decode)
+      how |= dict(implementation=implementation)
       o, alive = kernels.attend(q, k, v, h.key_bias, mask, H, **how)
     return jnp.where(alive, self.finish(o), 0)

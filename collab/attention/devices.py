@@ -45,6 +45,40 @@ def whole(x: jax.Array) -> jax.Array:
   return lax.with_sharding_constraint(x, PartitionSpec())
 
 
+def auto(f: Callable, spec: str, arrays: tuple, *more: Any) -> tuple:
+  """Runs f(*arrays, *more) with Auto mesh axes, where XLA decides on layouts.
+
+  Folding heads into queries and splitting queries into blocks are reshapes for
+  which Explicit mesh axes have no rule.
+
+  Args:
+    f: returns a tuple of arrays.
+    spec: the axes of arrays and results as letters, as in einsum. An axis of a
+      result is sharded like the axis of the arrays with the same letter.
+    arrays, more: f's arguments.
+  """
+  mesh, axes = None, {}
+  inputs, outputs = (side.split(',') for side in spec.split('->'))
+  for letters, x in zip(inputs, arrays, strict=True):
+    if x is not None and jax.typeof(x).sharding.mesh.explicit_axes:
+      mesh, layout = jax.typeof(x).sharding.mesh, jax.typeof(x).sharding.spec
+      for letter, axis in zip(letters, layout, strict=True):
+        axes[letter] = axes.get(letter) or axis
+  if mesh is None:
+    return f(*arrays, *more)
+
+  def sharding(letters):
+    layout = []
+    for axis in map(axes.get, letters):
+      layout.append(None if axis in layout else axis)
+    return NamedSharding(mesh, PartitionSpec(*layout))
+
+  f = jax.sharding.auto_axes(
+    f, axes=mesh.explicit_axes, out_sharding=tuple(map(sharding, outputs))
+  )
+  return f(*arrays, *more)
+
+
 def over_heads(
   run: Callable,
   q: jax.Array,

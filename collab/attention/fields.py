@@ -1,15 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the values of a layer's fields against their declared types."""
+"""The fields of an attention layer, and the checks of their values."""
 
 from collections.abc import Mapping
 import dataclasses
 import inspect
 import math
 import numbers
+from typing import Any, ClassVar
 
+from flax import linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from collab.attention.rope import Rope
+
+
+class Fields(nn.Module):
+  """The fields of `Attention`, with linen's names, order and defaults.
+
+  They are keyword-only from `decode` on. These of linen's raise a TypeError
+  with the name: `attention_fn`, `qkv_dot_general`, `out_dot_general`,
+  `qkv_dot_general_cls`, `out_dot_general_cls`, `qk_attn_weights_einsum_cls` and
+  `attn_weights_value_einsum_cls`.
+
+  Attributes:
+    num_heads: H.
+    dtype: dtype of the computation; by default that of inputs and parameters.
+    param_dtype: dtype of the parameters.
+    qkv_features: H times the width of a head, default the width of inputs_q.
+    out_features: width of the result, default the width of inputs_q.
+    broadcast_dropout: whether all heads and examples share a dropout pattern.
+    dropout_rate: dropout rate of the attention weights.
+    deterministic: True switches dropout off; an argument of the call, too.
+    precision: precision of the matrix products.
+    kernel_init: initialiser of the projections.
+    out_kernel_init: initialiser of the output projection, default kernel_init.
+    bias_init: initialiser of the projections' biases.
+    out_bias_init: initialiser of the output bias, default bias_init.
+    use_bias: whether projections have biases.
+    decode: whether to keep a cache and attend to it; see `__call__`.
+    normalize_qk: LayerNorm of queries and keys, parameters query_ln and key_ln,
+      for variants with one projection each: mha, gqa, sha. Not with rope.
+    force_fp32_for_softmax: accepted, but the softmax is float32 either way.
+    implementation: ours, not linen's: 'xla', 'cudnn' or 'splash' has to take
+      every call but those that decode, and a call that it does not take raises
+      a ValueError. By default the kernel is chosen, see choice.py. On an
+      accelerator second derivatives and some jax.vmap need 'xla'.
+    rope: rotary positions, see `Rope`; the variant says what rotates.
+    qk_norm: RMS norm of queries and keys before they rotate, with scales
+      query_norm and key_norm: of each head, and where heads share queries or
+      keys of these, before they are mixed or get embeddings.
+    soft_cap: c, bounds each score s by c tanh(s / c) (arXiv 2408.00118).
+    gate: the result of a head is multiplied by sigmoid(x Wg_h + bg_h) (arXiv
+      2505.06708): by one number with 'head', by one for each of its dimensions
+      with 'elementwise', or not at all with 'none'.
+  """
+
+  num_heads: int
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+  qkv_features: int | None = None
+  out_features: int | None = None
+  broadcast_dropout: bool = True
+  dropout_rate: float = 0.0
+  deterministic: bool | None = None
+  precision: Any = None
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  out_kernel_init: nn.initializers.Initializer | None = None
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  out_bias_init: nn.initializers.Initializer | None = None
+  use_bias: bool = True
+  _: dataclasses.KW_ONLY  # linen's attention_fn is here
+  decode: bool = False
+  normalize_qk: bool = False
+  force_fp32_for_softmax: bool = False
+  implementation: str | None = None
+  rope: Rope | None = None
+  qk_norm: bool = False
+  soft_cap: float | None = None
+  gate: str = 'none'
+
+  # What a variant declares:
+
+  # Where this is False the values are the keys, and the call takes no inputs_v.
+  separate_values: ClassVar[bool] = True
+  # Those of the fields normalize_qk, qk_norm and rope that the variant obeys.
+  # normalize_qk needs queries and keys of one projection each; for the others
+  # `heads` calls `normalize` and `rotate`.
+  takes: ClassVar[tuple[str, ...]] = ()
+  # Whether `read` needs the keys' positions under rope: the cache keeps them.
+  reads_positions: ClassVar[bool] = False
+  # The axes of the variant's parameters, see collab/models/axes.py: devices may
+  # split `heads` and `groups`, and each has whole what all heads share.
+  axes: ClassVar[dict[str, str]] = {}
+  # Whether `read` mixes tokens. Then the layer does not decode, and its mask
+  # may only have key_valid: keys and values that it hides are zeros in `read`.
+  mixes_tokens: ClassVar[bool] = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    check(type(self), vars(self))
+
 
 # Only values of fields with these types are checked.
 _TYPES = {

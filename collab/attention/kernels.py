@@ -29,7 +29,6 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from collab.attention import (
   block_math,
@@ -61,6 +60,7 @@ def attend(
   *,
   key: jax.Array | None = None,
   rate: float = 0.0,
+  decode: bool = False,
   **how: Any,
 ) -> tuple[jax.Array, jax.Array]:
   """Attends with the kernel that fits these shapes and this machine.
@@ -70,6 +70,7 @@ def attend(
     H: number of heads.
     key: random key, needed if there is dropout.
     rate: dropout rate of the weights.
+    decode: whether the keys may be those of a cache.
     **how: precision of the matrix products, soft_cap of the scores (a bound,
       c tanh(s / c)), and implementation as in choice.choose.
 
@@ -79,29 +80,31 @@ def attend(
   if 0 in (*q.shape[:2], k.shape[1]):  # there are no queries, or no keys
     B, T, V = *q.shape[:2], v.shape[3]
     return jnp.zeros((B, T, H, V), v.dtype), jnp.zeros((1, 1, 1, 1), bool)
-  run = functools.partial(_attend, rate=rate, **how)
+  run = _attend_to_prefix if decode else _attend
+  run = functools.partial(run, rate=rate, **how)
   if devices.tensor() > 1:
     return devices.over_heads(run, q, k, v, key_bias, mask, key, H)
   run = functools.partial(run, H=H)
   spec = 'bthk,bshk,bshv,bsh->bthv,1111'
-  return _auto(run, spec, (q, k, v, key_bias), mask, key)
+  return devices.auto(run, spec, (q, k, v, key_bias), mask, key)
 
 
-def _attend(q, k, v, key_bias, mask, key, **how):
+def _attend_to_prefix(q, k, v, key_bias, mask, key, **how):
   """Attends to the keys up to the last that a query sees, found at run time.
 
   Of a cache that is nearly empty a prompt would otherwise read all places.
+  Elsewhere it is not worth a program for each length, and their gradients.
   """
   S = k.shape[1]
   prompt = mask is not None and mask.causal and mask.q_positions is not None
   if not prompt or blocks.is_symbolic(q.shape[1], S):
-    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+    return _attend(q, k, v, key_bias, mask, key, **how)
   if q.shape[1] < choice.SHARED_FROM or S < PREFIXES_FROM:
-    return _attend_to_all(q, k, v, key_bias, mask, key, **how)
+    return _attend(q, k, v, key_bias, mask, key, **how)
 
   def attend(stop):
     keys = jax.tree.map(lambda x: x[:, :stop], (k, v, key_bias))
-    return _attend_to_all(q, *keys, mask.prefix(stop), key, **how)
+    return _attend(q, *keys, mask.prefix(stop), key, **how)
 
   stops = [S * i // PREFIXES for i in range(1, PREFIXES + 1)]
   needed = mask.q_positions.max() + 1
@@ -109,7 +112,7 @@ def _attend(q, k, v, key_bias, mask, key, **how):
   return lax.switch(i, [functools.partial(attend, stop) for stop in stops])
 
 
-def _attend_to_all(
+def _attend(
   q,
   k,
   v,
@@ -143,40 +146,6 @@ def _attend_to_all(
   if o.shape[2] < H:  # all heads are the same and were computed once
     o = jnp.repeat(o, H // o.shape[2], 2)
   return o, alive
-
-
-def _auto(f, spec, arrays, *more):
-  """Runs f(*arrays, *more) with Auto mesh axes, where XLA decides on layouts.
-
-  Folding heads into queries and splitting queries into blocks are reshapes for
-  which Explicit mesh axes have no rule.
-
-  Args:
-    f: returns a tuple of arrays.
-    spec: the axes of arrays and results as letters, as in einsum. An axis of a
-      result is sharded like the axis of the arrays with the same letter.
-    arrays, more: f's arguments.
-  """
-  mesh, axes = None, {}
-  inputs, outputs = (side.split(',') for side in spec.split('->'))
-  for letters, x in zip(inputs, arrays, strict=True):
-    if x is not None and jax.typeof(x).sharding.mesh.explicit_axes:
-      mesh, layout = jax.typeof(x).sharding.mesh, jax.typeof(x).sharding.spec
-      for letter, axis in zip(letters, layout, strict=True):
-        axes[letter] = axes.get(letter) or axis
-  if mesh is None:
-    return f(*arrays, *more)
-
-  def sharding(letters):
-    layout = []
-    for axis in map(axes.get, letters):
-      layout.append(None if axis in layout else axis)
-    return NamedSharding(mesh, PartitionSpec(*layout))
-
-  f = jax.sharding.auto_axes(
-    f, axes=mesh.explicit_axes, out_sharding=tuple(map(sharding, outputs))
-  )
-  return f(*arrays, *more)
 
 
 # The kernels by name ----------------------------------------------------------
@@ -236,7 +205,7 @@ def weights(
     alive = allowed.any(-1, keepdims=True)
     return jnp.where(allowed, p, 0.0), alive.swapaxes(1, 2)
 
-  return _auto(run, 'bthk,bshk,bsh->bhts,1111', (q, k, key_bias), mask)
+  return devices.auto(run, 'bthk,bshk,bsh->bhts,1111', (q, k, key_bias), mask)
 
 
 def drop(
@@ -258,7 +227,7 @@ def mix(p: jax.Array, v: jax.Array, precision: Any = None) -> jax.Array:
     o = block_math.mix(p, v.swapaxes(1, 2), precision)
     return (o.swapaxes(1, 2).astype(v.dtype),)
 
-  return _auto(run, 'bhts,bshv->bthv', (p, v))[0]
+  return devices.auto(run, 'bhts,bshv->bthv', (p, v))[0]
 
 
 def blockwise(

@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from collab import attention, imports
+from collab import attention, checks, imports
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
@@ -83,14 +83,9 @@ def build(name: str, **fields: Any) -> Model:
   _check(fields)
   block, rest = BlockConfig.of(fields)
   built = model(block=BlockConfig(**model.BLOCK | block), **rest)
-  for place in built.attentions() if name in MODELS else ():
-    variant = place.fields['name']
-    decodes = place.causal or place.cross
-    if decodes and attention.variants.variant(variant).mixes_tokens:
-      raise ValueError(
-        f'model.{place.field}.name={variant!r} is for encoders: it mixes keys '
-        'of all places, so it does not decode.'
-      )
+  # A model of one's own may have no attention.
+  for place in getattr(built, 'attentions', tuple)():
+    _check_place(place)
   return built
 
 
@@ -114,28 +109,29 @@ def shapes(model: Model) -> Any:
   return jax.eval_shape(model.init, key, model.example())['params']
 
 
-def _check_attention(place, fields):
-  """Raises ValueError for fields that do not belong to an attention."""
-  if not isinstance(fields, Mapping) or 'name' not in fields:
-    raise ValueError(
-      f'model.{place}={fields!r}; expected a dict with a name, one of '
-      f'{", ".join(attention.names())}.'
-    )
-  layer = attention.variants.variant(fields['name'])
-  for key, values in fields.items():
-    for x in values if isinstance(values, tuple | list) else [values]:
-      try:
-        given = attention.rope.build(x) if key == 'rope' else x
-        attention.fields.check(layer, {key: given})
-      except (TypeError, ValueError) as e:
-        raise ValueError(f'model.{place}.{e}') from e
+def _check_place(place):
+  """Raises ValueError for an attention that cannot be made, or not be there."""
+  with checks.located(f'model.{place.field}', (TypeError, ValueError)):
+    for fields in place.each():
+      layer = attention.build(**fields)
+    if layer.mixes_tokens and (place.causal or place.cross or place.packed):
+      raise ValueError(
+        f'{fields["name"]} is for encoders of one sequence a row: it mixes '
+        'keys of all places, so it neither decodes nor keeps sequences apart.'
+      )
 
 
 def _check(fields):
   """Raises ValueError for fields that are out of range."""
   for place in ATTENTIONS:
-    if fields.get(place) or place == 'attention':
-      _check_attention(place, fields.get(place))
+    given = fields.get(place)
+    if not given and place != 'attention':
+      continue
+    if not isinstance(given, Mapping) or 'name' not in given:
+      raise ValueError(
+        f'model.{place}={given!r}; expected a dict with a name, one of '
+        f'{", ".join(attention.names())}.'
+      )
   for key, value in fields.items():
     if key in RANGES:
       least, end = RANGES[key]

@@ -106,7 +106,7 @@ def _axes(name, rank, lines):
   for pattern, axes in lines:
     if re.search(f'(^|/)({pattern})$', name):
       axes = tuple(axes.split())
-      if rank == len(axes) + 1:
+      if stacked.LAYERS in name.split('/'):
         axes = (stacked.LAYERS, *axes)
       if rank != len(axes):
         raise ValueError(
@@ -138,6 +138,6 @@ def _attentions(model):
     stack = 'decoder' if place.cross else place.name
     part = 'cross' if place.cross else 'self_attention'
     for i, fields in enumerate(place.each()):
-      layer = f'{stack}/layer(_{i}|s)?/{part}'  # one of them, or all stacked
+      layer = rf'{stack}/layer_({i}|\*)/{part}'  # one of them, or all stacked
       table = variants.variant(fields['name']).axes | ATTENTION
       yield from _lines({f'{layer}/{name}': x for name, x in table.items()})

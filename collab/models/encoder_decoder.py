@@ -66,9 +66,9 @@ class EncoderDecoder(nn.Module):
   @nn.nowrap
   def attentions(self) -> list[Place]:
     block, n = self._decoder_block, self.decoder_layers
-    encoder = self.block.attention
+    encoder, m = self.block.attention, self.encoder_layers
     return [
-      Place('encoder', 'attention', encoder, self.encoder_layers),
+      Place('encoder', 'attention', encoder, m, packed=True),
       Place('decoder', 'decoder_attention', block.attention, n, causal=True),
       Place('cross', 'cross_attention', block.cross_attention, n, cross=True),
     ]

@@ -19,11 +19,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from collab.attention.devices import TENSOR
 from collab.attention.target import target
-from collab.models import stacked
 
 ROWS = ('data', 'fsdp')  # axes of the mesh that split a batch
 AXIS = 'fsdp'  # of the mesh, over which parameters are split
-BLOCK = re.compile(rf'layer_\d+|{stacked.LAYERS}')  # Blocks in a Stack
+BLOCK = re.compile(r'layer_(\d+|\*)')  # Blocks in a Stack; see stacked.py
 
 
 @struct.dataclass
@@ -82,12 +81,22 @@ def gather(tree: Any, dtype: Any = None) -> Any:
   return _map(whole, tree)
 
 
-def gather_outside(params: Any, dtype: Any = None) -> Any:
-  """Gathers the Splits outside of blocks; a Stack gathers its blocks'."""
+def gather_outside(params: Any, model: Any) -> Any:
+  """Gathers the Splits outside of blocks; a Stack gathers its blocks'.
+
+  Args:
+    params: parameters, with Splits.
+    model: models.Model, whose attentions are in its Stacks.
+  """
+  if not any_split(params):
+    return params
+  stacks = {place.name for place in model.attentions()}
 
   def one(path, x):
-    names = (getattr(key, 'key', '') for key in path)
-    return x if any(map(BLOCK.fullmatch, names)) else gather(x, dtype)
+    stack, block, *_ = *(getattr(key, 'key', '') for key in path), '', ''
+    if stack in stacks and BLOCK.fullmatch(block):
+      return x
+    return gather(x, model.block.dtype)
 
   return jax.tree_util.tree_map_with_path(one, params, is_leaf=_is_split)
 

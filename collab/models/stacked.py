@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters of a scan: stacked in memory, layer by layer on disk.
 
-A Stack's layer_0, layer_1, ... become one subtree `layers` whose leaves have a
+A Stack's layer_0, layer_1, ... become one subtree `layer_*` whose leaves have a
 leading axis for the layer. This applies to parameters and to what resembles
 them: moments, averages, shapes and shardings. Layers that are shared, or alone,
 stay as they are.
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-LAYERS = 'layers'
+LAYERS = 'layer_*'  # no attribute's name, so no module of a model has it
 
 
 def stack(tree: Any, join: Callable = jnp.stack) -> Any:

@@ -28,6 +28,7 @@ class Place(NamedTuple):
     layers: number of layers with parameters of their own.
     causal: whether it is a decoder's self-attention, which keeps a cache.
     cross: whether it attends to a memory, and keeps that in a cache.
+    packed: whether a row holds several sequences, which it has to keep apart.
     runs: how often each layer runs: num_layers where layers are shared.
   """
 
@@ -37,6 +38,7 @@ class Place(NamedTuple):
   layers: int
   causal: bool = False
   cross: bool = False
+  packed: bool = False
   runs: int = 1
 
   def each(self) -> list[dict]:
@@ -88,7 +90,7 @@ class BlockConfig:
       if (fields := getattr(self, name)) is not None:
         # An empty cross attention stands for the other one, and stays empty.
         own = dict(use_bias=False) if fields and not self.use_bias else {}
-        object.__setattr__(self, name, core.freeze(own | dict(fields)))
+        object.__setattr__(self, name, _hashable(own | dict(fields)))
     layers.choose('mlp', self.mlp, layers.MLPS)
     layers.choose('activation', self.activation, layers.ACTIVATIONS)
     layers.choose('norm', self.norm, dict(post=None, pre=None))
@@ -109,6 +111,13 @@ class BlockConfig:
     """Makes a norm like the block's own."""
     norm = layers.NORMS[self.norm_kind]
     return norm(epsilon=self.epsilon, dtype=self.dtype)
+
+
+def _hashable(x):
+  """Freezes mappings, also those in a tuple that has one for each layer."""
+  if isinstance(x, Mapping):
+    return core.freeze({k: _hashable(v) for k, v in x.items()})
+  return tuple(map(_hashable, x)) if isinstance(x, tuple) else x
 
 
 class Block(nn.Module):

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds a workdir in a bucket for one run, by an object that is renewed.
+"""Holds a workdir for one run, by a lock of the system on a file.
 
-Only the run that wrote an object last can write it again: `buckets.swap`. No
-clocks are compared: whoever wants the workdir looks whether the object is
-renewed, and takes it once it was not for long enough.
+A bucket has no locks, so there it is an object that the run renews. Only the
+run that wrote an object last can write it again: `buckets.swap`. No clocks are
+compared: whoever wants the workdir looks whether the object is renewed, and
+takes it once it was not for long enough.
 """
 
 import atexit
 from collections.abc import Callable
 import contextlib
+import fcntl
 import os
 import pathlib
 import socket
@@ -18,8 +20,9 @@ from typing import TYPE_CHECKING
 import uuid
 
 from absl import logging
+import jax
 
-from collab.io import buckets
+from collab.io import atomic, buckets
 from collab.runtime import processes
 
 if TYPE_CHECKING:
@@ -27,6 +30,36 @@ if TYPE_CHECKING:
 
 RENEWED = 10.0  # seconds between two renewals
 EXPIRES = 120.0  # seconds without one after which a run is dead
+
+
+def lock(workdir: str | pathlib.Path) -> None:
+  """Makes this process the only run in a workdir for its lifetime.
+
+  Raises:
+    ValueError: another process has the lock.
+    OSError: the file cannot be written.
+  """
+  if jax.process_index() != 0:
+    return
+  path = buckets.at(workdir) / 'lock'
+  if buckets.is_url(path):
+    take(path)
+    return
+  # The system closes it. A link may have been made since `check_links`.
+  file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    text = os.read(file, 200).decode(errors='replace')
+    raise _used(path, text) from None
+  except OSError as e:  # some network file systems have no locks
+    told = '%s cannot be locked (%s): make sure that no other run uses it.'
+    logging.warning(told, workdir, e.strerror)
+  with atomic.naming(path):
+    os.ftruncate(file, 0)
+    holder = f'process {os.getpid()} on {socket.gethostname()}'
+    os.write(file, f'{holder}\n{uuid.uuid4()}\n'.encode())
+    os.fsync(file)  # other hosts look for it
 
 
 def take(path: 'epath.Path') -> Callable[[], None]:

@@ -3,16 +3,12 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import fcntl
 import functools
 import os
 import pathlib
 import shlex
-import socket
 import sys
-import uuid
 
-from absl import logging
 import jax
 from ml_collections import ConfigDict
 
@@ -197,39 +193,6 @@ def _take_over(config, folder):
   atomic.write_text(folder / kept.name, text_lines.whole(kept))
 
 
-def lock(workdir: str | pathlib.Path) -> None:
-  """Makes this process the only run in a workdir for its lifetime.
-
-  Raises:
-    ValueError: another process has the lock.
-    OSError: the file cannot be written.
-  """
-  if jax.process_index() != 0:
-    return
-  path = buckets.at(workdir) / 'lock'
-  if buckets.is_url(path):
-    lease.take(path)
-    return
-  # The system closes it. A link may have been made since `check_links`.
-  file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder, *_ = os.read(file, 200).decode(errors='replace').split('\n')
-    raise ValueError(
-      f'{workdir} is in use by {holder or "another process"}; expected one run '
-      'at a time.'
-    ) from None
-  except OSError as e:  # some network file systems have no locks
-    told = '%s cannot be locked (%s): make sure that no other run uses it.'
-    logging.warning(told, workdir, e.strerror)
-  with atomic.naming(path):
-    os.ftruncate(file, 0)
-    holder = f'process {os.getpid()} on {socket.gethostname()}'
-    os.write(file, f'{holder}\n{uuid.uuid4()}\n'.encode())
-    os.fsync(file)  # other hosts look for it
-
-
 @contextlib.contextmanager
 def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
   """Claims a workdir for this process alone, and holds it within the context.
@@ -242,7 +205,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     eval_only: whether the run has to exist.
 
   Raises:
-    ValueError: as in `claim` and `lock`; or the processes of the run have
+    ValueError: as in `claim` and `lease.lock`; or the processes of the run have
       different configs, code or workdirs.
   """
   probe.same_run(dict(eval_only=eval_only, config=_values(config)))
@@ -250,7 +213,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     if eval_only:
       read(workdir)
     claim(config, workdir)
-    lock(workdir)
+    lease.lock(workdir)
   try:
     probe.one_folder(buckets.at(workdir) / 'lock')
     claim(config, workdir)  # another run may have been here in between

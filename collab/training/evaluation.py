@@ -122,9 +122,7 @@ def program(
 
   def local(params, batch):
     params = split.boxed(params, specs)
-    if split.any_split(params):
-      params = split.gather_outside(params, model.block.dtype)
-    return rows(model, params, batch)
+    return rows(model, split.gather_outside(params, model), batch)
 
   run = jax.shard_map(
     local,

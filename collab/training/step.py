@@ -29,7 +29,7 @@ def build(made: Experiment, state: Any) -> Callable:
   config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
 
   def loss(params, batch, key):
-    params = split.gather_outside(params, made.model.block.dtype)
+    params = split.gather_outside(params, made.model)
     rngs = dict(dropout=key)
     total, weight, aux = made.task.loss(made.model, params, batch, rngs)
     return total, (weight, aux)

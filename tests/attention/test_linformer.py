@@ -148,19 +148,14 @@ FIELDS = dict(name='linformer', num_heads=2, length=T, projected_length=P)
 
 @pytest.mark.parametrize(
   'name, place',
-  [('decoder', 'attention'), ('encoder_decoder', 'decoder_attention')],
+  [
+    ('decoder', 'attention'),
+    ('encoder_decoder', 'attention'),
+    ('encoder_decoder', 'decoder_attention'),
+    ('encoder_decoder', 'cross_attention'),
+  ],
 )
-def test_models_that_decode_refuse_it(name, place):
-  with pytest.raises(
-    ValueError, match=rf"model.{place}.name='linformer' is for"
-  ):
-    models.build(name, vocab_size=7, dim=8, attention=FIELDS)
-
-
-def test_cross_attention_refuses_it():
-  mha = dict(name='mha', num_heads=2)
-  fields = dict(attention=mha, cross_attention=FIELDS)
-  with pytest.raises(
-    ValueError, match=r"model.cross_attention.name='linformer'"
-  ):
-    models.build('encoder_decoder', vocab_size=7, dim=8, **fields)
+def test_models_that_decode_or_pack_refuse_it(name, place):
+  fields = dict(attention=dict(name='mha', num_heads=2)) | {place: FIELDS}
+  with pytest.raises(ValueError, match=f'model.{place}: linformer is for'):
+    models.build(name, vocab_size=7, dim=8, **fields)

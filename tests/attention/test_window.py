@@ -222,6 +222,13 @@ def test_a_prompt_in_chunks_reads_the_cache_as_far_as_it_is_filled(case):
     exact(o, dense[:, start : start + n])
 
 
+def test_positions_of_queries_without_a_cache_are_one_program():
+  layer, x = build('mha'), jnp.ones((1, 1024, 19))
+  mask = attention.Mask(causal=True, q_positions=np.arange(1024)[None])
+  run = lambda p: layer.apply({'params': p}, x, mask=mask)
+  assert 'cond[' not in str(jax.make_jaxpr(run)(params('mha')))
+
+
 def test_a_call_without_tokens_changes_nothing():
   decode = Decoder('mha')
   first = decode(inputs('mha')[0][:, :W])

@@ -88,12 +88,12 @@ def test_fsdp_takes_another_axis_than_tensor(monkeypatch):
 
 def test_stacked_layers_stay_together(monkeypatch):
   monkeypatch.setattr(sharding, 'SMALL', 1)
-  name = 'decoder/layers/mlp_in/kernel'
+  name = 'decoder/layer_*/mlp_in/kernel'
   stacked = axes.rules(decoder(), {name: 3})
-  assert stacked.axes[name] == ('layers', 'dim', 'mlp')
+  assert stacked.axes[name] == ('layer_*', 'dim', 'mlp')
   mesh = jax.sharding.AbstractMesh((1, 2, 3), sharding.AXES)
   leaf = jax.ShapeDtypeStruct((64, 24, 48), float)
-  tree = {'decoder': {'layers': {'mlp_in': {'kernel': leaf}}}}
+  tree = {'decoder': {'layer_*': {'mlp_in': {'kernel': leaf}}}}
   (found,) = jax.tree.leaves(
     sharding.state_shardings(mesh, dict(params=tree), stacked)
   )

@@ -105,6 +105,27 @@ def test_causality(name):
 
 
 @pytest.mark.parametrize(
+  'rope, bases',
+  [(dict(base=(10.0, 30.0)), [10.0, 30.0]), ((None, dict(base=10.0)), [10.0])],
+)
+def test_each_layer_may_have_its_own_rope(rope, bases):
+  fields = dict(dim=16, attention=dict(ATTENTION['mha'], rope=rope))
+  model, found = make(**fields), []
+  assert hash(model) == hash(make(**fields))
+
+  def look(f, args, kwargs, context):
+    if context.method_name == 'rotate' and context.module.rope:
+      found.append(context.module.rope.base)
+    return f(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    models.shapes(model)
+  assert found == [base for base in bases for _ in 'qk']
+  with pytest.raises(ValueError, match=r'model.attention: .* for 3 layers'):
+    make(**fields, num_layers=3)
+
+
+@pytest.mark.parametrize(
   'fields', [{}, dict(MODERN, attention=ROTARY['mhe_add'])]
 )
 def test_a_packed_document_is_as_if_alone(fields):

@@ -2,11 +2,13 @@
 """Layers that are stacked: the same parameters, values and gradients."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from collab import models
-from collab.models import stacked
+from collab.models import parameters, stacked
+from collab.training import nonfinite
 from tests.models import small
 
 LAYERS = 11  # so that layer_10 comes before layer_2 by name
@@ -23,10 +25,10 @@ def test_layers_are_in_their_order():
   params = tree()
   got = stacked.stack(params)
   assert got.keys() == params.keys()
-  assert got['decoder'].keys() == {'layers', 'norm'}
+  assert got['decoder'].keys() == {stacked.LAYERS, 'norm'}
   for i in range(LAYERS):
     for name, x in params['decoder'][f'layer_{i}'].items():
-      small.close(got['decoder']['layers'][name][i], x)
+      small.close(got['decoder'][stacked.LAYERS][name][i], x)
 
 
 def test_what_is_stacked_comes_back():
@@ -41,6 +43,15 @@ def test_one_layer_stays():
   params = tree(1)
   assert stacked.stack(params) == params
   assert stacked.unstack(params) == params
+
+
+def test_a_module_called_layers_is_not_stacked():
+  """That of a model of one's own, which may have any name."""
+  params = dict(layers=dict(kernel=np.ones((2, 3))))
+  assert parameters.decays(params)['layers']['kernel']
+  assert stacked.unstack(params) == params
+  found = nonfinite.health(jnp.float32(1), params)
+  assert found.squares.tolist() == [6]
 
 
 @pytest.mark.parametrize('fields', [{}, dict(remat='full'), dict(dropout=0.3)])

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from collab.runtime import workdir
+from collab.runtime import lease, workdir
 from tests import tiny
 
 
 def test_locked_while_a_process_lives(tmp_path):
-  code = 'import sys; from collab.runtime import workdir; '
-  code += 'workdir.lock(sys.argv[1]); print("got", flush=True); input()'
+  code = 'import sys; from collab.runtime import lease; '
+  code += 'lease.lock(sys.argv[1]); print("got", flush=True); input()'
   with subprocess.Popen(
     [sys.executable, '-c', code, tmp_path],
     cwd=tiny.ROOT,
@@ -23,10 +23,10 @@ def test_locked_while_a_process_lives(tmp_path):
     assert process.stdout.readline() == 'got\n'
     words = f'{tmp_path} is in use by process {process.pid} on .*; expected one'
     with pytest.raises(ValueError, match=words):
-      workdir.lock(tmp_path)
+      lease.lock(tmp_path)
     process.kill()
     process.wait()
-    workdir.lock(tmp_path)
+    lease.lock(tmp_path)
 
 
 NAMES = (
@@ -63,14 +63,14 @@ def test_nothing_is_written_through_a_link(name, target, tmp_path):
   (folder / 'within').symlink_to('elsewhere')
   (tmp_path / 'link').symlink_to(folder)  # the workdir may be one
   workdir.claim(tiny.config('corpus'), tmp_path / 'link')
-  workdir.lock(tmp_path / 'link')
+  lease.lock(tmp_path / 'link')
 
 
 def test_lock_made_a_link_after_the_look_at_links(tmp_path):
   (tmp_path / 'precious').write_text('x')
   (tmp_path / 'lock').symlink_to('precious')
   with pytest.raises(OSError, match='lock'):
-    workdir.lock(tmp_path)
+    lease.lock(tmp_path)
   assert (tmp_path / 'precious').read_text() == 'x'
 
 

@@ -65,7 +65,7 @@ def test_first_that_is_not_finite_is_named(bad, words):
 
 def test_layers_that_are_stacked_are_named_one_by_one():
   kernel = jnp.ones((11, 2, 3)).at[10, 0].set(np.nan)
-  grads = dict(decoder=dict(layers=dict(kernel=kernel)), embed=jnp.ones(4))
+  grads = dict(decoder={'layer_*': dict(kernel=kernel)}, embed=jnp.ones(4))
   found = jax.device_get(nonfinite.health(jnp.float32(1), grads))
   np.testing.assert_array_equal(found.squares[:10], np.full(10, 6.0))
   check = nonfinite.watch(0, grads, lambda step: np.arange(3), 'DIR')

@@ -313,7 +313,7 @@ def test_layers_that_are_stacked_move_alike(name, layer_decay):
     return params, opt
 
   want, got = two(params), two(stacked.stack(params))
-  assert 'layers' in got[0]['decoder']
+  assert stacked.LAYERS in got[0]['decoder']
   got = stacked.unstack(got)
   assert jax.tree.structure(got) == jax.tree.structure(want)
   close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

@@ -58,7 +58,7 @@ def test_blocks_gather_again_for_the_backward_pass(remat):
   of_blocks = [x for x in parts if 'layer_' in jax.tree_util.keystr(x)]
 
   def loss(params, batch, key):
-    params = split.gather_outside(params)
+    params = split.gather_outside(params, model)
     out = model.apply({'params': params}, batch)
     return out.sum(), (jnp.float32(1), {})
 
@@ -67,6 +67,29 @@ def test_blocks_gather_again_for_the_backward_pass(remat):
   text = str(jax.make_jaxpr(run)(params, batch, jax.random.key(0)))
   assert 0 < len(of_blocks) < len(parts)
   assert text.count('= all_gather[') == len(parts) + len(of_blocks)
+
+
+def test_a_module_called_layer_0_is_gathered_outside_of_a_stack():
+  """Only a Stack gathers its own; the model says where it has attentions."""
+  model = models.build(
+    'decoder', vocab_size=8, dim=4, attention=dict(name='mha', num_heads=2)
+  )
+  part = split.Split(jnp.ones((4, 3)), -2)
+  layers = dict(layer_0=dict(kernel=part))
+  gathered = []
+
+  def run():
+    tree = split.gather_outside(dict(decoder=layers, mine=layers), model)
+    gathered.append(jax.tree.map(lambda x: x.shape, tree))
+    return 0
+
+  mesh = jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES)
+  spec = PartitionSpec()
+  jax.eval_shape(
+    jax.shard_map(run, mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
+  )
+  kernels = [x['layer_0']['kernel'] for x in gathered[0].values()]
+  assert kernels == [split.Split((4, 3), -2), (8, 3)]
 
 
 def test_boxes_open_again():

@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = '*.md', 'benchmarks/*.md', 'experiments/**/*.md'
 SHOWN = {'.py': 'python', '.yml': 'yaml', '.toml': 'toml', '.sh': 'bash'}
-LINK = re.compile(r'(?<=\]\()[^)#:\s]+')
+LINK = re.compile(r'(?<=\]\()[^)#:\s]+(?=[)#])')  # not https:...
 
 
 def _target(page, link):

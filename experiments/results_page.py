@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of the studies in docs/results.md, from experiments/results.
+"""Writes the tables in docs/results.md, from experiments/results.
 
 python -m experiments.results_page
 """

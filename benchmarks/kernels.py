@@ -192,8 +192,9 @@ def main() -> None:
     description=__doc__.partition('\n')[0], allow_abbrev=False
   )
   parser.add_argument('--save', action='store_true', help=f'writes {PATH.name}')
+  args = parser.parse_args()
   text = markdown(found())
-  if parser.parse_args().save:
+  if args.save:
     atomic.write_text(PATH, text)
   print(text, end='')
 

@@ -103,7 +103,7 @@ def train(main: Callable, check_file: Callable) -> None:
   try:
     logging.set_verbosity(logging.WARNING)
     processes.join()  # so that the others learn of what is wrong here
-    _define_flags()
+    define_flags(flags.FLAGS)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # a quick next start
       jax.config.update('jax_compilation_cache_dir', str(node_files.kept()))
     app.run(
@@ -122,19 +122,28 @@ def train(main: Callable, check_file: Callable) -> None:
     sys.exit(f'train.py: {" ".join(words.split()) or type(e).__name__}')
 
 
-def _define_flags():
-  config_flags.DEFINE_config_file('config', lock_config=True)
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines train.py's flags."""
+  own = dict(flag_values=values)
+  config_flags.DEFINE_config_file('config', lock_config=True, **own)
   flags.DEFINE_string(
     'workdir',
     '',
     'Of the run; default <config>[-<argument>]-s<seed> in COLLAB_RUNS or runs.',
+    **own,
   )
   flags.DEFINE_string(
-    'results', '', 'A .jsonl file that the result is appended to as well.'
+    'results',
+    '',
+    'A .jsonl file that the result is appended to as well.',
+    **own,
   )
-  flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.')
+  flags.DEFINE_bool('eval_only', False, 'Evaluate, do not train.', **own)
   flags.DEFINE_string(
-    'profile', '', 'Steps to trace into WORKDIR/profile: 10:13 is 10 to 12.'
+    'profile',
+    '',
+    'Steps to trace into WORKDIR/profile: 10:13 is 10 to 12.',
+    **own,
   )
 
 

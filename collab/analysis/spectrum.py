@@ -22,9 +22,9 @@ class Energy(NamedTuple):
 
   Attributes:
     head: that of Wq_h Wk_h^T, the mean over heads, [K].
-    query: that of [Wq_1 ... Wq_H], [min(D, N)].
-    key: that of [Wk_1 ... Wk_H].
-    product: that of [Wq_1 ... Wq_H] [Wk_1 ... Wk_H]^T.
+    query: that of `[Wq_1 ... Wq_H]`, [min(D, N)].
+    key: that of `[Wk_1 ... Wk_H]`.
+    product: that of `[Wq_1 ... Wq_H] [Wk_1 ... Wk_H]^T`.
   """
 
   head: np.ndarray

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import readme, study
+from experiments import results_page, study
 from experiments.tables import __main__ as tables
 from experiments.tables import mhe
 
@@ -100,16 +100,17 @@ def test_mhe(made):
   assert squad['mean'] == 'not run'
 
 
-def test_readme_has_the_tables():
-  text = readme.README.read_text('utf-8')
-  assert readme.replaced(text) == text, 'python -m experiments.readme'
-  with pytest.raises(ValueError, match=r'README.md has no <!-- made by'):
-    readme.replaced('')
+def test_page_has_the_tables():
+  text = results_page.PAGE.read_text('utf-8')
+  made = results_page.replaced(text)
+  assert made == text, 'python -m experiments.results_page'
+  with pytest.raises(ValueError, match=r'results.md has no <!-- made by'):
+    results_page.replaced('')
 
 
-def test_readme_tables(made):
+def test_tables_of_the_page(made):
   del made
-  lines = readme.trained().split('\n')
+  lines = results_page.trained().split('\n')
   (sha,) = (x for x in lines if x.startswith('| SHA'))
   score = 100 * np.exp(np.mean(np.log([4 / 8, 3 / 7, 2 / 6, 1 / 5])))
   got = f'{score:.2f}* ({score:.2f} to {score:.2f})'
@@ -161,7 +162,7 @@ def test_score_of_a_run_that_diverged_is_shown(value, tmp_path, monkeypatch):
   assert row_of(tmp_path)['mean'] == shown
   assert row_of(tmp_path)['PRR, %'] == 'nan'
   assert row_of(tmp_path, 'sha')['p'] == ('1.000' if value == 0 else 'nan')
-  assert shown in readme.trained()
+  assert shown in results_page.trained()
 
 
 def test_examples_of_a_run_that_diverged(tmp_path, monkeypatch):

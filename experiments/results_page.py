@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the README's tables of the studies, from experiments/results.
+"""Writes the tables in docs/results.md, from experiments/results.
 
-python -m experiments.readme
+python -m experiments.results_page
 """
 
 import os
@@ -11,15 +11,15 @@ from collab.io import atomic
 from experiments import metric, results, study, table
 from experiments.tables import glue_reparametrised as glue
 
-README = study.ROOT.parent / 'README.md'
-BEGIN = '<!-- made by python -m experiments.readme -->'
+PAGE = study.ROOT.parent / 'docs' / 'results.md'
+BEGIN = '<!-- made by python -m experiments.results_page -->'
 END = '<!-- as far as here -->'
 TASKS = {  # {study: title}
   'translation': ('Multi30k, BLEU', metric.BLEU),
   'lm': ('WikiText-2, perplexity', metric.PERPLEXITY),
   'vision': ('Fashion-MNIST, top-1', metric.TOP1),
 }
-ARMS = {  # {arm: name in the README}
+ARMS = {  # {arm: name on the page}
   'MHA': ('mha', 'mha', 'mha'),
   'MHA, keys 1/2': ('mha-96', '', ''),
   'MHA, keys 1/4': ('mha-48', '', ''),
@@ -91,16 +91,16 @@ def dates() -> str:
 
 
 def section() -> str:
-  """Makes the part of the README between its two comments, with these."""
+  """Makes the part of the page between its two comments, with these."""
   return f'{BEGIN}\n\n{trained()}\n\n{converted()}\n\n{dates()}.\n\n{END}'
 
 
 def replaced(text: str) -> str:
-  """Replaces the tables in the README's text by the current ones."""
+  """Replaces the tables in the page's text by the current ones."""
   before, begin, rest = text.partition(BEGIN)
   _, end, after = rest.partition(END)
   if not (begin and end):
-    raise ValueError(f'{README.name} has no {BEGIN} and {END}.')
+    raise ValueError(f'{PAGE.name} has no {BEGIN} and {END}.')
   return before + section() + after
 
 
@@ -120,6 +120,6 @@ def _seeds(measured):
 
 
 if __name__ == '__main__':
-  with command.errors_in_a_line('readme'):
-    atomic.write_text(README, replaced(README.read_text('utf-8')))
-    print(os.path.relpath(README))
+  with command.errors_in_a_line('results_page'):
+    atomic.write_text(PAGE, replaced(PAGE.read_text('utf-8')))
+    print(os.path.relpath(PAGE))

@@ -59,16 +59,19 @@ def test_data_parallel(text, tmp_path):
 def test_fsdp(text, tmp_path):
   """Parameters are gathered and gradients scattered; never activations.
 
-  Those of blocks would be gathered again for the backward pass; XLA's CPU
-  backend keeps them from the forward pass.
+  Those of blocks are gathered again for the backward pass; in JAX 0.10 XLA's
+  CPU backend undoes that, and keeps them from the forward pass.
   """
   found, sizes = compiled(N, text, tmp_path)
   sums = by_kind(found)
   assert set(sums) == {'all-gather', 'all-reduce', 'reduce-scatter'}
   whole = sum(sizes.values())
-  parts = sum(x for x in sizes.values() if x >= sharding.SMALL)
+  split = {name: x for name, x in sizes.items() if x >= sharding.SMALL}
+  parts = sum(split.values())
   assert parts > 0.8 * whole
-  assert sums['all-gather'] == 4 * parts
+  of_blocks = sum(x for name, x in split.items() if 'layer_' in name)
+  assert 0 < of_blocks < parts
+  assert sums['all-gather'] in (4 * parts, 4 * (parts + of_blocks))
   assert sums['reduce-scatter'] == 4 * parts / N
   more = sums['all-reduce'] - 4 * (whole - parts)
   assert 0 < more < 4 * 3 * len(sizes)  # norms, and whether all is finite

@@ -12,11 +12,17 @@ import pytest
 from collab.runtime import xla_flags
 
 GPU, TPU = xla_flags.PRESETS['gpu'], xla_flags.PRESETS['tpu']
+LATER = {former: name for name, former in xla_flags.FORMER.items()}
 
 
-def test_those_of_gpus_are_known():
-  assert xla_flags.preset('gpu', {}) == GPU
-  step = jax.jit(lambda x: x + 1, compiler_options=GPU)
+def test_those_of_gpus_are_known(caplog):
+  """Each by its name or its former one, and none is warned of."""
+  found = xla_flags.preset('gpu', {})
+  assert [LATER.get(name, name) for name in found] == list(GPU)
+  for name, value in found.items():
+    assert value == (True if name in LATER else GPU[name])
+  assert not caplog.messages
+  step = jax.jit(lambda x: x + 1, compiler_options=found)
   assert step(jnp.float32(1)) == 2
 
 
@@ -25,11 +31,12 @@ def test_a_cpu_has_none():
 
 
 @pytest.mark.parametrize('variable', ['XLA_FLAGS', 'LIBTPU_INIT_ARGS'])
-def test_the_user_wins(variable):
-  name = 'xla_gpu_enable_latency_hiding_scheduler'
+@pytest.mark.parametrize('name', [*GPU, *LATER])
+def test_the_user_wins(name, variable):
   environ = {variable: f'--xla_dump_to=x --{name}=false'}
   found = xla_flags.preset('gpu', environ)
-  assert found == {k: x for k, x in GPU.items() if k != name}
+  want = [x for x in GPU if x != LATER.get(name, name)]
+  assert [LATER.get(x, x) for x in found] == want
 
 
 def test_unknown_ones_are_named_and_left_out(caplog):

@@ -3,7 +3,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 import numpy as np
 import pytest
 
@@ -12,6 +12,9 @@ from collab import models
 from collab.models import split, stack
 from collab.training import gradients, sharding
 from tests.training.test_devices import on_devices
+
+# Auto, as of sharding.make_mesh; by default the axes are Explicit in JAX 0.12.
+MESH = AbstractMesh((1, 2, 1), sharding.AXES, (AxisType.Auto,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +53,7 @@ def test_blocks_gather_again_for_the_backward_pass(remat):
     remat=remat,
   )
   params = models.shapes(model)
-  mesh = jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES)
-  shardings = sharding.state_shardings(mesh, params)
+  shardings = sharding.state_shardings(MESH, params)
   specs = jax.tree.map(lambda x: x.spec, shardings)
   parts = jax.tree_util.tree_leaves_with_path(specs)
   parts = [path for path, spec in parts if split.AXIS in spec]
@@ -63,7 +65,7 @@ def test_blocks_gather_again_for_the_backward_pass(remat):
     return out.sum(), (jnp.float32(1), {})
 
   batch = dict(tokens=jax.ShapeDtypeStruct((2, 7), jnp.int32))
-  run = gradients.accumulate(loss, mesh, specs)
+  run = gradients.accumulate(loss, MESH, specs)
   text = str(jax.make_jaxpr(run)(params, batch, jax.random.key(0)))
   assert 0 < len(of_blocks) < len(parts)
   assert text.count('= all_gather[') == len(parts) + len(of_blocks)
@@ -83,10 +85,9 @@ def test_a_module_called_layer_0_is_gathered_outside_of_a_stack():
     gathered.append(jax.tree.map(lambda x: x.shape, tree))
     return 0
 
-  mesh = jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES)
   spec = PartitionSpec()
   jax.eval_shape(
-    jax.shard_map(run, mesh=mesh, in_specs=(), out_specs=spec, check_vma=False)
+    jax.shard_map(run, mesh=MESH, in_specs=(), out_specs=spec, check_vma=False)
   )
   kernels = [x['layer_0']['kernel'] for x in gathered[0].values()]
   assert kernels == [split.Split((4, 3), -2), (8, 3)]

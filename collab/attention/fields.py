@@ -90,8 +90,9 @@ class Fields(nn.Module):
   takes: ClassVar[tuple[str, ...]] = ()
   # Whether `read` needs the keys' positions under rope: the cache keeps them.
   reads_positions: ClassVar[bool] = False
-  # The axes of the variant's parameters, see collab/models/axes.py: devices may
-  # split `heads` and `groups`, and each has whole what all heads share.
+  # The axes of the variant's parameters, by patterns of their names, as in
+  # collab/models/axes.py. Devices may split `heads` and `groups`, and each has
+  # whole what all heads share.
   axes: ClassVar[dict[str, str]] = {}
   # Whether `read` mixes tokens. Then the layer does not decode, and its mask
   # may only have key_valid: keys and values that it hides are zeros in `read`.

@@ -20,9 +20,7 @@ class EL(Attention, kw_only=True):
   separate_values = False
   takes = ('qk_norm', 'rope')
   reads_positions = True
-  axes: ClassVar[dict] = dict(
-    query='dim -> heads width',
-  )
+  axes: ClassVar[dict] = dict(query='dim -> heads width')
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])

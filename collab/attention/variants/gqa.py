@@ -21,11 +21,10 @@ class GQA(Attention, kw_only=True):
   kv_heads: int
 
   takes = ('normalize_qk', 'qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query='dim -> heads width',
-    key='dim -> groups width',
-    value='dim -> groups width',
-  )
+  axes: ClassVar[dict] = {
+    'query': 'dim -> heads width',
+    '(key|value)': 'dim -> groups width',
+  }
 
   def heads(self, x, y, z, positions):
     H, G, K = self.num_heads, self.kv_heads, self.head_dim(x.shape[-1])

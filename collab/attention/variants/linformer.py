@@ -28,13 +28,10 @@ class Linformer(Attention, kw_only=True):
   projected_length: int
 
   mixes_tokens = True
-  axes: ClassVar[dict] = dict(
-    query='dim -> heads width',
-    key='dim -> heads width',
-    value='dim -> heads width',
-    key_length='tokens width',
-    value_length='tokens width',
-  )
+  axes: ClassVar[dict] = {
+    '(query|key|value)': 'dim -> heads width',
+    '(key|value)_length': 'tokens width',
+  }
 
   def heads(self, x, y, z, positions):
     H, K, n = self.num_heads, self.head_dim(x.shape[-1]), self.length

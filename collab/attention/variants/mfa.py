@@ -48,12 +48,11 @@ class MFA(Attention, kw_only=True):
   head_width: int = 0
 
   takes = ('qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query_down='dim -> width',
-    query='width -> heads width',
-    key='dim -> shared width',
-    value='dim -> shared width',
-  )
+  axes: ClassVar[dict] = {
+    'query_down': 'dim -> width',
+    'query': 'width -> heads width',
+    '(key|value)': 'dim -> shared width',
+  }
 
   def heads(self, x, y, z, positions):
     H, C = self.num_heads, head_width(self, x.shape[-1])

@@ -25,11 +25,7 @@ class MHA(Attention, kw_only=True):
   scale: float = 0.0
 
   takes = ('normalize_qk', 'qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query='dim -> heads width',
-    key='dim -> heads width',
-    value='dim -> heads width',
-  )
+  axes: ClassVar[dict] = {'(query|key|value)': 'dim -> heads width'}
 
   def heads(self, x, y, z, positions):
     H, V = self.num_heads, self.head_dim(x.shape[-1])

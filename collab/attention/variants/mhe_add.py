@@ -43,14 +43,10 @@ class MHEAdd(Attention, kw_only=True):
   embedding_std: float = 0.02
 
   takes = ('qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query='dim -> width',
-    key='dim -> width',
-    value='dim -> width',
-    query_embedding='heads width',
-    key_embedding='heads width',
-    value_embedding='heads width',
-  )
+  axes: ClassVar[dict] = {
+    '(query|key|value)': 'dim -> width',
+    '(query|key|value)_embedding': 'heads width',
+  }
 
   @property
   def reads_positions(self):

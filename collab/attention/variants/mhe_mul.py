@@ -46,14 +46,10 @@ class MHEMul(Attention, kw_only=True):
   def reads_positions(self):
     return not self.fold
 
-  axes: ClassVar[dict] = dict(
-    query='dim -> width',
-    key='dim -> width',
-    value='dim -> width',
-    query_embedding='heads width',
-    key_embedding='heads width',
-    value_embedding='heads width',
-  )
+  axes: ClassVar[dict] = {
+    '(query|key|value)': 'dim -> width',
+    '(query|key|value)_embedding': 'heads width',
+  }
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])

@@ -16,11 +16,7 @@ class SHA(Attention, kw_only=True):
   """
 
   takes = ('normalize_qk', 'qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query='dim -> width',
-    key='dim -> width',
-    value='dim -> width',
-  )
+  axes: ClassVar[dict] = {'(query|key|value)': 'dim -> width'}
 
   def heads(self, x, y, z, positions):
     K = self.head_dim(x.shape[-1])

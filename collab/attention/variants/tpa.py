@@ -27,13 +27,11 @@ class TPA(Attention, kw_only=True):
   rank: int = 2
 
   takes = ('qk_norm', 'rope')
-  axes: ClassVar[dict] = dict(
-    query='dim -> heads width',
-    key='dim -> rank width',
-    value='dim -> rank width',
-    key_heads='dim -> rank heads',
-    value_heads='dim -> rank heads',
-  )
+  axes: ClassVar[dict] = {
+    'query': 'dim -> heads width',
+    '(key|value)': 'dim -> rank width',
+    '(key|value)_heads': 'dim -> rank heads',
+  }
 
   def heads(self, x, y, z, positions):
     H, K, R = self.num_heads, self.head_dim(x.shape[-1]), self.rank

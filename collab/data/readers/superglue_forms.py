@@ -3,12 +3,15 @@
 
 A form is a function of a row in TFDS' layout that yields Examples, with the
 label as in the row. The layouts leave some things open; we follow common usage:
-  WiC    the word stands between asterisks in both sentences WSC    one text,
-  with the noun between asterisks and the pronoun between hashes COPA   the
-  premise and the question in words; then a choice MultiRC, BoolQ, ReCoRD  the
-  passage first, the question (and answer) second ReCoRD one example for each
-  entity of the passage, which replaces
-         @placeholder; the most probable entity of a question is the answer
+
+  WiC       the word stands between asterisks in both sentences
+  WSC       one text, with the noun between asterisks and the pronoun between
+            hashes
+  COPA      the premise and the question in words; then a choice
+  MultiRC, BoolQ, ReCoRD
+            the passage first, the question (and answer) second
+  ReCoRD    one example for each entity of the passage, which replaces
+            @placeholder; the most probable entity of a question is the answer
 """
 
 from collections.abc import Callable, Iterator

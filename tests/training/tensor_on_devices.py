@@ -47,12 +47,16 @@ CASES = {name: {} for name in NAMES} | dict(
   mla=dict(latent_dim=8),
   mla_wide=dict(name='mla', latent_dim=24),
   gla=dict(latent_dim=8),
+  gla_wide=dict(name='gla', latent_dim=24),
   gta=dict(kv_heads=4),
+  gta_few=dict(name='gta', kv_heads=2),
+  skv_few=dict(name='skv', kv_heads=2),
   mfa=dict(query_dim=8),
-  mfa_kr=dict(query_dim=8),
+  mfa_kr=dict(query_dim=8, head_width=12),
+  linformer=dict(length=4 * T, projected_length=5),
 )
-# Those of which scaling.tensor_sent has no formula.
-UNCOUNTED = ('gla', 'gta', 'mfa', 'mfa_kr', 'tpa')
+# Models are decoders, but for what needs to see all tokens.
+ENCODER = dict(head='mlm', types=0, pooler=False)
 
 
 class Task:
@@ -73,13 +77,19 @@ def batch(i, length=T):
   rng = np.random.default_rng(i)
   ids = rng.integers(0, V, (2, ROWS, length), np.int32)
   weights = rng.integers(0, 3, (ROWS, length)).astype(np.float32)
-  return dict(tokens=ids[0], labels=ids[1], weights=weights)
+  of_encoder = dict(
+    lengths=np.full(ROWS, length, np.int32),
+    positions=np.tile(np.arange(length, dtype=np.int32), (ROWS, 1)),
+  )
+  return dict(tokens=ids[0], labels=ids[1], weights=weights) | of_encoder
 
 
 def made(case, mesh, layers=1, dropout=0.2, accumulate=2, **fields):
   """An Experiment, and its first state on a mesh."""
+  if case == 'linformer':
+    fields = dict(name='encoder') | ENCODER | fields
   model = models.build(
-    'decoder',
+    **dict(name='decoder') | fields,
     dim=D,
     num_layers=layers,
     mlp_dim=2 * D,
@@ -89,7 +99,6 @@ def made(case, mesh, layers=1, dropout=0.2, accumulate=2, **fields):
     activation_dropout=dropout,
     attention_dropout=dropout / 2,
     attention=dict(name=case, num_heads=H) | CASES[case],
-    **fields,
   )
   # A learning rate at which losses of float32 stay together for 12 steps.
   tx, schedule = optim.build(

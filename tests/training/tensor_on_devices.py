@@ -19,10 +19,12 @@ from benchmarks import scaling
 from collab import attention, models
 from collab.attention.target import Target, lowering_for
 from collab.metrics import tokens
-from collab.runtime import checkpoint, tree_table
-from collab.training import optim, sharding, step
+from collab.model_json import Meaning
+from collab.runtime import checkpoint, tree_table, workdir
+from collab.training import init_from, optim, sharding, step
 from collab.training.experiment import Experiment
 from tests.attention.variants import NAMES
+from tests.training.test_init_from import make_config
 
 ROWS, T, V, D, H, STEPS = 8, 14, 96, 64, 8, 12
 # Axes data, fsdp, tensor. The first is what the others are compared with.
@@ -183,6 +185,25 @@ def moved(folder):
       assert all(jax.tree.leaves(placed))
       found[name][other] = tree_table.checksums(restored)
   return found
+
+
+def begun(folder):
+  """How init_from on one mesh places the parameters of a run on another."""
+  _, state = made('gqa_few', mesh_of(SAVED['fsdp=8']))
+  workdir.claim(make_config(**{'checkpoint.best': ''}), folder)
+  saved = checkpoint.Checkpoints(folder, keep=1)
+  saved.save(1, dict(params=state['params']))
+  saved.close()
+  mesh = mesh_of(SAVED['fsdp=2, tensor=2'])
+  _, state = made('gqa_few', mesh)
+  fresh = jax.tree.map(lambda x: x + 1, state['params'])
+  got = init_from.load(folder, fresh, Meaning(), mesh)
+  placed = jax.tree.map(lambda x, a: x.sharding == a.sharding, got, fresh)
+  return dict(
+    placed=all(jax.tree.leaves(placed)),
+    kernel=list(got['decoder']['layer_0']['mlp_in']['kernel'].sharding.spec),
+    same=tree_table.checksums(got) == tree_table.checksums(state['params']),
+  )
 
 
 def fused(case):

@@ -61,6 +61,12 @@ def test_checkpoints_open_on_any_mesh(tmp_path):
       assert found[name][other] == found[name]['saved']
 
 
+def test_a_run_begins_with_parameters_that_are_split(tmp_path):
+  """Each is read to where it stays, not to one device first."""
+  want = dict(placed=True, same=True, kernel=['fsdp', 'tensor'])
+  assert run('begun', tmp_path) == want
+
+
 @pytest.mark.slow
 def test_fused_kernels_run_on_each_device_for_its_heads():
   """Four of eight heads, and one of two key heads, of a row; T is padded."""

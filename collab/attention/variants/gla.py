@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grouped latent attention."""
 
+import math
 from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
 
+from collab.attention import devices
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 from collab.attention.variants.mla import Up
@@ -58,8 +60,10 @@ class GLA(Attention, kw_only=True):
       q, k = self.einsum('bthk,rhk->bthr', q, key_up), c
       v = None if self.rope is None else c
     else:
+      n = math.lcm(G, devices.tensor())  # of which each device has as many
+      latents = jnp.repeat(c, n // G, 2)
       grouped = lambda up: self.einsum(
-        'bsgr,rgnk->bsgnk', c, up.reshape(R, G, H // G, K)
+        'bsgr,rgnk->bsgnk', latents, up.reshape(R, n, H // n, K)
       ).reshape(*shape, H, K)
       k, v = grouped(key_up), grouped(self.up('value_up', K))
     if self.decode:

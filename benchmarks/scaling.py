@@ -80,7 +80,7 @@ class Chip(NamedTuple):
   within: int = 10**9
 
 
-# The attentions of the page, at the widths of `lm`.
+# The attentions of the page, at the widths of `lm`, as configs choose theirs.
 TENSOR_D, TENSOR_H, TENSOR_T = 768, 12, (2, 4)
 TENSOR = {
   'mha': {},
@@ -89,6 +89,13 @@ TENSOR = {
   'collab': dict(shared_dim=384),
   'mhe_add': {},
   'mhe_mul': {},
+  'skv': {},
+  'mla': dict(latent_dim=192),
+  'gla': dict(latent_dim=192, kv_heads=2),
+  'gta': dict(kv_heads=2),
+  'mfa': dict(query_dim=256, head_width=128),
+  'mfa_kr': dict(query_dim=256, head_width=128),
+  'tpa': {},
 }
 # The sources are in scaling.md.
 RATES = {

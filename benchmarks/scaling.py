@@ -22,10 +22,11 @@ token of the rows that they share,
              K of the queries, if they are one head or made from one head; K of
              the keys and V of the values, if they are one head; once where
              values are the keys; G times that for G groups that t does not
-             divide
+             divide; and the width of whatever else heads are made from
 
-and nothing that grows with T x S. `tensor_sent` says what that is for each
-variant.
+and nothing that grows with T x S. Once a layer it adds up the gradients of
+parameters that all heads share and that follow the split: a map of the mixed
+values, a mixture of tokens. `tensor_sent` says what that is for each variant.
 
 This also computes how many tokens a chip needs in a step so that communication
 takes a tenth of the time, even if none of it overlaps with computation. FLOPs
@@ -79,7 +80,7 @@ class Chip(NamedTuple):
   within: int = 10**9
 
 
-# The attentions of the page, at the widths of `lm`.
+# The attentions of the page, at the widths of `lm`, as configs choose theirs.
 TENSOR_D, TENSOR_H, TENSOR_T = 768, 12, (2, 4)
 TENSOR = {
   'mha': {},
@@ -88,6 +89,13 @@ TENSOR = {
   'collab': dict(shared_dim=384),
   'mhe_add': {},
   'mhe_mul': {},
+  'skv': {},
+  'mla': dict(latent_dim=192),
+  'gla': dict(latent_dim=192, kv_heads=2),
+  'gta': dict(kv_heads=2),
+  'mfa': dict(query_dim=256, head_width=128),
+  'mfa_kr': dict(query_dim=256, head_width=128),
+  'tpa': {},
 }
 # The sources are in scaling.md.
 RATES = {
@@ -159,32 +167,44 @@ def tensor_sent(
     D, H: widths of the model; a head has d = D / H.
     t: number of chips.
     gated: whether the MLP is.
-    **fields: of the attention: kv_heads, shared_dim, latent_dim.
+    **fields: of the attention, without rope, qk_norm and gate.
 
   Returns:
-    dict(forward, backward, merged): merged is what is left of backward where
-    a compiler first adds what the projections send. EL's keys are a cut of the
-    input, whose gradient is gathered and not added up: it counts as if it were.
+    dict(forward, backward, merged, once): merged is what is left of backward
+    where a compiler first adds what the projections send. `once` is not for
+    each token. EL's keys are a cut of the input, whose gradient is gathered and
+    not added up: it counts as if it were.
   """
   d = D // H
-  G = 1 if name == 'mqa' else fields.get('kv_heads', H)
+  G = fields.get('kv_heads') or dict(mqa=1, gla=2).get(name, H)
   k, r = fields.get('shared_dim', 0), fields.get('latent_dim', 0)
+  c, q = fields.get('head_width') or d, fields.get('query_dim', 0)
+  n, p = fields.get('length', 0), fields.get('projected_length', 0)
+  split = G % t == 0
   to_heads, shared = {  # projections to heads, and numbers of shared heads
     'mha': (3, 0),
-    'skv': (2, 0),
+    'skv': (2, 0) if split else (1, G * d),
     'el': (1, D),
-    'gqa': (3, 0) if G % t == 0 else (1, 2 * G * d),
+    'gqa': (3, 0) if split else (1, 2 * G * d),
     'mqa': (1, 2 * d),
     'collab': (2, 2 * k),  # values and content bias; queries and keys
     'sha': (0, 3 * d),
     'mhe_mul': (0, 3 * d),
     'mhe_add': (0, 3 * d + d),  # the key bias is made from the keys as well
     'mla': (1, r if r <= d else 2 * r),  # r once: values are the keys
+    'gla': (2, 0) if split else (1, r if r <= G * d else 2 * r),
+    'gta': (2, d // 2) if split else (1, 2 * G * d),  # half a key is shared
+    'mfa': (0, q + 2 * c),  # what queries are made from, keys and values
+    'mfa_kr': (0, q + c),
+    'tpa': (3, 2 * fields.get('rank', 2) * d),  # of queries, and two of factors
+    'linformer': (3, 0),
   }[name]
+  once = dict(mfa_kr=c * c + c, linformer=2 * n * p).get(name, 0)
   return dict(
     forward=2 * D,
     backward=(to_heads + 1 + gated) * D + shared,
     merged=(min(to_heads, 1) + 1) * D + shared,
+    once=once,
   )
 
 
@@ -304,7 +324,7 @@ def _tensor_table():
       sums = tensor_sent(name, t=t, **widths, **fields)
       kept = tensor_kept(name, t=t, **widths, **fields)
       whole = tensor_kept(name, t=1, **widths, **fields)
-      cells += [f'{n:,}' for n in sums.values()]
+      cells += [f'{sums[k]:,}' for k in ('forward', 'backward', 'merged')]
       cells += [f'{kept:,}', f'{kept / whole:.2f}']
     lines += _row(name, *cells)
   return lines

@@ -21,7 +21,7 @@ from collab.convert.huggingface import checkpoints as huggingface
 from collab.convert.reparametrize import Converted
 from collab.io import atomic, buckets
 from collab.runtime import checkpoint, provenance
-from collab.training import optim
+from collab.training import optim, sharding
 
 CARD = """\
 # {name} with {attention}
@@ -138,7 +138,8 @@ def _write_run(folder, source, new, facts):
     atomic.write_text(folder / 'tokenizer.json', source.tokenizer)
   if source.pretrained:
     sources.write_origin(folder, source.pretrained)
-  params = jax.tree.map(jnp.asarray, new.params)
+  mesh = sharding.make_mesh(fsdp=jax.device_count())
+  params = sharding.moved(new.params, mesh)
   state = dict(step=jnp.int32(0), params=params)
   if config.total_steps:  # so that train.py --workdir continues
     tx, _ = optim.build(total_steps=config.total_steps, **config.optim)

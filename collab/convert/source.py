@@ -14,6 +14,7 @@ from collab.convert.huggingface import checkpoints, folders
 from collab.data.tokenizer import Tokenizer
 from collab.io import atomic, json_text, node_files
 from collab.runtime import workdir as workdirs
+from collab.training import sharding
 
 ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
 # Tasks that a checkpoint can do without training, by the kind of its model.
@@ -79,7 +80,9 @@ def read(
 
 def _read_run(path):
   config = workdirs.claim(None, path)
-  model, meaning, params = load_run.read(path, config)
+  # Split over the devices on the way to this machine's memory.
+  mesh = sharding.make_mesh(fsdp=jax.device_count())
+  model, meaning, params = load_run.read(path, config, mesh)
   params = jax.tree.map(np.asarray, params)
   tokenizer, found = folders.read_tokenizer(path), None
   if (path / ORIGIN).exists():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import checks, models, tasks
-from collab.data import examples, tokenizer_training
+from collab.data import cache, examples, tokenizer_training
 from collab.data.readers import glue
 from collab.data.samples import classification
 from collab.metrics import labels, tokens
@@ -236,6 +236,10 @@ class Classification(tasks.OfConfig):
       shown[f'examples in {part}'] = len(rows)
     for path, count in self._parts.skipped.items():
       shown[f'rows left out of {path}'] = count
+    parts = [(self._train, self._labels)]
+    parts += [(encoded, gold(rows)) for rows, encoded in self._dev.values()]
+    arrays = ((*encoded[:3], labels) for encoded, labels in parts)
+    shown['checksum'] = cache.checksum(*chain.from_iterable(arrays))
     return shown
 
   @property

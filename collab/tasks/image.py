@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent import futures
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import optax
 from tqdm import tqdm
 
 from collab import models, tasks
-from collab.data import augment, epochs
+from collab.data import augment, cache, epochs
 from collab.data.readers import images
 from collab.model_json import Meaning
 
@@ -157,6 +158,8 @@ class ImageClassification(tasks.OfConfig):
     shown = dict(images=self.source.name, classes=self._outputs)
     shown |= {name: len(split) for name, split in self.source.splits.items()}
     shown['steps per epoch'] = self.rows.steps_per_epoch
+    parts = (split.parts() for split in self.source.splits.values())
+    shown['checksum'] = cache.checksum(*itertools.chain.from_iterable(parts))
     if self.source.damaged:
       shown['damaged so far, the next image instead'] = len(self.source.damaged)
     if self.source.ignored:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from collab import checks, models, tasks
-from collab.data import examples, tokenizer_training, windows
+from collab.data import cache, examples, tokenizer_training, windows
 from collab.data.readers import squad_files
 from collab.data.samples import questions
 from collab.data.tokenizer import Tokenizer
@@ -178,6 +178,8 @@ class Squad(tasks.OfConfig):
     cut = self._train
     found = len(np.unique(cut.question[cut.spans[:, 0] > 0]))
     wanted = sum(bool(q.answers) for q in self.questions.read('train'))
+    cuts = map(self._cut, ('train', 'val', 'test'))
+    arrays = [x for part in cuts for x in (*part.rows[:3], part.spans)]
     return {
       'questions': f'{self.questions.name} {self._version}',
       'vocabulary': self.tokenizer.vocab_size,
@@ -186,6 +188,7 @@ class Squad(tasks.OfConfig):
       'answers in no window': wanted - found,
       'questions truncated': cut.truncated,
       'steps_per_epoch': self.rows.steps_per_epoch,
+      'checksum': cache.checksum(*arrays),
     }
 
 

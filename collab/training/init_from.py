@@ -2,10 +2,11 @@
 """Initialises the parameters of a run from those of an earlier run."""
 
 import collections
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from collab import model_json
@@ -13,7 +14,7 @@ from collab.data import tokenizer
 from collab.io import buckets
 from collab.runtime import final_params, tree_table
 from collab.runtime import workdir as workdirs
-from collab.training import logs
+from collab.training import logs, sharding
 
 HEADS = ('head', 'distilled_head')  # belong to a task
 # Parameters with one row for each id.
@@ -24,7 +25,7 @@ def load(
   workdir: str,
   params: Any,
   meaning: model_json.Meaning,
-  shardings: Callable | None = None,
+  mesh: Mesh | None = None,
 ) -> Any:
   """Copies matching parameters from an earlier run, and prints which.
 
@@ -37,8 +38,8 @@ def load(
     workdir: workdir of the earlier run; its final parameters are read.
     params: freshly initialised parameters.
     meaning: Meaning of the new model.
-    shardings: function of shapes -> shardings of what is read, over all hosts;
-      one device by default.
+    mesh: of sharding.make_mesh, where params are; one device by default. What
+      matches is read to where it belongs, and the rest is split over `fsdp`.
 
   Returns:
     A tree like params.
@@ -53,7 +54,8 @@ def load(
     _, known = model_json.read(folder)
   if meaning.tokenizer:  # the task reads text
     model_json.check_tokenizer(workdir, known.tokenizer, meaning.tokenizer)
-  found = final_params.load(workdir, config, shardings)
+  place = mesh and functools.partial(_places, params, mesh)
+  found = final_params.load(workdir, config, place)
   old, new = tree_table.named(found), tree_table.named(params)
   told = {}
   if meaning.tokenizer:
@@ -85,6 +87,17 @@ def load(
   )
 
 
+def _places(params, mesh, found):
+  """Returns the shardings of `found` on the mesh, see `load`."""
+  new, old = tree_table.named(params), tree_table.named(found)
+  places = sharding.state_shardings(mesh, old) | {
+    name: new[name].sharding
+    for name, x in old.items()
+    if name in new and new[name].shape == x.shape
+  }
+  return jax.tree.unflatten(jax.tree.structure(found), places.values())
+
+
 def _beside(folder):
   """Returns the fingerprint of a run's tokenizer.json, '' if it has none."""
   path = folder / 'tokenizer.json'
@@ -99,9 +112,10 @@ def _leave_padding(old, new):
   rows, ids = len(old[table]), len(new[table])
   if rows <= ids:
     return {}
-  for name in ROWS:
-    if name in old and len(old[name]) == rows:
-      old[name] = old[name][:ids]
+  for name in old.keys() & new.keys() & set(ROWS):
+    if len(old[name]) == rows:
+      cut = jax.jit(lambda x: x[:ids], out_shardings=new[name].sharding)
+      old[name] = cut(old[name])
   return {'padding': f'{rows - ids:,} of {rows:,} rows of the table left out'}
 
 

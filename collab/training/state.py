@@ -6,7 +6,6 @@ optimiser's state; and `ema`, the moving average of `params`, if the config asks
 for one.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -61,7 +60,7 @@ def start(
         config.init_from,
         state['params'],
         made.task.meaning,
-        functools.partial(sharding.state_shardings, made.mesh),
+        made.mesh,
       )
       state = jax.device_put(state | dict(params=params), shardings)
       if ema:

@@ -210,6 +210,20 @@ def test_mnli_has_two_parts(tmp_path):
   assert shown['data'] == str(files)
 
 
+def test_the_checksum_is_of_texts_and_labels(tmp_path):
+  """Of all parts, so that hosts with different copies do not train."""
+  files, found = write(tmp_path / 'glue'), []
+  path = files / 'RTE' / 'dev.tsv'
+  text = path.read_text()
+  label = text.strip().rpartition('\t')[2]
+  other = next(x for x in glue.GLUE.subtasks['rte'].classes if x != label)
+  for _ in range(2):
+    it = task('rte', tmp_path, path=str(files), batch_size=1)
+    found.append(it.describe()['checksum'])
+    path.write_text(text.strip().removesuffix(label) + other + '\n')
+  assert found[0] != found[1]
+
+
 def test_majority(tmp_path):
   """The commonest class of training; of regression the mean, so 0."""
   it = task('mnli', tmp_path / 'mnli')

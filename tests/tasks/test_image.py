@@ -119,6 +119,19 @@ def test_folder(folder):
   assert (shown['train'], shown['val'], shown['test']) == (17, 3, 10)
 
 
+def test_the_checksum_is_of_pixels_and_labels(folder):
+  found = [of_folder(folder).describe()['checksum']]
+  path = folder / 'train' / 'dark' / '0.png'
+  x = np.array(Image.open(path))
+  x[3, 4, 1] ^= 1
+  Image.fromarray(x).save(path)
+  found.append(of_folder(folder).describe()['checksum'])
+  path.rename(folder / 'train' / 'light' / 'z.png')
+  found += [of_folder(folder).describe()['checksum'] for _ in range(2)]
+  assert len(set(found)) == 3
+  assert found[2] == found[3]
+
+
 def test_damaged_is_replaced_and_counted(folder):
   for name in ('0', '1'):
     (folder / 'train' / 'dark' / f'{name}.png').write_bytes(b'damaged')

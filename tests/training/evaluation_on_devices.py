@@ -39,7 +39,9 @@ def parameters(model, mesh):
     return rng.normal(x.ndim == 1, scale, x.shape).astype(x.dtype)
 
   made = jax.tree_util.tree_map_with_path(draw, models.shapes(model))
-  return jax.device_put(made, sharding.state_shardings(mesh, made))
+  rules = sharding.rules(mesh, model, made, '')
+  shardings = sharding.state_shardings(mesh, dict(params=made), rules)
+  return jax.device_put(made, shardings['params'])
 
 
 def translator():
@@ -122,9 +124,10 @@ def on(mesh):
   return dict(found=found, flops=flops)
 
 
-def main(*fsdp):
+def main(*meshes):
+  """Each mesh is 'fsdp' or 'fsdp,tensor'."""
   processes.join()
-  made = {n: on(sharding.make_mesh(int(n))) for n in fsdp}
+  made = {x: on(sharding.make_mesh(*map(int, x.split(',')))) for x in meshes}
   print(json.dumps(made))
 
 

@@ -19,10 +19,12 @@ from benchmarks import scaling
 from collab import attention, models
 from collab.attention.target import Target, lowering_for
 from collab.metrics import tokens
-from collab.runtime import checkpoint, tree_table
-from collab.training import optim, sharding, step
+from collab.model_json import Meaning
+from collab.runtime import checkpoint, tree_table, workdir
+from collab.training import init_from, optim, sharding, step
 from collab.training.experiment import Experiment
 from tests.attention.variants import NAMES
+from tests.training.test_init_from import make_config
 
 ROWS, T, V, D, H, STEPS = 8, 14, 96, 64, 8, 12
 # Axes data, fsdp, tensor. The first is what the others are compared with.
@@ -47,12 +49,16 @@ CASES = {name: {} for name in NAMES} | dict(
   mla=dict(latent_dim=8),
   mla_wide=dict(name='mla', latent_dim=24),
   gla=dict(latent_dim=8),
+  gla_wide=dict(name='gla', latent_dim=24),
   gta=dict(kv_heads=4),
+  gta_few=dict(name='gta', kv_heads=2),
+  skv_few=dict(name='skv', kv_heads=2),
   mfa=dict(query_dim=8),
-  mfa_kr=dict(query_dim=8),
+  mfa_kr=dict(query_dim=8, head_width=12),
+  linformer=dict(length=4 * T, projected_length=5),
 )
-# Those of which scaling.tensor_sent has no formula.
-UNCOUNTED = ('gla', 'gta', 'mfa', 'mfa_kr', 'tpa')
+# Models are decoders, but for what needs to see all tokens.
+ENCODER = dict(head='mlm', types=0, pooler=False)
 
 
 class Task:
@@ -73,13 +79,19 @@ def batch(i, length=T):
   rng = np.random.default_rng(i)
   ids = rng.integers(0, V, (2, ROWS, length), np.int32)
   weights = rng.integers(0, 3, (ROWS, length)).astype(np.float32)
-  return dict(tokens=ids[0], labels=ids[1], weights=weights)
+  of_encoder = dict(
+    lengths=np.full(ROWS, length, np.int32),
+    positions=np.tile(np.arange(length, dtype=np.int32), (ROWS, 1)),
+  )
+  return dict(tokens=ids[0], labels=ids[1], weights=weights) | of_encoder
 
 
 def made(case, mesh, layers=1, dropout=0.2, accumulate=2, **fields):
   """An Experiment, and its first state on a mesh."""
+  if case == 'linformer':
+    fields = dict(name='encoder') | ENCODER | fields
   model = models.build(
-    'decoder',
+    **dict(name='decoder') | fields,
     dim=D,
     num_layers=layers,
     mlp_dim=2 * D,
@@ -89,7 +101,6 @@ def made(case, mesh, layers=1, dropout=0.2, accumulate=2, **fields):
     activation_dropout=dropout,
     attention_dropout=dropout / 2,
     attention=dict(name=case, num_heads=H) | CASES[case],
-    **fields,
   )
   # A learning rate at which losses of float32 stay together for 12 steps.
   tx, schedule = optim.build(
@@ -174,6 +185,25 @@ def moved(folder):
       assert all(jax.tree.leaves(placed))
       found[name][other] = tree_table.checksums(restored)
   return found
+
+
+def begun(folder):
+  """How init_from on one mesh places the parameters of a run on another."""
+  _, state = made('gqa_few', mesh_of(SAVED['fsdp=8']))
+  workdir.claim(make_config(**{'checkpoint.best': ''}), folder)
+  saved = checkpoint.Checkpoints(folder, keep=1)
+  saved.save(1, dict(params=state['params']))
+  saved.close()
+  mesh = mesh_of(SAVED['fsdp=2, tensor=2'])
+  _, state = made('gqa_few', mesh)
+  fresh = jax.tree.map(lambda x: x + 1, state['params'])
+  got = init_from.load(folder, fresh, Meaning(), mesh)
+  placed = jax.tree.map(lambda x, a: x.sharding == a.sharding, got, fresh)
+  return dict(
+    placed=all(jax.tree.leaves(placed)),
+    kernel=list(got['decoder']['layer_0']['mlp_in']['kernel'].sharding.spec),
+    same=tree_table.checksums(got) == tree_table.checksums(state['params']),
+  )
 
 
 def fused(case):

@@ -44,6 +44,20 @@ def test_eight_devices_share_the_rows(fsdp, one):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('mesh', ['1,4', '4,2'])
+def test_devices_share_heads_and_vocabulary(mesh, one):
+  """More FLOPs than an eighth, as what all heads share is computed by each.
+
+  Not as many as if only rows were shared.
+  """
+  found = on_devices(8, mesh, module=MODULE)[mesh]
+  check_found(found, one)
+  tensor = int(mesh.partition(',')[2])
+  for name, whole in one['flops'].items():
+    assert 1 / 8 < found['flops'][name] / whole < 0.8 * tensor / 8
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_rows(one):
   """Four devices each, over which the parameters are split."""
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'

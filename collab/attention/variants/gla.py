@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grouped latent attention."""
 
+import math
 from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
 
+from collab.attention import devices
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 from collab.attention.variants.mla import Up
@@ -53,23 +55,24 @@ class GLA(Attention, kw_only=True):
     c = self.project('latent', y, (G, R), use_bias=False)
     c = self.normalize('latent', c)
     q, turned = q[..., :K], q[..., K:]
-    key_up, shared = self.up('key_up', K), None
+    key_up = self.up('key_up', K)
+    if self.decode or R <= K:  # the absorbed form
+      q, k = self.einsum('bthk,rhk->bthr', q, key_up), c
+      v = None if self.rope is None else c
+    else:
+      n = math.lcm(G, devices.tensor())  # of which each device has as many
+      latents = jnp.repeat(c, n // G, 2)
+      grouped = lambda up: self.einsum(
+        'bsgr,rgnk->bsgnk', latents, up.reshape(R, n, H // n, K)
+      ).reshape(*shape, H, K)
+      k, v = grouped(key_up), grouped(self.up('value_up', K))
+    if self.decode:
+      k, v = c.reshape(*shape, 1, G * R), None
     if self.rope is not None:
       shared = self.project('rope_key', y, (self.rope_dim,), use_bias=False)
       shared = self.rotate(shared[:, :, None], positions.keys)
-      turned = self.rotate(turned, positions.queries)
-    if absorbed := self.decode or R <= K:
-      q = self.einsum('bthk,rhk->bthr', q, key_up)
-      k, v = c.reshape(*shape, 1, G * R), None
-    else:
-      grouped = lambda up: self.einsum(
-        'bsgr,rgnk->bsgnk', c, up.reshape(R, G, H // G, K)
-      ).reshape(*shape, H, K)
-      k, v = grouped(key_up), grouped(self.up('value_up', K))
-    if shared is not None:
-      q = jnp.concatenate([q, turned], -1)
-      shared = shared if absorbed else jnp.repeat(shared, H, 2)
-      k = jnp.concatenate([k, shared], -1)
+      k = jnp.concatenate([k, jnp.repeat(shared, k.shape[2], 2)], -1)
+      q = jnp.concatenate([q, self.rotate(turned, positions.queries)], -1)
     return Heads(q=q, k=k, v=v, scale=(K + self.rope_dim) ** -0.5)
 
   def check(self):
@@ -85,13 +88,14 @@ class GLA(Attention, kw_only=True):
       )
 
   def read(self, h, positions):
-    if h.v is not None:
+    if not self.decode:
       return h
-    G, R = self.kv_heads, self.latent_dim
-    c, shared = h.k[..., :R], h.k[..., R:]
-    c = c.reshape(*c.shape[:2], G, R // G)
-    k = jnp.concatenate([c, jnp.repeat(shared, G, 2)], -1)
-    return h._replace(k=k, v=c)
+    G, n = self.kv_heads, self.latent_dim
+    c = h.k[..., :n].reshape(*h.k.shape[:2], G, n // G)
+    if self.rope is None:
+      return h._replace(k=c)
+    shared = jnp.repeat(h.k[..., n:], G, 2)
+    return h._replace(k=jnp.concatenate([c, shared], -1), v=c)
 
   def finish(self, o):
     if o.shape[-1] != self.latent_dim // self.kv_heads:  # not absorbed

@@ -49,16 +49,21 @@ class GTA(Attention, kw_only=True):
     shared = self.rotate(shared, positions.keys)
     n = K - K // 2
     turned = self.rotate(q[..., n:], positions.queries)
+    q = jnp.concatenate([q[..., :n], turned], -1)
+    if not self.decode:
+      return self.grouped(q, kv, shared)
     kept = kv.reshape(*kv.shape[:2], 1, G * K)
-    return Heads(
-      q=jnp.concatenate([q[..., :n], turned], -1),
-      k=jnp.concatenate([kept, shared], -1),
-    )
+    return Heads(q=q, k=jnp.concatenate([kept, shared], -1))
 
   def read(self, h, positions):
+    if not self.decode:
+      return h
     G, K = self.kv_heads, h.q.shape[-1]
     kept, shared = h.k[..., : G * K], h.k[..., G * K :]
-    kv = kept.reshape(*kept.shape[:2], G, K)
-    half = kv[..., : K - K // 2]
-    k = jnp.concatenate([half, jnp.repeat(shared, G, 2)], -1)
-    return h._replace(k=k, v=kv)
+    return self.grouped(h.q, kept.reshape(*kept.shape[:2], G, K), shared)
+
+  def grouped(self, q, kv, shared):
+    """Makes the heads of kv [B, S, G, K] and shared [B, S, 1, K // 2]."""
+    half = kv[..., : kv.shape[-1] - shared.shape[-1]]
+    shared = jnp.repeat(shared, kv.shape[2], 2)
+    return Heads(q=q, k=jnp.concatenate([half, shared], -1), v=kv)

@@ -39,21 +39,25 @@ class TPA(Attention, kw_only=True):
       raise ValueError(f'rank={R} must be at least 1.')
     q = self.normalize('query', self.project('query', x, (H, K)))
     k = self.normalize('key', self.project('key', y, (R, K)))
-    k = self.rotate(k, positions.keys)
     v = self.project('value', z, (R, K))
-    k_heads = self.project('key_heads', y, (R, H))
-    v_heads = self.project('value_heads', z, (R, H))
-    return Heads(
-      q=self.rotate(q, positions.queries),
-      k=jnp.concatenate([k_heads, k], -1),
-      v=jnp.concatenate([v_heads, v], -1),
+    factors = (
+      (self.project('key_heads', y, (R, H)), self.rotate(k, positions.keys)),
+      (self.project('value_heads', z, (R, H)), v),
     )
+    if self.decode:
+      k, v = (jnp.concatenate(x, -1) for x in factors)
+    else:
+      k, v = (self.product(*x) for x in factors)
+    return Heads(q=self.rotate(q, positions.queries), k=k, v=v)
 
   def read(self, h, positions):
-    return h._replace(k=self.product(h.k), v=self.product(h.v))
+    if not self.decode:
+      return h
+    factors = (jnp.split(x, [self.num_heads], -1) for x in (h.k, h.v))
+    k, v = (self.product(*x) for x in factors)
+    return h._replace(k=k, v=v)
 
-  def product(self, factors):
-    """Multiplies factors [B, S, R, H + d] to heads [B, S, H, d]."""
-    a, b = jnp.split(factors, [self.num_heads], -1)
+  def product(self, a, b):
+    """Multiplies factors [B, S, R, H] and [B, S, R, d] to [B, S, H, d]."""
     heads = jnp.einsum('bsrh,bsrk->bshk', a, b, precision=self.precision)
     return heads / self.rank

@@ -53,6 +53,10 @@ class Memory:
     """Returns some of the images."""
     return Memory(self.images[rows], self.labels[rows])
 
+  def parts(self) -> list[np.ndarray]:
+    """Returns what a checksum is computed of."""
+    return [self.images, self.labels]
+
 
 class Source(NamedTuple):
   """Labelled images by splits.

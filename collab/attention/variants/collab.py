@@ -73,14 +73,12 @@ class Collab(Attention, kw_only=True):
 
   takes = ('qk_norm', 'rope')
 
-  axes: ClassVar[dict] = dict(
-    query='dim -> width',
-    key='dim -> width',
-    mixing='heads width',
-    content_bias='dim -> heads',
-    query_bias='heads width',
-    value='dim -> heads width',
-  )
+  axes: ClassVar[dict] = {
+    '(query|key)': 'dim -> width',
+    'content_bias': 'dim -> heads',
+    '(mixing|query_bias)': 'heads width',
+    'value': 'dim -> heads width',
+  }
 
   def heads(self, x, y, z, positions):
     H, K, V = self.num_heads, self.shared_dim, self.head_dim(x.shape[-1])

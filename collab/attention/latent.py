@@ -5,12 +5,14 @@ Axes: B batch, T queries, S keys, H heads, G groups of heads with a latent each,
 R width of a latent, K width of a head.
 """
 
+import math
 from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from collab.attention import devices
 from collab.attention.core import Attention
 from collab.attention.heads import Heads
 
@@ -61,8 +63,11 @@ class Latent(Attention, kw_only=True):
       q, k = self.einsum('bthk,rhk->bthr', q, key_up), c
       v = None if self.rope is None else c
     else:
+      # Of several groups each device has as many, perhaps copies.
+      n = math.lcm(G, devices.tensor()) if G > 1 else 1
+      each = jnp.repeat(c, n // G, 2)
       k, v = (
-        self.einsum('bsgr,rgnk->bsgnk', c, up.reshape(R, G, H // G, K))
+        self.einsum('bsgr,rgnk->bsgnk', each, up.reshape(R, n, H // n, K))
         for up in (key_up, self.up('value_up', K))
       )
       k, v = k.reshape(*shape, H, K), v.reshape(*shape, H, K)

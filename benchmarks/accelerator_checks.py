@@ -33,7 +33,8 @@ def values(size):
   """Errors of values and gradients, of every variant and forced kernel."""
   every = cases.layers_of(size) | {'mha, plain formula': LAYERS['mha']}
   shape = size((2, 256, 256, 4), (2, 32, 32, 4))
-  kinds = size(('causal', 'packed', 'padded', 'none'), ('packed',))
+  every_kind = 'causal', 'packed', 'padded', 'none', 'window'
+  kinds = size(every_kind, ('packed',))
   kinds = itertools.product(kinds, ('float32', 'bfloat16'))
   for turn, (mask, dtype) in enumerate(kinds):
     group = '{}, {}, B={}, T={}, D={}, H={}'.format(dtype, mask, *shape)
@@ -105,6 +106,7 @@ def masks(B, T):
     causal=attention.Mask(causal=True),
     packed=attention.Mask(causal=True, q_segments=segments),
     padded=attention.Mask(key_valid=jnp.asarray(places < lengths[:, None])),
+    window=attention.Mask(causal=True, window=T // 4),
     none=None,
   )
 

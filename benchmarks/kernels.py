@@ -4,11 +4,12 @@ r"""Tells which attention kernel each config runs on a GPU and on a TPU.
   ./launch.sh python -m benchmarks.kernels [--save]
 
 A config's calls of attention are read off its model. Each distinct one (mask,
-dropout) is then lowered for both machines, forward and backward, as a layer of
-each variant in bfloat16 with 1,152 queries. What the table names was found in
-the program: cuDNN's call, a Mosaic kernel, or neither (xla). In XLA a block of
-queries at a time is an array of queries x keys, of 512 MiB at most; "naive" is
-an array of all queries and keys that is larger.
+dropout), and one under a sliding window, is then lowered for both machines,
+forward and backward, as a layer of each variant in bfloat16 with 1,152 queries.
+Under rope there are the variants whose heads it makes wider. What the table
+names was found in the program: cuDNN's call, a Mosaic kernel, or neither (xla).
+In XLA a block of queries at a time is an array of queries x keys, of 512 MiB at
+most; "naive" is an array of all queries and keys that is larger.
 
 No accelerator is needed: only what is lowered is read, and nothing runs.
 """
@@ -35,10 +36,25 @@ from collab.attention.target import Target, lowering_for
 from collab.io import atomic
 
 PATH = pathlib.Path(__file__).parent / 'kernels.md'
-FAMILIES = ('wmt14', 'lm', 'mlm', 'glue', 'superglue', 'squad', 'vit')
+FAMILIES = (
+  'wmt14', 'lm', 'decoder', 'mlm', 'glue', 'superglue', 'squad', 'vit',
+)  # fmt: skip
+ROPE = dict(rope=dict(base=10_000.0))
+VARIANTS = LAYERS | {
+  'skv, 4 heads': dict(name='skv', kv_heads=4),
+  'gta, 4 heads': dict(name='gta', kv_heads=4),
+  'gla, r=256': dict(name='gla', latent_dim=256),
+  'mfa, C=128': dict(name='mfa', query_dim=256, head_width=128),
+  'mfa_kr, C=128': dict(name='mfa_kr', query_dim=256, head_width=128),
+  'tpa': dict(name='tpa'),
+  'mla, r=128, rope': dict(name='mla', latent_dim=128, rope_dim=32, **ROPE),
+  'mhe_add, rope': dict(name='mhe_add', **ROPE),
+  'mhe_mul, rope': dict(name='mhe_mul', **ROPE),
+}
 # What a Hopper GPU with cuDNN 9.10 has, and a TPU.
 MACHINES = dict(cuda=Target('cuda', (9, 0), 91002), tpu=Target('tpu'))
 ROWS, T, S, D, H = 64, 1152, 1280, 768, 12  # S of a memory
+WINDOW = 256
 FUSED = dict(cuda='__cudnn$fmha', tpu='tpu_custom_call')
 
 
@@ -90,7 +106,7 @@ def lowered(variant: str, call: Call, platform: str) -> str:
     num_heads=H,
     dtype=jnp.bfloat16,
     dropout_rate=call.dropout / 10,
-    **LAYERS[variant],
+    **VARIANTS[variant],
   )
   x, keys = Shape((ROWS, T, D), jnp.float32), S if call.cross else T
   memory = Shape((ROWS, keys, D), jnp.float32) if call.cross else None
@@ -99,6 +115,8 @@ def lowered(variant: str, call: Call, platform: str) -> str:
   known = ids if 'q_segments' in call.parts else {}
   if 'key_valid' in call.parts:
     known |= dict(key_valid=Shape((ROWS, keys), bool))
+  if 'window' in call.parts:
+    known |= dict(window=WINDOW)
   mask = masks.Mask(causal=call.causal, **known)
   init = functools.partial(layer.init, deterministic=True)
   params = jax.eval_shape(init, jax.random.key(0), x, memory)
@@ -148,7 +166,7 @@ def kernel(text: str, call: Call, platform: str) -> str:
   return dict(cuda='cudnn', tpu='splash')[platform]
 
 
-def found(variants: Iterable[str] = tuple(LAYERS)) -> dict[tuple, list[str]]:
+def found(variants: Iterable[str] = tuple(VARIANTS)) -> dict[tuple, list[str]]:
   """Finds which variants have which kernels, by call and configs.
 
   Returns:
@@ -159,6 +177,7 @@ def found(variants: Iterable[str] = tuple(LAYERS)) -> dict[tuple, list[str]]:
   for family in FAMILIES:
     for call in sorted(calls(family)):  # a set has no order
       families.setdefault(call, []).append(family)
+  families[Call(True, ('window',), cross=False, dropout=False)] = ['none']
   for call, names in families.items():
     mask = ['causal'] * call.causal + list(call.parts)
     about = (

@@ -59,6 +59,10 @@ OPTIONAL = dict(
   kv_heads=0,
   embedding_std=0.02,
   gate='none',
+  soft_cap=30.0,
+  fold=False,
+  mixing='real',
+  spectrum='head',
 )
 BOOL = dict(true=True, false=False)
 

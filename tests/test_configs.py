@@ -307,6 +307,8 @@ def test_optional_fields():
   config = get('lm', 'sample,mhe_mul,qkv_features=96,embedding_std=1')
   assert config.model.attention.qkv_features == 96
   assert config.model.attention.embedding_std == 1.0
+  config = get('decoder', 's,mhe_mul,fold=true')
+  assert config.model.attention.fold is True
 
 
 @pytest.mark.parametrize('name', configs.VARIANTS)
@@ -321,7 +323,8 @@ def test_argument_lists_the_fields_that_an_attention_takes(name):
     got = get('lm', f'{name},sample,{key}={values[key]}').model.attention
     attention.build(**got)
   others = configs.OPTIONAL.keys() - set(listed)
-  assert others == {'embedding_std', 'kv_heads'} - set(listed)
+  own = {'embedding_std', 'kv_heads', 'fold', 'mixing', 'spectrum'}
+  assert others == own - set(listed)
   for key in others:
     with pytest.raises(ValueError, match=f'{key}=1; '):
       get('lm', f'{name},{key}=1')

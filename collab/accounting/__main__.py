@@ -2,6 +2,7 @@
 r"""Compares what each attention variant would cost in the model of a config.
 
   python -m collab.accounting --config=configs/lm.py
+  python -m collab.accounting --config=configs/decoder.py  # rotary positions
   python -m collab.accounting --config=configs/wmt14.py:small --length=512
 
 Nothing is trained and no data is read. A table is printed, and accounting.md
@@ -10,6 +11,7 @@ variant takes its fields from the config where the config has them, else the
 defaults of its family. All figures are those of the attention layers alone,
 because variants differ in nothing else:
 
+  A_h                the matrix that tells heads apart, see family.py
   forward, training  FLOPs of the matrix products for one sequence of `length`
                      tokens; training is forward and backward, with whatever is
                      recomputed
@@ -34,12 +36,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from collab import accounting, attention, checks, command, models
-from collab.accounting import layer, plots
+from collab.accounting import family, layer, plots
 from collab.io import atomic
 
-# The variant's name and its parameters, then the fields of layer.Cost in order.
+# The variant and its parameters, then the fields of layer.Cost in order.
 HEAD = (
-  'variant', 'parameters', 'share', 'forward', 'training', 'activations',
+  'variant', 'A_h', 'parameters', 'share', 'forward', 'training', 'activations',
   'prefill', 'decode', 'cache', 'T*',
 )  # fmt: skip
 
@@ -78,19 +80,19 @@ def variants(
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f'There is no config {path}.')
-  family = path.with_stem(path.stem.split('_')[0])
+  thick = path.with_stem(path.stem.split('_')[0])
   given = argument.split(',')
   base = _config(path, given)
   words = [x for x in given if x not in attention.names()]
   plain = [x for x in words if '=' not in x]  # fields belong to one variant
   own, found = base.model.attention.name, {}
-  for name in dict.fromkeys(['mha', *attention.names(), own]):
+  for name in family.ordered(dict.fromkeys([*attention.names(), own])):
     if name == own:
       found[name] = model(base)
       continue
     for some in (words, plain):
       with contextlib.suppress(ValueError):  # a config may have no variants
-        found[name] = model(_config(family, [name, *some]))
+        found[name] = model(_config(thick, [name, *some]))
         break
   found = {'mha': accounting.with_mha(found[own])} | found
   return found, accounting.tokens(found[own], base.data)
@@ -108,7 +110,7 @@ def table(rows: Mapping[str, tuple[layer.Cost, float]]) -> str:
     tokens = f'{even:.0f}' if even else '-'
     tokens = 'always' if math.isinf(even) else tokens
     size = f'{cost.parameters:,}', f'{share:.3f}'
-    lines.append([name, *size, *figures, tokens])
+    lines.append([name, family.kind(name), *size, *figures, tokens])
   widths = [max(map(len, column)) for column in zip(HEAD, *lines, strict=True)]
   lines = [HEAD, ['-' * w for w in widths], *lines]
   return '\n'.join(

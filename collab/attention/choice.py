@@ -17,13 +17,13 @@ first on every machine. Both compute a block of queries at a time (blocks.py).
 
 `cudnn` and `splash` keep no score in memory. They take no mask of size T x S,
 no positions of queries, no symbolic sizes (jax.export), and no short calls.
-Splash has a window and a soft cap of its own; it takes no window together with
-padding or segments, because nothing tells cheaply which rows then see no key.
-To cuDNN neither is given: it has no soft cap, and its window is not tested.
-They have no second derivatives, and JAX's rules for them under jax.vmap are
-few: implementation='xla' does without. Dropout is not theirs, because its
-pattern would depend on the kernel, and in cuDNN's be the same in every step.
-The precision of matrix products does not concern them, as inputs have 16 bits.
+Both have a sliding window of their own, and take none together with padding or
+segments, because nothing tells cheaply which rows then see no key. Splash also
+has a soft cap. They have no second derivatives, and JAX's rules for them under
+jax.vmap are few: implementation='xla' does without. Dropout is not theirs,
+because its pattern would depend on the kernel, and in cuDNN's be the same in
+every step. The precision of matrix products does not concern them, as inputs
+have 16 bits.
 """
 
 from typing import NamedTuple
@@ -117,6 +117,8 @@ def _not_fused(call):
     return 'its mask has positions of queries'
   if mask is not None and mask.offset:
     return 'its queries begin at a later key'
+  if mask is not None and mask.window is not None and jax.tree.leaves(mask):
+    return 'its mask has a window with padding or segments'
   if min(q.shape[1], k.shape[1]) < FUSED_FROM:
     return f'it has fewer than {FUSED_FROM} queries or keys'
   dtypes = {x.dtype for x in (q, k, v, key_bias) if x is not None}
@@ -136,10 +138,11 @@ def _not_cudnn(call, machine):
     return f'its dtype is {q.dtype}, neither bfloat16 nor float16'
   if call.soft_cap is not None:
     return 'its scores have a soft cap'
-  if mask is not None and mask.window is not None:
-    return 'its mask has a window'
   if mask is not None and mask.causal and q.shape[1] != k.shape[1]:
     return 'it is causal with other numbers of queries and keys'
+  window = mask is not None and mask.window is not None
+  if window and machine.cudnn < cudnn.WINDOW_FROM:
+    return f'its mask has a window, which needs cuDNN 9.2, got {machine.cudnn}'
   _, wide, _ = jax.eval_shape(features.append, q, k, v, key_bias, mask)
   return cudnn.obstacle(
     wide.shape[3], v.shape[3], machine.capability, machine.cudnn
@@ -154,9 +157,7 @@ def _not_splash(call, machine):
     return why
   if call.q.dtype != jnp.bfloat16:
     return f'its dtype is {call.q.dtype}, not bfloat16'
-  if call.mask is not None and call.mask.window is not None:
-    if jax.tree.leaves(call.mask):
-      return 'its mask has a window with padding or segments'
-    if call.q.shape[1] > call.k.shape[1]:
-      return 'its mask has a window and more queries than keys'
+  window = call.mask is not None and call.mask.window is not None
+  if window and call.q.shape[1] > call.k.shape[1]:
+    return 'its mask has a window and more queries than keys'
   return None

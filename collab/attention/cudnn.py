@@ -6,6 +6,8 @@ as keys. The function that it calls is private, and called here alone (JAX 0.10
 to 0.12 have it). It also takes narrower values, on Hopper and later with cuDNN
 9.10. Elsewhere values are padded to the width of keys, which costs
 multiplications.
+
+The sliding window has not run on a GPU. Tests read it off the lowered program.
 """
 
 import jax
@@ -16,6 +18,7 @@ from collab.attention import features
 from collab.attention.masks import Mask
 
 HOPPER = (9, 0)
+WINDOW_FROM = 90200  # the version of cuDNN
 
 
 def version() -> int:
@@ -54,7 +57,8 @@ def attend(
   """Computes attention, zero for rows without keys.
 
   Args:
-    q, k, v, key_bias, mask: see the module kernels.
+    q, k, v, key_bias, mask: see the module kernels; a window without padding or
+      segments.
     narrow: whether this GPU takes values narrower than keys.
 
   Returns:
@@ -64,16 +68,17 @@ def attend(
   q, k, v = features.append(q, k, v, key_bias, mask)
   K = _width(k.shape[3], V)
   q, k, v = _widen(q, K), _widen(k, K), _widen(v, _width(V, 0) if narrow else K)
-  causal = mask is not None and mask.causal
+  causal, window = mask is not None and mask.causal, mask and mask.window
   if v.shape[3] == K:
+    before = None if window is None else (window - 1, 0)
+    how = dict(is_causal=causal, local_window_size=before)
     o = jax.nn.dot_product_attention(
-      q, k, v, scale=1.0, is_causal=causal, implementation='cudnn'
+      q, k, v, scale=1.0, implementation='cudnn', **how
     )
   else:
-    kinds = private.MaskType
-    o = private.dot_product_attention(
-      q, k, v, scale=1.0, mask_type=kinds.CAUSAL if causal else kinds.NO_MASK
-    )
+    kind = private.MaskType.CAUSAL if causal else private.MaskType.NO_MASK
+    how = dict(mask_type=kind, sliding_window_length=window)
+    o = private.dot_product_attention(q, k, v, scale=1.0, **how)
   alive = features.alive(mask, T, S)[:, :, None, None]
   return jnp.where(alive, o[..., :V], 0), alive
 

@@ -51,6 +51,19 @@ FORWARD = {
   'linformer': (4 * D * D + 2 * 10 * D + 2 * 10 * D, 0),
 }
 
+ROPE = {name: dict(rope={}) for name in VARIANTS if name != 'linformer'}
+ROPE['collab'] |= dict(shared_dim=24)
+ROPE['mla'] |= dict(rope_dim=6)
+ROPE['gla'] |= dict(rope_dim=6)
+# The products that rotation changes; the others are those of FORWARD.
+ROTATED = {
+  'collab': (2 * D * D + 2 * D * 24, H * 24 + D),  # no bias of the keys
+  'mhe_add': (D * D + 3 * D * d, 3 * D),  # twice as wide scores
+  'mhe_mul': (D * D + 3 * D * d, 3 * D),
+  'mla': (2 * D * D + 30 * D + 6 * D * (H + 1), H * (2 * 10 + 6)),
+  'gla': (2 * D * D + 40 * D + 6 * D * (H + 1), H * (2 * 10 + 6)),
+}
+
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_forward(name):
@@ -74,6 +87,19 @@ def test_decoding(name):
   held = jax.tree.leaves(cache.replace(index=()))
   assert cost.cache == sum(x.nbytes for x in held)
   assert cost.prefill >= T * 2 * token
+
+
+@pytest.mark.parametrize('name', ROPE)
+def test_under_rotation(name):
+  """Turning vectors is no product; what it does to a variant's form is."""
+  fields = VARIANTS[name] | ROPE[name]
+  token, pair = (FORWARD | ROTATED)[name]
+  assert layer.polynomial(fields, D) == (2 * token, 2 * pair)
+  cost = layer.of(fields, D, T, causal=True)
+  if name == 'tpa':  # as without
+    token, pair = token - 2 * 2 * D, pair + 2 * 2 * D
+  assert cost.decode == 2 * (token + pair * T)
+  assert cost.cache == 4 * T * attention.build(**fields).cache_size(D)
 
 
 def test_a_longer_linformer_is_counted_with_its_own_parameters():
@@ -101,12 +127,15 @@ def test_as_xla_counts(name):
     assert ours <= theirs <= ours + n * guard + 20 * scores + 100 * T * D
 
 
-@pytest.mark.parametrize('name', VARIANTS)
-def test_activations(name):
+@pytest.mark.parametrize(
+  'name, rope',
+  [(name, {}) for name in VARIANTS]
+  + [pytest.param(*case, marks=pytest.mark.slow) for case in ROPE.items()],
+)
+def test_activations(name, rope):
   """The distinct buffers of a real backward pass, but for the arguments."""
-  module = attention.build(
-    **VARIANTS[name], bias_init=jax.nn.initializers.normal()
-  )
+  fields = VARIANTS[name] | rope
+  module = attention.build(**fields, bias_init=jax.nn.initializers.normal())
   x = jax.random.normal(jax.random.key(1), (1, T, D))
   params = module.init(jax.random.key(0), x)['params']
   apply = lambda params, x: module.apply({'params': params}, x)
@@ -115,9 +144,7 @@ def test_activations(name):
   given = {np.ravel(x).tobytes() for x in jax.tree.leaves((params, x))}
   held = {x.unsafe_buffer_pointer(): np.ravel(x).tobytes() for x in kept}
   real = sum(len(data) for data in held.values() if data not in given)
-  assert layer.of(VARIANTS[name], D, T).activations == pytest.approx(
-    real, rel=0.02
-  )
+  assert layer.of(fields, D, T).activations == pytest.approx(real, rel=0.02)
 
 
 def test_causal_skips():

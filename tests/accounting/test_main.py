@@ -5,7 +5,7 @@ import pytest
 
 from collab import accounting, attention
 from collab.accounting import __main__ as command
-from collab.accounting import plots
+from collab.accounting import family, plots
 from tests.test_configs import get
 
 
@@ -20,7 +20,8 @@ def rows(text):
 def test_table(tmp_path, capsys):
   command.main(['--config=configs/lm.py:small', f'--out={tmp_path}'])
   found = rows(capsys.readouterr().out)
-  assert set(found) == set(attention.names()) - {'linformer'}  # for encoders
+  names = set(attention.names()) - {'linformer'}  # for encoders
+  assert list(found) == family.ordered(names)
   assert rows((tmp_path / 'accounting.md').read_text()) == found
   assert (tmp_path / 'accounting.png').read_bytes()[1:4] == b'PNG'
   config = get('lm', 'small,collab')
@@ -28,9 +29,17 @@ def test_table(tmp_path, capsys):
   cost = accounting.attention_cost(model, config.data.row_length)
   assert found['collab']['parameters'] == f'{cost.parameters:,}'
   assert found['collab']['cache'] == accounting.si(cost.cache)
+  assert found['collab']['A_h'] == 'diagonal'
   assert found['mha']['share'] == '1.000'
   assert found['mha']['T*'] == '-'
   assert found['sha']['T*'] == 'always'
+
+
+def test_every_variant_has_a_place_in_the_family():
+  known = sum(family.KINDS.values(), ())
+  assert sorted(known) == attention.names()
+  assert family.ordered(['mine:A', 'sha', 'mha']) == ['mha', 'sha', 'mine:A']
+  assert family.kind('mine:A') == ''
 
 
 def test_cost_is_the_sum_over_layers():

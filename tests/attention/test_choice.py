@@ -66,7 +66,9 @@ CASES = [
   (TPU, dict(causal=True, window=9), 'splash'),
   (TPU, dict(causal=True, window=9, T=200, S=128), 'blocks'),
   (TPU, dict(causal=True, window=9, q_segments=IDS), 'blocks'),
-  (HOPPER, dict(causal=True, window=9), 'blocks'),
+  (HOPPER, dict(causal=True, window=9), 'cudnn'),
+  (HOPPER, dict(causal=True, window=9, key_valid=IDS == 0), 'blocks'),
+  (Target('cuda', (9, 0), 90100), dict(causal=True, window=9), 'blocks'),
   (TPU, dict(causal=True, offset=9), 'blocks'),
 ]
 
@@ -97,7 +99,16 @@ def test_xla_is_never_refused(machine, fields, kernel):
     (HOPPER, dict(causal=True, S=200), 'causal with other numbers of'),
     (HOPPER, dict(causal=True, q_positions=IDS), 'has positions of queries'),
     (HOPPER, dict(causal=True, offset=9), 'queries begin at a later key'),
-    (HOPPER, dict(causal=True, window=9), 'its mask has a window'),
+    (
+      HOPPER,
+      dict(causal=True, window=9, q_segments=IDS),
+      'its mask has a window with padding or segments',
+    ),
+    (
+      Target('cuda', (9, 0), 90100),
+      dict(causal=True, window=9),
+      'a window, which needs cuDNN 9.2, got 90100',
+    ),
     (HOPPER, dict(soft_cap=30.0), 'its scores have a soft cap'),
   ],
 )

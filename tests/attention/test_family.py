@@ -81,24 +81,27 @@ def diagonal(rows):
 
 
 @pytest.mark.parametrize('offset', [1.0, 0.3])
-def test_mfa_with_diagonal_matrices_is_mhe_mul(offset):
+@pytest.mark.parametrize('rope', [None, {}])
+def test_mfa_with_diagonal_matrices_is_mhe_mul(offset, rope):
   """The whole layer: ev is part of the output projection."""
-  mul = build('mhe_mul', offset=offset)
+  mul = build('mhe_mul', offset=offset, rope=rope, fold=rope is not None)
   p = init(mul)
   eq, ek, ev = (offset + p[f'{n}_embedding'] for n in ('query', 'key', 'value'))
   out = p['out'] | dict(kernel=p['out']['kernel'] * ev[..., None])
   params = with_matrices(p['query'], diagonal(eq * ek))
   params |= dict(key=head(p['key']), value=head(p['value']), out=out)
-  exact(run(build('mfa', query_dim=d), params), run(mul, p))
+  exact(run(build('mfa', query_dim=d, rope=rope), params), run(mul, p))
 
 
-def test_mfa_with_diagonal_matrices_has_the_scores_of_collab():
-  k = 22
-  collab = build('collab', shared_dim=k, bias='shared')
+@pytest.mark.parametrize('rope', [None, {}])
+def test_mfa_with_diagonal_matrices_has_the_scores_of_collab(rope):
+  k = 22  # in which there are no 3 heads, each with a spectrum
+  collab = build('collab', shared_dim=k, bias='shared', rope=rope)
   p = init(collab)
   # MFA divides by sqrt(k), collab by sqrt(d).
   matrices = diagonal(p['mixing']) * (k / d) ** 0.5
-  mfa = build('mfa', query_dim=k, head_width=k, qkv_features=None)
+  how = dict(head_width=k, qkv_features=None, rope=rope)
+  mfa = build('mfa', query_dim=k, **how)
   params = init(mfa) | with_matrices(p['query'], matrices)
   params['key'] = head(p['key'])
   exact(weights(mfa, params), weights(collab, p))

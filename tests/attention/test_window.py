@@ -11,6 +11,7 @@ import pytest
 from collab import attention
 from collab.accounting import trace
 from tests.attention.test_rotation import (
+  CASES,
   B,
   T,
   build,
@@ -19,13 +20,14 @@ from tests.attention.test_rotation import (
   inputs,
   params,
 )
+from tests.attention.variants import few
 
 W = 4
 MASK = attention.Mask(causal=True, window=W)
 # Caches of all kinds: of rotated keys, of keys that rotate on reading, of a
 # window of one vector, with a bias of the keys.
-CASES = ['mha', 'skv', 'mhe_mul', 'mhe_add', 'mhe_add_half', 'mla', 'collab']
-every_case = pytest.mark.parametrize('case', CASES)
+QUICK = ['mha', 'skv', 'mhe_mul', 'mhe_add', 'mhe_add_half', 'mla', 'collab']
+every_case = few(CASES, QUICK)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The committed table of kernels is what is lowered, and nothing is naive."""
 
+import re
+
 import jax
 from jax import ShapeDtypeStruct as Shape
 import jax.numpy as jnp
@@ -27,13 +29,24 @@ def test_the_committed_table_is_what_is_lowered():
 
 def test_nothing_is_naive():
   rows = committed()
-  assert {row[-1] for row in rows} == set(kernels.LAYERS)
+  assert {row[-1] for row in rows} == set(kernels.VARIANTS)
   assert not [row for row in rows if 'naive' in row]
 
 
 @pytest.mark.slow
 def test_the_table_of_every_variant():
   assert kernels.markdown(kernels.found()) == kernels.PATH.read_text()
+
+
+@pytest.mark.parametrize('variant', ['mha', 'mhe_mul, rope'])
+def test_cudnn_gets_the_window(variant):
+  """Also beside values narrower than keys: forward and backward."""
+  call = kernels.Call(True, ('window',), cross=False, dropout=False)
+  for parts, window in ((('window',), kernels.WINDOW), ((), 0)):
+    text = kernels.lowered(variant, call._replace(parts=parts), 'cuda')
+    assert kernels.kernel(text, call, 'cuda') == 'cudnn'
+    got = re.findall(r'sliding_window_length\\22: (\d+)', text)
+    assert got == [str(window)] * 2
 
 
 @pytest.mark.parametrize('platform', kernels.MACHINES)

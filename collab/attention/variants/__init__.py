@@ -28,9 +28,15 @@ def variant(name: str) -> type[Attention]:
     raise ValueError(
       f'No attention variant {name!r}; there are {", ".join(names())}.'
     )
-  module = f'{__name__}.{"gqa" if name == "mqa" else name}'
-  importlib.import_module(module)
-  (cls,) = (c for c in Attention.__subclasses__() if c.__module__ == module)
+  file = 'gqa' if name == 'mqa' else name
+  module = importlib.import_module(f'{__name__}.{file}')
+  (cls,) = (
+    x
+    for x in vars(module).values()
+    if isinstance(x, type)
+    and issubclass(x, Attention)
+    and x.__module__ == module.__name__
+  )
   return cls
 
 

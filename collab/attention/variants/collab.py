@@ -75,8 +75,8 @@ class Collab(Attention, kw_only=True):
 
   axes: ClassVar[dict] = {
     '(query|key)': 'dim -> width',
-    '(mixing|query_bias)': 'heads width',
     'content_bias': 'dim -> heads',
+    '(mixing|query_bias)': 'heads width',
     'value': 'dim -> heads width',
   }
 

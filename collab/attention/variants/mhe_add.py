@@ -54,15 +54,18 @@ class MHEAdd(Attention, kw_only=True):
 
   def heads(self, x, y, z, positions):
     H, K = self.num_heads, self.head_dim(x.shape[-1])
-    q = self.normalize('query', self.project('query', x, (K,)))
+    q = self.normalize('query', self.project('query', x, (K,)))[:, :, None]
     k = self.normalize('key', self.project('key', y, (K,)))
+    v, key_bias = self.project('value', z, (K,))[:, :, None], None
     n = 0 if self.rope is None else self.rope.rotated(K)
     init, width = nn.initializers.normal(self.embedding_std), K - n or K
     eq = self.vector('query_embedding', init, (H, width), k)
     ek = self.vector('key_embedding', init, (H, width), k)
-    q, keys = q[:, :, None], k[:, :, None]
-    v, key_bias = self.project('value', z, (K,))[:, :, None], None
-    if n < K:  # ek has no effect, see above
+    if n == K:
+      q = self.rotate(q + eq[None, None], positions.queries)
+      ek = rope.conjugate(ek)[None, None]
+      q = jnp.concatenate([q, rope.multiply(q, ek)], -1)
+    else:  # ek has no effect, see above
       if self.soft_cap is not None:
         raise ValueError(
           'mhe_add leaves out key embeddings, which a softmax cancels and a '
@@ -73,11 +76,7 @@ class MHEAdd(Attention, kw_only=True):
       )
       key_bias *= K**-0.5
       q = self.rotate(q, positions.queries)
-    else:
-      q = self.rotate(q + eq[None, None], positions.queries)
-      ek = rope.conjugate(ek)[None, None]
-      q = jnp.concatenate([q, rope.multiply(q, ek)], -1)
-    k = self.rotate(keys, positions.keys)
+    k = self.rotate(k[:, :, None], positions.keys)
     return Heads(q=q, k=k, v=v, key_bias=key_bias, scale=K**-0.5)
 
   def read(self, h, positions):

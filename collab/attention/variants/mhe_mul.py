@@ -42,40 +42,36 @@ class MHEMul(Attention, kw_only=True):
 
   takes = ('qk_norm', 'rope')
 
-  @property
-  def reads_positions(self):
-    return not self.fold
-
   axes: ClassVar[dict] = {
     '(query|key|value)': 'dim -> width',
     '(query|key|value)_embedding': 'heads width',
   }
 
+  @property
+  def reads_positions(self):
+    return self.rope is not None and not self.fold
+
   def heads(self, x, y, z, positions):
-    K = self.head_dim(x.shape[-1])
     if self.fold and self.rope is None:
       raise ValueError('fold=True is a form under rope, and rope is None.')
+    K = self.head_dim(x.shape[-1])
     q = self.normalize('query', self.project('query', x, (K,)))[:, :, None]
-    q = q * self.embedding('query', q)
-    ek = self.embedding('key', q)
-    if folds := self.rope is None or self.fold:
-      q = self.rotate(q * ek, positions.queries)
-    else:
+    k = self.normalize('key', self.project('key', y, (K,)))[:, :, None]
+    v = self.project('value', z, (K,))[:, :, None]
+    q, ek = q * self.embedding('query', q), self.embedding('key', q)
+    if self.reads_positions:
       q, n = self.rotate(q, positions.queries), self.rope.rotated(K)
       one, two = jnp.split(ek[..., :n], 2, -1)
       a = jnp.concatenate([(one + two) / 2] * 2 + [ek[..., n:]], -1)
       b = jnp.concatenate([(one - two) / 2] * 2, -1)
       q = jnp.concatenate([q * a, q[..., :n] * b], -1)
-    k = self.normalize('key', self.project('key', y, (K,)))[:, :, None]
-    return Heads(
-      q=q,
-      k=self.rotate(k, positions.keys) if folds else k,
-      v=self.project('value', z, (K,))[:, :, None],
-      scale=K**-0.5,
-    )
+    else:
+      q = self.rotate(q * ek, positions.queries)
+      k = self.rotate(k, positions.keys)
+    return Heads(q=q, k=k, v=v, scale=K**-0.5)
 
   def read(self, h, positions):
-    if self.rope is None or self.fold:
+    if not self.reads_positions:
       return h
     n = self.rope.rotated(h.k.shape[-1])
     k = self.rotate(h.k, positions.keys)

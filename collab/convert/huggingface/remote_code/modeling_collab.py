@@ -20,7 +20,7 @@ import torch
 from torch import nn
 import transformers
 from transformers import conversion_mapping, masking_utils
-from transformers.integrations import sdpa_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 IMPLEMENTATION = 'collab'
 # Names that the attention modules of the families give to their projections.
@@ -99,9 +99,8 @@ class Heads(NamedTuple):
     v = k if latent else cut(v, self.V)
     k, v = (repeat(x, q.shape[1]) for x in (k, v))
     options['scaling'] = self.V**-0.5
-    attend = sdpa_attention.sdpa_attention_forward
-    o, _ = attend(module, q, k, v, mask, **options)  # [B, T, H, V]
-    if latent:
+    o, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
+    if latent:  # o is [B, T, H, R]
       o = torch.einsum('bthr,hrv->bthv', o, self.value.up)
     return o, None
 
@@ -150,7 +149,7 @@ VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
 
 
 class Collab:
-  """What a model of Transformers becomes another one with."""
+  """Replaces the projections of the model of Transformers that it precedes."""
 
   def __init__(self, config, *args, **kwargs):
     got = config._attn_implementation
@@ -181,11 +180,11 @@ def replace(module, D, name, num_heads, **fields):
     others = heads.key.out_features, heads.value.out_features
     module.split_size = [num_heads * heads.K, *others]
     parts = [Fused(*parts)]
-  for name, part in zip(names, parts, strict=True):
-    setattr(module, name, part)
-  for name in ('head_dim', 'attention_head_size'):
-    if hasattr(module, name):
-      setattr(module, name, 1)
+  for at, part in zip(names, parts, strict=True):
+    setattr(module, at, part)
+  for width in ('head_dim', 'attention_head_size'):
+    if hasattr(module, width):  # they cut heads of one, `cut` the variant's
+      setattr(module, width, 1)
   module.collab = heads
 
 

@@ -13,6 +13,10 @@ tokenizer.json) or the workdir of a run. OUT_DIR becomes a workdir. Other runs
 start from it by --config.init_from=OUT_DIR. If MODEL_DIR is a run, train.py
 --workdir=OUT_DIR continues it. OUT_DIR also has README.md with the error of
 each layer, conversion.json and errors.png.
+
+With --to=huggingface OUT_DIR is a checkpoint again, with the files beside the
+model. Transformers opens it, what has another attention by
+AutoModel.from_pretrained(OUT_DIR, trust_remote_code=True).
 """
 
 import argparse

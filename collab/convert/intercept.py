@@ -13,8 +13,10 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from collab import models
 from collab.attention import Mask
 from collab.attention.core import Attention
+from collab.models.transformer import Place
 
 OUT = ('out', 'kernel')  # the output projection, which every variant has
 _FIRST = {'encoder', 'self_attention'}
@@ -54,6 +56,23 @@ def paths(params: Mapping) -> list[tuple]:
       f'No attention layer in these parameters: {", ".join(params)}.'
     )
   return sorted(found, key=lambda path: [_order(name) for name in path])
+
+
+def layers(model: Mapping, params: Mapping) -> list[tuple[tuple, Place, dict]]:
+  """Lists (path, Place, fields of attention.build) of the attention layers.
+
+  Args:
+    model: fields of models.build.
+    params: of that model; they are in the order of `paths`.
+  """
+  places = {p.name: p for p in models.build(**model).attentions()}
+  found = []
+  for path in paths(params):
+    # ('encoder', 'layer_0', 'self_attention'), or one that ends in 'cross'.
+    place = places['cross' if path[-1] == 'cross' else path[0]]
+    fields = place.each()[int(path[-2].removeprefix('layer_'))]
+    found.append((path, place, fields))
+  return found
 
 
 def _order(name):

@@ -61,7 +61,7 @@ def export(folder: str | pathlib.Path, source: sources.Source) -> None:
   config = huggingface.labelled(source.pretrained.config, source.meaning)
   new = dict(model=source.model, params=source.params, config=config)
   huggingface.save(folder, source.pretrained._replace(**new))
-  print(f'In {folder}: config.json, model.safetensors')
+  _print_names(folder)
 
 
 def write(
@@ -100,7 +100,12 @@ def write(
       draw(new, temporary / 'errors.png')
     temporary.rename(folder)
   print(table(facts))
-  print(f'In {folder}: {", ".join(sorted(p.name for p in folder.iterdir()))}')
+  _print_names(folder)
+
+
+def _print_names(folder):
+  names = sorted(path.name for path in pathlib.Path(folder).iterdir())
+  print(f'In {folder}: {", ".join(names)}')
 
 
 def _facts(source, new, fields, args, words):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from collab import attention, checks, models
+from collab import attention, checks
 from collab.attention.core import Attention
 from collab.convert import intercept
 from collab.convert.calibration import Calibration
@@ -74,12 +74,8 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
   Raises:
     ValueError: one is not mha, or not as in PLAIN.
   """
-  places = {p.name: p for p in models.build(**model).attentions()}
   found = []
-  for path in intercept.paths(params):
-    # ('encoder', 'layer_0', 'self_attention'), or one that ends in 'cross'.
-    place = places['cross' if path[-1] == 'cross' else path[0]]
-    fields = place.each()[int(path[-2].removeprefix('layer_'))]
+  for path, place, fields in intercept.layers(model, params):
     module = attention.build(**fields)
     got = {key: getattr(module, key) for key in PLAIN}
     if fields['name'] != 'mha' or got != PLAIN:

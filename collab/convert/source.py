@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
-from collab import load_run, model_json
+from collab import checks, load_run, model_json
 from collab.convert.huggingface import checkpoints, folders
 from collab.data.tokenizer import Tokenizer
 from collab.io import atomic, json_text, node_files
@@ -17,6 +17,7 @@ from collab.runtime import workdir as workdirs
 from collab.training import sharding
 
 ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
+FILES = 'files'  # folder in it with the files beside the model
 # Tasks that a checkpoint can do without training, by the kind of its model.
 TASKS = dict(
   decoder=dict(name='lm'),
@@ -89,6 +90,10 @@ def _read_run(path):
     origin = json_text.read_object(
       path / ORIGIN / 'origin.json', config=dict, names=dict
     )
+    origin = dict(dtype='float32') | origin  # older ones have no dtype
+    with checks.located(path / ORIGIN / 'origin.json'):
+      checks.one_of('dtype', origin['dtype'], checkpoints.DTYPES)
+    workdirs.check_links(path / ORIGIN)
     found = checkpoints.Pretrained(
       model=model,
       params=params,
@@ -96,6 +101,8 @@ def _read_run(path):
       rest=folders.read_file(path / ORIGIN / 'rest.safetensors'),
       config=origin['config'],
       names=origin['names'],
+      dtype=origin['dtype'],
+      files=folders.read_companions(path / ORIGIN / FILES),
     )
   return Source(str(path), config, model, params, meaning, tokenizer, found)
 
@@ -113,8 +120,9 @@ def write_origin(
   folder.mkdir()
   rest = {k: np.ascontiguousarray(x) for k, x in pretrained.rest.items()}
   (folder / 'rest.safetensors').write_bytes(safetensors.save(rest))
+  folders.write_files(folder / FILES, pretrained.files)
   origin = dict(config=pretrained.config, names=dict(pretrained.names))
-  origin |= dict(family=pretrained.config['model_type'])
+  origin |= dict(family=pretrained.config['model_type'], dtype=pretrained.dtype)
   atomic.save_json(folder / 'origin.json', origin)
 
 

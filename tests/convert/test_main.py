@@ -69,9 +69,11 @@ def test_a_converted_checkpoint_is_a_workdir(bert, text, tmp_path, capsys):
   assert found.model['attention']['shared_dim'] == (5, 7)
   batch, _ = batch_of(next(iter(io('bert_Model'))))
   models.build(**found.model).apply({'params': found.params}, batch)
-  with pytest.raises(ValueError, match='is collab; Transformers has only mha'):
-    run(out, tmp_path / 'back', '--to=huggingface')
-  assert not (tmp_path / 'back').exists()
+  run(out, tmp_path / 'back', '--to=huggingface')
+  config = json.loads((tmp_path / 'back' / 'config.json').read_text())
+  assert [layer['shared_dim'] for layer in config['collab']] == [5, 7]
+  with pytest.raises(ValueError, match="model_type='collab_bert'; there are"):
+    run(tmp_path / 'back', tmp_path / 'again')
 
 
 def test_what_is_unchanged_goes_back_to_the_byte(bert, tmp_path):

@@ -2,8 +2,8 @@
 """Reads and writes checkpoints of Hugging Face's Transformers, without torch.
 
 A checkpoint is read into a model of ours, its parameters, and `rest`. Writing
-it again gives every tensor bit for bit. Half precision is read as float32 and
-stays float32. `families` maps names to ours.
+it again gives every tensor bit for bit, and the files beside it. Parameters are
+float32 here, and what they were in files. `families` maps names to ours.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,17 +15,16 @@ from typing import NamedTuple
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from collab import checks, model_json, models
-from collab.convert.huggingface import folders, plans
-from collab.convert.huggingface.families import FAMILIES
+from collab.convert.huggingface import folders, leave, plans
 from collab.data import tokenizer
 from collab.io import json_text
 from collab.models import layers
 from collab.runtime import tree_table
 
+DTYPES = 'float32', 'float16', 'bfloat16'
 # Fields that do not affect what the trained model computes.
 _OF_TRAINING = ('dropout', 'drop_path', 'scan', 'remat', 'dtype')
 
@@ -40,6 +39,8 @@ class Pretrained(NamedTuple):
     tokenizer: text of tokenizer.json, '' if there is none.
     rest: {name in the file: array} that the model does not use.
     names: {name: name in the file} where the two differ.
+    dtype: that of the parameters in the file, float32 if they have several.
+    files: {path in the folder: content} of folders.COMPANIONS.
   """
 
   model: dict
@@ -48,6 +49,8 @@ class Pretrained(NamedTuple):
   tokenizer: str
   rest: dict
   names: Mapping = {}
+  dtype: str = 'float32'
+  files: Mapping[str, bytes] = {}
 
 
 def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
@@ -71,6 +74,7 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
   with checks.located(folder):
     names, rest = _sort(plan, found, allow)
     flat = _parameters(plan, names, found)
+  dtypes = {found[name].dtype for name in names.values()} or {'float32'}
   return Pretrained(
     model=plan.model,
     params=traverse_util.unflatten_dict(flat, sep='/'),
@@ -78,6 +82,8 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
     tokenizer=folders.read_tokenizer(folder),
     rest={name: found[name] for name in rest},
     names={k: name for k, name in names.items() if name != plan.name(k)},
+    dtype=jnp.result_type(*dtypes).name,
+    files=folders.read_companions(folder),
   )
 
 
@@ -103,37 +109,43 @@ def labelled(config: dict, meaning: model_json.Meaning) -> dict:
 def save(folder: str | pathlib.Path, pretrained: Pretrained) -> None:
   """Writes a checkpoint that Transformers reads, atomically.
 
+  If the attention is not the config's, the folder has the code for it.
+
   Args:
     folder: folder that does not exist yet.
-    pretrained: a checkpoint whose attention is multi-head attention.
+    pretrained: a checkpoint, or what it was converted to.
 
   Raises:
-    ValueError: the folder exists; Transformers has no such attention; or model
-      or parameters do not match the config.
+    ValueError: the folder exists; there is no code for such attention; or model
+      or parameters do not match the config, or its half precision.
   """
-  model, params, config, text, rest, names = pretrained
-  for place in models.ATTENTIONS:
-    if model.get(place, {}).get('name', 'mha') != 'mha':
-      raise ValueError(
-        f'{place} is {model[place]["name"]}; Transformers has only mha, in '
-        f'{", ".join(FAMILIES)}.'
-      )
+  model, params, config, text, rest, names, dtype, files = pretrained
   plan = plans.make(config, model.get('pooler', False))
-  _check_same(plan, model, params)
-  flat = tree_table.named(params)
-  tensors = {
-    names.get(key, plan.name(key)): part.write(
-      *(np.asarray(flat[path], np.float32) for path in paths)
-    )
-    for key, (paths, part, _) in plan.entries.items()
+  others = {
+    place: model[place]
+    for place in models.ATTENTIONS
+    if place in model and _given(model[place]) != _given(plan.model.get(place))
   }
+  _check_same(plan, others, model, params)
+  tensors = {}
+  if others:
+    found, tensors, params = leave.translate(plan, names, model, params)
+    config = leave.describe(config, plan, found)
+    files = {**files, leave.CODE.name: leave.CODE.read_bytes()}
+  flat = tree_table.named(params)
+  for key, (paths, part, _) in plan.entries.items():
+    if flat.keys() >= set(paths):  # else it is translated
+      tensors[names.get(key, plan.name(key))] = part.write(
+        *(flat[path] for path in paths)
+      )
+  tensors = {name: _narrow(name, x, dtype) for name, x in tensors.items()}
   for name, x in rest.items():
     target = plan.family.tied.get(plan.key(name))
     if target in plan.entries:
       x = tensors[names.get(target, plan.name(target))]
     tensors[name] = x
-  half = {k: 'float32' for k in ('dtype', 'torch_dtype') if k in config}
-  folders.write(folder, config | half, tensors, text)
+  said = {k: dtype for k in ('dtype', 'torch_dtype') if k in config}
+  folders.write(folder, config | said, tensors, text, files)
 
 
 def _sort(plan, found, allow):
@@ -213,7 +225,7 @@ def _parameters(plan, names, found):
 
 
 def _float32(name, x):
-  if x.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
+  if x.dtype.name not in DTYPES:
     raise ValueError(
       f'{name} is {x.dtype}, expected float32, float16 or bfloat16.'
     )
@@ -223,16 +235,30 @@ def _float32(name, x):
   return x
 
 
-def _check_same(plan, model, params):
-  """Raises a ValueError unless the model is that of the plan's config."""
+def _narrow(name, x, dtype):
+  with np.errstate(over='ignore'):
+    new = np.asarray(x, np.float32).astype(dtype, copy=False)
+  if not np.isfinite(new).all():
+    raise ValueError(
+      f'{name} has numbers up to {np.abs(x).max():.3g}, expected those of the '
+      f"checkpoint's {dtype}."
+    )
+  return new
+
+
+def _check_same(plan, others, model, params):
+  """Raises a ValueError unless the model is that of the plan but for others."""
   wrong = [
     f'{key} is {model.get(key)!r}, by the config {want!r}'
-    for key, want in plan.model.items()
+    for key, want in (plan.model | others).items()
     if not key.endswith(_OF_TRAINING) and _given(model.get(key)) != _given(want)
   ]
   if wrong:
     raise ValueError(f'model: {"; ".join(wrong)}.')
-  want, got = tree_table.shapes(plan.shapes), tree_table.shapes(params)
+  shapes = plan.shapes
+  if others:
+    shapes = models.shapes(models.build(**plan.model | others))
+  want, got = tree_table.shapes(shapes), tree_table.shapes(params)
   if different := tree_table.differences(want, got):
     raise ValueError(f'parameters: {different}.')
 

@@ -6,7 +6,7 @@ model.safetensors.index.json with the files that it lists. Everything is read as
 data: nothing is imported, executed or unpickled.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import json
 import pathlib
 import re
@@ -23,6 +23,11 @@ from collab.runtime import tree_table
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.json'
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+# Files that go with a model: tokenizers, processors, the modules of Sentence
+# Transformers (1_Pooling/config.json), cards and licences.
+COMPANIONS = str.split(
+  '*.json *.jinja *.md *.model *.spm *.txt LICENSE* NOTICE* [0-9]_*/*'
+)
 
 
 def read_tokenizer(folder: pathlib.Path) -> str:
@@ -32,6 +37,17 @@ def read_tokenizer(folder: pathlib.Path) -> str:
     return ''
   json_text.read_object(path)
   return tokenizers.read(path)
+
+
+def read_companions(folder: pathlib.Path) -> dict[str, bytes]:
+  """Reads {path in the folder: content} of the files that go with a model."""
+  paths = {path for glob in COMPANIONS for path in folder.glob(glob)}
+  files = {str(x.relative_to(folder)): x for x in paths if x.is_file()}
+  return {
+    name: files[name].read_bytes()
+    for name in sorted(files.keys() - {CONFIG, TOKENIZER})
+    if not name.endswith('.index.json')  # of weights
+  }
 
 
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -71,9 +87,20 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(
-  folder: str | pathlib.Path, config: dict, tensors: dict, tokenizer: str
+  folder: str | pathlib.Path,
+  config: dict,
+  tensors: dict,
+  tokenizer: str,
+  files: Mapping[str, bytes],
 ) -> None:
   """Writes a new folder with one file of tensors, atomically.
+
+  Args:
+    folder: folder that does not exist yet.
+    config: content of config.json.
+    tensors: {name: array}.
+    tokenizer: text of tokenizer.json, '' for none.
+    files: {path in the folder: content} of others.
 
   Raises:
     ValueError: the folder exists.
@@ -87,10 +114,18 @@ def write(
     atomic.write_text(new / CONFIG, json.dumps(config, indent=2) + '\n')
     if tokenizer:
       atomic.write_text(new / TOKENIZER, tokenizer)
+    write_files(new, files)
     # safetensors needs C order, which transposed arrays do not have.
     tensors = {k: np.asarray(x, order='C') for k, x in tensors.items()}
     safetensors.numpy.save_file(tensors, new / WEIGHTS, dict(format='pt'))
     new.rename(folder)
+
+
+def write_files(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
+  """Writes {path in the folder: content}."""
+  for name, content in files.items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
 
 
 def join_sorted(names: Iterable[str]) -> str:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes layers that Transformers lacks, with the code that runs them there.
+
+The code is remote_code/modeling_collab.py, a file of the checkpoint. Torch's
+linear layers store [out, in], as in `layouts`.
+"""
+
+from collections.abc import Mapping
+import pathlib
+import re
+
+import numpy as np
+
+from collab import attention
+from collab.convert import intercept
+from collab.convert.huggingface.plans import Plan
+
+CODE = pathlib.Path(__file__).parent / 'remote_code' / 'modeling_collab.py'
+# Fields that config.json has of the layers of a variant.
+FIELDS = dict(
+  collab=('shared_dim', 'bias'),
+  gqa=('kv_heads',),
+  mhe_mul=(),
+  mla=('latent_dim',),
+)
+_ALWAYS = 'name', 'num_heads', 'use_bias'
+_OWN = dict(mhe_mul=('offset',))  # which the tensors contain
+# The Auto classes whose names do not follow from those of architectures.
+_AUTO = dict(
+  GPT2LMHeadModel='AutoModelForCausalLM',
+  MarianMTModel='AutoModelForSeq2SeqLM',
+  DeiTForImageClassificationWithTeacher='AutoModelForImageClassification',
+)
+
+
+def translate(
+  plan: Plan, names: Mapping, model: Mapping, params: Mapping
+) -> tuple[list, dict, dict]:
+  """Translates the attention layers of a model.
+
+  Args:
+    plan: plan of the model that it was converted from.
+    names: {key: name in the file}; see `checkpoints.Pretrained`.
+    model: fields of models.build.
+    params: its parameters.
+
+  Returns:
+    The fields of each layer for config.json, {name in the file: array} of the
+    projections into heads, and the parameters without these projections.
+
+  Raises:
+    ValueError: there is no code for such a layer.
+  """
+  layers, tensors = [], {}
+  for path, place, fields in intercept.layers(model, params):
+    name = fields['name']
+    legal = {*_ALWAYS, *FIELDS.get(name, ()), *_OWN.get(name, ())}
+    if name not in FIELDS or fields.keys() - legal:
+      raise ValueError(
+        f'{place.field} is {dict(fields)}; expected that of the config, or '
+        f'num_heads and the fields of one of {_shown()}.'
+      )
+    layer = attention.build(**fields)
+    own = {key: getattr(layer, key) for key in FIELDS[name]}
+    layers.append(dict(name=name, num_heads=layer.num_heads) | own)
+    parts, out = _WRITE[name](intercept.get(params, path), layer)
+    params = intercept.put(params, path, dict(out=out))
+    for part, found in parts.items():
+      module = _module(plan, names, '/'.join(path), part)
+      tensors |= {f'{module}.{suffix}': x for suffix, x in found.items()}
+  return layers, tensors, params
+
+
+def describe(config: dict, plan: Plan, layers: list) -> dict:
+  """Returns the config with which Transformers runs the code for `layers`."""
+  base = next(iter(plan.family.architectures))
+  family = base.removesuffix('Model')
+  auto = dict(AutoConfig=f'{family}Config', AutoModel=base)
+  if plan.architecture != base:
+    head = 'AutoModel' + re.sub('^.*?(?=For|$)', '', plan.architecture)
+    auto[_AUTO.get(plan.architecture, head)] = plan.architecture
+  new = dict(
+    model_type=f'collab_{config["model_type"]}',
+    architectures=[f'Collab{plan.architecture}'],
+    auto_map={k: f'{CODE.stem}.Collab{name}' for k, name in auto.items()},
+    collab=layers,
+  )
+  if 'vocab_size' in plan.model:  # which else follows from the model_type
+    config = dict(tokenizer_class=f'{family}Tokenizer') | config
+  return config | new
+
+
+def _shown():
+  return ', '.join(f'{k} ({", ".join(x)})' for k, x in FIELDS.items())
+
+
+def _module(plan, names, path, part):
+  """Returns the name of the module for a projection of the layer at a path."""
+  for key, (paths, *_) in plan.entries.items():
+    if f'{path}/{part}/kernel' in paths:
+      module = names.get(key, plan.name(key)).removesuffix('.weight')
+      return module if len(paths) == 1 else f'{module}.{part}'
+  raise AssertionError(path)
+
+
+# The tensors of a layer, and its output projection ----------------------------
+
+
+def _linear(kernel, bias=None):
+  """Translates the parameters of a projection [D, ...]."""
+  found = dict(weight=kernel.reshape(len(kernel), -1).T)
+  return found if bias is None else found | dict(bias=bias.reshape(-1))
+
+
+def _gqa(p, layer):
+  parts = {name: _linear(**p[name]) for name in ('query', 'key', 'value')}
+  return parts, p['out']
+
+
+def _collab(p, layer):
+  """The content bias is further dimensions of the keys, one for each head."""
+  parts, out = _gqa(p, layer)
+  parts['query']['mixing'] = p['mixing']
+  if 'content_bias' in p:
+    bias = p['content_bias']['kernel'].T
+    parts['key']['weight'] = np.concatenate([parts['key']['weight'], bias])
+  return parts, out
+
+
+def _mhe_mul(p, layer):
+  """The values' embeddings scale the rows of the output projection."""
+  parts, out = _gqa(p, layer)
+  q, k, v = (
+    layer.offset + p[f'{name}_embedding'] for name in ('query', 'key', 'value')
+  )
+  parts['query']['mixing'] = q * k
+  return parts, out | dict(kernel=out['kernel'] * v[..., None])
+
+
+def _mla(p, layer):
+  query = _linear(**p['query'])
+  query['up'] = p['key_up']['kernel'].transpose(1, 2, 0)
+  value = dict(up=p['value_up']['kernel'].transpose(1, 0, 2))
+  parts = dict(query=query, key=_linear(**p['latent']), value=value)
+  return parts, p['out']
+
+
+_WRITE = dict(collab=_collab, gqa=_gqa, mhe_mul=_mhe_mul, mla=_mla)

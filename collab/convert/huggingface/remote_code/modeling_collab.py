@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of Transformers with other attention, as collab.convert writes them.
+
+A file of a checkpoint, which Transformers runs for trust_remote_code=True. It
+needs torch and transformers alone.
+
+CollabBertModel is BertModel, and so on for any model. Its attention modules
+mask, cache and project outputs as ever. Their projections of queries, keys and
+values are a variant's, and `Heads.attend` makes heads of what these return.
+config.collab has the name, num_heads and fields of each layer's variant, in the
+order of the modules.
+
+Axes: B batch, T queries, S keys, D model, H heads, K key width, V value width.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+import transformers
+from transformers import conversion_mapping, masking_utils
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+IMPLEMENTATION = 'collab'
+# Names that the attention modules of the families give to their projections.
+PROJECTIONS = (
+  ('query', 'key', 'value'),
+  ('q_lin', 'k_lin', 'v_lin'),
+  ('q_proj', 'k_proj', 'v_proj'),
+)
+
+
+class Mixed(nn.Linear):
+  """x Wq * m_h, [B, T, H K]; with content bias a head's last H are one-hot."""
+
+  def __init__(self, D, H, K, *, bias, content):
+    super().__init__(D, K, bias)
+    self.mixing = nn.Parameter(torch.ones(H, K))
+    self.content = content
+
+  def forward(self, x):
+    q = super().forward(x)[..., None, :] * self.mixing
+    if self.content:
+      one = torch.eye(len(self.mixing), dtype=q.dtype, device=q.device)
+      q = torch.cat([q, one.expand(*q.shape[:-1], -1)], -1)
+    return q.flatten(-2)
+
+
+class Absorbed(nn.Linear):
+  """x Wq_h Uk_h^T, [B, T, H R]: queries of a latent of width R."""
+
+  def __init__(self, D, H, V, R):
+    super().__init__(D, H * V)
+    self.up = nn.Parameter(torch.randn(H, V, R) * V**-0.5)
+
+  def forward(self, x):
+    q = super().forward(x).unflatten(-1, self.up.shape[:2])
+    return torch.einsum('bthv,hvr->bthr', q, self.up).flatten(-2)
+
+
+class Latent(nn.Module):
+  """Values that are the keys, of which Uv_h makes the outputs of heads."""
+
+  out_features = 1
+
+  def __init__(self, H, R, V):
+    super().__init__()
+    self.up = nn.Parameter(torch.randn(H, R, V) * R**-0.5)
+
+  def forward(self, x):
+    return x[..., :1]  # caches want values, though nothing reads these
+
+
+class Fused(nn.Module):
+  """The three projections in one module, as GPT-2 has them."""
+
+  def __init__(self, query, key, value):
+    super().__init__()
+    self.query, self.key, self.value = query, key, value
+
+  def forward(self, x):
+    return torch.cat([self.query(x), self.key(x), self.value(x)], -1)
+
+
+class Heads(NamedTuple):
+  """The projections of a layer; a head's queries and keys have width K."""
+
+  K: int
+  V: int
+  query: nn.Module
+  key: nn.Module
+  value: nn.Module
+
+  def attend(self, module, q, k, v, mask, **options):
+    """Attends with q, k, v [B, width, S, 1], as the modules cut heads of 1."""
+    latent = isinstance(self.value, Latent)
+    q, k = cut(q, self.K), cut(k, self.K)
+    v = k if latent else cut(v, self.V)
+    k, v = (repeat(x, q.shape[1]) for x in (k, v))
+    options['scaling'] = self.V**-0.5
+    o, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
+    if latent:  # o is [B, T, H, R]
+      o = torch.einsum('bthr,hrv->bthv', o, self.value.up)
+    return o, None
+
+
+def cut(x, width):
+  """Cuts [B, G width, S, 1] into G heads [B, G, S, width]."""
+  return x.squeeze(-1).unflatten(1, (-1, width)).transpose(2, 3)
+
+
+def repeat(x, H):
+  """Repeats the heads of x [B, G, S, K] to H; one head is not copied."""
+  B, G, S, K = x.shape
+  return x[:, :, None].expand(B, G, H // G, S, K).reshape(B, H, S, K)
+
+
+# The variants: from D, H, V and fields to Heads -------------------------------
+
+
+def collab(D, H, V, shared_dim, bias):
+  content, shared = bias == 'content', bias == 'shared'
+  K = shared_dim + H * content
+  query = Mixed(D, H, shared_dim, bias=shared, content=content)
+  return Heads(K, V, query, nn.Linear(D, K, shared), nn.Linear(D, H * V))
+
+
+def gqa(D, H, V, kv_heads):
+  key, value = nn.Linear(D, kv_heads * V), nn.Linear(D, kv_heads * V)
+  return Heads(V, V, nn.Linear(D, H * V), key, value)
+
+
+def mhe_mul(D, H, V):
+  query = Mixed(D, H, V, bias=True, content=False)
+  return Heads(V, V, query, nn.Linear(D, V), nn.Linear(D, V))
+
+
+def mla(D, H, V, latent_dim):
+  R = latent_dim
+  key = nn.Linear(D, R, bias=False)
+  return Heads(R, V, Absorbed(D, H, V, R), key, Latent(H, R, V))
+
+
+VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
+
+
+# The models -------------------------------------------------------------------
+
+
+class Collab:
+  """Replaces the projections of the model of Transformers that it precedes."""
+
+  def __init__(self, config, *args, **kwargs):
+    got = config._attn_implementation
+    if got not in (None, 'sdpa', IMPLEMENTATION):
+      raise ValueError(f'attn_implementation={got!r}; expected sdpa.')
+    config._attn_implementation = IMPLEMENTATION
+    super().__init__(config, *args, **kwargs)
+    modules = [x for x in self.modules() if projections(x)]
+    for module, fields in zip(modules, config.collab, strict=True):
+      replace(module, config.hidden_size, **fields)
+
+
+def projections(module):
+  """Returns the names of an attention module's projections; () of others."""
+  for names in (('c_attn',), *PROJECTIONS):
+    if all(hasattr(module, name) for name in names):
+      return names
+  return ()
+
+
+def replace(module, D, name, num_heads, **fields):
+  """Replaces the projections of an attention module."""
+  V = D // num_heads
+  heads = VARIANTS[name](D, num_heads, V, **fields)
+  parts = heads.query, heads.key, heads.value
+  names = projections(module)
+  if names == ('c_attn',):
+    others = heads.key.out_features, heads.value.out_features
+    module.split_size = [num_heads * heads.K, *others]
+    parts = [Fused(*parts)]
+  for at, part in zip(names, parts, strict=True):
+    setattr(module, at, part)
+  for width in ('head_dim', 'attention_head_size'):
+    if hasattr(module, width):  # they cut heads of one, `cut` the variant's
+      setattr(module, width, 1)
+  module.collab = heads
+
+
+@functools.cache
+def make(name):
+  """Makes CollabX of Transformers' X, a model or the config of one."""
+  base = getattr(transformers, name.removeprefix('Collab'))
+  if issubclass(base, transformers.PreTrainedConfig):
+    fields = dict(model_type=f'collab_{base.model_type}', __module__=__name__)
+    return type(name, (base,), fields)
+  config = make(f'Collab{base.config_class.__name__}')
+  # Newer versions rename tensors of checkpoints by the name of the class.
+  renames = conversion_mapping.get_checkpoint_conversion_mapping(base.__name__)
+  if renames:
+    register = conversion_mapping.register_checkpoint_conversion_mapping
+    register(name, renames, overwrite=True)
+  return type(
+    name, (Collab, base), dict(config_class=config, __module__=__name__)
+  )
+
+
+def __getattr__(name):
+  if not name.startswith('Collab'):
+    raise AttributeError(f'{__name__} has no {name}.')
+  return make(name)
+
+
+def attend(module, *args, **options):
+  return module.collab.attend(module, *args, **options)
+
+
+transformers.AttentionInterface.register(IMPLEMENTATION, attend)
+transformers.AttentionMaskInterface.register(
+  IMPLEMENTATION, masking_utils.sdpa_mask
+)

@@ -52,6 +52,8 @@ def draw(figures, lengths):
     axes.set_xscale('log', base=2)
     axes.set_yscale('log', base=2)
     axes.set(xlabel='tokens', ylabel=label)
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_formatter('{x:g}')
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False, fontsize=9)

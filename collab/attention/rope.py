@@ -20,6 +20,7 @@ from typing import Any
 
 from flax import core
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -86,6 +87,7 @@ class Rope:
     turn = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     if factor != 1:
       turn = turn * factor
+    turn = lax.optimization_barrier(turn)  # else XLA makes it for each head
     turned = multiply(x[..., :n].astype(dtype), turn).astype(x.dtype)
     return jnp.concatenate([turned, x[..., n:]], -1)
 
@@ -113,8 +115,10 @@ def build(rope: Rope | Mapping | None) -> Rope | None:
 
 def multiply(x: jax.Array, y: jax.Array) -> jax.Array:
   """Multiplies two vectors [*, K] as K / 2 complex numbers, half-split."""
-  (a, b), (c, d) = jnp.split(x, 2, -1), jnp.split(y, 2, -1)
-  return jnp.concatenate([a * c - b * d, a * d + b * c], -1)
+  parts = lambda u: jnp.moveaxis(u.reshape(*u.shape[:-1], 2, -1), -2, 0)
+  (a, b), (c, d) = parts(x), parts(y)
+  z = jnp.stack([a * c - b * d, a * d + b * c], -2)
+  return z.reshape(*z.shape[:-2], -1)
 
 
 def conjugate(x: jax.Array) -> jax.Array:

@@ -25,6 +25,8 @@ LAYERS = {
   'linformer, p=256': dict(name='linformer', projected_length=256),
   'linformer, p=64': dict(name='linformer', projected_length=64),
 }
+# Of Okabe and Ito, which people who confuse colours can tell apart.
+COLOURS = '#0072B2', '#D55E00', '#E69F00', '#009E73', '#CC79A7'
 
 
 def cases(T):
@@ -42,21 +44,24 @@ def draw(figures, lengths):
   """Writes the picture of time and memory against the length."""
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(10, 4), layout='constrained')
-  for axes, key, label in zip(
-    figure.subplots(1, 2), ('ms', 'temp_mib'), ('ms', 'MiB'), strict=True
-  ):
-    for name in LAYERS:
+  figure = Figure(figsize=(11, 4), layout='constrained')
+  titles = dict(ms='time, ms', temp_mib='temporary memory, MiB')
+  panels = zip(figure.subplots(1, 2), titles.items(), strict=True)
+  for axes, (key, title) in panels:
+    for name, colour in zip(LAYERS, COLOURS, strict=True):
       found = [figures[f'{name}, T={T}'][key] for T in lengths]
-      axes.plot(lengths, found, marker='o', label=name)
+      axes.plot(lengths, found, marker='o', color=colour)
+      if key == 'ms':
+        how = dict(textcoords='offset points', va='center', color=colour)
+        axes.annotate(name, (lengths[-1], found[-1]), (8, 0), **how)
     axes.set_xscale('log', base=2)
     axes.set_yscale('log', base=2)
-    axes.set(xlabel='tokens', ylabel=label)
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter('{x:g}')
+    axes.set_xticks(lengths)
+    axes.xaxis.set_major_formatter('{x:.0f}')
+    axes.yaxis.set_major_formatter('{x:.0f}')
+    axes.set(xlabel='tokens', title=title)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-  axes.legend(frameon=False, fontsize=9)
   figure.suptitle('Forward and backward of a layer: D=768, 12 heads, float32')
   figure.savefig(protocol.RESULTS / 'linformer.png', dpi=130)
 

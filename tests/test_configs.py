@@ -320,7 +320,8 @@ def test_argument_lists_the_fields_that_an_attention_takes(name):
   config = get('lm', f'{name},sample')
   values = configs.OPTIONAL | config.model.attention.to_dict()
   for key in listed:
-    got = get('lm', f'{name},sample,{key}={values[key]}').model.attention
+    value = str(values[key]).lower()  # true, false
+    got = get('lm', f'{name},sample,{key}={value}').model.attention
     attention.build(**got)
   others = configs.OPTIONAL.keys() - set(listed)
   own = {'embedding_std', 'kv_heads', 'fold', 'mixing', 'spectrum'}

@@ -46,6 +46,8 @@ def fields(
     kv_heads=get('num_key_value_heads', 0) or heads,
     qkv_features=heads * width,
   )
+  if 'rope' not in attention:
+    own['rope'] = rope(get)
   return dict(
     vocab_size=get('vocab_size'),
     dim=get('hidden_size'),
@@ -63,7 +65,7 @@ def fields(
     activation_dropout=0.0,
     positions='none',
     max_length=get('max_position_embeddings'),
-    attention=own | dict(rope=rope(get)) | attention,
+    attention=own | attention,
   )
 
 

@@ -40,7 +40,7 @@ SCALING = {
   'factor': 'factor',
   'original_context_length': 'original_max_position_embeddings',
 }
-# What the other fields say, or which have no effect.
+# Others that may be there; they are checked, or have no effect.
 KNOWN = {'attention.key_length', 'attention.value_length', 'vocab_size'}
 KNOWN |= {'rope.dimension_count', 'rope.scaling.finetuned', *FIELDS}
 KNOWN |= {f'rope.scaling.{name}' for name in SCALING}
@@ -129,42 +129,38 @@ def _config(metadata, tensors, factors):
   }
   if unknown := sorted(own.keys() - KNOWN):
     raise ValueError(f'{start}{unknown[0]} is unknown; it may matter.')
+  own = {'rope.freq_base': 1e4} | own
   config = {name: own[key] for key, name in FIELDS.items() if key in own}
   for name, x in config.items():
     if isinstance(x, float):  # float32: 1e-5 is 9.99999974e-6
       config[name] = float(str(np.float32(x)))
+  heads = _field(metadata, f'{start}attention.head_count')
+  config.setdefault('num_key_value_heads', heads)
   width = own.get('attention.key_length')
   if width is None:
-    heads = _field(metadata, f'{start}attention.head_count')
-    width = _field(metadata, f'{start}embedding_length') // max(heads, 1)
+    width = _field(metadata, f'{start}embedding_length') // heads
   for key in ('attention.value_length', 'rope.dimension_count'):
     if own.get(key, width) != width:
       raise ValueError(f'{start}{key} is {own[key]}, expected {width}.')
-  scaling = {
-    name: own[f'rope.scaling.{key}']
-    for key, name in SCALING.items()
-    if f'rope.scaling.{key}' in own
-  }
-  if factors is not None:
-    scaling = _llama3(factors, config.get('rope_theta', 1e4), width)
-  if scaling.get('rope_type', 'none') != 'none':
-    config['rope_scaling'] = scaling
-  ids = {
-    f'{role}_token_id': metadata[f'tokenizer.ggml.{name}_token_id']
-    for role, name in dict(bos='bos', eos='eos', pad='padding').items()
-    if f'tokenizer.ggml.{name}_token_id' in metadata
-  }
-  return (
-    config
-    | ids
-    | dict(
-      model_type=kind,
-      architectures=[[*FAMILIES[kind].architectures][-1]],
-      vocab_size=len(_field(tensors, 'token_embd.weight')),
-      head_dim=width,
-      tie_word_embeddings='output.weight' not in tensors,
-    )
+  config |= dict(
+    model_type=kind,
+    architectures=[*FAMILIES[kind].architectures][-1:],
+    vocab_size=len(_field(tensors, 'token_embd.weight')),
+    head_dim=width,
+    tie_word_embeddings='output.weight' not in tensors,
   )
+  if factors is not None:
+    config['rope_scaling'] = _llama3(factors, config['rope_theta'], width)
+  elif own.get('rope.scaling.type', 'none') != 'none':
+    config['rope_scaling'] = {
+      name: own[f'rope.scaling.{key}']
+      for key, name in SCALING.items()
+      if f'rope.scaling.{key}' in own
+    }
+  for role, name in dict(bos='bos', eos='eos', pad='padding').items():
+    if (key := f'tokenizer.ggml.{name}_token_id') in metadata:
+      config[f'{role}_token_id'] = metadata[key]
+  return config
 
 
 def _field(values, name):
@@ -192,8 +188,7 @@ def _llama3(factors, base, width):
 
 def _tensors(tensors, config):
   """Renames tensors, and undoes the interleaving of llama's rotary planes."""
-  heads = dict(q=config['num_attention_heads'])
-  heads['k'] = config.get('num_key_value_heads', heads['q'])
+  heads = dict(q=config['num_attention_heads'], k=config['num_key_value_heads'])
   found = {}
   for name, x in tensors.items():
     part = re.fullmatch(r'(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)', name)

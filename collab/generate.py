@@ -62,8 +62,7 @@ def generate(
   checks.at_least('length', length, 1)
   checks.within('seed', seed, *plan.SEEDS)
   decoding.check_within(**within)  # whatever the temperature
-  # A prompt follows the end of a line, as lines did in training.
-  ids = [[tokenizer.eos_id, *x] for x in tokenizer.encode_batch(prompts)]
+  ids = [[tokenizer.start_id, *x] for x in tokenizer.encode_batch(prompts)]
   decode = decoding.greedy
   if temperature:
     decode = functools.partial(

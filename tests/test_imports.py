@@ -94,8 +94,8 @@ def test_an_attention():
   assert layer.count(D) == kernels + H * K + 2 * K + D
   assert layer.cache_size(D) == 2 * K
   assert layer.apply({'params': params}, x).shape == x.shape
-  with pytest.raises(TypeError, match=r'Mine has no field window; it has .*st'):
-    attention.build('their_lab.attention:Mine', num_heads=3, window=7)
+  with pytest.raises(TypeError, match=r'Mine has no field stride; it has .*st'):
+    attention.build('their_lab.attention:Mine', num_heads=3, stride=7)
   with pytest.raises(TypeError, match='Mine needs num_heads'):
     attention.build('their_lab.attention:Mine')
 

@@ -125,7 +125,7 @@ def _decoding(layer, params, x, memory):
 
 def as_mha(fields: Mapping) -> dict:
   """Returns fields of multi-head attention with the same heads and width."""
-  kept = 'num_heads', 'qkv_features', 'use_bias', 'rope', 'qk_norm'
+  kept = 'num_heads', 'qkv_features', 'use_bias', 'rope', 'qk_norm', 'window'
   return dict(name='mha') | {k: fields[k] for k in kept if k in fields}
 
 

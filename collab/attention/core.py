@@ -183,6 +183,8 @@ class Attention(fields.Fields):
       raise ValueError(
         f"{type(self).__name__}'s values are its keys: it takes no inputs_v."
       )
+    if self.window is not None:
+      mask = masks.windowed(mask, self.window)
     x, y, z = arguments.inputs(inputs_q, inputs_k, inputs_v)
     batch, (T, D) = inputs_q.shape[:-2], inputs_q.shape[-2:]
     S = None if inputs_k is None else y.shape[1]
@@ -210,11 +212,13 @@ class Attention(fields.Fields):
       h, mask = masks.hide(mask, h, type(self).__name__), None
     h = self.read(h, at)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
+    biased = self.use_bias if self.use_out_bias is None else self.use_out_bias
     out = self.project(
       'out',
       self._gated(x, o),
       self.out_features or D,
       axis=(-2, -1),
+      use_bias=biased,
       kernel_init=self.out_kernel_init or self.kernel_init,
       bias_init=self.out_bias_init or self.bias_init,
     )

@@ -54,6 +54,9 @@ class Fields(nn.Module):
     gate: the result of a head is multiplied by sigmoid(x Wg_h + bg_h) (arXiv
       2505.06708): by one number with 'head', by one for each of its dimensions
       with 'elementwise', or not at all with 'none'.
+    window: w makes the layer causal, and hides from each query all keys but the
+      w last: its own and those before.
+    use_out_bias: whether the output projection has a bias, default use_bias.
   """
 
   num_heads: int
@@ -79,6 +82,8 @@ class Fields(nn.Module):
   qk_norm: bool = False
   soft_cap: float | None = None
   gate: str = 'none'
+  window: int | None = None
+  use_out_bias: bool | None = None
 
   # What a variant declares:
 
@@ -134,8 +139,9 @@ def check(layer: type, values: Mapping) -> None:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
     ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
-      negative, there is no such implementation or gate, or the layer has a
-      field that its variant does not obey or another field excludes.
+      negative, a window is below 1, there is no such implementation or gate, or
+      the layer has a field that its variant does not obey or another field
+      excludes.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -157,6 +163,8 @@ def check(layer: type, values: Mapping) -> None:
       raise ValueError(f'{name}={value!r}; expected a finite number.')
     if name == 'soft_cap' and value is not None and value <= 0:
       raise ValueError(f'{name}={value!r}; expected more than 0.')
+    if name == 'window' and value is not None and value < 1:
+      raise ValueError(f'{name}={value!r}; expected at least 1.')
     if name.endswith('_features') and value is not None and value < 0:
       raise ValueError(f'{name}={value!r}; expected at least 0, the default.')
   if values.get('decode') and layer.mixes_tokens:

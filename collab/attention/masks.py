@@ -142,6 +142,21 @@ class Mask:
     )
 
 
+def windowed(mask: Mask | jax.Array | None, window: int) -> Mask:
+  """Adds a window, and the causality that it needs, to a user's mask.
+
+  Raises:
+    ValueError: the mask has another window.
+  """
+  if not isinstance(mask, Mask):
+    mask = Mask(dense=mask)
+  if mask.window not in (None, window):
+    raise ValueError(
+      f'mask.window is {mask.window}, but the layer has window={window}.'
+    )
+  return mask.replace(causal=True, window=window)
+
+
 # For each part: its axes after the batch, and the type of its items.
 _PARTS = dict(
   key_valid=('S', jnp.bool_),

@@ -9,10 +9,10 @@ r"""Converts a trained model to another attention, and writes a workdir.
   python -m collab.convert WORKDIR OUT_DIR --to=huggingface
 
 MODEL_DIR is a checkpoint of Transformers (config.json, safetensors,
-tokenizer.json) or the workdir of a run. OUT_DIR becomes a workdir. Other runs
-start from it by --config.init_from=OUT_DIR. If MODEL_DIR is a run, train.py
---workdir=OUT_DIR continues it. OUT_DIR also has README.md with the error of
-each layer, conversion.json and errors.png.
+tokenizer.json), a file of llama.cpp (.gguf) or the workdir of a run. OUT_DIR
+becomes a workdir. Other runs start from it by --config.init_from=OUT_DIR. If
+MODEL_DIR is a run, train.py --workdir=OUT_DIR continues it. OUT_DIR also has
+README.md with the error of each layer, conversion.json and errors.png.
 
 With --to=huggingface OUT_DIR is a checkpoint again, with the files beside the
 model. Transformers opens it, what has another attention by
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
   output.check(args.out_dir)
   found = source.read(args.model_dir, args.allow, args.data)
   if args.to:
-    if fields or args.attention != 'mha':
+    if fields:
       raise ValueError(f'--to={args.to} writes a model as it is.')
     output.export(args.out_dir, found)
     return
@@ -43,7 +43,6 @@ def main(argv: list[str]) -> None:
     seen = calibration.read(
       found, args.calibration, args.rows, length=args.length, seed=args.seed
     )
-  fields = dict(name=args.attention) | fields
   new = reparametrize.convert(
     found.model, found.params, fields, seen, args.budget, args.refine
   )
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv):
-  """Returns the arguments, and the fields of the attention as a dict."""
+  """Returns the arguments, and the attention's fields; {} if it stays."""
   parser = command.Parser(
     __spec__,
     __doc__,
@@ -62,7 +61,7 @@ def _parse(argv):
   add = parser.add_argument
   add('model_dir')
   add('out_dir', help='a new folder')
-  add('--attention', default='mha', help='default mha: only read and write')
+  add('--attention', help='default: that of the model, only read and write')
   add('--calibration', default='', help="text, a line each; or 'train'")
   add('--data', default='', help='folder of the training data of the run')
   add('--rows', type=int, default=1000, help='texts to look at')
@@ -82,6 +81,8 @@ def _parse(argv):
     if name in fields:
       raise ValueError(f'--{name} is given twice.')
     fields[name] = value
+  if args.attention or fields or args.budget or args.refine:
+    fields = dict(name=args.attention or 'mha') | fields
   return args, fields
 
 

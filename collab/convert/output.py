@@ -81,7 +81,7 @@ def write(
     folder: folder that does not exist yet.
     source: the model that was converted.
     new: reparametrize.Converted.
-    fields: requested fields of the new attention.
+    fields: requested fields of the new attention, {} if it stays.
     args: arguments of the command, a namespace.
     words: the arguments as they were typed.
 
@@ -117,7 +117,7 @@ def _facts(source, new, fields, args, words):
     command=shlex.join(['python', '-m', 'collab.convert', *words]),
     date=time.strftime('%Y-%m-%d'),
     versions=provenance.versions(),
-    attention=fields,
+    attention=fields or dict(name=new.model['attention']['name']),
     calibration=args.calibration,
     rows=args.rows if args.calibration else 0,
     refine=args.refine,

@@ -27,6 +27,7 @@ from collab.runtime import tree_table
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
+PLAIN |= dict(window=None)
 
 
 class Layer(NamedTuple):
@@ -108,8 +109,8 @@ def convert(
     model: fields of models.build.
     params: of that model.
     fields: of the new attention: name, and what the function in
-      layers.VARIANTS takes; a tuple gives one value per layer. dict(name='mha')
-      alone returns the model unchanged.
+      layers.VARIANTS takes; a tuple gives one value per layer. {} returns the
+      model unchanged, and dict(name='mha') alone does so if it has mha.
     calibration: calibration.Calibration to look at, None for weights alone.
     budget: for collab without shared_dim: ('error', maximum per layer) or
       ('parameters', maximum of the whole model); see `rank_search`.
@@ -119,6 +120,8 @@ def convert(
     ValueError: an attention or a field that there is no conversion for, a
       value out of range, a budget that cannot be met.
   """
+  if not (fields or budget or refine):
+    return Converted(model, params, [], None)
   found = find(model, params)
   if fields == dict(name='mha') and not (budget or refine):
     return Converted(model, params, [], None)

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from collab import checks, load_run, model_json
-from collab.convert.huggingface import checkpoints, folders
+from collab.convert.huggingface import checkpoints, folders, gguf_file
 from collab.data.tokenizer import Tokenizer
 from collab.io import atomic, json_text, node_files
 from collab.runtime import workdir as workdirs
@@ -56,7 +56,8 @@ def read(
   """Reads a workdir or a checkpoint.
 
   Args:
-    folder: has run.json (a workdir) or config.json (a checkpoint).
+    folder: has run.json (a workdir) or config.json (a checkpoint); or a file
+      of llama.cpp, .gguf.
     allow: see `checkpoints.load`.
     data: see `Source`.
 
@@ -68,12 +69,12 @@ def read(
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
     return _read_run(path)._replace(data=data)
-  if not (path / 'config.json').exists():
+  if path.suffix != gguf_file.SUFFIX and not (path / 'config.json').exists():
     raise ValueError(
       f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
       'Transformers (it has no config.json).'
     )
-  found = checkpoints.load(folder, allow)
+  found = checkpoints.load(path, allow)
   model, params, tokenizer = found.model, found.params, found.tokenizer
   config, meaning = _config(model), checkpoints.meaning(found)
   return Source(str(path), config, model, params, meaning, tokenizer, found)

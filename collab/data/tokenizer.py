@@ -23,16 +23,23 @@ SPECIAL = tuple(OURS.values())
 PAD, BOS, EOS, UNK, MASK = range(5)
 CHUNK = 16_384  # texts that all cores encode at a time
 
-# Names of the special tokens elsewhere: BERT, ALBERT, RoBERTa, GPT-2, Marian.
-# GPT-2 has one token for all purposes and neither <mask> nor <unk>. Marian has
-# no <mask>, and its translations begin with <pad>.
+# Names of the special tokens elsewhere: BERT, ALBERT, RoBERTa, GPT-2 and Qwen,
+# Marian, Llama 3, Llama 2 and Mistral, Gemma. GPT-2 has one token for all
+# purposes and neither <mask> nor <unk>. Marian has no <mask>, and its
+# translations begin with <pad>. A token of chats tells Gemma's names from ours.
 ELSEWHERE = (
   dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', unk='[UNK]', mask='[MASK]'),
   dict(pad='<pad>', bos='[CLS]', eos='[SEP]', unk='<unk>', mask='[MASK]'),
   dict(pad='<pad>', bos='<s>', eos='</s>', unk='<unk>', mask='<mask>'),
   dict.fromkeys(('pad', 'bos', 'eos'), '<|endoftext|>'),
   dict(pad='<pad>', bos='<pad>', eos='</s>', unk='<unk>'),
+  dict(pad='<|end_of_text|>', bos='<|begin_of_text|>', eos='<|end_of_text|>'),
+  dict(pad='</s>', bos='<s>', eos='</s>', unk='<unk>'),
+  {'chat': '<start_of_turn>'}
+  | dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>'),
 )
+# What in a decoder undoes a pre-tokenizer.
+UNDONE_BY = dict(ByteLevel=('ByteLevel',), Metaspace=('Metaspace', '▁'))
 
 
 class Tokenizer:
@@ -44,6 +51,8 @@ class Tokenizer:
     pad_id, bos_id, eos_id, mask_id: 0, 1, 2, 4 in our tokenizers; mask_id is
       None without a mask token. No text encodes to these ids, not even '<eos>':
       a tokenizer of whole words encodes it as an unknown word.
+    start_id: id before a text that is to be continued: <eos> in our tokenizers,
+      because lines follow each other in training, and elsewhere <bos>.
     between: ids between two texts of a row: <eos>, for RoBERTa twice.
     special: ids of all special tokens.
     ours: whether this project made it, so that decoding restores any text.
@@ -64,6 +73,7 @@ class Tokenizer:
     self._blank = ' ' if self.ours else ''  # is put before every text
     ids = {role: rules.token_to_id(name) for role, name in names.items()}
     self.pad_id, self.bos_id, self.eos_id = ids['pad'], ids['bos'], ids['eos']
+    self.start_id = self.eos_id if self.ours else self.bos_id
     self.mask_id = ids.get('mask')
     self.between = (self.eos_id,) * (1 + (names.get('bos') == '<s>'))
     added = rules.get_added_tokens_decoder().items()
@@ -164,12 +174,12 @@ def parse(text: str, path: str | Path) -> Tokenizer:
   with checks.located(f'{path} is no tokenizer file, or damaged', Exception):
     rules = tokenizers.Tokenizer.from_str(text)
     content = json_text.parse(text)
-  for kind in ('ByteLevel', 'Metaspace'):
-    before, after = (
-      kind in json.dumps(content.get(part))
-      for part in ('pre_tokenizer', 'decoder')
-    )
-    if before and not after:
+  before, after = (
+    json.dumps(content.get(part), ensure_ascii=False)
+    for part in ('pre_tokenizer', 'decoder')
+  )
+  for kind, names in UNDONE_BY.items():
+    if kind in before and not any(name in after for name in names):
       raise ValueError(
         f'{path} is damaged: its pre_tokenizer has {kind}, which its decoder '
         'does not undo.'

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import models
+from collab.models import layers
 
 PART = 4 << 20  # logits that exist at a time; they fit a CPU's cache
 
@@ -73,7 +74,7 @@ def _losses(logits, labels, weights, label_smoothing=0.0, z_loss=0.0):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def projected_cross_entropy(
   x: jax.Array,
-  output: tuple[jax.Array, jax.Array | None],
+  output: tuple[jax.Array | None, ...],
   labels: jax.Array,
   weights: jax.Array,
   label_smoothing: float = 0.0,
@@ -88,7 +89,7 @@ def projected_cross_entropy(
 
   Args:
     x: [B, T, D].
-    output: E, [V, D]; and b, [V], or None for 0.
+    output: E, [V, D]; b, [V], or None for 0; and perhaps a cap of the logits.
     labels, weights, label_smoothing, z_loss: as in `cross_entropy`.
 
   Returns:
@@ -195,10 +196,12 @@ def in_pieces(sums: Mapping[str, np.ndarray], size: int) -> dict[str, list]:
 
 
 def _logits(x, output):
-  table, bias = output
+  table, bias, *cap = output
   # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
   logits = x @ table.astype(x.dtype).T
-  return logits if bias is None else logits + bias.astype(x.dtype)[None, None]
+  if bias is not None:
+    logits += bias.astype(x.dtype)[None, None]
+  return layers.capped(logits, *cap) if cap else logits
 
 
 def _part(x, output, labels, weights, label_smoothing, z_loss):

@@ -68,7 +68,8 @@ class Model(Protocol):
   def output_table(self, params: Mapping) -> tuple:
     """Returns (table [V, D], bias [V] or None), from features to logits.
 
-    Only models of text have it.
+    A third item c bounds the logits, see layers.capped. Only models of text
+    have a table.
     """
 
 

@@ -38,7 +38,7 @@ TABLE = {
   '(|source_|target_)positions/embedding': 'tokens dim',
   'types/embedding': 'types dim',
   'embed_project': 'width -> dim',
-  '(embed_|self_|cross_|mlp_|)norm/(scale|bias)': 'dim',
+  '(embed_|(self|cross|mlp)_(out_)?|)norm/(scale|bias)': 'dim',
   'mlp_(gate|in)': 'dim -> mlp',
   'mlp_out': 'mlp -> dim',
   'pooler': 'dim -> dim',

@@ -19,12 +19,16 @@ class Decoder(nn.Module):
 
     logits = Stack(E[tokens] + P) E^T,  or U^T where the output is not tied
 
+  Gemma multiplies E[tokens] by sqrt(D), and bounds logits x by c tanh(x / c).
+
   Attributes:
     vocab_size: V.
     block: BlockConfig.
     dim: D.
     num_layers: number of blocks.
     tied: whether the embedding table also gives the logits.
+    scaled: whether embeddings are multiplied by sqrt(D).
+    soft_cap: c, or None for no bound.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: number of learned positions, and of tokens when decoding.
     scan, remat: as in stack.Stack.
@@ -41,6 +45,8 @@ class Decoder(nn.Module):
   dim: int = 768
   num_layers: int = 12
   tied: bool = True
+  scaled: bool = False
+  soft_cap: float | None = None
   positions: str = 'learned'
   max_length: int = 1024
   scan: bool = False
@@ -65,8 +71,10 @@ class Decoder(nn.Module):
     return dict(tokens=layers.ints(rows, length))
 
   @nn.nowrap
-  def output_table(self, params: Mapping) -> tuple[jax.Array, None]:
-    return params['embed' if self.tied else 'output']['embedding'], None
+  def output_table(self, params: Mapping) -> tuple:
+    table = params['embed' if self.tied else 'output']['embedding']
+    cap = [] if self.soft_cap is None else [self.soft_cap]
+    return table, None, *cap
 
   def setup(self) -> None:
     dtype = self.block.dtype
@@ -116,8 +124,12 @@ class Decoder(nn.Module):
     return self._logits(self.decoder(x, lengths=lengths))
 
   def _logits(self, x):
-    return (self.embed if self.tied else self.output).attend(x)
+    x = (self.embed if self.tied else self.output).attend(x)
+    return x if self.soft_cap is None else layers.capped(x, self.soft_cap)
 
   def _input(self, tokens, positions):
-    x = self.place(self.embed(tokens), positions)
+    x = self.embed(tokens)
+    if self.scaled:
+      x *= self.dim**0.5
+    x = self.place(x, positions)
     return self.drop(x, deterministic=not self.has_rng('dropout'))

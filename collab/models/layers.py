@@ -52,6 +52,11 @@ def of_layer(fields: Mapping, layer: int, layers: int) -> dict:
   return pick('', fields)
 
 
+def capped(x: jax.Array, c: float | jax.Array) -> jax.Array:
+  """Bounds x by c tanh(x / c) (arXiv 2408.00118)."""
+  return c * jnp.tanh(x / c)
+
+
 def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
   """Stochastic depth: 0 with probability `rate`, else x / (1 - rate).
 

@@ -33,7 +33,7 @@ REMAT = dict(
 
 
 class Stack(nn.Module):
-  """A sequence of num_layers Blocks; pre-norm blocks end in a last norm.
+  """A sequence of num_layers Blocks; a last norm unless they are post-norm.
 
   `init` makes the parameters layer_0, layer_1, ... With `scan` they may also be
   stacked (stacked.py), as in a training step, which then compiles faster. Of
@@ -81,7 +81,7 @@ class Stack(nn.Module):
       methods = ['__call__', 'prefill_memory']
       make = nn.map_variables(Block, 'params', gather, methods=methods)
     self.layer = [make(block, self.decode) for block in blocks]
-    if self.block.norm == 'pre':
+    if self.block.norm != 'post':
       self.norm = self.block.make_norm()
 
   def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
@@ -95,7 +95,7 @@ class Stack(nn.Module):
         x = block(x, *args, **kwargs, drop_path=rate)
     else:
       x = self._functional(x, blocks, rates, args, kwargs)
-    return self.norm(x) if self.block.norm == 'pre' else x
+    return x if self.block.norm == 'post' else self.norm(x)
 
   def _is_functional(self):
     """Whether a transformation needs it, or dropout, so as to have one pattern.

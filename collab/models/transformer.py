@@ -62,7 +62,7 @@ class BlockConfig:
     activation: one of layers.ACTIVATIONS.
     use_bias: whether the projections of MLP and attention have biases; the
       fields of an attention may say otherwise.
-    norm: position of the norms, 'post' or 'pre'.
+    norm: position of the norms, 'post', 'pre' or 'both'.
     norm_kind: one of layers.NORMS.
     epsilon: epsilon of the norms.
     dropout: dropout rate of the results of attention and MLP.
@@ -93,7 +93,7 @@ class BlockConfig:
         object.__setattr__(self, name, _hashable(own | dict(fields)))
     layers.choose('mlp', self.mlp, layers.MLPS)
     layers.choose('activation', self.activation, layers.ACTIVATIONS)
-    layers.choose('norm', self.norm, dict(post=None, pre=None))
+    layers.choose('norm', self.norm, dict.fromkeys(('post', 'pre', 'both')))
     layers.choose('norm_kind', self.norm_kind, layers.NORMS)
 
   @classmethod
@@ -124,6 +124,7 @@ class Block(nn.Module):
   """Self-attention, cross attention if it has a memory, and an MLP.
 
     post: x = norm(x + f(x));   pre: x = x + f(norm(x))
+    both: x = x + out_norm(f(norm(x))), as in Gemma (arXiv 2408.00118)
 
   The formulas apply to each f in turn. The result of f(x) has dropout and
   stochastic depth.
@@ -154,6 +155,11 @@ class Block(nn.Module):
       self.cross = build(config.cross_attention)
       self.cross_norm = config.make_norm()
     self.mlp_norm = config.make_norm()
+    if config.norm == 'both':
+      self.self_out_norm = config.make_norm()
+      if config.cross_attention is not None:
+        self.cross_out_norm = config.make_norm()
+      self.mlp_out_norm = config.make_norm()
 
   @nn.compact
   def __call__(
@@ -188,10 +194,14 @@ class Block(nn.Module):
         return x
       return layers.drop_path(self.make_rng('dropout'), x, drop_path)
 
-    def residual(x, norm, f):
-      if config.norm == 'pre':
-        return x + drop(f(norm(x)))
-      return norm(x + drop(f(x)))
+    def residual(x, part, f):
+      norm = getattr(self, f'{part}_norm')
+      if config.norm == 'post':
+        return norm(x + drop(f(x)))
+      y = f(norm(x))
+      if config.norm == 'both':
+        y = getattr(self, f'{part}_out_norm')(y)
+      return x + drop(y)
 
     def attend(x):
       return self.self_attention(
@@ -220,10 +230,10 @@ class Block(nn.Module):
         x.shape
       )
 
-    x = residual(x, self.self_norm, attend)
+    x = residual(x, 'self', attend)
     if config.cross_attention is not None:
-      x = residual(x, self.cross_norm, attend_to_memory)
-    return residual(x, self.mlp_norm, mlp)
+      x = residual(x, 'cross', attend_to_memory)
+    return residual(x, 'mlp', mlp)
 
   def prefill_memory(
     self, memory: jax.Array, lengths: jax.Array | None = None

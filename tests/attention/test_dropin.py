@@ -104,7 +104,8 @@ def test_fields_have_linens_names_order_and_defaults():
   theirs = {f.name: f for f in dataclasses.fields(LINEN)}
   ours = dataclasses.fields(attention.Attention)
   # The last fields are ours alone.
-  alone = ['implementation', 'rope', 'qk_norm', 'soft_cap', 'gate']
+  alone = str.split('implementation rope qk_norm soft_cap gate window')
+  alone += ['use_out_bias']
   assert [f.name for f in ours if f.name in alone] == alone
   ours = [f for f in ours if f.name not in alone]
   assert [f.name for f in ours] == [

@@ -76,6 +76,28 @@ def test_a_window_hides_what_is_further_back(case):
   exact(full(case), expected(case, params(case), x, mask=dense))
 
 
+def test_a_window_of_the_layer_is_that_of_a_mask():
+  x, p = inputs('mha')[0], params('mha')
+  layer = build('mha', window=W)
+  own = attention.Mask(causal=True, window=W)
+  for mask in (None, own, attention.Mask(), np.ones((T, T), bool)):
+    o = layer.apply({'params': p}, x, mask=mask)
+    exact(np.asarray(o), full('mha'))
+  with pytest.raises(ValueError, match='is 3, but the layer has window=4'):
+    layer.apply({'params': p}, x, mask=own.replace(window=3))
+  cache = build('mha', window=W, decode=True).init(jax.random.key(0), x)
+  assert cache['cache']['past'].length == W
+  with pytest.raises(ValueError, match='window=0; expected at least 1'):
+    build('mha', window=0)
+
+
+def test_a_layer_without_the_bias_of_its_output():
+  layer = attention.build('mha', num_heads=3, use_out_bias=False)
+  tree = jax.eval_shape(layer.init, jax.random.key(0), np.ones((1, 2, 6)))
+  unbiased = [name for name, x in tree['params'].items() if 'bias' not in x]
+  assert unbiased == ['out']
+
+
 @every_case
 @pytest.mark.parametrize('chunks', [(T,), (1,) * T, (3, 1, 1, 6)])
 def test_decoding_is_the_pass_under_the_window(case, chunks):

@@ -46,6 +46,25 @@ VIT = dict(
   num_channels=2,
   layer_norm_eps=1e-3,
 )
+LLAMA = dict(
+  vocab_size=V,
+  hidden_size=16,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  intermediate_size=17,
+  max_position_embeddings=13,
+  rms_norm_eps=1e-3,
+  # The default bound of scores, in Gemma 2, is in this implementation alone.
+  attn_implementation='eager',
+)
+QWEN = LLAMA | dict(
+  use_sliding_window=True, sliding_window=4, max_window_layers=1
+)
+GEMMA = LLAMA | dict(
+  head_dim=6, sliding_window=4, query_pre_attn_scalar=7, rms_norm_eps=1e-6
+)
+CAPS = dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
+DECODERS = 'Model', 'ForCausalLM'
 # Family -> config's class, fields, name of the field of layers, architectures.
 FAMILIES = dict(
   bert=(
@@ -146,6 +165,37 @@ FAMILIES = dict(
     'decoder_layers',
     ('Model', 'MTModel'),
   ),
+  llama=(
+    'Llama',
+    LLAMA | dict(attention_bias=True, mlp_bias=True),
+    'num_hidden_layers',
+    DECODERS,
+  ),
+  mistral=(
+    'Mistral',
+    LLAMA | dict(head_dim=6, sliding_window=4),
+    'num_hidden_layers',
+    DECODERS,
+  ),
+  qwen2=(
+    'Qwen2',
+    QWEN | dict(tie_word_embeddings=True),
+    'num_hidden_layers',
+    DECODERS,
+  ),
+  qwen3=(
+    'Qwen3',
+    QWEN | dict(head_dim=10, rms_norm_eps=1e-6),
+    'num_hidden_layers',
+    DECODERS,
+  ),
+  gemma2=('Gemma2', GEMMA | CAPS, 'num_hidden_layers', DECODERS),
+  gemma3_text=(
+    'Gemma3',
+    GEMMA | dict(sliding_window_pattern=2),
+    'num_hidden_layers',
+    ('TextModel', 'ForCausalLM'),
+  ),
 )
 SHARDED = 'bert_ForPreTraining'
 
@@ -154,8 +204,9 @@ def make(family, architecture):
   """One case: a folder with a checkpoint, and io.safetensors beside it."""
   name, fields, layers, _ = FAMILIES[family]
   torch.manual_seed(0)
-  number = 2 if architecture == 'Model' else 1
-  config = getattr(transformers, f'{name}Config')(
+  number = 2 if architecture.endswith('Model') else 1
+  of_text = 'Text' if family == 'gemma3_text' else ''
+  config = getattr(transformers, f'{name}{of_text}Config')(
     **fields, **{layers: number}, num_labels=2 + ('Cl' in architecture)
   )
   model = getattr(transformers, name + architecture)(config).eval()
@@ -165,6 +216,9 @@ def make(family, architecture):
         parameter.copy_(torch.randn(parameter.shape) * 0.3)
         if parameter.dim() == 1:
           parameter.add_(0.5)
+        # Of half precision, as released, for Gemma's 1 + w.
+        if family.startswith('gemma'):
+          parameter.copy_(parameter.bfloat16())
     if architecture == 'MTModel':
       model.final_logits_bias.normal_()
     inputs = make_inputs(family, architecture, config)
@@ -176,7 +230,7 @@ def make(family, architecture):
   if architecture == 'ForQuestionAnswering':
     logits = torch.stack([found.start_logits, found.end_logits], -1)
     outputs = dict(logits=logits)
-  elif architecture == 'Model':
+  elif number == 2:
     outputs = dict(hidden=found.last_hidden_state)
     pooled = getattr(found, 'pooler_output', None)
     if pooled is not None:

@@ -124,16 +124,28 @@ def test_a_run_starts_with_a_converted_one(trained, tmp_path):
   assert source.read(new).model['attention']['name'] == 'mqa'
 
 
-def test_a_copy_is_of_multi_head_attention(trained, tmp_path):
-  """Else the copy would say mha and be another one."""
+def test_a_copy_says_what_it_is(trained, tmp_path):
+  """And --attention=mha is no copy of another attention."""
   folder, _ = trained
   run(folder, tmp_path / 'mha', '--attention=mha')
   assert source.read(tmp_path / 'mha').model['attention']['name'] == 'mha'
   run(folder, tmp_path / 'mqa', '--attention=mqa')
-  for words in ((), ('--attention=mha',)):
-    with pytest.raises(ValueError, match=r'model is gqa, .*; expected mha,'):
-      run(tmp_path / 'mqa', tmp_path / 'out', *words)
+  with pytest.raises(ValueError, match=r'model is gqa, .*; expected mha,'):
+    run(tmp_path / 'mqa', tmp_path / 'out', '--attention=mha')
   assert not (tmp_path / 'out').exists()
+  run(tmp_path / 'mqa', tmp_path / 'out')
+  assert 'with gqa' in (tmp_path / 'out' / 'README.md').read_text()
+  assert source.read(tmp_path / 'out').model['attention']['kv_heads'] == 1
+
+
+def test_a_decoder_goes_back_to_the_byte(tmp_path):
+  """Its layers differ in windows and positions, which JSON has as lists."""
+  old = checkpoints.GOLDEN / 'gemma3_text_TextModel'
+  run(old, tmp_path / 'out')
+  run(tmp_path / 'out', tmp_path / 'back', '--to=huggingface')
+  checkpoints.identical(
+    checkpoints.read(tmp_path / 'back'), checkpoints.read(old)
+  )
 
 
 # What numbers mean ------------------------------------------------------------

@@ -237,6 +237,9 @@ def elsewhere(kind, path):
     bert=['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'],
     roberta=['<s>', '<pad>', '</s>', '<unk>', '<mask>'],
     gpt2=['<|endoftext|>'],
+    llama3=['<|begin_of_text|>', '<|end_of_text|>'],
+    mistral=['<s>', '<unk>', '</s>'],
+    gemma=['<bos>', '<pad>', '<eos>', '<unk>', '<mask>', '<start_of_turn>'],
   )[kind]
   words = ['Paris', 'is', 'far', '##a', 'Ġ']
   vocabulary = {word: i for i, word in enumerate([*special, *words])}
@@ -245,7 +248,7 @@ def elsewhere(kind, path):
   )
   rules.pre_tokenizer = pre_tokenizers.Whitespace()
   rules.add_special_tokens(special)
-  bos, eos = special[0 if kind == 'roberta' else 2 % len(special)], special[-1]
+  bos, eos = special[2 if kind == 'bert' else 0], special[-1]
   rules.post_processor = processors.TemplateProcessing(
     f'{bos} $A {eos}', special_tokens=[(x, vocabulary[x]) for x in (bos, eos)]
   )
@@ -261,6 +264,13 @@ def elsewhere(kind, path):
     ('bert', ('[PAD]', '[CLS]', '[SEP]', '[MASK]'), 1),
     ('roberta', ('<pad>', '<s>', '</s>', '<mask>'), 2),
     ('gpt2', ('<|endoftext|>',) * 3 + (None,), 1),
+    (
+      'llama3',
+      ('<|end_of_text|>', '<|begin_of_text|>', '<|end_of_text|>', None),
+      1,
+    ),
+    ('mistral', ('</s>', '<s>', '</s>', None), 2),
+    ('gemma', ('<pad>', '<bos>', '<eos>', None), 1),
   ],
 )
 def test_tokenizers_of_elsewhere(kind, names, separators, tmp_path):
@@ -270,6 +280,7 @@ def test_tokenizers_of_elsewhere(kind, names, separators, tmp_path):
   assert got == tuple(vocabulary.get(name) for name in names)
   assert tok.between == (tok.eos_id,) * separators
   assert not tok.ours
+  assert tok.start_id == tok.bos_id
   # Neither cut nor padded, and nothing special goes around.
   ids = tok.encode('Paris is far')
   assert ids == [vocabulary[word] for word in ('Paris', 'is', 'far')]

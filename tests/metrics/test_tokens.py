@@ -122,11 +122,16 @@ def test_loss_and_nll_in_one_program_cost_one_softmax():
 
 
 @pytest.mark.parametrize(
-  'with_bias, part, parts',
-  [(False, 2 * 39, 5), (True, 2 * 39, 5), (False, 38, 10), (True, 390, 1)],
+  'with_bias, part, parts, cap',
+  [
+    (False, 2 * 39, 5, []),
+    (True, 2 * 39, 5, [1.5]),
+    (False, 38, 10, [1.5]),
+    (True, 390, 1, []),
+  ],
 )
 def test_projected_cross_entropy_is_that_of_all_logits(
-  monkeypatch, with_bias, part, parts
+  monkeypatch, with_bias, part, parts, cap
 ):
   B, T, D, V, e, c = 3, 10, 5, 13, 0.1, 0.3
   keys = jax.random.split(jax.random.key(0), 3)
@@ -138,12 +143,14 @@ def test_projected_cross_entropy_is_that_of_all_logits(
   monkeypatch.setattr(tokens, 'PART', part)  # of T = 10 logits of 3 x 13
 
   def projected(x, table, bias):
-    output = table, bias
+    output = table, bias, *cap
     sums = tokens.projected_cross_entropy(x, output, labels, weights, e, c)
     return 7 * sums['loss'], sums
 
   def whole(x, table, bias):
     logits = x @ table.T + (0 if bias is None else bias[None, None])
+    for c_max in cap:
+      logits = c_max * jnp.tanh(logits / c_max)
     loss, weight = tokens.cross_entropy(logits, labels, weights, e, c)
     nll, _ = tokens.cross_entropy(logits, labels, weights)
     right, _ = tokens.accuracy(logits, labels, weights)

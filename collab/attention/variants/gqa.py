@@ -16,9 +16,11 @@ class GQA(Attention, kw_only=True):
 
   Attributes:
     kv_heads: G, divides num_heads.
+    scale: factor of the scores, 0 for 1 / sqrt(d).
   """
 
   kv_heads: int
+  scale: float = 0.0
 
   takes = ('normalize_qk', 'qk_norm', 'rope')
   axes: ClassVar[dict] = {
@@ -36,4 +38,5 @@ class GQA(Attention, kw_only=True):
       q=self.rotate(q, positions.queries),
       k=self.rotate(k, positions.keys),
       v=self.project('value', z, (G, K)),
+      scale=self.scale or None,
     )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import checks, model_json, models
-from collab.convert.huggingface import folders, leave, plans
+from collab.convert.huggingface import folders, gguf_file, leave, plans
 from collab.data import tokenizer
 from collab.io import json_text
 from collab.models import layers
@@ -58,7 +58,7 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
 
   Args:
     folder: folder with config.json, model.safetensors or its shards, and
-      tokenizer.json.
+      tokenizer.json; or a file of llama.cpp, .gguf, see `gguf_file`.
     allow: patterns of names of tensors that may be present and unused (they go
       to `rest`), or missing (their parameters are freshly initialised).
 
@@ -66,10 +66,17 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
     ValueError: this is not a checkpoint of a model that we have; the message
       says what, where, and what is expected.
   """
-  folder = pathlib.Path(folder)
-  config = json_text.read_object(folder / folders.CONFIG)
-  found = folders.read_tensors(folder)
-  with checks.located(folder / folders.CONFIG):
+  folder = source = pathlib.Path(folder)
+  files = {}
+  if folder.suffix == gguf_file.SUFFIX:
+    config, found, text = gguf_file.read(folder)
+  else:
+    source = folder / folders.CONFIG
+    config = json_text.read_object(source)
+    found = folders.read_tensors(folder)
+    text = folders.read_tokenizer(folder)
+    files = folders.read_companions(folder)
+  with checks.located(source):
     plan = plans.make(config, pooler=any('pooler.' in name for name in found))
   with checks.located(folder):
     names, rest = _sort(plan, found, allow)
@@ -79,11 +86,11 @@ def load(folder: str | pathlib.Path, allow: Iterable[str] = ()) -> Pretrained:
     model=plan.model,
     params=traverse_util.unflatten_dict(flat, sep='/'),
     config=config,
-    tokenizer=folders.read_tokenizer(folder),
+    tokenizer=text,
     rest={name: found[name] for name in rest},
     names={k: name for k, name in names.items() if name != plan.name(k)},
     dtype=jnp.result_type(*dtypes).name,
-    files=folders.read_companions(folder),
+    files=files,
   )
 
 
@@ -157,7 +164,7 @@ def _sort(plan, found, allow):
       raise ValueError(f'{names[key]} and {name} are the same tensor.')
     names[key] = name
   for other, key in plan.family.tied.items():
-    if other not in names or key not in plan.entries:
+    if other not in names or other in plan.entries or key not in plan.entries:
       continue
     if key not in names:
       names[key] = names.pop(other)

@@ -4,7 +4,7 @@
 Torch's linear layers store [out, in], GPT-2's [in, out]. Ours store [D, H, K]
 for projections into heads, [H, K, D] for the projection from heads, and [in,
 out] for the others. Both directions only move numbers, so a tensor that was
-read is written bit for bit.
+read is written bit for bit. `SHIFTED` alone also adds and subtracts 1.
 """
 
 from collections.abc import Callable
@@ -71,6 +71,10 @@ FIRST_ROW = (Part('', ('',), lambda x: x[None], _reshape),)  # [1, ...]
 TABLE = (Part('.weight', ('/embedding',), _same, _reshape),)
 NORM = _linear('scale', _same, _reshape)
 DENSE = _linear('kernel', lambda x: _rows(x).T, _transpose)
+# Gemma's norms multiply by 1 + w; a w of half precision is restored exactly.
+SHIFTED = _linear(
+  'scale', lambda x: x - 1, lambda x, shape: ((x + 1).reshape(shape),)
+)
 HEADS = _linear('kernel', lambda x: _columns(x).T, _transpose)
 GPT_DENSE = _linear('kernel', _rows, _reshape)
 _QKV = ('/query', '/key', '/value')

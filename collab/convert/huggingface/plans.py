@@ -11,11 +11,10 @@ from collab.convert.huggingface.families import FAMILIES
 from collab.convert.huggingface.families.family import (
   ACTIVATIONS,
   LABELS,
+  MOST_LAYERS,
   Family,
 )
 from collab.runtime import tree_table
-
-MOST_LAYERS = 1000  # a config with more would take for ever to look at
 
 
 class Plan(NamedTuple):
@@ -59,10 +58,11 @@ def make(config: dict, pooler: bool) -> Plan:
   """
   kind = config.get('model_type')
   checks.one_of('model_type', kind, FAMILIES)
-  family, get = FAMILIES[kind], reader(config)
+  family = FAMILIES[kind]
+  get = reader(family.defaults | config)
   for name, value in (family.fixed | dict(pruned_heads={})).items():
-    got = config.get(name, value)
-    if got != value:
+    got = config.get(name)
+    if got not in (None, value):
       raise ValueError(f'{name} is {got!r}, expected {value!r}.')
   legal = family.architectures
   architecture = (get('architectures', []) or list(legal))[0]

@@ -3,7 +3,10 @@
 
 import importlib
 
-_TYPES = str.split('bert roberta distilbert albert gpt2 vit deit marian')
+_TYPES = str.split(
+  'bert roberta distilbert albert gpt2 vit deit marian llama mistral qwen2 '
+  'qwen3 gemma2 gemma3_text'
+)
 FAMILIES = {
   name: importlib.import_module(f'{__name__}.{name}').FAMILY for name in _TYPES
 }

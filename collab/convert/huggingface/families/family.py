@@ -24,10 +24,7 @@ ACTIVATIONS = dict(
   swish='silu',
 )
 
-
-# Layouts of the modules of a block other than attention.
-_LAYOUTS = dict.fromkeys(['self_norm', 'cross_norm', 'mlp_norm'], NORM)
-_LAYOUTS |= dict(mlp_in=DENSE, mlp_out=DENSE)
+MOST_LAYERS = 1000  # a config with more would take for ever to look at
 
 
 class Family(NamedTuple):
@@ -38,6 +35,8 @@ class Family(NamedTuple):
     fields: function get -> fields of the model, except those of training and of
       the head; get(name[, default]) reads config.json.
     fixed: {field of config.json: the only supported value, if it is present}.
+    defaults: {field of config.json: value where it is absent}; what is null has
+      the default of `get`.
     architectures: {name: fields that follow from it}; the first is the body.
     prefix: prefix of the body's names in the other architectures.
     body, head: rows. A body with a row for a pooler may lack the pooler.
@@ -56,6 +55,7 @@ class Family(NamedTuple):
   tied: Mapping = {}
   waves: tuple = ()
   rest: tuple = ()
+  defaults: Mapping = {}
 
 
 def block(
@@ -64,6 +64,7 @@ def block(
   *,
   heads: str,
   out: str,
+  norm: tuple = NORM,
   **others: str,
 ) -> list[tuple]:
   """Makes the rows of a transformer block.
@@ -74,10 +75,15 @@ def block(
     path: path of the block in our parameters.
     heads: see `attention`.
     out: see `attention`.
+    norm: layout of the norms.
     **others: modules of MLP and norms by our names.
   """
   return attention(module, f'{path}/self_attention', heads, out) + [
-    (f'{module}.{theirs}', f'{path}/{ours}', _LAYOUTS[ours])
+    (
+      f'{module}.{theirs}',
+      f'{path}/{ours}',
+      norm if ours.endswith('norm') else DENSE,
+    )
     for ours, theirs in others.items()
   ]
 

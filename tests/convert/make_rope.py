@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tests/models/llama with Transformers' own decoders.
+"""Makes tests/convert/rope with Transformers' own Llama.
 
   pip install '.[parity]'
-  python -m tests.models.make_llama
+  python -m tests.convert.make_rope
 
 A file is a tiny model with random parameters everywhere (as it is initialised,
 norms are 1, which hides mistakes), tokens and their logits. Its metadata has
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import torch
 import transformers
 
-FOLDER = pathlib.Path(__file__).parent / 'llama'
+FOLDER = pathlib.Path(__file__).parent / 'rope'
 B, L, V = 2, 19, 37
 LLAMA = dict(
   vocab_size=V,
@@ -30,30 +30,21 @@ LLAMA = dict(
 )
 FIRST = dict(rope_theta=100.0, factor=3.0, original_max_position_embeddings=8)
 CASES = dict(
-  llama=('Llama', dict(rope_type='default', rope_theta=100.0), {}),
   llama3=(
-    'Llama',
     FIRST | dict(rope_type='llama3', low_freq_factor=1.0, high_freq_factor=4.0),
     dict(tie_word_embeddings=True),
   ),
-  linear=('Llama', dict(rope_type='linear', rope_theta=100.0, factor=3.0), {}),
-  yarn=('Llama', FIRST | dict(rope_type='yarn'), {}),
-  qwen3=(
-    'Qwen3',
-    dict(rope_type='default', rope_theta=100.0),
-    dict(head_dim=10, rms_norm_eps=1e-6),
-  ),
+  linear=(dict(rope_type='linear', rope_theta=100.0, factor=3.0), {}),
+  yarn=(FIRST | dict(rope_type='yarn'), {}),
 )
 
 
 def make(case: str) -> None:
   """Makes the file of one case."""
-  name, rope, fields = CASES[case]
+  rope, fields = CASES[case]
   torch.manual_seed(0)
-  config = getattr(transformers, f'{name}Config')(
-    **LLAMA | fields, rope_parameters=rope
-  )
-  model = getattr(transformers, f'{name}ForCausalLM')(config).eval()
+  config = transformers.LlamaConfig(**LLAMA | fields, rope_parameters=rope)
+  model = transformers.LlamaForCausalLM(config).eval()
   tokens = torch.randint(0, V, (B, L))
   with torch.no_grad():
     for parameter in model.parameters():

@@ -200,17 +200,18 @@ def sinusoid(positions: jax.Array, D: int) -> jax.Array:
   """sin and cos of p / 10000^(2i/D), [B, T] -> [B, T, D] (1706.03762, 3.5)."""
   half = D // 2
   rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
-  angles = positions[..., None].astype(jnp.float32) * rates[None, None]
-  x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
-  return jnp.pad(x, ((0, 0), (0, 0), (0, D - 2 * half)))
+  return jnp.pad(_waves(positions, rates), ((0, 0), (0, 0), (0, D - 2 * half)))
 
 
 def exact_sinusoid(positions: jax.Array, D: int) -> jax.Array:
   """As `sinusoid`, with exactly these rates (not tensor2tensor's)."""
-  half = -(-D // 2)
-  rates = (10000.0 ** (-2 * np.arange(half) / D)).astype(np.float32)
+  rates = (10000.0 ** (-2 * np.arange(-(-D // 2)) / D)).astype(np.float32)
+  return _waves(positions, rates)[..., :D]
+
+
+def _waves(positions, rates):
   angles = positions[..., None].astype(jnp.float32) * rates[None, None]
-  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :D]
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
 WAVES = dict(sinusoidal=sinusoid, sinusoidal_exact=exact_sinusoid)

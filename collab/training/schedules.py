@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedules: functions of (step, lr, warmup, total, end_lr).
+"""Learning-rate schedules; steps count from 1, so that none has rate 0.
 
-Steps count from 1, so that the first update is not zero.
+  rate = lr min(step / warmup, 1) f,  f = 1 + (end_lr / lr - 1) p
+
+A schedule in `ENDS` gives p, from 0 to 1 at the last step.
 """
 
 from collections.abc import Callable
@@ -12,61 +14,29 @@ import jax.numpy as jnp
 DECAY = 0.2  # share of the steps in which `wsd` decays
 
 
-def _warm(step, warmup):
-  return jnp.minimum(step / max(warmup, 1), 1.0)
+def linear(step: jax.Array, warmup: int, total: int) -> jax.Array:
+  """(step - warmup) / (total - warmup)."""
+  return jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
 
 
-def constant(
-  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
-) -> jax.Array:
-  """lr min(step / warmup, 1)."""
-  return lr * _warm(step, warmup)
+def cosine(step: jax.Array, warmup: int, total: int) -> jax.Array:
+  """(1 - cos(pi p)) / 2 with the p of `linear`."""
+  return (1 - jnp.cos(jnp.pi * linear(step, warmup, total))) / 2
 
 
-def inverse_sqrt(
-  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
-) -> jax.Array:
-  """lr min(step / warmup, sqrt(warmup / step)).
-
-  Attention Is All You Need, eq. 3, with lr = (D warmup)^(-1/2); fairseq's
-  inverse_sqrt with warmup_init_lr = 0.
-  """
-  return lr * jnp.minimum(step / warmup, jnp.sqrt(warmup / step))
-
-
-def linear(
-  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
-) -> jax.Array:
-  """lr step / warmup, then lr (1 - p) + end_lr p; p from 0 to 1 at total."""
-  p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
-  return _warm(step, warmup) * (lr + (end_lr - lr) * p)
-
-
-def cosine(
-  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
-) -> jax.Array:
-  """As `linear`, with (1 - cos(pi p)) / 2 for p."""
-  p = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
-  p = (1 - jnp.cos(jnp.pi * p)) / 2
-  return _warm(step, warmup) * (lr + (end_lr - lr) * p)
-
-
-def wsd(
-  step: jax.Array, lr: float, warmup: int, total: int, end_lr: float
-) -> jax.Array:
-  """Warm-up, stable, decay: `linear` whose p grows in the last fifth alone.
+def wsd(step: jax.Array, warmup: int, total: int) -> jax.Array:
+  """Warm-up, stable, decay: p is linear in the last fifth, and 0 before.
 
   arXiv 2404.06395, section 4, and 2405.18392, whose share is a fifth too. Until
   then the rate does not depend on total, so that a run may go on for longer.
   """
-  p = jnp.clip((step / total - (1 - DECAY)) / DECAY, 0.0, 1.0)
-  return _warm(step, warmup) * (lr + (end_lr - lr) * p)
+  return jnp.clip((step / total - (1 - DECAY)) / DECAY, 0.0, 1.0)
 
 
-SCHEDULES = {
-  f.__name__: f for f in (inverse_sqrt, linear, cosine, wsd, constant)
-}
-ENDS = 'linear', 'cosine', 'wsd'
+ENDS = dict(linear=linear, cosine=cosine, wsd=wsd)
+# inverse_sqrt: f = sqrt(warmup / step) after the warm-up (Attention Is All You
+# Need, eq. 3, with lr = (D warmup)^(-1/2); fairseq's with warmup_init_lr = 0).
+SCHEDULES = 'inverse_sqrt', *ENDS, 'constant'
 
 
 def build(
@@ -96,6 +66,12 @@ def build(
 
   def rate(count):
     step = jnp.asarray(count, jnp.float32) + 1
-    return SCHEDULES[name](step, lr, warmup, total, end_lr)
+    warm = step / max(warmup, 1)
+    if name == 'inverse_sqrt':
+      return lr * jnp.minimum(warm, jnp.sqrt(warmup / step))
+    warm = jnp.minimum(warm, 1.0)
+    if name == 'constant':
+      return lr * warm
+    return warm * (lr + (end_lr - lr) * ENDS[name](step, warmup, total))
 
   return rate

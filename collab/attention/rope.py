@@ -115,10 +115,11 @@ def build(rope: Rope | Mapping | None) -> Rope | None:
 
 def multiply(x: jax.Array, y: jax.Array) -> jax.Array:
   """Multiplies two vectors [*, K] as K / 2 complex numbers, half-split."""
-  parts = lambda u: jnp.moveaxis(u.reshape(*u.shape[:-1], 2, -1), -2, 0)
+  K = x.shape[-1]  # a -1 in its place would not do without tokens
+  parts = lambda u: jnp.moveaxis(u.reshape(*u.shape[:-1], 2, K // 2), -2, 0)
   (a, b), (c, d) = parts(x), parts(y)
   z = jnp.stack([a * c - b * d, a * d + b * c], -2)
-  return z.reshape(*z.shape[:-2], -1)
+  return z.reshape(*z.shape[:-2], K)
 
 
 def conjugate(x: jax.Array) -> jax.Array:

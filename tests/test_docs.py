@@ -161,13 +161,15 @@ def test_first_run(place, cache):
   """The commands of the page Start are run as they stand."""
   text = (tiny.ROOT / 'docs' / 'index.md').read_text('utf-8')
   _, _, section = text.partition('## A first run')
+  environ = os.environ | tiny.environ(cache, PYTHONPATH=str(tiny.ROOT))
+  environ['XLA_FLAGS'] = ''  # those of the tests make training slow
   for _, (_, *words) in commands(section.partition('\n## ')[0]):
     words = [x for x in words if x != 'python']
     subprocess.run(
       [sys.executable, *words],
       check=True,
       cwd=place,
-      env=os.environ | tiny.environ(cache, PYTHONPATH=str(tiny.ROOT)),
+      env=environ,
       input='the first of May\n',
       text=True,
     )

@@ -445,8 +445,9 @@ def heads_of(case):
       got.append(out)
     return out
 
+  tree = {'params': params(case)}
   with nn.intercept_methods(spy):
-    run(case, params(case), inputs(case)[0])
+    build(case).apply(tree, inputs(case)[0], mask=CAUSAL)
   return got[0]
 
 

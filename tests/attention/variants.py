@@ -116,7 +116,8 @@ def empty_cache(layer, *inputs, **how):
   """The cache that init makes, as zeros, without what else it computes."""
   init = functools.partial(layer.clone(decode=True).init, **how)
   shapes = jax.eval_shape(init, jax.random.key(0), *inputs)['cache']
-  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
+  return jax.tree.map(zeros, shapes)
 
 
 def inputs(case, seed=1):

@@ -55,6 +55,27 @@ def _few_programs():
   jax.clear_caches()
 
 
+COUNTED = {}
+
+
+@pytest.fixture(scope='module')
+def counted_once():
+  """Counting a layer's FLOPs takes as long as all else of a small run."""
+  from collab.accounting import layer
+
+  count = layer.of
+
+  def of(*args, **kwargs):
+    key = repr((args, kwargs))
+    if key not in COUNTED:
+      COUNTED[key] = count(*args, **kwargs)
+    return COUNTED[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(layer, 'of', of)
+    yield
+
+
 @pytest.fixture(scope='session')
 def _served():
   """The environment of a bucket that all tests of this process use."""

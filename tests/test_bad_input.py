@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-from collab.accounting import layer
 from collab.data import pipeline
 from collab.runtime import changes, identity, workdir
 from collab.tasks import wmt14
@@ -18,26 +17,12 @@ from collab.training import evaluation
 from tests import tiny
 import train
 
+pytestmark = pytest.mark.usefixtures('counted_once')
+
 
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
   return tiny.write_corpus(tmp_path_factory.mktemp('corpus'))
-
-
-@pytest.fixture(autouse=True, scope='module')
-def counted_once():
-  """Counting a layer's FLOPs takes as long as all else of a run here."""
-  count, known = layer.of, {}
-
-  def of(*args, **kwargs):
-    key = repr((args, kwargs))
-    if key not in known:
-      known[key] = count(*args, **kwargs)
-    return known[key]
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(layer, 'of', of)
-    yield
 
 
 # Instead of an evaluation, which takes time.

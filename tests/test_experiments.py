@@ -15,6 +15,8 @@ from tests import tiny
 from tests.test_configs import DECODE, FAMILIES, VARIANTS, get
 import train
 
+pytestmark = pytest.mark.usefixtures('counted_once')
+
 
 def shrink(config):
   """Two steps, each with all that can be due."""

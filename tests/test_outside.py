@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import attention, load_run
+from collab import attention, decoding, load_run
 from configs import glue, lm
 from tests import tiny
 import train
@@ -189,19 +189,15 @@ def test_an_attention(lab, tmp_path, text, positions):
   assert scores['perplexity'] < scores['unigram_perplexity']
   model, params, _, _ = load_run.load(str(tmp_path / 'run'), 'lm')
   tokens = np.random.default_rng(0).integers(5, 200, (2, 11))
-  full = model.apply({'params': params}, dict(tokens=tokens))
-  decoder = model.clone(decode=True)
-  state = decoder.init(jax.random.key(0), tokens, method='next_logits')
-  logits = []
+  full = jax.jit(lambda p: model.apply({'params': p}, dict(tokens=tokens)))
+  step = jax.jit(decoding.step_of(model, params))
+  cache, logits = decoding.empty_cache(model, *tokens.shape), []
   for part in np.split(tokens, [4, 5, 7], axis=1):
-    new, state = decoder.apply(
-      dict(params=params, cache=state['cache']),
-      part,
-      method='next_logits',
-      mutable=['cache'],
-    )
+    new, cache = step(part, cache)
     logits.append(new)
-  np.testing.assert_allclose(jnp.concatenate(logits, 1), full, atol=1e-4)
+  np.testing.assert_allclose(
+    jnp.concatenate(logits, 1), full(params), atol=1e-4
+  )
 
 
 def test_the_counts_of_a_variant(lab):

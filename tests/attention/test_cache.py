@@ -32,9 +32,14 @@ def step(case):
 
 
 def empty(case, *inputs):
-  layer = V.build(case, decode=True)
-  V.params(case)
-  return layer.init(jax.random.key(0), *(inputs or V.inputs(case)[:1]))['cache']
+  return V.empty_cache(V.build(case), *(inputs or V.inputs(case)[:1]))
+
+
+@pytest.mark.parametrize('case', KINDS)
+def test_init_makes_an_empty_cache(case):
+  init = jax.jit(V.build(case, decode=True).init)
+  got = init(jax.random.key(0), V.inputs(case)[0])['cache']
+  jax.tree.map(np.testing.assert_array_equal, got, empty(case))
 
 
 @pytest.mark.parametrize('case', KINDS)
@@ -125,14 +130,20 @@ def test_decoding_with_other_batch_axes(batch):
   layer = V.build('mha', decode=True)
   x = normal(np.random.default_rng(0), *batch, T, V.D)
   tree = {'params': V.params('mha')}
-  cache = layer.init(jax.random.key(0), x)['cache']
+  cache = V.empty_cache(layer, x)
   lengths = np.full(batch, 4)
-  full = V.build('mha').apply(tree, x, mask=attention.Mask(causal=True))
-  run = functools.partial(layer.apply, mutable=['cache'])
+  mask = attention.Mask(causal=True)
+  full = jax.jit(functools.partial(V.build('mha').apply, mask=mask))(tree, x)
+  run = jax.jit(functools.partial(layer.apply, mutable=['cache']))
   o, new = run(tree | dict(cache=cache), x[..., :6, :], lengths=lengths)
   close(o[..., :4, :], full[..., :4, :])
   o, new = run(tree | new, x[..., 4:5, :])
   close(o, full[..., 4:5, :])
+
+
+def prefill(layer):
+  how = dict(method='prefill_memory', mutable=['cache'])
+  return jax.jit(functools.partial(layer.apply, **how))
 
 
 @pytest.mark.parametrize('batch', [(), (1, B)])
@@ -141,32 +152,29 @@ def test_memories_with_other_batch_axes(batch):
   rng = np.random.default_rng(0)
   x = normal(rng, *batch, T, V.D)
   y, z = normal(rng, *batch, S, V.D_MEMORY), normal(rng, *batch, S, V.D_VALUES)
-  cache = layer.init(jax.random.key(0), x, y, z)['cache']
-  _, cache = layer.apply(
+  cache = V.empty_cache(layer, x, y, z)
+  _, cache = prefill(layer)(
     tree | dict(cache=cache),
     y,
     z,
     lengths=np.full(batch, 3),
-    method='prefill_memory',
-    mutable=['cache'],
   )
-  want = V.build('mha').apply(tree, x, y[..., :3, :], z[..., :3, :])
-  close(layer.apply(tree | cache, x), want)
+  apply = jax.jit(V.build('mha').apply)
+  want = apply(tree, x, y[..., :3, :], z[..., :3, :])
+  close(jax.jit(layer.apply)(tree | cache, x), want)
 
 
 @pytest.mark.parametrize('case', KINDS)
 def test_an_empty_memory_gives_nothing(case):
   layer, tree = V.build(case, decode=True), {'params': V.params(case, True)}
   x, *memory = V.inputs(case)
-  cache = layer.init(jax.random.key(0), x, *memory)['cache']
-  _, cache = layer.apply(
+  cache = V.empty_cache(layer, x, *memory)
+  _, cache = prefill(layer)(
     tree | dict(cache=cache),
     *memory,
     lengths=np.array([0, S]),
-    method='prefill_memory',
-    mutable=['cache'],
   )
-  o = np.asarray(layer.apply(tree | cache, x))
+  o = np.asarray(jax.jit(layer.apply)(tree | cache, x))
   bias = tree['params']['out']['bias']
   np.testing.assert_array_equal(o[0], np.broadcast_to(bias, o[0].shape))
   close(o[1], V.expected(case, tree['params'], x, *memory)[1])

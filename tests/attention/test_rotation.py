@@ -15,10 +15,11 @@ from collab.attention.rope import Rope
 from collab.attention.target import Target
 from collab.attention.variants import variant
 from tests.attention import reference, rotary_reference
-from tests.attention.variants import close
+from tests.attention.variants import close, drawn, empty_cache, few
 
 B, H, S, T, d, D, D_MEMORY, D_VALUES = 2, 3, 7, 11, 14, 19, 31, 37
 CAUSAL = attention.Mask(causal=True)
+COUNT = np.arange(T)[None].repeat(B, 0)
 HALF = dict(fraction=3 / 7)
 GTA = dict(fraction=4 / 7)  # of the 7 dimensions that rotate
 WIDE = dict(qkv_features=None)
@@ -70,6 +71,12 @@ CASES = {
   'gqa_gated': ('gqa', dict(kv_heads=1, gate='elementwise'), 2 * d),
 }
 every_case = pytest.mark.parametrize('case', CASES)
+# Each caches, or rotates, something else.
+every_kind = few(
+  CASES,
+  quick=('mha_half', 'collab', 'mhe_mul', 'mhe_add_half', 'mla', 'gta', 'tpa')
+  + ('skv_groups', 'mfa_kr'),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -100,11 +107,8 @@ def inputs(case):
 
 @functools.cache
 def params(case, memory=False):
-  """Parameters that differ enough from their initial values to show."""
   given = inputs(case) if memory else inputs(case)[:1]
-  tree = build(case).init(jax.random.key(0), *given)['params']
-  rng = np.random.default_rng(4)
-  return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), tree)
+  return drawn(build(case), *given)
 
 
 def expected(case, p, x, y=None, z=None, *, mask=None, at=None, key_at=None):
@@ -138,35 +142,50 @@ def positions(seed, n):
 # The formulas -----------------------------------------------------------------
 
 
+@functools.cache
+def value_and_gradient(case, memory):
+  """(p, x, w, *memory, **positions) -> output o, gradients of sum(o w)."""
+  layer, mask = build(case), None if memory else CAUSAL
+
+  @jax.jit
+  def run(p, x, w, *memory, **how):
+    def loss(p, x):
+      o = layer.apply({'params': p}, x, *memory, mask=mask, **how)
+      return (o * w).sum(), o
+
+    grads, o = jax.grad(loss, (0, 1), has_aux=True)(p, x)
+    return o, grads
+
+  return run
+
+
+def forward(case, x, *memory, at=COUNT, **how):
+  """The output alone, by the same program: there are as few as can be."""
+  run, p = value_and_gradient(case, bool(memory)), params(case, bool(memory))
+  return np.asarray(run(p, x, 0 * x, *memory, positions=at, **how)[0])
+
+
 @every_case
 @pytest.mark.parametrize('setting', ['self', 'memory'])
 def test_equals_the_formula(case, setting):
   """Output, and its gradient in the parameters and the input."""
   memory = setting == 'memory'
-  layer, p = build(case), params(case, memory)
+  run, p = value_and_gradient(case, memory), params(case, memory)
   x, *rest = inputs(case) if memory else inputs(case)[:1]
   at, key_at = positions(5, T), positions(6, S)
   if memory:
-    how = dict(mask=None, positions=at, key_positions=key_at)
-    dense, know = None, dict(at=at, key_at=key_at)
+    how, know = dict(key_positions=key_at), dict(at=at, key_at=key_at)
+    dense = None
   else:
-    how, know = dict(mask=CAUSAL, positions=at), dict(at=at)
+    how, know = {}, dict(at=at)
     dense = np.tril(np.ones((T, T), bool))
   w = normal(7, B, T, x.shape[-1])
-
-  @jax.jit
-  def run(p, x):
-    def loss(p, x):
-      o = layer.apply({'params': p}, x, *rest, **how)
-      return (o * w).sum(), o
-
-    return jax.grad(loss, (0, 1), has_aux=True)(p, x)
 
   def literal(tree):
     o = expected(case, tree['p'], tree['x'], *rest, mask=dense, **know)
     return (o * w).sum()
 
-  (dp, dx), o = run(p, x)
+  o, (dp, dx) = run(p, x, w, *rest, positions=at, **how)
   exact(o, expected(case, p, x, *rest, mask=dense, **know))
   tree = dict(p=jax.tree.map(np.asarray, p), x=x)
   u = jax.tree.map(lambda x: normal(8, *x.shape), tree)
@@ -181,14 +200,10 @@ def test_equals_the_formula(case, setting):
 
 @every_case
 def test_a_shift_of_all_positions_changes_nothing(case):
-  layer, p = build(case), params(case, True)
   at, key_at = positions(5, T), positions(6, S)
-
-  @jax.jit
-  def run(at, key_at):
-    how = dict(positions=at, key_positions=key_at)
-    return layer.apply({'params': p}, *inputs(case), **how)
-
+  run = lambda at, key_at: forward(
+    case, *inputs(case), at=at, key_positions=key_at
+  )
   o = run(at, key_at)
   exact(run(at + 1000, key_at + 1000), o)
   assert np.abs(run(at + 1, key_at) - o).max() > 1e-4
@@ -196,9 +211,13 @@ def test_a_shift_of_all_positions_changes_nothing(case):
 
 @every_case
 def test_causal_by_gradient(case):
-  layer, p, x = build(case), params(case), inputs(case)[0][:1]
-  f = lambda x: layer.apply({'params': p}, x, mask=CAUSAL)[0].sum(-1)
-  reached = np.abs(jax.jit(jax.jacrev(f))(x)[:, 0]).max(-1) > 0
+  run, p, x = value_and_gradient(case, False), params(case), inputs(case)[0]
+  reached = []
+  for t in range(T):
+    w = np.zeros(x.shape)
+    w[0, t] = 1
+    dx = np.asarray(run(p, x, w, positions=COUNT)[1][1])[0]
+    reached.append(np.abs(dx).max(-1) > 0)
   np.testing.assert_array_equal(reached, np.tril(np.ones((T, T), bool)))
 
 
@@ -208,27 +227,37 @@ def test_every_variant_that_there_is_rotates():
   assert all({'rope', 'qk_norm'} <= {*variant(name).takes} for name in known)
 
 
+def run(case, p, x, mask=CAUSAL, positions=None, **more):
+  """The layer on x, as one program."""
+  how = dict(mask=mask, positions=positions)
+  apply = functools.partial(build(case, **more).apply, **how)
+  return jax.jit(apply)({'params': p}, x)
+
+
 # Decoding ---------------------------------------------------------------------
+
+
+@functools.cache
+def step(case, memory=False):
+  """(cache, *args) -> output and the next cache, under jit."""
+  layer, p = build(case, decode=True), params(case, memory)
+
+  @functools.partial(jax.jit, static_argnames='method')
+  def run(state, *args, **kwargs):
+    tree = dict(params=p, cache=state)
+    o, new = layer.apply(tree, *args, mutable=['cache'], **kwargs)
+    return o, new['cache']
+
+  return run
 
 
 def decoder(case, *given):
   """Appends tokens to a cache that it keeps; with init, that of `given`."""
-  layer = build(case, decode=True)
-  given = given or inputs(case)[:1]
-  state = layer.init(jax.random.key(0), *given)['cache']
-  p = params(case, len(given) > 1)
-
-  @functools.partial(jax.jit, static_argnames='method')
-  def step(state, *args, method=None, **kwargs):
-    tree = dict(params=p, cache=state)
-    o, new = layer.apply(
-      tree, *args, mutable=['cache'], method=method, **kwargs
-    )
-    return o, new['cache']
+  state = empty_cache(build(case), *(given or inputs(case)[:1]))
 
   def run(*args, **kwargs):
     nonlocal state
-    o, state = step(state, *args, **kwargs)
+    o, state = step(case, len(given) > 1)(state, *args, **kwargs)
     return o
 
   return run
@@ -236,20 +265,18 @@ def decoder(case, *given):
 
 @functools.cache
 def full(case):
-  x = inputs(case)[0]
-  run = jax.jit(lambda p: build(case).apply({'params': p}, x, mask=CAUSAL))
-  return np.asarray(run(params(case)))
+  return forward(case, inputs(case)[0])
 
 
 @every_case
-@pytest.mark.parametrize('chunks', [(T,), (1,) * T, (4, 1, 1, 5)])
+@pytest.mark.parametrize('chunks', [(1,) * T, (4, 1, 1, 1, 4)])
 def test_decoding_is_the_causal_pass(case, chunks):
   decode, ends = decoder(case), np.cumsum(chunks)
   parts = [decode(x) for x in np.split(inputs(case)[0], ends[:-1], axis=1)]
   exact(np.concatenate(parts, 1), full(case))
 
 
-@every_case
+@every_kind
 def test_ragged_rows_decode_at_positions_of_their_own(case):
   lengths, x = np.array([3, 7]), inputs(case)[0]
   decode = decoder(case)
@@ -262,43 +289,39 @@ def test_ragged_rows_decode_at_positions_of_their_own(case):
     exact(decode(np.take_along_axis(x, at, 1)), want)
 
 
-@every_case
+@every_kind
 def test_packed_documents_decode_as_they_are_computed(case):
   """Two documents in a row, whose positions start anew, token by token."""
   x, n = inputs(case)[0], 4
   segments = np.repeat([[1, 2]], [n, T - n], 1)
   at = np.concatenate([np.arange(n), np.arange(T - n)])[None]
-  layer, p = build(case), params(case)
   mask = attention.Mask(causal=True, q_segments=segments)
-  packed = layer.apply({'params': p}, x, mask=mask, positions=at)
+
+  packed = run(case, params(case), x, mask=mask, positions=at)
   exact(packed[:, :n], full(case)[:, :n])
-  alone = layer.apply({'params': p}, x[:, n:], mask=CAUSAL)
-  exact(packed[:, n:], alone)
+  exact(packed[:, n:], forward(case, np.roll(x, -n, 1))[:, : T - n])
   decode, parts = decoder(case), []
-  for i, j in ((0, 3), (3, 6), (6, 7), (7, T)):
+  for i, j in ((0, 3), (3, 6), (6, 7), (7, 8), (8, T)):
     mask = attention.Mask(q_segments=segments[:, i:j], kv_segments=segments)
     parts.append(decode(x[:, i:j], mask=mask, positions=at[:, i:j]))
   exact(np.concatenate(parts, 1), packed)
 
 
-@every_case
+@every_kind
 def test_a_memory_keeps_its_positions(case):
   x, *memory = inputs(case)
   at, key_at = positions(5, T), positions(6, S)
   decode = decoder(case, x, *memory)
   decode(*memory, method='prefill_memory', key_positions=key_at)
-  p = params(case, True)
-  want = build(case).apply(
-    {'params': p}, x, *memory, positions=at, key_positions=key_at
-  )
+  want = forward(case, x, *memory, at=at, key_positions=key_at)
   exact(decode(x, positions=at), want)
   exact(decode(x[:, 4:5], positions=at[:, 4:5]), want[:, 4:5])
 
 
 @every_case
 def test_the_cache_is_as_small_as_it_says(case):
-  layer, x = build(case, decode=True), inputs(case)[0]
-  cache = layer.init(jax.random.key(0), x)['cache']['past']
+  layer, x = build(case), inputs(case)[0]
+  cache = empty_cache(layer, x)['past']
   size = sum(x.size for x in jax.tree.leaves(cache.kept)) / (B * T)
   assert size == layer.cache_size(x.shape[-1]) == CASES[case][2]
   # Positions are kept where keys rotate on reading, and nowhere else.
@@ -310,17 +333,11 @@ def test_the_cache_is_as_small_as_it_says(case):
 # The algebra ------------------------------------------------------------------
 
 
-def run(case, p, x, **more):
-  """The layer on x under a causal mask."""
-  return build(case, **more).apply({'params': p}, x, mask=CAUSAL)
-
-
 def gradient(case, **more):
   layer, x = build(case, **more), inputs(case)[0]
-  p = layer.init(jax.random.key(0), x)['params']
   w = normal(7, *x.shape)
   f = lambda p: (layer.apply({'params': p}, x, mask=CAUSAL) * w).sum()
-  return jax.grad(f)(p)
+  return jax.jit(jax.grad(f))(drawn(layer, x))
 
 
 @pytest.mark.parametrize('case', ['mha', 'gqa', 'mqa', 'sha', 'collab_one'])
@@ -428,8 +445,9 @@ def heads_of(case):
       got.append(out)
     return out
 
+  tree = {'params': params(case)}
   with nn.intercept_methods(spy):
-    run(case, params(case), inputs(case)[0])
+    build(case).apply(tree, inputs(case)[0], mask=CAUSAL)
   return got[0]
 
 

@@ -20,7 +20,7 @@ from tests.attention.test_rotation import (
   inputs,
   params,
 )
-from tests.attention.variants import few
+from tests.attention.variants import empty_cache, few
 
 W = 4
 MASK = attention.Mask(causal=True, window=W)
@@ -49,7 +49,7 @@ class Decoder:
   def __init__(self, case, rows=B, **how):
     layer, p = build(case, decode=True), params(case)
     x = inputs(case)[0][:rows]
-    self.cache = layer.init(jax.random.key(0), x, mask=MASK)['cache']
+    self.cache = empty_cache(layer, x, mask=MASK)
 
     @jax.jit
     def step(cache, x, **kwargs):
@@ -152,7 +152,8 @@ def test_a_window_has_no_end():
   o, at = decode(x[:, :1]), 3 * T + np.arange(1 - W, 1)[None]
   kept = np.concatenate([x[:, 1 - W :], x[:, :1]], 1)
   tree = {'params': params(case)}
-  want = build(case).apply(tree, kept, mask=MASK, positions=at)
+  run = functools.partial(build(case).apply, mask=MASK, positions=at)
+  want = jax.jit(run)(tree, kept)
   exact(o, want[:, -1:])
 
 
@@ -172,7 +173,8 @@ def test_lengths_that_cannot_be_spoil_their_row_for_good(wrong):
 def test_given_positions_are_kept_with_their_keys():
   x, at = inputs('skv')[0], 3 * np.arange(T)[None] - 7
   tree = {'params': params('skv')}
-  want = build('skv').apply(tree, x, mask=MASK, positions=at)
+  run = functools.partial(build('skv').apply, mask=MASK, positions=at)
+  want = jax.jit(run)(tree, x)
   decode = Decoder('skv')
   o = [
     decode(x[:, i:j], positions=at[:, i:j])
@@ -199,7 +201,7 @@ def test_a_cache_as_long_as_its_rows_is_an_ordinary_one():
   layer, x = build('mha', decode=True), inputs('mha')[0]
   tree, o = {'params': params('mha')}, []
   wide = MASK.replace(window=T)
-  cache = layer.init(jax.random.key(0), x, mask=wide)['cache']
+  cache = empty_cache(layer, x, mask=wide)
   assert cache['past'].length == T
   assert not cache['past'].window
   for part in np.split(x, [6, 7], axis=1):
@@ -228,8 +230,9 @@ def test_a_long_prompt_skips_what_the_window_hides():
 def test_a_prompt_in_chunks_reads_the_cache_as_far_as_it_is_filled(case):
   layer, p, L, n = build(case, decode=True), params(case), 1024, 16
   x = np.random.default_rng(0).normal(size=(1, L, 19))
-  dense = build(case).apply({'params': p}, x, mask=MASK.replace(window=None))
-  cache = layer.init(jax.random.key(0), x)['cache']
+  whole = functools.partial(build(case).apply, mask=MASK.replace(window=None))
+  dense = jax.jit(whole)({'params': p}, x)
+  cache = empty_cache(layer, x)
 
   def run(cache, x):
     return layer.apply(dict(params=p, cache=cache), x, mutable=['cache'])
@@ -282,7 +285,7 @@ def test_a_window_is_for_a_cache_of_ones_own_keys():
 
 def test_a_cache_decides_the_offset():
   layer, x = build('mha', decode=True), inputs('mha')[0]
-  cache = layer.init(jax.random.key(0), x)['cache']
+  cache = empty_cache(layer, x)
   with pytest.raises(ValueError, match='decides q_positions and offset'):
     layer.apply(
       dict(params=params('mha'), cache=cache),

@@ -8,6 +8,7 @@ fields without a default: then FIELDS says which values the tests use.
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,19 +95,29 @@ def expected(case, params, x, y=None, z=None, mask=None, **fields):
 
 @functools.lru_cache
 def params(case, memory=False, seed=0):
-  """Parameters of the case for self-attention, or for inputs of three widths.
-
-  The embeddings are drawn larger than their initialisers do, so that what they
-  stand for shows.
-  """
-  layer, rng = build(case), np.random.default_rng(seed)
+  """Those of the case for self-attention, or for inputs of three widths."""
   args = inputs(case) if memory else inputs(case)[:1]
-  tree = layer.init(jax.random.key(seed), *args)['params']
-  tree = jax.tree.map(np.asarray, tree)
-  return {
-    n: x if isinstance(x, dict) else x + 0.3 * normal(rng, *x.shape)
-    for n, x in tree.items()
-  }
+  return drawn(build(case), *args, seed=seed)
+
+
+def drawn(layer, *inputs, seed=0):
+  """Parameters that show, of the shapes of init, which is not compiled.
+
+  At their initial values biases, scales and embeddings hide.
+  """
+  shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)['params']
+  rng = np.random.default_rng(seed)
+  draw = lambda x: 0.25 * rng.normal(size=x.shape) + 0.5 * (x.ndim == 1)
+  dtype = jnp.result_type(float)  # float64 where that is enabled
+  return jax.tree.map(lambda x: draw(x).astype(dtype), shapes)
+
+
+def empty_cache(layer, *inputs, **how):
+  """The cache that init makes, as zeros, without what else it computes."""
+  init = functools.partial(layer.clone(decode=True).init, **how)
+  shapes = jax.eval_shape(init, jax.random.key(0), *inputs)['cache']
+  zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
+  return jax.tree.map(zeros, shapes)
 
 
 def inputs(case, seed=1):

@@ -26,6 +26,8 @@ from tests.test_configs import get
 from tests.test_experiments import shrink
 import train
 
+pytestmark = pytest.mark.usefixtures('counted_once')
+
 NAMES = {
   'README.md',
   'checkpoints',

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from collab import accounting, decoding, models
+from tests.attention.variants import few
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
@@ -57,10 +58,10 @@ def test_published_parameter_count():
   assert accounting.size(small.shapes(model, texts())) == 124_439_808
 
 
-@pytest.mark.parametrize('name', DECODE)
-def test_costs(name):
+@few(DECODE)
+def test_costs(case):
   """What attention_cost says is what there is."""
-  model = make(name)
+  model = make(case)
   params, capacity = parameters(model), 11
   cost = accounting.attention_cost(model, capacity)
   layers = [params['decoder'][f'layer_{i}'] for i in range(2)]
@@ -144,15 +145,17 @@ def test_a_packed_document_is_as_if_alone(fields):
 # Decoding ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  'fields',
-  [dict(attention=fields) for fields in DECODE.values()]
-  + [dict(MODERN, attention=fields) for fields in ROTARY.values()],
-  ids=[*DECODE, *(f'modern {name}' for name in ROTARY)],
-)
-def test_decoding_is_the_full_pass(fields):
+WAYS = {name: dict(attention=fields) for name, fields in DECODE.items()} | {
+  f'modern {name}': dict(MODERN, attention=fields)
+  for name, fields in ROTARY.items()
+}
+
+
+# Of all variants it is tested without the rest of a model.
+@few(WAYS, quick=[way for way in WAYS if way.split()[-1] in ROTARY])
+def test_decoding_is_the_full_pass(case):
   """Prompts of unlike lengths, padded; then two tokens more."""
-  model, batch = make(num_layers=1, **fields), texts()
+  model, batch = make(num_layers=1, **WAYS[case]), texts()
   params = parameters(model)
   full = small.apply(model, params, batch)
   lengths = np.array([4, 1, 3])

@@ -57,10 +57,10 @@ ALBERT = dict(vocab_size=30_000, embed_dim=128, shared=True)
   'fields, width, expected',
   [
     (BERT, 0, 108_310_272),
-    (BERT, 768, 108_513_024),
+    pytest.param(BERT, 768, 108_513_024, marks=pytest.mark.slow),
     (BERT, 384, 101_379_840),
-    (BERT, 256, 99_002_112),
-    (BERT, 128, 96_624_384),
+    pytest.param(BERT, 256, 99_002_112, marks=pytest.mark.slow),
+    pytest.param(BERT, 128, 96_624_384, marks=pytest.mark.slow),
     (DISTIL, 0, 66_362_880),
     (DISTIL, 384, 62_897_664),
     (ALBERT, 0, 11_683_584),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import accounting
+from collab import accounting, decoding
 from collab.models import build, layers
 from collab.models.transformer import Block, BlockConfig
 from configs import wmt14
@@ -26,6 +26,14 @@ PLACES = [
   ('gqa', 'skv', 'el'),
   ('el', 'mqa', 'sha'),
 ]
+# What a layer sees and keeps is tested of every variant without a model.
+some_places = pytest.mark.parametrize(
+  'places',
+  [
+    pytest.param(places, marks=[] if i in (0, 2) else pytest.mark.slow)
+    for i, places in enumerate(PLACES)
+  ],
+)
 
 
 def make(places=('mha', 'mha', 'mha'), **fields):
@@ -89,8 +97,8 @@ logits_of = small.apply
   'width, concatenate, collaborative',
   [
     (512, 60_915_712, 60_989_440),
-    (256, 56_187_904, 56_224_768),
-    (128, 53_824_000, 53_842_432),
+    pytest.param(256, 56_187_904, 56_224_768, marks=pytest.mark.slow),
+    pytest.param(128, 53_824_000, 53_842_432, marks=pytest.mark.slow),
     (64, 52_642_048, 52_651_264),
   ],
 )
@@ -278,7 +286,7 @@ def test_scan_and_remat_change_nothing(places, norm, options):
 # Packing and padding ----------------------------------------------------------
 
 
-@pytest.mark.parametrize('places', PLACES)
+@some_places
 def test_packed_is_alone(places):
   """Pairs in one row say what each says alone; padding says nothing."""
   model = make(places)
@@ -331,7 +339,7 @@ def gradients(model, batch):
   return [np.abs(x[:, 0]).max(-1) for x in (to_target, to_source)]
 
 
-@pytest.mark.parametrize('places', PLACES)
+@some_places
 def test_what_a_prediction_depends_on(places):
   """Its segment's target up to itself, and its segment's source: all of it."""
   batch = pack([some_pairs((3, 4), (4, 3))], 9, 8)
@@ -354,9 +362,7 @@ def step_by_step(model, params, batch, chunks):
   source, segments = batch['source'], batch['source_segments']
   targets = batch['target_inputs']
   memory = model.apply(variables, source, segments, method='encode')
-  cache = decoder.init(
-    jax.random.key(0), jnp.zeros_like(targets), memory, method='next_logits'
-  )['cache']
+  cache = decoding.empty_cache(model, *targets.shape, memory)
   _, cache = decoder.apply(
     variables | {'cache': cache},
     memory,
@@ -377,7 +383,7 @@ def step_by_step(model, params, batch, chunks):
   return jnp.concatenate(logits, 1)
 
 
-@pytest.mark.parametrize('places', PLACES)
+@some_places
 @pytest.mark.parametrize('norm, positions', [('post', 'sinusoidal')])
 def test_decoding_is_the_full_pass(places, norm, positions):
   model = make(places, norm=norm, positions=positions)

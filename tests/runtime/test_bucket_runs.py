@@ -14,6 +14,8 @@ from tests import tiny
 from tests.runtime.test_processes import check_close, environments
 import train
 
+pytestmark = pytest.mark.usefixtures('counted_once')
+
 
 @pytest.fixture(scope='module')
 def text(tmp_path_factory):

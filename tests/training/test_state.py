@@ -3,11 +3,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from collab.runtime import final_params, tree_table, workdir
 from configs import lm
 from tests import tiny
 import train
+
+pytestmark = pytest.mark.usefixtures('counted_once')
 
 
 def run(text, folder, **changes):

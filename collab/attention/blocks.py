@@ -4,8 +4,9 @@
 A `Kernel` computes one block of t queries with all keys that the block may see.
 `attend` splits the queries into blocks, forward and backward, so that memory is
 linear in T and in S. The softmax of a block is exact and needs no running
-maximum. The backward pass recomputes a block from saved row statistics. Causal
-blocks are cut to the keys that they can see, those of a window at both ends.
+maximum. The backward pass recomputes a block from saved row statistics. Under a
+causal mask consecutive blocks form a run, which reads only the keys that one of
+its blocks sees: a prefix, or with a window a stretch.
 
 Axes: B batch, N heads (1 where heads share), T queries, S keys, n blocks of t
 queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
@@ -27,9 +28,9 @@ from collab.attention.target import target
 BLOCK_BYTES = {'cpu': 32 << 20}
 DEFAULT_BLOCK_BYTES = 256 << 20
 SYMBOLIC_BLOCK = 128  # queries of a block when the length is symbolic
-CAUSAL_PARTS = 8  # number of lengths to which causal blocks cut their keys
-WINDOW_PARTS = 32  # at most, of the stretches of keys that blocks cut
-WINDOW_BLOCK = 128  # least queries to which a window makes a block smaller
+CAUSAL_RUNS = 8  # runs of causal blocks
+WINDOW_RUNS = 32  # at most, under a window
+WINDOW_BLOCK = 128  # a window makes blocks smaller, but not below this
 
 
 class Kernel(NamedTuple):
@@ -39,7 +40,8 @@ class Kernel(NamedTuple):
 
   q, o, g are [B, N, t, *]; keys is a tuple of [B, *, S, *]; allowed is bool
   [B|1, N|1, t, S] or None; keep is `keep_pairs`' [1, 1, t, S] or None. stats is
-  float32 [B, N, t, *], with stats[..., 0] = inf where a row has no key.
+  float32 [B, N, t, *], with stats[..., 0] = inf where a row has no key, and
+  backward gives zeros for such rows. dkeys are float32.
   """
 
   forward: Any
@@ -108,7 +110,8 @@ def keep_pairs(
   """Makes a dropout mask for attention weights, shared by heads and examples.
 
   The mask depends on the key and on the positions of query and key alone, not
-  on the kernel or the size of its blocks.
+  on the kernel or the size of its blocks. So bits are drawn for the keys from 0
+  on, also where a window hides the first ones.
 
   Returns:
     float32 [1, 1, size, stop]: 0 with probability `rate`, else 1 / (1 - rate).
@@ -194,10 +197,10 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 class _Run(NamedTuple):
-  """Blocks first to last of n, of t queries each, that see keys begin:stop."""
+  """Blocks first:end of n, of t queries each, which read keys begin:stop."""
 
   first: int
-  last: int
+  end: int
   begin: int
   stop: int
   at: Any  # block index -> (keys, allowed, keep)
@@ -206,13 +209,13 @@ class _Run(NamedTuple):
 
   def map(self, f, rows):
     """Applies f(i, block i of rows) to each block and stacks the outputs."""
-    if self.last - self.first == 1:
+    if self.end - self.first == 1:
       return jax.tree.map(lambda x: x[None], f(self.first, self._one(rows)))
     return lax.map(lambda x: f(*x), self._all(rows))
 
   def map_and_sum(self, f, rows):
     """Applies f -> (output, term); stacks the outputs and sums the terms."""
-    if self.last - self.first == 1:
+    if self.end - self.first == 1:
       out, total = f(self.first, self._one(rows))
       return out[None], total
 
@@ -234,32 +237,33 @@ class _Run(NamedTuple):
     return jax.tree.map(lambda x: x[self.first], rows)
 
   def _all(self, rows):
-    rows = jax.tree.map(lambda x: x[self.first : self.last], rows)
-    return jnp.arange(self.first, self.last), rows
+    rows = jax.tree.map(lambda x: x[self.first : self.end], rows)
+    return jnp.arange(self.first, self.end), rows
 
 
 def _runs(options, q, keys, mask, key):
-  """Splits the queries into blocks, and the blocks into runs with equal keys.
+  """Splits the queries into blocks, and the blocks into runs.
 
-  Symbolic lengths cannot be compared; then all blocks form one run.
+  Symbolic lengths cannot be compared; then all blocks form one run. A window
+  has about 4 runs for its own length, as each reads a run's queries more.
   """
   T, S = q.shape[2], keys[0].shape[2]
   causal = mask and mask.causal and mask.q_positions is None
   causal = causal and not is_symbolic(T, S)
   window = mask.window if causal else None
-  block, parts = options.block, CAUSAL_PARTS
+  block, parts = options.block, CAUSAL_RUNS
   if window is not None:
     block = min(block, max(window, WINDOW_BLOCK))
-    parts = min(max(4 * T // window, CAUSAL_PARTS), WINDOW_PARTS)
+    parts = min(max(4 * T // window, CAUSAL_RUNS), WINDOW_RUNS)
   n = -(-T // block)
   t = block if is_symbolic(T) else -(-T // n)
   mask = mask and mask.pad_rows(n * t - T)
   cuts = [n * i // parts for i in range(parts + 1)] if causal else [0, n]
 
-  def run(first, last):
+  def run(first, end):
     begin, stop = 0, S
     if causal:
-      stop = min(last * t + mask.offset, S)
+      stop = min(end * t + mask.offset, S)
     if window is not None:
       begin = max(0, min(first * t + mask.offset - window + 1, stop - 1))
     seen = jax.tree.map(lambda x: x[:, :, begin:stop], keys)
@@ -270,7 +274,7 @@ def _runs(options, q, keys, mask, key):
         keep = keep_pairs(key, options.rate, start, t, stop)[..., begin:]
       return seen, mask and mask.block(start, t, stop, begin), keep
 
-    return _Run(first, last, begin, stop, at, n, t)
+    return _Run(first, end, begin, stop, at, n, t)
 
   return [run(a, b) for a, b in itertools.pairwise(cuts) if a < b]
 

@@ -279,8 +279,8 @@ def shared_scores(
   general = blocks.options(block_math.SOFTMAX, B, T, H * S, **how)
   row_floats = S + 3 * H * v.shape[3]
   fast = blocks.options(shared.SHARED, B, T, row_floats, **how)
-  sides = shared.Sides(fast, general)
-  o, stats = shared.attend(sides, q, k, v, bias, mask, key)
+  branches = shared.Branches(fast, general)
+  o, stats = shared.attend(branches, q, k, v, bias, mask, key)
   return o, stats[:, :, :1, :1] != jnp.inf
 
 

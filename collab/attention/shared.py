@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel with one score matrix for all heads, which differ by a key bias.
+"""Attention of heads that share q, k and v, and differ by a bias of each key.
+
+    o_h = softmax(q k^T + key_bias_h) v
+
+As exp(s + b) = exp(s) exp(b), one matrix A of exponentials serves all heads:
 
     o_h = num_h / den_h,  num_h = A U_h,  den_h = A W_h
     A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
@@ -11,9 +15,10 @@ least exp(-60); so is every den_h, which float32 can hold. Small scores do not
 make a larger span safe: that would need every row to see the key of largest
 bias, which a causal row may not.
 
-Beyond the range the heads are computed one by one. Both passes branch by
-`lax.cond`, on the same flag. Both branches save arrays of the same shapes, so
-neither makes the other store more.
+If one head of one example is beyond the range, each head of the whole call gets
+a score matrix of its own. Both passes branch by `lax.cond`, on the same flag.
+Both branches save arrays of the same shapes, so neither makes the other store
+more.
 
 Axes: B batch, G groups of heads (here 1), T queries (t in a block), S keys, H
 heads, K key width, V value width, X = H V.
@@ -32,16 +37,16 @@ from collab.attention.masks import Mask
 SAFE_RANGE = 60.0
 
 
-class Sides(NamedTuple):
-  """How to run the block kernel of either side."""
+class Branches(NamedTuple):
+  """How to run the block kernel of either branch."""
 
   shared: blocks.Options  # SHARED: one score matrix for all heads
-  general: blocks.Options  # block_math.SOFTMAX: the heads one by one
+  general: blocks.Options  # block_math.SOFTMAX: one for each head
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(
-  sides: Sides,
+  branches: Branches,
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
@@ -49,10 +54,10 @@ def attend(
   mask: Mask | None,
   dropout_key: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes kernels.shared_scores on the side that the bias allows.
+  """Computes softmax(q k^T + key_bias_h) v, by the branch that is safe.
 
   Args:
-    sides: Sides.
+    branches: Branches.
     q: [B, T, 1, K].
     k: [B, S, 1, K].
     v: [B, S, 1, V].
@@ -61,46 +66,48 @@ def attend(
     dropout_key: random key, or None without dropout.
 
   Returns:
-    o [B, T, H, V], and stats [B, T, H, 2], which have no gradient: a maximum
-    (inf for a row without keys) and a denominator. They are those of q k^T and
-    den_h on the shared side, of q k^T + key_bias_h and softmax on the general.
+    o [B, T, H, V], and stats [B, T, H, 2]: the maximum of a row, inf if it has
+    no keys, and its denominator. Those of the shared branch are of q k^T, and
+    den_h; those of the general one are of q k^T + key_bias_h. They are for the
+    backward pass and `alive` only, and have no gradient.
   """
-  return _forward(sides, q, k, v, key_bias, mask, dropout_key)[0]
+  return _forward(branches, q, k, v, key_bias, mask, dropout_key)[0]
 
 
-def _forward(sides, q, k, v, key_bias, mask, dropout_key):
-  def run(options, form):
-    q_, keys = form.enter(mask, q, k, v, key_bias)
+def _forward(branches, q, k, v, key_bias, mask, dropout_key):
+  def run(options, layout):
+    q_, keys = layout.to_kernel(mask, q, k, v, key_bias)
     o, stats = blocks.forward(options, q_, keys, mask, dropout_key)
-    return form.leave(o.astype(v.dtype), stats)
+    return layout.from_kernel(o.astype(v.dtype), stats)
 
   top, low, _ = _extent(key_bias, mask)
   safe = jnp.all(top - low <= SAFE_RANGE)
-  o, stats = _either(safe, run, sides)
+  o, stats = _either(safe, run, branches)
   return (o, stats), (safe, q, k, v, key_bias, mask, dropout_key, o, stats)
 
 
-def _backward(sides, saved, cotangents):
+def _backward(branches, saved, cotangents):
   safe, q, k, v, key_bias, mask, dropout_key, o, stats = saved
 
-  def run(options, form):
-    enter = functools.partial(form.enter, mask)
-    (q_, keys), pull = jax.vjp(enter, q, k, v, key_bias)
-    rows = form.reenter(o, stats, cotangents[0])
+  def run(options, layout):
+    to_kernel = functools.partial(layout.to_kernel, mask)
+    (q_, keys), pull = jax.vjp(to_kernel, q, k, v, key_bias)
+    rows = layout.rows_to_kernel(o, stats, cotangents[0])
     return pull(blocks.backward(options, q_, keys, mask, dropout_key, *rows))
 
-  return *_either(safe, run, sides), None, None  # none of mask, dropout_key
+  # The mask and the key have no gradient.
+  return *_either(safe, run, branches), None, None
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _either(safe, run, sides):
-  """Calls run(options, form) for the side that `safe` selects."""
+def _either(safe, run, branches):
+  """Calls run(options, layout) for the branch that `safe` selects."""
   return lax.cond(
     safe,
-    lambda: run(sides.shared, _SHARED_FORM),
-    lambda: run(sides.general, _GENERAL_FORM),
+    lambda: run(branches.shared, _SHARED),
+    lambda: run(branches.general, _GENERAL),
   )
 
 
@@ -117,24 +124,24 @@ def _extent(key_bias, mask):
   return top, low, seen
 
 
-# How the two sides lay out arguments and results ------------------------------
+# How the two branches lay out arguments and results ---------------------------
 
 
-class _Form(NamedTuple):
-  """Layouts of a side's block kernel.
+class _Layout(NamedTuple):
+  """Converts between the layouts of `attend` and of a branch's block kernel.
 
-  enter(mask, q, k, v, key_bias) gives its q [B, G|H, T, K] and its keys, a
-  tuple of [B, *, S, *]. leave(o, stats) makes of its results those of `attend`.
-  reenter(o, stats, do) undoes that, for the backward pass, and lays out do, the
-  cotangent of o, as o.
+  to_kernel(mask, q, k, v, key_bias) gives the kernel's q [B, G|H, T, K] and
+  keys, a tuple of [B, *, S, *]. from_kernel(o, stats) gives o and stats of
+  `attend`. rows_to_kernel(o, stats, o_bar) is its inverse, for the backward
+  pass; o_bar, the cotangent of o, is laid out like o.
   """
 
-  enter: Any
-  leave: Any
-  reenter: Any
+  to_kernel: Any
+  from_kernel: Any
+  rows_to_kernel: Any
 
 
-def _shared_enter(mask, q, k, v, key_bias):
+def _shared_to_kernel(mask, q, k, v, key_bias):
   (B, S, _, V), H = v.shape, key_bias.shape[2]
   top, _, seen = _extent(key_bias, mask)
   # No gradient of top: it cancels in num / den.
@@ -146,21 +153,21 @@ def _shared_enter(mask, q, k, v, key_bias):
   return q.swapaxes(1, 2), keys
 
 
-def _shared_leave(o, stats):
+def _shared_from_kernel(o, stats):
   (B, _, T, X), H = o.shape, stats.shape[3] - 1
   top = jnp.broadcast_to(stats[:, 0, :, :1], (B, T, H))
   return o.reshape(B, T, H, X // H), jnp.stack([top, stats[:, 0, :, 1:]], -1)
 
 
-def _shared_reenter(o, stats, do):
+def _shared_rows_to_kernel(o, stats, o_bar):
   B, T, H, V = o.shape
   row = lambda x: x.reshape(B, 1, T, H * V)
-  # All heads have the same maximum, see _shared_leave.
+  # All heads have the same maximum, see _shared_from_kernel.
   stats = jnp.concatenate([stats[:, :, :1, 0], stats[..., 1]], -1)
-  return row(o), stats[:, None], row(do)
+  return row(o), stats[:, None], row(o_bar)
 
 
-def _general_enter(mask, q, k, v, key_bias):
+def _general_to_kernel(mask, q, k, v, key_bias):
   # k and v stay one head, which block_math.SOFTMAX shares among those of q.
   q = jnp.repeat(q, key_bias.shape[2], 2)
   return q.swapaxes(1, 2), tuple(x.swapaxes(1, 2) for x in (k, v, key_bias))
@@ -170,13 +177,16 @@ def _general_swap(*rows):
   return tuple(x.swapaxes(1, 2) for x in rows)
 
 
-_SHARED_FORM = _Form(_shared_enter, _shared_leave, _shared_reenter)
-_GENERAL_FORM = _Form(_general_enter, _general_swap, _general_swap)
+_SHARED = _Layout(
+  _shared_to_kernel, _shared_from_kernel, _shared_rows_to_kernel
+)
+_GENERAL = _Layout(_general_to_kernel, _general_swap, _general_swap)
 
 
 # What happens to a block of queries -------------------------------------------
 #
-# As in blocks.Kernel. `keep` has the factors of dropout, 0 or 1 / (1 - rate).
+# As in blocks.Kernel. stats is [B, 1, t, 1 + H]: the maximum of a row, then the
+# den_h. `keep` has the factors of dropout, 0 or 1 / (1 - rate).
 # They act on num only: softmax, and so den, comes before dropout.
 
 
@@ -187,7 +197,8 @@ def _block_forward(q, keys, allowed, keep, options):
   top = s.max(-1, keepdims=True)
   a = jnp.exp(s - top)
   num = block_math.mix(a if keep is None else a * keep, u, precision)
-  # Under vmap lax.cond runs both sides, so den may be 0 here: keep o finite.
+  # Under vmap lax.cond runs both branches, and selects. Beyond SAFE_RANGE den
+  # may be 0 here: keep o finite, which jax_debug_nans would stop at.
   den = jnp.maximum(
     block_math.mix(a, w, precision), jnp.finfo(jnp.float32).tiny
   )
@@ -209,7 +220,7 @@ def _block_backward(q, o, stats, do, keys, allowed, keep, options):
   # dnum = do / den, dden = -(do . o) / den; autodiff would form den^-2, which
   # overflows float32 at den = exp(-60).
   dnum = (do / den[..., None]).reshape(B, 1, t, -1).astype(u.dtype)
-  dden = (-jnp.einsum('bgthv,bgthv->bgth', do, o) / den).astype(w.dtype)
+  dden = (-(do * o).sum(-1) / den).astype(w.dtype)
   da = block_math.matmul('bgtx,bgsx->bgts', dnum, u, precision)
   dropped = a
   if keep is not None:

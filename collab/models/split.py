@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of which each device holds a part, gathered where they are used.
+"""FSDP (ZeRO-3): a device holds a part of a parameter, and gathers it for use.
 
-Within jax.shard_map over the mesh, `boxed` marks the parts. A part is gathered
-by `gather` within the block that uses it, so that at most one layer is whole at
-a time; what is outside of blocks is gathered by `gather_outside`. A gradient of
-a part is the sum over the devices that share the parameter (reduce-scatter).
+Within jax.shard_map over the mesh, `boxed` marks the parts. A layer of the
+model calls `gather` for its own parts, so that at most one layer is whole at a
+time. `gather_outside` gathers those outside of layers, such as embeddings. The
+transpose of a gather is a reduce-scatter: the gradient of a part is summed over
+`fsdp`. training/gradients.py sums it over `data`.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,17 @@ from collab.attention.devices import TENSOR
 from collab.attention.target import target
 
 ROWS = ('data', 'fsdp')  # axes of the mesh that split a batch
-AXIS = 'fsdp'  # of the mesh, over which parameters are split
-BLOCK = re.compile(r'layer_(\d+|\*)')  # Blocks in a Stack; see stacked.py
+AXIS = 'fsdp'  # the axis of the mesh that splits parameters
+# A layer of a Stack, or `layer_*`, all layers stacked; see stacked.py.
+BLOCK = re.compile(r'layer_(\d+|\*)')
 
 
 @struct.dataclass
 class Split:
   """This device's part of a parameter, which is split along an axis.
 
-  The axis counts from the last, -1, so that it is the same for one layer as for
-  several that are stacked.
+  The axis is negative, -1 for the last, so that it is the same for one layer as
+  for several that are stacked.
   """
 
   part: jax.Array
@@ -38,19 +40,23 @@ class Split:
 
 
 def manual(mesh: Mesh) -> tuple[str, ...]:
-  """Returns the axes over which jax.shard_map runs: XLA splits by `tensor`."""
+  """Returns the axes of the mesh that are manual in jax.shard_map.
+
+  They are all but `tensor`, along which XLA splits the computation. A `tensor`
+  of one device is manual as well, as there is nothing to split.
+  """
   return tuple(
     axis for axis in mesh.axis_names if axis != TENSOR or mesh.shape[axis] == 1
   )
 
 
 def without_tensor(spec: PartitionSpec) -> PartitionSpec:
-  """Returns what jax.shard_map over the `manual` axes has to know of a spec."""
+  """Returns a spec without `tensor`, as shard_map's name manual axes only."""
   return PartitionSpec(*(None if axis == TENSOR else axis for axis in spec))
 
 
 def boxed(params: Any, specs: Any) -> Any:
-  """Makes Split of the leaves that AXIS splits, by their PartitionSpecs."""
+  """Wraps in a Split each leaf whose PartitionSpec names AXIS."""
 
   def box(x, spec):
     return Split(x, spec.index(AXIS) - x.ndim) if AXIS in spec else x
@@ -64,16 +70,17 @@ def unboxed(tree: Any) -> Any:
 
 
 def gather(tree: Any, dtype: Any = None) -> Any:
-  """Gathers all Splits, in the dtype of the computation.
+  """Gathers all Splits, of one layer or of what is outside of layers.
 
-  On a CPU in their own dtype: its compiler aborts at gathers of bfloat16 (JAX
-  0.10).
+  They are cast to `dtype` before, unless it is None. On a CPU they are not,
+  because its compiler aborts at gathers of bfloat16 (JAX 0.10).
   """
   if target().platform == 'cpu':
     dtype = None
 
   def whole(x):
-    part = x.part  # of norms a scale, which they multiply by in float32
+    part = x.part
+    # Vectors, such as scales of norms, are used in their own dtype.
     if dtype is not None and part.ndim > 1:
       part = part.astype(dtype)
     return lax.all_gather(part, AXIS, axis=x.axis, tiled=True)
@@ -82,19 +89,19 @@ def gather(tree: Any, dtype: Any = None) -> Any:
 
 
 def gather_outside(params: Any, model: Any) -> Any:
-  """Gathers the Splits outside of blocks; a Stack gathers its blocks'.
+  """Gathers the Splits outside of layers; a Stack gathers those of its layers.
 
   Args:
     params: parameters, with Splits.
-    model: models.Model, whose attentions are in its Stacks.
+    model: models.Model; its `attentions` have the names of its Stacks.
   """
   if not any_split(params):
     return params
   stacks = {place.name for place in model.attentions()}
 
   def one(path, x):
-    stack, block, *_ = *(getattr(key, 'key', '') for key in path), '', ''
-    if stack in stacks and BLOCK.fullmatch(block):
+    names = [getattr(key, 'key', '') for key in path]
+    if len(names) > 1 and names[0] in stacks and BLOCK.fullmatch(names[1]):
       return x
     return gather(x, model.block.dtype)
 
@@ -102,36 +109,38 @@ def gather_outside(params: Any, model: Any) -> Any:
 
 
 def after(params: Any, x: jax.Array) -> Any:
-  """Returns the parameters such that no Split is gathered before x is there.
+  """Returns the parameters such that no Split is gathered before x is computed.
 
-  Without this, XLA gathers them all before a loop, as they are the same in each
-  turn.
+  Without this XLA hoists the gathers out of a loop over layers, because they
+  are the same in each turn, and then all layers are whole at once.
   """
   return _map(lambda p: lax.optimization_barrier((p, x))[0], params)
 
 
-def while_loop(going: Callable, body: Callable, start: Any) -> Any:
-  """Runs jax.lax.while_loop until no device needs it any more.
+def while_loop(cond: Callable, body: Callable, start: Any) -> Any:
+  """Runs jax.lax.while_loop until `cond` is False on all devices.
 
-  In jax.shard_map each device has its own rows, so that one may be done before
-  another, whose body still gathers, which takes them all. So all of them go on,
-  and the body has to leave alone what is done.
+  In jax.shard_map each device has its own rows, and would leave the loop at its
+  own turn. But gathers in `body` need all devices, and the others would hang.
+  So every device runs until all are done, and `body` must not change rows that
+  are done.
   """
   axes = jax.sharding.get_abstract_mesh().manual_axes
 
-  def anywhere(carry):
-    mine = going(carry)
+  def on_any_device(carry):
+    mine = cond(carry)
     return lax.psum(mine.astype(jnp.int32), axes) > 0 if axes else mine
 
-  def one(state):
+  def turn(state):
     carry = body(state[1])
-    return anywhere(carry), carry
+    return on_any_device(carry), carry
 
-  state = anywhere(start), start
-  return lax.while_loop(lambda state: state[0], one, state)[1]
+  state = on_any_device(start), start
+  return lax.while_loop(lambda state: state[0], turn, state)[1]
 
 
 def any_split(tree: Any) -> bool:
+  """Returns whether a tree has Splits."""
   return any(map(_is_split, jax.tree.leaves(tree, is_leaf=_is_split)))
 
 

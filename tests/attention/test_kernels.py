@@ -175,7 +175,7 @@ def test_long_causal_runs_are_cut_to_what_they_see():
   options = blocks.Options(None, 2, 0.0, None)
   q = jnp.zeros((B, 1, T, K))
   stops = [run.stop for run in blocks._runs(options, q, (q,), mask, None)]
-  assert len(stops) == blocks.CAUSAL_PARTS
+  assert len(stops) == blocks.CAUSAL_RUNS
   assert stops == sorted(set(stops))
   assert stops[-1] == T
 

@@ -8,8 +8,9 @@ maximum. The backward pass recomputes a block from saved row statistics. Under a
 causal mask consecutive blocks form a run, which reads only the keys that one of
 its blocks sees: a prefix, or with a window a stretch.
 
-Axes: B batch, N heads (1 where heads share), T queries, S keys, n blocks of t
-queries. Layout: [B, N, T, *] for queries, [B, *, S, *] for keys.
+Axes: B batch, N score matrices (1 if all heads share one), T queries, S keys, n
+blocks of t queries. Layout: [B, N, T, *] for queries; `keys` is a tuple of all
+that has an axis of keys, [B, *, S, *].
 """
 
 import functools
@@ -73,8 +74,8 @@ def options(
 
   Args:
     kernel: a Kernel.
-    B, T: number of rows and of queries in the call.
-    row_floats: number of floats that the kernel needs for each query.
+    B, T: number of examples and of queries in the call.
+    row_floats: number of floats that the kernel needs for a query of an example.
     rate: dropout rate of the weights; heads and examples share one pattern.
     precision: precision of the matrix products.
     block: queries at a time; by default `block_size`.
@@ -87,8 +88,8 @@ def options(
 def block_size(B: int, row_floats: int, T: int) -> int:
   """Chooses a number of queries that keeps a block within the backend's budget.
 
-  If all queries take less than twice the budget, they form one block, because
-  two small blocks are slower.
+  If all queries take at most twice the budget they form one block, which is
+  faster than two.
   """
   if is_symbolic(T):
     return SYMBOLIC_BLOCK
@@ -130,7 +131,7 @@ def forward(
   mask: Mask | None,
   key: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Runs a kernel over all queries; `attend` also has a gradient.
+  """Runs a kernel over all queries; `attend` is this with a gradient, of o.
 
   Args:
     options: Options.
@@ -165,7 +166,7 @@ def backward(
 ) -> tuple[jax.Array, tuple]:
   """Computes the cotangents of q and keys from the results of `forward`."""
   runs = _runs(options, q, keys, mask, key)
-  stats = _split(stats, runs, jnp.inf)  # padding sees no key, whatever its bias
+  stats = _split(stats, runs, jnp.inf)  # the weights of padded queries are 0
   rows = _split(q, runs), _split(o, runs), stats, _split(g, runs)
   dqs, dkeys = [], []
 

@@ -9,16 +9,15 @@ As exp(s + b) = exp(s) exp(b), one matrix A of exponentials serves all heads:
     A = exp(q k^T - row max),  W_h = exp(key_bias_h - max_s key_bias_h)
     U_sh = W_sh v_s
 
-This is safe while each head's bias spans at most SAFE_RANGE over the keys that
-at least one query may see. A is 1 at the best key of a row, where W_h is at
-least exp(-60); so is every den_h, which float32 can hold. Small scores do not
-make a larger span safe: that would need every row to see the key of largest
-bias, which a causal row may not.
+The maximum is over keys that at least one query may see, and W_h is 0 at the
+others. This is safe while each head's bias spans at most SAFE_RANGE over these
+keys. In each row A = 1 at the key of largest score, where W_h >= exp(-60). So
+den_h >= exp(-60), which float32 can hold.
 
 If one head of one example is beyond the range, each head of the whole call gets
 a score matrix of its own. Both passes branch by `lax.cond`, on the same flag.
-Both branches save arrays of the same shapes, so neither makes the other store
-more.
+The cond is within the custom_vjp, so that a call saves its inputs, o and stats,
+whichever branch ran.
 
 Axes: B batch, G groups of heads (here 1), T queries (t in a block), S keys, H
 heads, K key width, V value width, X = H V.
@@ -112,9 +111,10 @@ def _either(safe, run, branches):
 
 
 def _extent(key_bias, mask):
-  """Returns the largest and smallest bias [B, 1, H] of the keys that are seen.
+  """Returns the largest and the smallest bias of the keys that a query sees.
 
-  Third comes which keys are: bool [B|1, S|1, 1], or True for all.
+  They are [B, 1, H]. Third is which keys these are: bool [B|1, S|1, 1], or True
+  for all.
   """
   seen = mask.visible() if mask else None
   seen = True if seen is None else seen[:, :, None]

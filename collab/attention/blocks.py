@@ -75,7 +75,7 @@ def options(
   Args:
     kernel: a Kernel.
     B, T: number of examples and of queries in the call.
-    row_floats: number of floats that the kernel needs for a query of an example.
+    row_floats: number of floats that the kernel needs for one query.
     rate: dropout rate of the weights; heads and examples share one pattern.
     precision: precision of the matrix products.
     block: queries at a time; by default `block_size`.

@@ -157,17 +157,15 @@ class Attention(fields.Fields):
     Args:
       inputs_q: [*batch, T, D].
       inputs_k: [*batch, S, D'], default inputs_q.
-      inputs_v: [*batch, S, D''], default inputs_k. Not accepted where the
-        values are made from the keys or their input (skv, el, mla, gla, gta,
-        mfa_kr).
+      inputs_v: [*batch, S, D''], default inputs_k; refused by variants whose
+        values are made from the keys or their input.
       mask: bool, broadcastable to [*batch, H, T, S], True where attention is
         allowed, or a masks.Mask; when decoding, S is the cache's length.
       deterministic: True switches dropout off.
       dropout_rng: random key, default make_rng('dropout').
       sow_weights: sow the weights before dropout, [*batch, H, T, S], as
         intermediates/attention_weights.
-      lengths: int [*batch], how many of the n decoded tokens are real; the
-        others are padding on the right.
+      lengths: int [*batch], how many of the n tokens are real, from the left.
       positions: int [*batch, T], positions of inputs_q in its sequence, for
         variants that use them (masks do not). The default is 0, 1, ..., or
         continues after the cache's tokens. A memory does not know how many

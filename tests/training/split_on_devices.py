@@ -82,13 +82,16 @@ def losses(variant, fields):
 
 
 def gathered(variant):
-  """Dtypes of all-gathers in the program for TPU, in bfloat16."""
+  """Dtypes of all-gathers in the programs for TPU and GPU, in bfloat16."""
   run, state = made(variant, fsdp=8, dtype='bfloat16')
-  rows = sharding.put(batch(0), sharding.batch_sharding(run.mesh))
-  with lowering_for(Target('tpu')):
-    traced = step.build(run, state).trace(state, rows, jax.random.key(7))
-    text = traced.lower(lowering_platforms=('tpu',)).as_text()
-  return re.findall(r'stablehlo\.all_gather.*?-> tensor<[\dx]+x(\w+)>', text)
+  rows, found = sharding.put(batch(0), sharding.batch_sharding(run.mesh)), {}
+  for machine in (Target('tpu'), Target('cuda')):
+    with lowering_for(machine):
+      traced = step.build(run, state).trace(state, rows, jax.random.key(7))
+      lowered = traced.lower(lowering_platforms=(machine.platform,))
+    gathers = r'stablehlo\.all_gather.*?-> tensor<[\dx]+x(\w+)>'
+    found[machine.platform] = re.findall(gathers, lowered.as_text())
+  return found
 
 
 def main(variant):

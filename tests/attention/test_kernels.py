@@ -198,7 +198,7 @@ def test_runs_under_a_window_are_cut_at_both_ends(kernel, window, offset):
   k = jnp.zeros((B, 1, T + offset, K))
   runs = blocks._runs(options, q, (k,), mask, None)
   for run in runs:
-    rows = dense[0, 0, run.first * run.t : run.last * run.t]
+    rows = dense[0, 0, run.first * run.t : run.end * run.t]
     seen = np.flatnonzero(rows.any(0))
     assert (run.begin, run.stop) == (seen[0], seen[-1] + 1)
 

@@ -196,7 +196,7 @@ def test_workdir_that_is_not_a_folder(corpus):
       ['model.cross_attention=', 'a name, one of'],
     ),
     (
-      {'model.attention': dict(name='gqa', num_heads=2, kv_heads=(1, '2'))},
+      {'model.attention': dict(name='gqa', num_heads=2, kv_heads=('2',))},
       ["model.attention: kv_heads='2'; expected int"],
     ),
     (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from collab import attention
+from collab.attention import fields
 from tests.attention import variants as V
 from tests.attention.variants import close, normal
 
@@ -118,7 +119,7 @@ def test_fields_have_linens_names_order_and_defaults():
   assert missing == UNSUPPORTED
   for name in missing:
     value = {name: theirs[name].default}
-    assert f'`{name}`' in attention.Attention.__doc__
+    assert f'`{name}`' in fields.Fields.__doc__
     with pytest.raises(TypeError, match=f'mha has no field {name}'):
       OURS(num_heads=H, **value)
     with pytest.raises(TypeError, match=name):

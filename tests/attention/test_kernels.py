@@ -501,14 +501,14 @@ def test_the_guard_takes_the_side_it_should(
   monkeypatch, bias_range, padding, shared
 ):
   """Only keys that somebody may see count. The general side is poisoned."""
-  general = shared_scores._GENERAL_FORM
+  general = shared_scores._GENERAL
 
   def poisoned(o, stats):
-    o, stats = general.leave(o, stats)
+    o, stats = general.from_kernel(o, stats)
     return o * jnp.nan, stats
 
-  form = general._replace(leave=poisoned)
-  monkeypatch.setattr(shared_scores, '_GENERAL_FORM', form)
+  layout = general._replace(from_kernel=poisoned)
+  monkeypatch.setattr(shared_scores, '_GENERAL', layout)
   args, _ = problem(**SHARED)
   bias = np.linspace(0, bias_range, S, dtype='float32')
   args['key_bias'] = np.broadcast_to(bias[None, :, None], (B, S, H)).copy()

@@ -161,7 +161,7 @@ def of_rows(
 
   def part(parts):
     x, labels, weights = parts
-    logits = _logits(x, output)
+    logits = layers.logits(x, *output)
     nll, weight = _losses(logits, labels, weights)
     right, _ = _hits(logits, labels, weights)
     found = dict(nll=nll, right=right, tokens=weight)
@@ -195,18 +195,9 @@ def in_pieces(sums: Mapping[str, np.ndarray], size: int) -> dict[str, list]:
   }
 
 
-def _logits(x, output):
-  table, bias, *cap = output
-  # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
-  logits = x @ table.astype(x.dtype).T
-  if bias is not None:
-    logits += bias.astype(x.dtype)[None, None]
-  return layers.capped(logits, *cap) if cap else logits
-
-
 def _part(x, output, labels, weights, label_smoothing, z_loss):
   """Computes the loss of a part, and all sums as a dict."""
-  logits = _logits(x, output)
+  logits = layers.logits(x, *output)
   how = label_smoothing, z_loss
   loss, weight = cross_entropy(logits, labels, weights, *how)
   nll, _ = cross_entropy(logits, labels, weights)

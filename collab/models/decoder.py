@@ -124,8 +124,8 @@ class Decoder(nn.Module):
     return self._logits(self.decoder(x, lengths=lengths))
 
   def _logits(self, x):
-    x = (self.embed if self.tied else self.output).attend(x)
-    return x if self.soft_cap is None else layers.capped(x, self.soft_cap)
+    table = self.embed if self.tied else self.output
+    return layers.logits(x, table.embedding, cap=self.soft_cap)
 
   def _input(self, tokens, positions):
     x = self.embed(tokens)

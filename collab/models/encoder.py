@@ -142,7 +142,7 @@ class Encoder(nn.Module):
     """
     if self.head == 'mlm':
       x = self.features(batch)
-      return self.embed.attend(x) + self.task.bias[None, None].astype(x.dtype)
+      return layers.logits(x, self.embed.embedding, self.task.bias)
     if self.head == 'choice':
       B, C, _ = batch['tokens'].shape
       keys = ('tokens', 'types', 'lengths')

@@ -57,6 +57,27 @@ def capped(x: jax.Array, c: float | jax.Array) -> jax.Array:
   return c * jnp.tanh(x / c)
 
 
+def logits(
+  x: jax.Array,
+  table: jax.Array,
+  bias: jax.Array | None = None,
+  cap: float | jax.Array | None = None,
+) -> jax.Array:
+  """Computes x E^T + b in the dtype of x, [B, T, D] -> [B, T, V].
+
+  Args:
+    x: [B, T, D].
+    table: E, [V, D].
+    bias: b, [V]; None for 0.
+    cap: c of `capped`; None for none.
+  """
+  # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
+  x = x @ table.astype(x.dtype).T
+  if bias is not None:
+    x += bias.astype(x.dtype)[None, None]
+  return x if cap is None else capped(x, cap)
+
+
 def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
   """Stochastic depth: 0 with probability `rate`, else x / (1 - rate).
 
@@ -181,11 +202,7 @@ class Embed(nn.Module):
 
   def logits(self, x: jax.Array) -> jax.Array:
     """[B, T, D] -> [B, T, V]."""
-    # This is x @ E^T; its gradient to E needs no transposed copy of the logits.
-    logits = x @ self.embedding.astype(x.dtype).T
-    if self.use_bias:
-      logits += self.bias[None, None].astype(x.dtype)
-    return logits
+    return logits(x, self.embedding, self.bias if self.use_bias else None)
 
 
 def table(

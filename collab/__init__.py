@@ -1,6 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameter-efficient multi-head attention in JAX and Flax."""
 
+import importlib
+from typing import Any
+
 from collab import extras
 
 extras.need_in_commands()
+
+
+def __getattr__(name: str) -> Any:
+  """Finds `collab.load` when it is used: it needs the extra of training."""
+  if name != 'load':
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return importlib.import_module('collab.inference.run').load

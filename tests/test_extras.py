@@ -115,7 +115,7 @@ def test_layers_need_jax_flax_and_numpy_alone(core):
   }
 
 
-COMMANDS = ('generate', 'translate', 'accounting', 'convert')
+COMMANDS = ('generate', 'translate', 'evaluate', 'accounting', 'convert')
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, 'convert.redundancy'])
@@ -129,10 +129,12 @@ def test_command_without_the_extra_is_one_line(core, name):
 
 
 @pytest.mark.parametrize(
-  'name', ['data', 'metrics', 'training', 'convert', 'tasks.lm']
+  'name',
+  ['data', 'metrics', 'training', 'convert', 'inference', 'tasks.lm', 'load'],
 )
 def test_package_without_the_extra_names_it(core, name):
-  done = run(core, '-c', f'import collab.{name}')
+  start = 'from collab import' if name == 'load' else 'import collab.'
+  done = run(core, '-c', f'{start} {name}'.replace('. ', '.'))
   last = done.stderr.splitlines()[-1]
   assert last.startswith('ImportError: collab needs ')
   assert last.endswith("pip install 'collab[train]'")

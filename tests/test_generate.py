@@ -120,7 +120,8 @@ def test_a_line_break_of_the_model_is_a_blank(words, monkeypatch):
 
   monkeypatch.setattr(Continuation, '__call__', decode)
   n = words.vocab_size
-  found = Run(model(n), parameters(n), words).generate(['one', ''])
+  run = Run(model(n), parameters(n), words)
+  found = run.generate(['one', ''], length=7)
   assert found == ['one two three ', ' two three ']
 
 

@@ -20,6 +20,7 @@ from collab.training import sharding
 
 ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
 FILES = 'files'  # folder in it with the files beside the model
+NO_WORDS = '{} has no tokenizer.json, nor source.spm with those beside it.'
 # Tasks that a checkpoint can do without training, by the kind of its model.
 TASKS = dict(
   decoder=dict(name='lm'),
@@ -140,7 +141,7 @@ def words(found: Source) -> Tokenizer | SentencePieces:
   """Returns the tokenizer of a Source; a ValueError if none fits."""
   if words := tokenizer(found):
     return words
-  raise ValueError(f'{found.folder} has no tokenizer.json.')
+  raise ValueError(NO_WORDS.format(found.folder))
 
 
 def tokenizer(found: Source) -> Tokenizer | SentencePieces | None:

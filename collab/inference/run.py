@@ -256,7 +256,7 @@ class Run:
         f'{self.folder} has {KINDS[self.model.READS]}, expected {want}.'
       )
     if self.tokenizer is None:
-      raise ValueError(f'{self.folder} has no tokenizer.json.')
+      raise ValueError(source.NO_WORDS.format(self.folder))
     if isinstance(texts, str):
       raise ValueError(f'Expected a list of texts, got one: {texts!r:.60}.')
     return self.tokenizer

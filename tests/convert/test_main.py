@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 import tokenizers
 
+import collab
 from collab import model_json, models, translate
 from collab.convert import __main__ as command
 from collab.convert import calibration, output, source
@@ -325,11 +326,35 @@ def test_a_converted_marian_translates(tmp_path, capsys, monkeypatch):
   assert words.decode(said)
 
 
-def test_a_marian_without_a_tokenizer_json(tmp_path):
+def test_a_marian_without_a_tokenizer(tmp_path, monkeypatch):
   run(checkpoints.GOLDEN / 'marian_MTModel', tmp_path / 'out')
-  words = r'tokenizer\.json is missing: the checkpoint .*\(source\.spm, vocab'
-  with pytest.raises(ValueError, match=words):
+  stdin = types.SimpleNamespace(buffer=io_module.BytesIO())
+  monkeypatch.setattr('sys.stdin', stdin)
+  with pytest.raises(ValueError, match=r'has no tokenizer\.json, nor source'):
     translate.main([f'--workdir={tmp_path / "out"}'])
+
+
+def test_a_marian_with_sentence_pieces(tmp_path):
+  """Its files come along, and the conversion translates as the checkpoint."""
+  pytest.importorskip('sentencepiece', reason='needs the [convert] extra')
+  from tests.data.test_sentencepieces import write
+
+  folder, out = tmp_path / 'marian', tmp_path / 'out'
+  shutil.copytree(checkpoints.GOLDEN / 'marian_MTModel', folder)
+  write(folder, most=33)
+  run(folder, out)
+  texts = 'one two', '', 'seven'
+  found = collab.load(out)
+  assert found.tokenizer.vocab_size == 37
+  want = found.translate(texts, beam=2)
+  assert want[1] == ''
+  assert any(want)
+  assert collab.load(folder).translate(texts, beam=2) == want
+  maps = found.attention_maps('one', 'eins')
+  assert maps.tokens[-1] == '</s>'
+  assert maps.target[0] == '<pad>'
+  shape = 3, len(maps.target), len(maps.tokens)
+  assert maps.weights['decoder/layer_0/cross'].shape == shape
 
 
 # Wrong input ------------------------------------------------------------------

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter-efficient multi-head attention in JAX and Flax."""
+"""Parameter-efficient multi-head attention in JAX and Flax.
+
+`collab.load(folder)` opens a trained or converted model: inference/run.py.
+"""
 
 import importlib
 from typing import Any

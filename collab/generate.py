@@ -18,7 +18,7 @@ from collab.training import sharding
 
 def main(argv: list[str]) -> None:
   parser = command.Parser(__spec__, __doc__)
-  parser.add_argument('--workdir', required=True, help='of a run of lm')
+  parser.add_argument('--workdir', required=True, help='of a language model')
   parser.add_argument(
     '--prompt', type=str, help='default: lines of standard input'
   )

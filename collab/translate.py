@@ -17,7 +17,7 @@ from collab.training import sharding
 
 def main(argv: list[str]) -> None:
   parser = command.Parser(__spec__, __doc__)
-  parser.add_argument('--workdir', required=True, help='of a translation run')
+  parser.add_argument('--workdir', required=True, help='of a translator')
   parser.add_argument('--beam', type=int, help='default: that of the run')
   parser.add_argument('--alpha', type=float, help='length penalty, likewise')
   parser.add_argument(

@@ -145,10 +145,13 @@ def test_impossible_options(go_on, options, message):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
+  return write_run(tmp_path_factory.mktemp('run'))
+
+
+def write_run(folder):
   """The workdir of a language model with the least that it needs."""
-  folder = tmp_path_factory.mktemp('run')
   c = lm.get_config('sample')
-  c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
+  c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=64)
   c.model.attention.num_heads = 2
   c.checkpoint.update(best='', final='last', keep=1)
   workdirs.claim(c.lock(), folder)

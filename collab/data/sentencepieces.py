@@ -74,7 +74,8 @@ class SentencePieces:
 
   def decode(self, ids: Iterable[int]) -> str:
     """Decodes a translation's ids to text; special ids are left out."""
-    pieces = self.pieces(i for i in ids if int(i) not in self.special)
+    known = self._names.keys() - self.special  # the model may have more ids
+    pieces = self.pieces(i for i in map(int, ids) if i in known)
     return self._target.DecodePieces(pieces).replace('▁', ' ').strip()
 
   def pieces(self, ids: Iterable[int]) -> list[str]:

@@ -362,7 +362,7 @@ def test_a_marian_with_sentence_pieces(tmp_path):
   maps = found.attention_maps('one', 'eins')
   assert maps.tokens[-1] == '</s>'
   assert maps.target[0] == '<pad>'
-  shape = 3, len(maps.target), len(maps.tokens)
+  shape = 2, len(maps.target), len(maps.tokens)
   assert maps.weights['decoder/layer_0/cross'].shape == shape
 
 

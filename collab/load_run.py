@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a finished run for inference: model, parameters, tokenizer, config."""
+"""Reads the model, the parameters and the tokenizer of a finished run."""
 
+from collections.abc import Mapping
 import functools
 import pathlib
 
@@ -9,44 +10,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from collab import checks, model_json, models
-from collab.data import tokenizer
-from collab.io import buckets
+from collab.data import sentencepieces, tokenizer
 from collab.runtime import final_params, tree_table
-from collab.runtime import workdir as workdirs
 from collab.training import sharding
-
-
-def load(workdir: str, task: str, mesh: Mesh | None = None) -> tuple:
-  """Loads the model of a run of this task, with its evaluation's parameters.
-
-  Args:
-    workdir: workdir of the run.
-    task: name of its task.
-    mesh: mesh of `sharding.make_mesh`, over which the parameters are split; one
-      device by default.
-
-  Returns:
-    model, params, Tokenizer, the run's config.
-
-  Raises:
-    ValueError: there is no run, it has another task, or its checkpoints are
-      missing or damaged.
-  """
-  config = workdirs.claim(None, workdir)
-  if config.task.name != task:
-    raise ValueError(
-      f'{workdir} is a run of {config.task.name}, expected {task}.'
-    )
-  path = buckets.at(workdir) / 'tokenizer.json'
-  if not config.total_steps and not path.exists():
-    raise ValueError(
-      f'{path} is missing: the checkpoint that it was converted from has '
-      'none, and its other files (source.spm, vocab.json) are not read.'
-    )
-  text = tokenizer.read(path)
-  fields, meaning, params = read(workdir, config, mesh)
-  words = tokenizer_of(workdir, text, fields, meaning)
-  return models.build(**fields), params, words, config
 
 
 def tokenizer_of(
@@ -54,14 +20,16 @@ def tokenizer_of(
   text: str,
   fields: dict,
   meaning: model_json.Meaning,
-) -> tokenizer.Tokenizer:
-  """Makes the tokenizer of a model from the text of its tokenizer.json.
+  files: Mapping[str, bytes] = {},
+) -> tokenizer.Tokenizer | sentencepieces.SentencePieces | None:
+  """Makes the tokenizer of a model, None if it has none.
 
   Args:
-    folder: folder of the two, for messages.
-    text: text of tokenizer.json.
+    folder: folder of its files, for messages.
+    text: text of its tokenizer.json, '' if there is none.
     fields: fields of models.build.
     meaning: model_json.Meaning of the model.
+    files: {name: content} of others; Marian's are read if there is no text.
 
   Raises:
     ValueError: it is damaged, belongs to another model, or has ids beyond the
@@ -69,14 +37,20 @@ def tokenizer_of(
       pad it.
   """
   path = f'{folder}/tokenizer.json'
-  words = tokenizer.parse(text, path)
+  if text:
+    words = tokenizer.parse(text, path)
+  elif files.keys() >= set(sentencepieces.FILES):
+    path = f'{folder}/{sentencepieces.VOCABULARY}'
+    words = sentencepieces.SentencePieces(files, folder)
+  else:
+    return None
   if words.vocab_size > fields['vocab_size']:
     raise ValueError(
       f'{path} has {words.vocab_size:,} ids, the model has '
       f'vocab_size={fields["vocab_size"]:,}.'
     )
   model_json.check_tokenizer(folder, meaning.tokenizer, words.fingerprint)
-  if not meaning.tokenizer:
+  if text and not meaning.tokenizer:
     logging.warning('%s: no record of its tokenizer to compare with.', folder)
   return words
 
@@ -84,7 +58,11 @@ def tokenizer_of(
 def read(workdir: str, config: ConfigDict, mesh: Mesh | None = None) -> tuple:
   """Reads all fields of models.build, their Meaning, and a run's parameters.
 
-  The parameters are those of the run's evaluation, placed as in `load`.
+  Args:
+    workdir: workdir of the run.
+    config: config of the run.
+    mesh: mesh of `sharding.make_mesh`, over which the parameters are split; one
+      device by default. They are those of the run's evaluation.
 
   Raises:
     ValueError: model.json or the checkpoints are missing or damaged, or they

@@ -8,25 +8,24 @@ uses sentences of its training set. For each key width, the model is converted
 by weights alone and by looking at inputs ("per layer": the layers have own key
 widths that cost as many parameters). On the dev set two things are measured:
 the mean cosine of the embeddings to the original's, and Spearman's correlation
-of the pairs' cosines with the gold scores. An embedding is the mean over
-tokens, scaled to length one.
+of the pairs' cosines with the gold scores. An embedding is what `Run.encode`
+makes by the model's own files: the mean over tokens, scaled to length one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+import dataclasses
 import json
 import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
-from collab import command, models, tasks
+import collab
+from collab import command, evaluate, models
 from collab.convert import calibration, reparametrize, source
-from collab.data import examples
 from collab.data.readers import glue
-from collab.training import evaluation, sharding
+from collab.metrics import labels
 from experiments import results, study
 
 WIDTHS = 384, 192, 128, 96, 64, 32
@@ -43,10 +42,9 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
     file.write('\n'.join(train))
     file.flush()
     seen = calibration.read(found, file.name, rows=rows)
-  words = source.words(found)
   texts = [text for x in dev for text in x.texts]
-  encoded = examples.encode([(text,) for text in texts], words, 128)
-  original = embed(found.model, found.params, encoded)
+  opened = collab.load(folder)
+  original = opened.encode(texts)
   gold = [x.label for x in dev]
   yield dict(key_width=0, way='original', **scores(original, original, gold))
   for k in WIDTHS:
@@ -61,7 +59,9 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
         found.model, found.params, fields, inputs, budget
       )
       seconds = round(time.monotonic() - start, 1)
-      got = embed(new.model, new.params, encoded)
+      model = models.build(**new.model)
+      converted = dataclasses.replace(opened, model=model, params=new.params)
+      got = converted.encode(texts)
       size = sum(x.size for x in jax.tree.leaves(new.params))
       yield dict(
         key_width=k,
@@ -74,32 +74,12 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
       )
 
 
-def embed(
-  model: Mapping, params: Mapping, rows: examples.Rows, size: int = 64
-) -> np.ndarray:
-  """Computes embeddings of length one, [N, D], of examples.Rows."""
-  model = models.build(**model)
-  params = jax.tree.map(jnp.asarray, params)
-
-  def program(model, params, batch):
-    x, _ = model.apply({'params': params}, batch)
-    real = jnp.arange(x.shape[1])[None] < batch['lengths'][:, None]
-    x = jnp.where(real[..., None], x, 0).sum(1)
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-  every = np.arange(len(rows))
-  computed = tasks.Pass.by_length(program, rows, every, size, 128)
-  compute = evaluation.over_examples(model, sharding.make_mesh())
-  return compute(params, computed)
-
-
 def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
   """Computes cosines to the original, and Spearman's correlation."""
-  pairs = got.reshape(-1, 2, got.shape[-1])
-  cosines = (pairs[:, 0] * pairs[:, 1]).sum(-1)
+  correlation = labels.correlation_scores(gold, evaluate.cosines(got))
   return dict(
     cosine=float((got * original).sum(-1).mean()),
-    spearman=float(stats.spearmanr(cosines, gold).statistic),
+    spearman=correlation['spearman'],
     sentences=len(got),
   )
 

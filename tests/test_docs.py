@@ -22,6 +22,9 @@ from collab import attention, command
 from collab.runtime import plan
 from experiments.tables import __main__ as tables
 from tests import tiny
+from tests.convert.checkpoints import with_words
+from tests.convert.test_main import marian
+from tests.test_generate import write_run
 
 GLOBS = '*.md', 'docs/**/*.md', 'benchmarks/*.md', 'experiments/**/*.md'
 PAGES = sorted(
@@ -81,6 +84,8 @@ def test_page(page, place, monkeypatch):
   text = (tiny.ROOT / page).read_text('utf-8')
   for link in LINK.findall(text):
     assert ((tiny.ROOT / page).parent / link).exists(), link
+  if page == 'docs/how-to/use.md':
+    write_models(place)
   names = {}
   for title, code in PYTHON.findall(text):
     if title:
@@ -90,6 +95,13 @@ def test_page(page, place, monkeypatch):
       exec(compile(code, page, 'exec'), names)
   for environ, words in commands(text):
     check(environ, words, monkeypatch)
+
+
+def write_models(place):
+  """Small models in the place of those that the reader has."""
+  write_run(place / 'runs' / 'lm-sample-s0')
+  with_words(place / 'all-MiniLM-L6-v2')
+  marian(place / 'opus-mt-en-de')
 
 
 def check(environ, words, monkeypatch):

@@ -115,7 +115,7 @@ def test_layers_need_jax_flax_and_numpy_alone(core):
   }
 
 
-COMMANDS = ('generate', 'translate', 'accounting', 'convert')
+COMMANDS = ('generate', 'translate', 'evaluate', 'accounting', 'convert')
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, 'convert.redundancy'])
@@ -128,11 +128,15 @@ def test_command_without_the_extra_is_one_line(core, name):
   assert 'tensorflow-datasets' in line
 
 
+PACKAGES = ('data', 'metrics', 'training', 'convert', 'inference', 'tasks.lm')
+
+
 @pytest.mark.parametrize(
-  'name', ['data', 'metrics', 'training', 'convert', 'tasks.lm']
+  'statement',
+  [*(f'import collab.{x}' for x in PACKAGES), 'from collab import load'],
 )
-def test_package_without_the_extra_names_it(core, name):
-  done = run(core, '-c', f'import collab.{name}')
+def test_package_without_the_extra_names_it(core, statement):
+  done = run(core, '-c', statement)
   last = done.stderr.splitlines()[-1]
   assert last.startswith('ImportError: collab needs ')
   assert last.endswith("pip install 'collab[train]'")

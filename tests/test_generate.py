@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import decoding, load_run, model_json, models
+import collab
+from collab import decoding, model_json, models
 from collab.data import tokenizer_training
-from collab.generate import generate, main
+from collab.generate import main
+from collab.inference.run import Continuation, Run
 from collab.runtime import checkpoint
 from collab.runtime import workdir as workdirs
 from configs import lm
@@ -52,9 +54,8 @@ def parameters(vocab_size):
 @pytest.fixture(scope='module')
 def go_on(words):
   n = words.vocab_size
-  return functools.partial(
-    generate, model(n), parameters(n), words, length=7, batch_size=2
-  )
+  run = Run(model(n), parameters(n), words)
+  return functools.partial(run.generate, length=7, batch_size=2)
 
 
 def test_greedy_lines_go_on(go_on, words):
@@ -105,11 +106,11 @@ def test_outputs_that_are_not_finite_are_no_text(go_on, words, temperature):
   n = words.vocab_size
   bad = jax.tree.map(lambda x: x * np.nan, parameters(n))
   options = dict(length=3, temperature=temperature)
-  for line in generate(model(n), bad, words, ['one', ''], **options):
+  for line in Run(model(n), bad, words).generate(['one', ''], **options):
     assert isinstance(line, FloatingPointError)
 
 
-def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
+def test_a_line_break_of_the_model_is_a_blank(words, monkeypatch):
   ids = words.encode('two\nthree\r\n')
 
   def decode(*args):
@@ -117,8 +118,11 @@ def test_a_line_break_of_the_model_is_a_blank(go_on, words, monkeypatch):
     rows = jnp.tile(jnp.array(ids)[None], (B, 1))
     return decoding.Decoded(rows, jnp.zeros(B))
 
-  monkeypatch.setattr('collab.generate._decode', decode)
-  assert go_on(['one', '']) == ['one two three ', ' two three ']
+  monkeypatch.setattr(Continuation, '__call__', decode)
+  n = words.vocab_size
+  run = Run(model(n), parameters(n), words)
+  found = run.generate(['one', ''], length=7)
+  assert found == ['one two three ', ' two three ']
 
 
 @pytest.mark.parametrize(
@@ -141,10 +145,13 @@ def test_impossible_options(go_on, options, message):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
+  return write_run(tmp_path_factory.mktemp('run'))
+
+
+def write_run(folder):
   """The workdir of a language model with the least that it needs."""
-  folder = tmp_path_factory.mktemp('run')
   c = lm.get_config('sample')
-  c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=16)
+  c.model.update(dim=8, mlp_dim=8, num_layers=1, max_length=64)
   c.model.attention.num_heads = 2
   c.checkpoint.update(best='', final='last', keep=1)
   workdirs.claim(c.lock(), folder)
@@ -202,7 +209,7 @@ def test_another_tokenizer_than_the_models(change, words, run, tmp_path):
   folder = shutil.copytree(run, tmp_path / 'copy')
   edited(folder, change)
   with pytest.raises(ValueError, match=words) as info:
-    load_run.load(folder, 'lm')
+    collab.load(folder)
   assert str(folder) in str(info.value)
 
 
@@ -215,16 +222,16 @@ def test_what_a_run_of_before_can_tell(change, words, run, tmp_path):
   path.write_text(json.dumps(fields))
   edited(folder, change)
   with pytest.raises(ValueError, match=words):
-    load_run.load(folder, 'lm')
+    collab.load(folder)
 
 
 def test_a_run_of_before_opens_and_says_so_once(run, tmp_path, caplog):
   folder = shutil.copytree(run, tmp_path / 'copy')
-  load_run.load(folder, 'lm')
+  collab.load(folder)
   assert not caplog.messages
   fields, _ = model_json.read(folder)
   (folder / 'model.json').write_text(json.dumps(fields))
-  load_run.load(folder, 'lm')
+  collab.load(folder)
   want = f'{folder}: no record of its tokenizer to compare with.'
   assert caplog.messages == [want]
 
@@ -233,25 +240,18 @@ def test_the_layout_of_a_tokenizers_file_does_not_matter(run, tmp_path):
   """Nor do blanks and the order of keys make it another one."""
   folder = shutil.copytree(run, tmp_path / 'copy')
   edited(folder, lambda content: content.update(model=content.pop('model')))
-  load_run.load(folder, 'lm')
+  collab.load(folder)
 
 
-def test_command_needs_a_run_of_lm(tmp_path):
+def test_command_needs_a_model_that_is_there(tmp_path):
   """What is wrong is said in one line."""
-  c = lm.get_config('sample')
-  c.task.name = 'mlm'
-  workdirs.claim(c, tmp_path)
-  command = [sys.executable, '-m', 'collab.generate', '--prompt=one']
-  for folder, message in (
-    (tmp_path, f'generate: {tmp_path} is a run of mlm, expected lm.\n'),
-    (tmp_path / 'x', f'generate: {tmp_path / "x" / "run.json"} is missing'),
-  ):
-    done = subprocess.run(
-      [*command, f'--workdir={folder}'],
-      capture_output=True,
-      text=True,
-      cwd=tiny.ROOT,
-    )
-    assert (done.returncode, done.stdout) == (1, '')
-    assert done.stderr.startswith(message)
-    assert done.stderr.count('\n') == 1
+  done = subprocess.run(
+    [sys.executable, '-m', 'collab.generate', f'--workdir={tmp_path}'],
+    input='one',
+    capture_output=True,
+    text=True,
+    cwd=tiny.ROOT,
+  )
+  assert (done.returncode, done.stdout) == (1, '')
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(f'generate: {tmp_path} is neither a workdir (it has')

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import attention, decoding, load_run
+import collab
+from collab import attention, decoding
 from configs import glue, lm
 from tests import tiny
 import train
@@ -187,7 +188,8 @@ def test_an_attention(lab, tmp_path, text, positions):
   config = language_model(tmp_path, positions=positions)
   scores = run(config, tmp_path / 'run')
   assert scores['perplexity'] < scores['unigram_perplexity']
-  model, params, _, _ = load_run.load(str(tmp_path / 'run'), 'lm')
+  found = collab.load(str(tmp_path / 'run'))
+  model, params = found.model, found.params
   tokens = np.random.default_rng(0).integers(5, 200, (2, 11))
   full = jax.jit(lambda p: model.apply({'params': p}, dict(tokens=tokens)))
   step = jax.jit(decoding.step_of(model, params))

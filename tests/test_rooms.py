@@ -13,8 +13,8 @@ ROOMS = (
   'collab.models', 'collab.metrics', 'collab.data', 'collab.decoding',
   'collab.beam_search', 'collab.runtime', 'collab.command', 'collab.model_json',
   'collab.tasks', 'collab.accounting', 'collab.training', 'collab.load_run',
-  'collab.convert', 'collab.analysis', 'collab.translate', 'collab.generate',
-  'configs', 'experiments',
+  'collab.convert', 'collab.analysis', 'collab.inference', 'collab.translate',
+  'collab.generate', 'collab.evaluate', 'configs', 'experiments',
 )  # fmt: skip
 
 

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from collab import load_run, models, translate
+import collab
+from collab import models, translate
 from collab.data import tokenizer_training
+from collab.inference.run import Run
 from tests import tiny
 
 FIELDS = dict(
@@ -36,8 +38,8 @@ def main(tmp_path, monkeypatch):
     params = jax.tree.map(lambda x: jnp.full(x.shape, factor), shapes)
     task = types.SimpleNamespace(beam=2, alpha=0.6)
     config = types.SimpleNamespace(task=task)
-    found = models.build(**fields), params, words, config
-    monkeypatch.setattr(load_run, 'load', lambda *args: found)
+    found = Run(models.build(**fields), params, words, config)
+    monkeypatch.setattr(collab, 'load', lambda *args: found)
     stdin = types.SimpleNamespace(buffer=io.BytesIO(stdin.encode()))
     monkeypatch.setattr('sys.stdin', stdin)
     translate.main(['--workdir=DIR'])

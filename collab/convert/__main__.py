@@ -62,7 +62,12 @@ def _parse(argv):
   add('model_dir')
   add('out_dir', help='a new folder')
   add('--attention', help='default: that of the model, only read and write')
-  add('--calibration', default='', help="text, a line each; or 'train'")
+  add(
+    '--calibration',
+    default='',
+    help='text, a line each; for a translator SOURCE_FILE,TARGET_FILE; for a '
+    "model of images a folder; or 'train'",
+  )
   add('--data', default='', help='folder of the training data of the run')
   add('--rows', type=int, default=1000, help='texts to look at')
   add('--length', type=int, default=128, help='tokens of a text at most')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of text or training data on which conversions measure inputs."""
+"""Batches of text, images or training data that conversions look at."""
 
 import math
 import pathlib
@@ -9,11 +9,14 @@ import numpy as np
 
 from collab import checks, model_json, models, tasks
 from collab.convert import source as sources
-from collab.data import examples
-from collab.io import text_lines
+from collab.data import augment, examples
+from collab.data.readers import encoded_images, parallel_files
+from collab.data.readers.encoded_images import ENDINGS
+from collab.io import json_text, text_lines
 from collab.runtime import workdir
 
 TRAIN = 'train'  # reads the run's own data instead of a file
+PROCESSOR = 'preprocessor_config.json'  # of a checkpoint that reads images
 
 
 class Calibration(NamedTuple):
@@ -40,7 +43,9 @@ def read(
 
   Args:
     source: source.Source.
-    path: path of a text file, plain or .gz, with one text a line; or 'train'.
+    path: path of a text file, plain or .gz, with one text a line; for a
+      translator 'SOURCE,TARGET', two such files, or one .tsv of pairs; for a
+      model of images a folder that has some at any depth; or 'train'.
     rows: number of texts, drawn without replacement if there are more.
     size: texts of a batch; a smaller last batch is dropped unless it is the
       only one.
@@ -48,8 +53,8 @@ def read(
     seed: seed of the drawing.
 
   Raises:
-    ValueError: rows, length or seed is out of range, the text is empty, there
-      is no tokenizer, or the model does not read text.
+    ValueError: rows, length or seed is out of range, there is nothing to read,
+      or no tokenizer or mean of images to read it by.
   """
   checks.at_least('rows', rows, 1)
   checks.at_least('length', length, 1)
@@ -58,19 +63,23 @@ def read(
   model = models.build(**fields)
   if path == TRAIN:
     return Calibration(model, _training(source, rows))
-  if model.READS not in ('texts', 'stream'):
-    raise ValueError(
-      f'calibration={path}: a model that reads {model.READS} does not read '
-      f"lines of text; '{TRAIN}' takes the training data of a run."
-    )
+  if model.READS == 'images':
+    every = pathlib.Path(path).rglob('*')
+    found = sorted(x for x in every if x.suffix.lower() in ENDINGS)
+    chosen = _draw(found, rows, seed, f'calibration={path} has no images')
+    return Calibration(model, _images(source, chosen, size))
   words = sources.words(source)
+  length = min(length, model.longest)
+  if model.READS == 'pairs':
+    files = [pathlib.Path(name) for name in str(path).split(',')]
+    if len(files) > 2:
+      raise ValueError(f'calibration={path}; expected SOURCE,TARGET or a .tsv.')
+    pairs = [row[:2] for row in parallel_files.read(files, {})]
+    pairs = _draw(pairs, rows, seed, f'calibration={path} has no pairs')
+    return Calibration(model, _pairs(words, pairs, size, length))
   texts = [line.strip() for line in text_lines.of_path(pathlib.Path(path))]
   texts = [text for text in texts if text]
-  if not texts:
-    raise ValueError(f'calibration={path} has no text.')
-  chosen = np.random.default_rng(seed).permutation(len(texts))[:rows]
-  texts = [texts[i] for i in chosen]
-  length = min(length, model.longest)
+  texts = _draw(texts, rows, seed, f'calibration={path} has no text')
   if model.READS == 'stream':
     batches = _stream(words, texts, size, length)
   else:
@@ -78,6 +87,69 @@ def read(
     fields |= dict(head='none', outputs=0, pooler='pooler' in source.params)
     batches = _rows(words, texts, size, length)
   return Calibration(models.build(**fields), batches)
+
+
+def _draw(every, rows, seed, nothing):
+  """Draws some of a list; a ValueError with the message if it is empty."""
+  if not every:
+    raise ValueError(f'{nothing}.')
+  chosen = np.random.default_rng(seed).permutation(len(every))[:rows]
+  return [every[i] for i in chosen]
+
+
+def _images(source, paths, size):
+  """Reads images as in an evaluation, normalised as the model is used to."""
+  side, channels = source.model['image_size'], source.model['channels']
+  mean, std = _normalisation(source)
+  batches = []
+  for part in _split(paths, size):
+    images = []
+    for path in part:
+      with checks.located(f'{path} does not decode', Exception):
+        image = encoded_images.decode(path.read_bytes())
+        image = image.convert(encoded_images.MODES[channels])
+      images.append(augment.eval_picture(image, side, augment.Recipe()))
+    images = np.stack(images).reshape(-1, side, side, channels)
+    batches.append(dict(images=augment.normalize(images, mean, std)))
+  return batches
+
+
+def _normalisation(source):
+  """Finds mean and standard deviation of the channels of a model's images."""
+  if source.pretrained is None:
+    return source.config.data.mean, source.config.data.std
+  files = source.pretrained.files
+  if PROCESSOR not in files:
+    raise ValueError(
+      f'{source.folder} has no {PROCESSOR}, which has the mean of its images.'
+    )
+  fields = json_text.parse_object(
+    files[PROCESSOR], PROCESSOR, image_mean=list, image_std=list
+  )
+  return fields['image_mean'], fields['image_std']
+
+
+def _pairs(words, pairs, size, length):
+  """Batches pairs of similar length, each in a row of its own."""
+  texts, translations = zip(*pairs, strict=True)
+  ids = words.encode_batch(texts), words.encode_targets(translations)
+  sides = dict(
+    source=[[*x[: length - 1], words.eos_id] for x in ids[0]],
+    target=[[words.bos_id, *x][:length] for x in ids[1]],
+  )
+  sides = {k: examples.collect((x, 0) for x in v) for k, v in sides.items()}
+  order = np.argsort(sides['source'].lengths, kind='stable')
+  batches = []
+  for part in _split(order, size):
+    batch = {}
+    for side, rows in sides.items():
+      found = examples.pad(rows, part, examples.width(rows, part, length))
+      at = np.arange(found['tokens'].shape[1], dtype=np.int32)[None]
+      real = (at < found['lengths'][:, None]).astype(np.int32)
+      batch[f'{side}_segments'], batch[f'{side}_positions'] = real, at * real
+      batch['source' if side == 'source' else 'target_inputs'] = found['tokens']
+    batches.append(batch)
+  return batches
 
 
 def _rows(words, texts, size, length):

@@ -5,19 +5,22 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 from safetensors import numpy as safetensors
 
 from collab import checks, load_run, model_json
 from collab.convert.huggingface import checkpoints, folders, gguf_file
+from collab.data.sentencepieces import SentencePieces
 from collab.data.tokenizer import Tokenizer
-from collab.io import atomic, json_text, node_files
+from collab.io import atomic, buckets, json_text, node_files
 from collab.runtime import workdir as workdirs
 from collab.training import sharding
 
 ORIGIN = 'huggingface'  # folder in a workdir with what only an export needs
 FILES = 'files'  # folder in it with the files beside the model
+NO_WORDS = '{} has no tokenizer.json, nor source.spm with those beside it.'
 # Tasks that a checkpoint can do without training, by the kind of its model.
 TASKS = dict(
   decoder=dict(name='lm'),
@@ -51,7 +54,10 @@ class Source(NamedTuple):
 
 
 def read(
-  folder: str | pathlib.Path, allow: tuple[str, ...] = (), data: str = ''
+  folder: str | pathlib.Path,
+  allow: tuple[str, ...] = (),
+  data: str = '',
+  mesh: Mesh | None = None,
 ) -> Source:
   """Reads a workdir or a checkpoint.
 
@@ -60,15 +66,17 @@ def read(
       of llama.cpp, .gguf.
     allow: see `checkpoints.load`.
     data: see `Source`.
+    mesh: where the parameters of a workdir stay, instead of in NumPy arrays.
 
   Raises:
     ValueError: it is neither, or it is incomplete.
   """
-  path = node_files.fetched(folder)
+  path = buckets.at(folder)
   if (path / 'run.json').exists():
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
-    return _read_run(path)._replace(data=data)
+    return _read_run(path, mesh)._replace(data=data)
+  path = node_files.fetched(folder)
   if path.suffix != gguf_file.SUFFIX and not (path / 'config.json').exists():
     raise ValueError(
       f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
@@ -80,30 +88,32 @@ def read(
   return Source(str(path), config, model, params, meaning, tokenizer, found)
 
 
-def _read_run(path):
+def _read_run(path, mesh):
   config = workdirs.claim(None, path)
-  # Split over the devices on the way to this machine's memory.
-  mesh = sharding.make_mesh(fsdp=jax.device_count())
-  model, meaning, params = load_run.read(path, config, mesh)
-  params = jax.tree.map(np.asarray, params)
+  # Split over the devices, if only on the way to this machine's memory.
+  split = mesh or sharding.make_mesh(fsdp=jax.device_count())
+  model, meaning, params = load_run.read(path, config, split)
+  if not mesh:
+    params = jax.tree.map(np.asarray, params)
   tokenizer, found = folders.read_tokenizer(path), None
   if (path / ORIGIN).exists():
+    kept = node_files.fetched(path / ORIGIN)
     origin = json_text.read_object(
-      path / ORIGIN / 'origin.json', config=dict, names=dict
+      kept / 'origin.json', config=dict, names=dict
     )
     origin = dict(dtype='float32') | origin  # older ones have no dtype
-    with checks.located(path / ORIGIN / 'origin.json'):
+    with checks.located(kept / 'origin.json'):
       checks.one_of('dtype', origin['dtype'], checkpoints.DTYPES)
-    workdirs.check_links(path / ORIGIN)
+    workdirs.check_links(kept)
     found = checkpoints.Pretrained(
       model=model,
       params=params,
       tokenizer=tokenizer,
-      rest=folders.read_file(path / ORIGIN / 'rest.safetensors'),
+      rest=folders.read_file(kept / 'rest.safetensors'),
       config=origin['config'],
       names=origin['names'],
       dtype=origin['dtype'],
-      files=folders.read_companions(path / ORIGIN / FILES),
+      files=folders.read_companions(kept / FILES),
     )
   return Source(str(path), config, model, params, meaning, tokenizer, found)
 
@@ -127,12 +137,21 @@ def write_origin(
   atomic.save_json(folder / 'origin.json', origin)
 
 
-def words(found: Source) -> Tokenizer:
+def words(found: Source) -> Tokenizer | SentencePieces:
   """Returns the tokenizer of a Source; a ValueError if none fits."""
-  if not found.tokenizer:
-    raise ValueError(f'{found.folder} has no tokenizer.json.')
+  if words := tokenizer(found):
+    return words
+  raise ValueError(NO_WORDS.format(found.folder))
+
+
+def tokenizer(found: Source) -> Tokenizer | SentencePieces | None:
+  """Returns the tokenizer of a Source, None if it has none."""
   return load_run.tokenizer_of(
-    found.folder, found.tokenizer, found.model, found.meaning
+    found.folder,
+    found.tokenizer,
+    found.model,
+    found.meaning,
+    found.pretrained.files if found.pretrained else {},
   )
 
 

@@ -94,6 +94,10 @@ class Tokenizer:
     """Encodes a text, without <bos> and <eos>."""
     return self.encode_batch([text])[0]
 
+  def encode_targets(self, texts: Iterable[str]) -> list[list[int]]:
+    """Encodes translations; other languages have the same rules here."""
+    return self.encode_batch(texts)
+
   def encode_with_offsets(
     self, texts: Iterable[str]
   ) -> list[tuple[list[int], np.ndarray]]:
@@ -128,6 +132,10 @@ class Tokenizer:
     """
     ids = [int(i) for i in ids if int(i) not in self.special]
     return self._rules.decode(ids).removeprefix(self._blank)
+
+  def pieces(self, ids: Iterable[int]) -> list[str]:
+    """Returns the names of ids in the vocabulary."""
+    return [self._rules.id_to_token(int(i)) for i in ids]
 
 
 def each(encode: Callable, texts: Iterable[str]) -> Iterator:

@@ -171,21 +171,15 @@ class Classification(tasks.OfConfig):
     right, _ = tokens.accuracy(outputs, batch['labels'], weights)
     return total, weight, dict(accuracy=right)
 
-  def score(
-    self, model: models.Model, params: Mapping, batch: dict
-  ) -> jax.Array:
-    """Computes the outputs of the model, float32 [R, outputs]."""
-    return model.apply({'params': params}, batch).astype(jnp.float32)
-
   def passes(self, model: models.Model, split: str) -> dict[str, tasks.Pass]:
-    """Computes the outputs of each part, in batches of similar length."""
+    """Computes the `outputs` of each part, in batches of similar length."""
     found = {}
     for name, part in getattr(self._parts, split).items():
       rows, encoded = self._dev[part]
       size = min(len(rows), self.units_per_step)
       indices = self._indices(np.arange(len(rows)))
       found[name] = tasks.Pass.by_length(
-        self.score, encoded, indices, size, self._length
+        outputs, encoded, indices, size, self._length
       )
     return found
 
@@ -261,6 +255,11 @@ class Classification(tasks.OfConfig):
 
 
 build = Classification
+
+
+def outputs(model: models.Model, params: Mapping, batch: dict) -> jax.Array:
+  """Computes the outputs of a model, float32 [R, outputs]."""
+  return model.apply({'params': params}, batch).astype(jnp.float32)
 
 
 def read(

@@ -7,7 +7,7 @@ Axes: R rows of packed pairs, L tokens of a row, B sentences to translate.
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -243,13 +243,22 @@ def translations(
   """
   _check_beam(beam, alpha, tokenizer)
   encoded = examples.collect((x, len(x)) for x in ids)
-
-  def rows(model, params, batch):
-    source, lengths = batch['tokens'], batch['lengths']
-    return _decode(model, tokenizer, beam, alpha, params, source, lengths)
-
-  every = np.arange(len(ids))
+  every, rows = np.arange(len(ids)), BeamSearch(tokenizer, beam, alpha)
   return tasks.Pass.by_length(rows, encoded, every, size, model.max_length)
+
+
+class BeamSearch(NamedTuple):
+  """Translates rows, a function of tasks.Pass; equal ones compile once."""
+
+  tokenizer: Tokenizer
+  beam: int
+  alpha: float
+
+  def __call__(
+    self, model: models.EncoderDecoder, params: Mapping, batch: Mapping
+  ) -> decoding.Decoded:
+    source, lengths = batch['tokens'], batch['lengths']
+    return _decode(model, *self, params, source, lengths)
 
 
 def _check_beam(beam, alpha, tokenizer):

@@ -9,13 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import collab
 from collab import attention
 from collab.convert import __main__ as command
 from collab.convert import source
 from collab.convert.decompose import layers
 from collab.convert.huggingface import checkpoints, leave
-from collab.data import examples
-from experiments import minilm
 from tests.convert import left
 from tests.convert.checkpoints import (
   identical,
@@ -157,9 +156,7 @@ def test_sentence_transformers_opens_a_compressed_model(tmp_path):
   model = SentenceTransformer(
     str(tmp_path / 'new'), trust_remote_code=True, device='cpu'
   )
-  found = source.read(tmp_path / 'out')
-  rows = examples.encode([(x,) for x in SENTENCES], source.words(found), 128)
-  ours = minilm.embed(found.model, found.params, rows)
+  ours = collab.load(tmp_path / 'out').encode(SENTENCES)
   np.testing.assert_allclose(model.encode(SENTENCES), ours, atol=1e-5)
 
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 import tokenizers
 
+import collab
 from collab import model_json, models, translate
 from collab.convert import __main__ as command
 from collab.convert import calibration, output, source
@@ -283,9 +284,19 @@ def test_a_tokenizer_that_is_no_text(bert, tmp_path):
 # Translation ------------------------------------------------------------------
 
 
+def longer_marian(folder):
+  """The golden translator, for up to 64 tokens and without a tokenizer."""
+
+  def change(tensors):
+    return {k: x for k, x in tensors.items() if 'embed_positions' not in k}
+
+  config = dict(max_position_embeddings=64)
+  return checkpoints.variant(folder, 'marian_MTModel', change, **config)
+
+
 def marian(folder):
   """A translator whose tokenizer.json is of the form that others have made."""
-  shutil.copytree(checkpoints.GOLDEN / 'marian_MTModel', folder)
+  longer_marian(folder)
   pieces = [('\u2581', -9.0)] + [(f'\u2581{c}', -2.0) for c in 'abcdefgh']
   pieces += [(f'x{i}', -20.0) for i in range(25)]
   pieces = [('</s>', 0.0), ('<unk>', -30.0), *pieces, ('<pad>', 0.0)]
@@ -325,11 +336,34 @@ def test_a_converted_marian_translates(tmp_path, capsys, monkeypatch):
   assert words.decode(said)
 
 
-def test_a_marian_without_a_tokenizer_json(tmp_path):
+def test_a_marian_without_a_tokenizer(tmp_path, monkeypatch):
   run(checkpoints.GOLDEN / 'marian_MTModel', tmp_path / 'out')
-  words = r'tokenizer\.json is missing: the checkpoint .*\(source\.spm, vocab'
-  with pytest.raises(ValueError, match=words):
+  stdin = types.SimpleNamespace(buffer=io_module.BytesIO())
+  monkeypatch.setattr('sys.stdin', stdin)
+  with pytest.raises(ValueError, match=r'has no tokenizer\.json, nor source'):
     translate.main([f'--workdir={tmp_path / "out"}'])
+
+
+def test_a_marian_with_sentence_pieces(tmp_path):
+  """Its files come along, and the conversion translates as the checkpoint."""
+  pytest.importorskip('sentencepiece', reason='needs the [convert] extra')
+  from tests.data.test_sentencepieces import write
+
+  out = tmp_path / 'out'
+  folder = write(longer_marian(tmp_path / 'marian'), most=33)
+  run(folder, out)
+  texts = 'one two', '', 'seven'
+  found = collab.load(out)
+  assert found.tokenizer.vocab_size == 37
+  want = found.translate(texts, beam=2)
+  assert want[1] == ''
+  assert any(want)
+  assert collab.load(folder).translate(texts, beam=2) == want
+  maps = found.attention_maps('one', 'eins')
+  assert maps.tokens[-1] == '</s>'
+  assert maps.target[0] == '<pad>'
+  shape = 2, len(maps.target), len(maps.tokens)
+  assert maps.weights['decoder/layer_0/cross'].shape == shape
 
 
 # Wrong input ------------------------------------------------------------------

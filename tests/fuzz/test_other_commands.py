@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from collab import accounting, attention, generate, load_run, models, translate
+import collab
+from collab import accounting, attention, generate, models, translate
 from collab.accounting import __main__ as count
 from collab.accounting import plots
 from collab.convert import __main__ as convert
 from collab.convert import output
 from collab.data import tokenizer_training
+from collab.inference.run import Continuation, Run
 from collab.tasks import wmt14
 from tests import tiny
 from tests.convert import checkpoints
@@ -74,18 +76,18 @@ def words(tmp_path_factory):
   return tokenizer_training.train(iter(tiny.WORDS.values()), 300, path)
 
 
-def patched(patch, module, model, params, words, lines):
+def patched(patch, place, name, model, params, words, lines):
   """Has a run and input; what it decodes is traced, and then <eos> alone."""
   task = types.SimpleNamespace(beam=2, alpha=0.6)
-  run = model, params, words, types.SimpleNamespace(task=task)
-  patch.setattr(load_run, 'load', lambda *args: run)
-  decode = module._decode
+  run = Run(model, params, words, types.SimpleNamespace(task=task))
+  patch.setattr(collab, 'load', lambda *args: run)
+  decode = getattr(place, name)
 
   def nothing(*args):
     found = decode(*args)
     return jax.tree.map(lambda x: jnp.full_like(x, words.eos_id), found)
 
-  patch.setattr(module, '_decode', nothing)
+  patch.setattr(place, name, nothing)
   stdin = types.SimpleNamespace(buffer=io.BytesIO(b'\n'.join(lines)))
   patch.setattr('sys.stdin', stdin)
 
@@ -112,7 +114,7 @@ def test_generate(words, capsys, data):
   lines = data.draw(LINES)
   with pytest.MonkeyPatch.context() as patch:
     run = model_of('decoder', words, num_layers=1)
-    patched(patch, generate, *run, words, lines)
+    patched(patch, Continuation, '__call__', *run, words, lines)
     found = outcome(generate.main, ['--workdir=DIR', '--length=2', *argv])
   check_lines(found, capsys)
 
@@ -124,7 +126,7 @@ def test_translate(words, capsys, data):
   lines = data.draw(LINES)
   with pytest.MonkeyPatch.context() as patch:
     run = model_of('encoder_decoder', words, encoder_layers=1, decoder_layers=1)
-    patched(patch, wmt14, *run, words, lines)
+    patched(patch, wmt14, '_decode', *run, words, lines)
     found = outcome(translate.main, ['--workdir=DIR', *argv])
   check_lines(found, capsys)
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collab import load_run, model_json, models
+import collab
+from collab import model_json, models
 from collab.convert import source
 from collab.data import tokenizer, tokenizer_training
 from collab.data.readers import text
@@ -105,11 +106,11 @@ def test_checkpoint(copy, run, data):
   )
   path = data.draw(st.sampled_from(paths))
   path.write_bytes(data.draw(damaged(path.read_bytes())))
-  found = outcome(load_run.load, folder, 'lm')
+  found = outcome(collab.load, folder)
   if isinstance(found, Refused):
     assert '\n' not in found
     return
-  got = jax.tree.map(np.asarray, found[1])
+  got = jax.tree.map(np.asarray, found.params)
 
   def equal(step):
     return lambda x, y: np.array_equal(x, y * np.float32(step))
@@ -135,7 +136,7 @@ def test_model_that_is_not_of_the_checkpoints(how, fields, words, copy):
   folder = copy()
   good = json.loads((folder / 'model.json').read_text())
   atomic.save_json(folder / 'model.json', good | fields)
-  read = source.read if how == 'convert' else lambda x: load_run.load(x, 'lm')
+  read = source.read if how == 'convert' else collab.load
   with pytest.raises(ValueError, match=words) as error:
     read(folder)
   assert str(error.value).startswith(f'{folder}/model.json is ')

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from collab import beam_search, decoding, models, tasks
-from collab import translate as command
 from collab.data.tokenizer import BOS, EOS
+from collab.inference.run import Run
 from collab.metrics import bleu
 from collab.tasks import wmt14
 from collab.training import evaluation, sharding
@@ -229,12 +229,14 @@ def test_scores_by_category(trained, tmp_path, monkeypatch):
 # Translations -----------------------------------------------------------------
 
 
+def translate_by(task, model, params):
+  run = Run(model, params, task.tokenizer)
+  return functools.partial(run.translate, beam=2, alpha=0.6)
+
+
 @pytest.fixture(scope='module')
 def translate(trained):
-  task, model, params = trained
-  return functools.partial(
-    command.translate, model, params, task.tokenizer, beam=2
-  )
+  return translate_by(*trained)
 
 
 def test_translations_keep_their_order(translate):
@@ -276,7 +278,7 @@ def test_sentence_that_is_too_long(translate, trained):
   assert isinstance(alone, ValueError)
 
 
-def test_a_line_break_of_the_model_is_a_blank(translate, trained, monkeypatch):
+def test_a_line_break_of_the_model_is_a_blank(trained, monkeypatch):
   task, *_ = trained
   ids = task.tokenizer.encode('one\ntwo\r\n three\r') + [EOS]
 
@@ -285,6 +287,7 @@ def test_a_line_break_of_the_model_is_a_blank(translate, trained, monkeypatch):
     return decoding.Decoded(rows, jnp.zeros(len(source)))
 
   monkeypatch.setattr(wmt14, '_decode', decode)
+  translate = translate_by(*trained)
   assert translate(['one', 'two']) == ['one two  three '] * 2
 
 
@@ -299,7 +302,7 @@ def test_outputs_that_are_not_finite_have_no_score(trained, capsys):
     assert {'nll', 'accuracy', 'bleu', 'chrf', 'exact'} < set(scores)
     assert all(np.isnan(x) for x in scores.values())
     assert examples == {}
-    for x in command.translate(model, bad, task.tokenizer, ['one', 'two']):
+    for x in translate_by(task, model, bad)(['one', 'two']):
       assert isinstance(x, FloatingPointError)
   assert 'nan' not in capsys.readouterr().out
 

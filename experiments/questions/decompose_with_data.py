@@ -59,6 +59,8 @@ def table() -> tables.Table:
     json_text.require(row, path, attention_parameters=int, widths=object)
     found[row['way']].append(row)
     widths = row['widths'] if isinstance(row['widths'], list) else []
+    if row['way'] == 'keys and values':  # the same in all layers
+      widths = [row['widths']]
     values = [sum(heads) for heads in row.get('values') or []]
     rows.append(
       {

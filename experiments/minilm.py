@@ -5,11 +5,12 @@ r"""Measures what re-parametrisation without fine-tuning does to embeddings.
 
 MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0); DIR has GLUE's STS-B. Calibration
 uses sentences of its training set. For each key width, the model is converted
-by weights alone and by looking at inputs ("per layer": the layers have own key
-widths that cost as many parameters). On the dev set two things are measured:
-the mean cosine of the embeddings to the original's, and Spearman's correlation
-of the pairs' cosines with the gold scores. An embedding is what `Run.encode`
-makes by the model's own files: the mean over tokens, scaled to length one.
+by weights alone and by looking at inputs; "keys and values" get a budget of as
+many parameters, which narrows the values of heads, too. On the dev set two
+things are measured: the mean cosine of the embeddings to the original's, and
+Spearman's correlation of the pairs' cosines with the gold scores. An embedding
+is what `Run.encode` makes by the model's own files: the mean over tokens,
+scaled to length one.
 """
 
 from collections.abc import Iterator
@@ -49,10 +50,10 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
   yield dict(key_width=0, way='original', **scores(original, original, gold))
   for k in WIDTHS:
     size = 0
-    for way in ('plain', 'data-aware', 'per layer'):
+    for way in ('plain', 'data-aware', 'keys and values'):
       inputs = None if way == 'plain' else seen
       fields, budget = dict(name='collab', shared_dim=k), None
-      if way == 'per layer':  # with the parameters of the other methods
+      if way == 'keys and values':  # with the parameters of the other methods
         fields, budget = dict(name='collab'), ('parameters', size)
       start = time.monotonic()
       new = reparametrize.convert(
@@ -62,14 +63,15 @@ def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
       model = models.build(**new.model)
       converted = dataclasses.replace(opened, model=model, params=new.params)
       got = converted.encode(texts)
-      size = sum(x.size for x in jax.tree.leaves(new.params))
+      size = sum(row['parameters'] for row in new.rows)
       yield dict(
         key_width=k,
         way=way,
         widths=new.model['attention']['shared_dim'],
+        values=new.model['attention'].get('value_dims'),
         **scores(got, original, gold),
-        parameters=size,
-        attention_parameters=sum(row['parameters'] for row in new.rows),
+        parameters=sum(x.size for x in jax.tree.leaves(new.params)),
+        attention_parameters=size,
         seconds=seconds,
       )
 

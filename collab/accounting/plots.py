@@ -6,6 +6,7 @@ import pathlib
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+import numpy as np
 
 from collab import attention, models
 from collab.accounting import layer
@@ -79,7 +80,7 @@ def _parameters(fields, H, width):
 
   A field that is a share of D (a key width) keeps that share, as nearly as
   integers can; kv_heads is rounded down to a divisor of H, and latent_dim to a
-  multiple of kv_heads.
+  multiple of kv_heads. value_dims are repeated.
   """
   scaled = {
     name: max(1, round(fields[name] * H / fields['num_heads']))
@@ -91,5 +92,7 @@ def _parameters(fields, H, width):
     scaled['kv_heads'] = G
     if r := scaled.get('latent_dim'):  # which G has to divide
       scaled['latent_dim'] = max(1, r // G) * G
+  if widths := fields.get('value_dims'):
+    scaled['value_dims'] = tuple(np.resize(widths, H).tolist())
   one = attention.build(**fields | dict(num_heads=H) | scaled)
   return one.count(H * width)

@@ -11,7 +11,15 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from collab.attention import arguments, choice, costs, fields, kernels, masks
+from collab.attention import (
+  arguments,
+  choice,
+  costs,
+  fields,
+  kernels,
+  masks,
+  ragged,
+)
 from collab.attention import cache as caches
 from collab.attention.heads import Heads, Positions
 
@@ -96,6 +104,15 @@ class Attention(fields.Fields):
       precision=self.precision,
     )
     return nn.DenseGeneral(features, name=name, **own | options)(x)
+
+  def values(self, z: jax.Array, width: int) -> jax.Array:
+    """Computes z Wv_h for each head, [B, S, D] -> [B, S, H, width].
+
+    With value_dims the heads lie side by side, [B, S, 1, sum V_h].
+    """
+    if self.value_dims is None:
+      return self.project('value', z, (self.num_heads, width))
+    return self.project('value', z, sum(self.value_dims))[:, :, None]
 
   def rotate(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
     """Rotates x [B, S, G, K] by positions [B|1, S], if the layer has rope."""
@@ -210,12 +227,15 @@ class Attention(fields.Fields):
       h, mask = masks.hide(mask, h, type(self).__name__), None
     h = self.read(h, at)
     o = self._attend(h, mask, batch, deterministic, dropout_rng, sow_weights)
+    o, axis = self._gated(x, o), (-2, -1)
+    if self.value_dims is not None:
+      o, axis = ragged.join(o, self.value_dims), -1
     biased = self.use_bias if self.use_out_bias is None else self.use_out_bias
     out = self.project(
       'out',
-      self._gated(x, o),
+      o,
       self.out_features or D,
-      axis=(-2, -1),
+      axis=axis,
       use_bias=biased,
       kernel_init=self.out_kernel_init or self.kernel_init,
       bias_init=self.out_bias_init or self.bias_init,
@@ -274,6 +294,8 @@ class Attention(fields.Fields):
     dtype = jnp.result_type(*jax.tree.leaves((h.q, h.k, h.v)))
     q, k = h.q.astype(dtype), h.k.astype(dtype)
     v = k if h.v is None else h.v.astype(dtype)
+    if self.value_dims is not None:
+      v = ragged.pad(v[:, :, 0], self.value_dims)
     q = q * (q.shape[-1] ** -0.5 if h.scale is None else h.scale)
     rate, key, H = 0.0, None, self.num_heads
     # Without queries or keys nothing is dropped, so no random key is needed.

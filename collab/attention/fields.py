@@ -57,6 +57,12 @@ class Fields(nn.Module):
     window: w makes the layer causal, and hides from each query all keys but the
       w last: its own and those before.
     use_out_bias: whether the output projection has a bias, default use_bias.
+    value_dims: widths V_h of the heads' values, one each, for variants with
+      values of each head: collab, mha. A head of width 0 adds nothing. The
+      default is qkv_features / H, which the scores are scaled by either way.
+      Parameters and cache have sum V_h in the place of H V and no padding; the
+      kernels pad values to the widest head. value/kernel is [D, sum V_h], and
+      out/kernel [sum V_h, out_features].
   """
 
   num_heads: int
@@ -84,14 +90,15 @@ class Fields(nn.Module):
   gate: str = 'none'
   window: int | None = None
   use_out_bias: bool | None = None
+  value_dims: tuple[int, ...] | None = None
 
   # What a variant declares:
 
   # Where this is False the values are the keys, and the call takes no inputs_v.
   separate_values: ClassVar[bool] = True
-  # Those of the fields normalize_qk, qk_norm and rope that the variant obeys.
-  # normalize_qk needs queries and keys of one projection each; for the others
-  # `heads` calls `normalize` and `rotate`.
+  # Those of the fields in OPTIONAL that the variant obeys. normalize_qk needs
+  # queries and keys of one projection each; for the others `heads` calls
+  # `normalize`, `rotate` and `values`.
   takes: ClassVar[tuple[str, ...]] = ()
   # Whether `read` needs the keys' positions under rope: the cache keeps them.
   reads_positions: ClassVar[bool] = False
@@ -124,7 +131,7 @@ NAMES = dict(
   implementation=(None, 'xla', 'cudnn', 'splash'),
   gate=('none', 'head', 'elementwise'),
 )
-OF_QUERIES_AND_KEYS = ('normalize_qk', 'qk_norm', 'rope')
+OPTIONAL = ('normalize_qk', 'qk_norm', 'rope', 'value_dims')
 
 
 def check(layer: type, values: Mapping) -> None:
@@ -139,9 +146,9 @@ def check(layer: type, values: Mapping) -> None:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
     ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
-      negative, a window is below 1, there is no such implementation or gate, or
-      the layer has a field that its variant does not obey or another field
-      excludes.
+      negative, a window is below 1, there is no such implementation or gate,
+      value_dims are no widths of the heads, or the layer has a field that its
+      variant does not obey or another field excludes.
   """
   for field in dataclasses.fields(layer):
     name, kind = field.name, field.type
@@ -171,16 +178,32 @@ def check(layer: type, values: Mapping) -> None:
     raise ValueError(
       f'{layer.__name__} mixes keys of all places, so it does not decode.'
     )
-  given = [name for name in OF_QUERIES_AND_KEYS if values.get(name)]
+  if (widths := values.get('value_dims')) is not None:
+    _check_widths(widths, values['num_heads'])
+  given = [name for name in OPTIONAL if values.get(name)]
   for name in given:
     if name not in layer.takes:
       has = ', '.join(layer.takes) or 'none'
       raise ValueError(
-        f'{layer.__name__} has no {name}; of {", ".join(OF_QUERIES_AND_KEYS)} '
-        f'it has {has}.'
+        f'{layer.__name__} has no {name}; of {", ".join(OPTIONAL)} it has '
+        f'{has}.'
       )
-  if 'normalize_qk' in given and len(given) > 1:
+  for name in ('qk_norm', 'rope'):
+    if 'normalize_qk' in given and name in given:
+      raise ValueError(
+        f'normalize_qk and {name} exclude each other: the LayerNorm comes '
+        'after all else. With rope, take qk_norm.'
+      )
+
+
+def _check_widths(widths, H):
+  """Refuses value_dims that are not a width for each head, in sum above 0."""
+  counts = isinstance(widths, tuple) and all(
+    isinstance(n, numbers.Integral) and not isinstance(n, bool) and n >= 0
+    for n in widths
+  )
+  if not counts or len(widths) != H or not sum(widths):
     raise ValueError(
-      f'normalize_qk and {given[1]} exclude each other: the LayerNorm comes '
-      'after all else. With rope, take qk_norm.'
+      f'value_dims={widths!r}; expected a tuple of num_heads={H} widths of at '
+      'least 0, and one above 0.'
     )

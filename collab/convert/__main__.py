@@ -4,7 +4,7 @@ r"""Converts a trained model to another attention, and writes a workdir.
   python -m collab.convert MODEL_DIR OUT_DIR --attention=collab \
       --shared_dim=384 --calibration=FILE
   python -m collab.convert MODEL_DIR OUT_DIR --attention=collab \
-      --budget=parameters=100000000 --calibration=FILE
+      --budget=parameters=0.5 --calibration=FILE
   python -m collab.convert WORKDIR OUT_DIR --attention=mqa --calibration=train
   python -m collab.convert WORKDIR OUT_DIR --to=huggingface
 
@@ -26,7 +26,13 @@ import sys
 from collab import command
 from collab.convert import calibration, output, reparametrize, source
 
-BUDGETS = dict(error=float, parameters=int)
+
+def _amount(text):
+  """Reads a number, or a share of what there is, as 0.5."""
+  return float(text) if '.' in text else int(text)
+
+
+BUDGETS = dict(error=float, parameters=_amount, cache=_amount)
 
 
 def main(argv: list[str]) -> None:
@@ -71,7 +77,9 @@ def _parse(argv):
   add('--data', default='', help='folder of the training data of the run')
   add('--rows', type=int, default=1000, help='texts to look at')
   add('--length', type=int, default=128, help='tokens of a text at most')
-  add('--budget', type=_budget, help='error=E or parameters=N, of collab')
+  add(
+    '--budget', type=_budget, help='error=E; parameters=N or =SHARE; cache=...'
+  )
   add('--refine', type=int, default=0, help='steps of fitting the outputs')
   add('--seed', type=int, default=0, help='of drawing the texts')
   add('--allow', nargs='*', default=(), help='tensors not to be missed')
@@ -94,7 +102,9 @@ def _parse(argv):
 def _budget(text):
   kind, _, value = text.partition('=')
   if kind not in BUDGETS:
-    raise argparse.ArgumentTypeError(f'{text}; expected error=E, parameters=N')
+    raise argparse.ArgumentTypeError(
+      f'{text}; expected error=E, parameters=N or cache=N'
+    )
   return kind, BUDGETS[kind](value)
 
 

@@ -27,12 +27,19 @@ def ones(params: Mapping) -> dict:
   """Makes masks of ones, which change nothing, for all layers in call order.
 
   Raises:
-    ValueError: the tree has no attention layers.
+    ValueError: the tree has no attention layers, or one with value_dims, whose
+      parameters do not tell where heads begin.
   """
-  return {
-    path: np.ones(len(intercept.get(params, path + intercept.OUT)))
-    for path in intercept.paths(params)
-  }
+  masks = {}
+  for path in intercept.paths(params):
+    kernel = intercept.get(params, path + intercept.OUT)
+    if kernel.ndim != 3:
+      raise ValueError(
+        f'{"/".join(path)} has heads of several widths (value_dims); masks '
+        'need heads of one width.'
+      )
+    masks[path] = np.ones(len(kernel))
+  return masks
 
 
 def mask_heads(params: Mapping, masks: Mapping) -> Mapping:

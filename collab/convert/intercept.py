@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the attention layers of a model, and records their inputs.
+"""Finds the attention layers of a model, and records their calls.
 
 A layer is identified by the path of its parameters, ('encoder', 'layer_0',
 'self_attention'). Axes: B batch, T queries, S keys, D model.
 """
 
 from collections.abc import Iterable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -23,7 +24,7 @@ _FIRST = {'encoder', 'self_attention'}
 
 
 class Inputs(NamedTuple):
-  """The inputs of an attention layer in one call.
+  """The inputs of an attention layer in one call, and what it made of them.
 
   Attributes:
     x: queries' input [B, T, D].
@@ -31,6 +32,8 @@ class Inputs(NamedTuple):
     x_valid: bool [B, T], False where x is padding.
     y_valid: bool [B, S].
     mask: the masks.Mask of the call, or None.
+    o: the heads' mixed values [B, T, H, V], None if they were not recorded.
+    out: the layer's output [B, T, D].
   """
 
   x: jax.Array
@@ -38,6 +41,8 @@ class Inputs(NamedTuple):
   x_valid: jax.Array
   y_valid: jax.Array
   mask: Mask | None
+  o: jax.Array | None = None
+  out: jax.Array | None = None
 
 
 def paths(params: Mapping) -> list[tuple]:
@@ -114,10 +119,17 @@ def run(
 
   def look(function, args, kwargs, context):
     layer, method = context.module, context.method_name
-    called = isinstance(layer, Attention) and method == '__call__'
-    if called and layer.path in calls:
-      calls[layer.path].append(_inputs(*args, mask=kwargs['mask']))
-    return function(*args, **kwargs)
+    own = calls.get(layer.path) if isinstance(layer, Attention) else None
+    if own is None or method not in ('__call__', 'finish'):
+      return function(*args, **kwargs)
+    if method == '__call__':
+      own.append(_inputs(*args, mask=kwargs['mask']))
+    else:  # within this call
+      own[-1] = own[-1]._replace(o=args[0])
+    out = function(*args, **kwargs)
+    if method == '__call__':
+      own[-1] = own[-1]._replace(out=out)
+    return out
 
   with nn.intercept_methods(look):
     out = model.apply({'params': params}, batch)
@@ -127,6 +139,14 @@ def run(
       'is the model without scan and remat?'
     )
   return out, calls
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def record(
+  model: nn.Module, params: Mapping, batch: Mapping, wanted: tuple
+) -> dict:
+  """Computes the calls of `run`, compiled once for each shape of a batch."""
+  return run(model, params, batch, wanted)[1]
 
 
 def _inputs(x, y=None, *, mask):

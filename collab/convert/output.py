@@ -126,6 +126,7 @@ def _facts(source, new, fields, args, words):
     parameters=size(new.params),
     layers=new.rows,
     curves=[c._asdict() for c in new.curves or []],
+    trials=new.trials,
   )
 
 
@@ -178,7 +179,8 @@ def table(facts: dict) -> str:
   whole = f'{facts["parameters"]:,} of {facts["parameters_before"]:,}'
   if not rows:
     return f'Parameters: {whole}.'
-  own = [k for k in rows[0] if k in facts['attention'] or k == 'shared_dim']
+  chosen = 'shared_dim', 'value_dims'  # those of a budget
+  own = [k for k in rows[0] if k in facts['attention'] or k in chosen]
   columns = 'parameters', 'parameters_before', 'cache', 'cache_before'
   total = {k: sum(row[k] for row in rows) for k in columns}
   lines = [['layer', *own, 'error of the output', 'parameters', 'cache, bytes']]
@@ -187,7 +189,7 @@ def table(facts: dict) -> str:
     lines.append(
       [
         row['layer'],
-        *(str(row.get(k, '')) for k in own),
+        *(_shown(row.get(k, '')) for k in own),
         f'{row["error"]:.4f}' if 'error' in row else '',
         f'{row["parameters"]:,} of {row["parameters_before"]:,}',
         f'{4 * row["cache"]:,} of {4 * row["cache_before"]:,}',
@@ -195,7 +197,21 @@ def table(facts: dict) -> str:
     )
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   text = [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
-  return '\n'.join([*text, '', f'Parameters of the model: {whole}.'])
+  text += ['', f'Parameters of the model: {whole}.']
+  if trials := facts['trials']:
+    part = min(trials, key=lambda trial: trial['disturbance'])['keys']
+    text.append(
+      f'Keys got {part:.0%} of what columns of keys and values may cost, the '
+      f'best of {len(trials)} trials.'
+    )
+  return '\n'.join(text)
+
+
+def _shown(field):
+  """Formats a field of a layer; of widths the sum, and the range of heads."""
+  if not isinstance(field, tuple):
+    return str(field)
+  return f'{sum(field)} ({min(field)} to {max(field)})'
 
 
 def draw(new: Converted, path: pathlib.Path) -> None:
@@ -214,8 +230,8 @@ def draw(new: Converted, path: pathlib.Path) -> None:
     for row, curve, colour in zip(new.rows, new.curves, colours, strict=True):
       width, label = row['shared_dim'], row['layer']
       axis.plot(curve.widths, curve.errors, color=colour, label=label, lw=1.2)
-      at = curve.widths.index(width)
-      axis.plot(width, curve.errors[at], 'o', color=colour)
+      error = np.interp(width, curve.widths, curve.errors)
+      axis.plot(width, error, 'o', color=colour)
     axis.set_xlabel('key width (the dot is the one taken)')
     axis.set_ylabel('relative error of the scores')
     axis.legend(fontsize=7, ncols=1 + len(names) // 13)

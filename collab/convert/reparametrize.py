@@ -17,9 +17,15 @@ from tqdm import tqdm
 
 from collab import attention, checks
 from collab.attention.core import Attention
-from collab.convert import intercept
+from collab.convert import budgets, intercept
 from collab.convert.calibration import Calibration
-from collab.convert.decompose import fit, input_statistics, layers, rank_search
+from collab.convert.decompose import (
+  fit,
+  input_statistics,
+  layers,
+  rank_search,
+  values,
+)
 from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
 from collab.runtime import tree_table
@@ -27,7 +33,8 @@ from collab.runtime import tree_table
 KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
-PLAIN |= dict(window=None)
+PLAIN |= dict(window=None, value_dims=None)
+HELD_OUT = 5  # each fifth batch, for the trials of a budget
 
 
 class Layer(NamedTuple):
@@ -57,12 +64,14 @@ class Converted(NamedTuple):
       per token), each also with '_before'.
     curves: a rank_search.Curve per layer if the new attention is collab, else
       None.
+    trials: those of a budget, see budgets.Widths.
   """
 
   model: dict
   params: dict
   rows: list
   curves: list | None
+  trials: tuple = ()
 
 
 def find(model: Mapping, params: Mapping) -> list[Layer]:
@@ -100,7 +109,7 @@ def convert(
   params: dict,
   fields: Mapping,
   calibration: Calibration | None = None,
-  budget: tuple[str, float] | None = None,
+  budget: tuple[str, int | float] | None = None,
   refine: int = 0,
 ) -> Converted:
   """Converts all layers.
@@ -112,8 +121,10 @@ def convert(
       layers.VARIANTS takes; a tuple gives one value per layer. {} returns the
       model unchanged, and dict(name='mha') alone does so if it has mha.
     calibration: calibration.Calibration to look at, None for weights alone.
-    budget: for collab without shared_dim: ('error', maximum per layer) or
-      ('parameters', maximum of the whole model); see `rank_search`.
+    budget: for collab without shared_dim, chooses the widths of keys and
+      values: ('error', maximum per layer); or ('parameters', maximum) or
+      ('cache', maximum) of all attention layers, as int, or as float, a share
+      of what they have. See `budgets`.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
@@ -130,10 +141,16 @@ def convert(
     raise ValueError(f'refine={refine} needs calibration.')
   wanted = [of_layer(fields, i, len(found)) for i in range(len(found))]
   mhas = [_read(layer, params) for layer in found]
-  moments = _moments(found, mhas, params, calibration)
+  seen, held = calibration, None
+  if budget and budget[0] != 'error':
+    seen, held = _held_out(calibration)
+  moments = _moments(found, mhas, params, seen)
   curves = _curves(mhas, moments, wanted) if name == 'collab' else None
+  trials = ()
   if budget:  # of collab, see _checked
-    wanted = _within_budget(model, params, found, wanted, curves, budget)
+    wanted, mhas, trials = _within_budget(
+      budget, params, found, mhas, moments, curves, wanted, held
+    )
   built = _attention_fields(found, name, wanted)
   pairs = {
     layer.path: (layer.module, attention.build(name, **fields))
@@ -141,19 +158,22 @@ def convert(
   }
   new = params
   for layer, *given, want in _progress('layers', found, mhas, moments, wanted):
-    tree = layers.VARIANTS[name](*given, **want)
+    tree = _converted(name, *given, want)
     with np.errstate(over='ignore'):  # not_finite reports it below
       new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
   if bad := tree_table.join_names(tree_table.not_finite(new)):
     raise ValueError(f'{name}: not finite in float32: {bad}.')
-  errors = fit.errors(params, new, pairs, calibration)
+  measured = fit.measure(params, pairs, calibration)(
+    {path: intercept.get(new, path) for path in pairs}
+  )
   rows = [
-    _row(path, *pair, want, errors[path], model['dim'])
+    _row(path, *pair, want, measured[path], model['dim'])
     for (path, pair), want in zip(pairs.items(), wanted, strict=True)
   ]
-  return Converted(model | _model_fields(found, name, built), new, rows, curves)
+  model = model | _model_fields(found, name, built)
+  return Converted(model, new, rows, curves, trials)
 
 
 def _checked(fields, budget):
@@ -172,9 +192,9 @@ def _checked(fields, budget):
     raise ValueError(
       f'{name} has no field {", ".join(unknown)}; it has {", ".join(legal)}.'
     )
-  for key, values in fields.items():
+  for key, given in fields.items():
     kind = legal[key].annotation
-    for x in values if isinstance(values, tuple) else (values,):
+    for x in given if isinstance(given, tuple) else (given,):
       if not isinstance(x, (int, float) if kind is float else kind):
         raise ValueError(f'{name}: {key}={x!r}; expected {kind.__name__}.')
   needed = {n for n, p in legal.items() if p.default is p.empty}
@@ -213,24 +233,43 @@ def _curves(mhas, moments, wanted):
   ]
 
 
-def _within_budget(model, params, found, wanted, curves, budget):
-  """`wanted`, with a shared_dim (key width) for each layer, by a budget."""
-  kind, value = budget
+def _held_out(calibration):
+  """Splits batches into those to look at and those of the trials."""
+  if calibration is None or len(calibration.batches) < HELD_OUT:
+    return calibration, calibration
+  batches = calibration.batches
+  held = batches[HELD_OUT // 2 :: HELD_OUT]
+  rest = [x for i, x in enumerate(batches) if i % HELD_OUT != HELD_OUT // 2]
+  return calibration._replace(batches=rest), calibration._replace(batches=held)
 
-  def with_widths(widths):
-    return [x | dict(shared_dim=k) for x, k in zip(wanted, widths, strict=True)]
 
-  if kind == 'error':
-    return with_widths(rank_search.for_error(curves, value))
-  rest = sum(x.size for x in jax.tree.leaves(params))
-  rest -= sum(layer.module.count(model['dim']) for layer in found)
+def _within_budget(budget, params, found, mhas, moments, curves, wanted, held):
+  """Returns `wanted` with the widths that a budget chooses, Mhas, and trials.
 
-  def parameter_count(widths):
-    built = _attention_fields(found, 'collab', with_widths(widths))
-    new = [attention.build('collab', **fields) for fields in built]
-    return rest + sum(layer.count(model['dim']) for layer in new)
+  The values of these Mhas have the rank of their widths.
+  """
+  built = _attention_fields(found, 'collab', wanted)
+  parts = [
+    budgets.Part(layer.path, layer.module, *part)
+    for layer, *part in zip(
+      found, built, mhas, moments, curves, wanted, strict=True
+    )
+  ]
+  keys, ranks, trials = budgets.choose(*budget, parts, params, held)
+  wanted = [x | dict(shared_dim=k) for x, k in zip(wanted, keys, strict=True)]
+  if all(min(r) == x.out.shape[1] for r, x in zip(ranks, mhas, strict=True)):
+    return wanted, mhas, trials  # all values stay as they are
+  wanted = [x | dict(value_dims=r) for x, r in zip(wanted, ranks, strict=True)]
+  mhas = list(map(values.low_rank, mhas, moments, ranks))
+  return wanted, mhas, trials
 
-  return with_widths(rank_search.for_parameters(curves, parameter_count, value))
+
+def _converted(name, mha, moments, want):
+  """Returns the tree of a converted layer."""
+  want = dict(want)
+  widths = want.pop('value_dims', None)
+  tree = layers.VARIANTS[name](mha, moments, **want)
+  return tree if widths is None else values.packed(tree, widths)
 
 
 def _attention_fields(found, name, wanted):
@@ -249,18 +288,19 @@ def _model_fields(found, name, built):
     pairs = zip(found, built, strict=True)
     here = [fields for layer, fields in pairs if layer.field == field]
     changed[field] = dict(name=name)
-    for key in here[0]:
-      values = tuple(fields[key] for fields in here)
-      changed[field][key] = values[0] if len(set(values)) == 1 else values
+    for key, first in here[0].items():
+      each = tuple(fields[key] for fields in here)
+      same = len(set(each)) == 1 and not isinstance(first, tuple)
+      changed[field][key] = first if same else each
   return changed
 
 
-def _row(path, old, new, want, error, dim):
+def _row(path, old, new, want, measured, dim):
   """A row of Converted; how long a layer was fitted is no property of it."""
   return dict(
     layer='/'.join(path),
     **{key: value for key, value in want.items() if key != 'sweeps'},
-    error=error,
+    error=float(measured.error() ** 0.5),
     parameters_before=old.count(dim),
     parameters=new.count(dim),
     cache_before=old.cache_size(dim),

@@ -14,7 +14,7 @@ from collab import attention, checks, imports
 from collab.models.decoder import Decoder
 from collab.models.encoder import Encoder
 from collab.models.encoder_decoder import EncoderDecoder
-from collab.models.transformer import BlockConfig, Place
+from collab.models.transformer import BlockConfig, Place, hashable
 from collab.models.vit import ViT
 
 MODELS = dict(
@@ -83,7 +83,8 @@ def build(name: str, **fields: Any) -> Model:
   model = find(name)
   _check(fields)
   block, rest = BlockConfig.of(fields)
-  built = model(block=BlockConfig(**model.BLOCK | block), **rest)
+  block = BlockConfig(**model.BLOCK | block)
+  built = model(block=block, **hashable(rest))  # jax.jit takes it as static
   # A model of one's own may have no attention.
   for place in getattr(built, 'attentions', tuple)():
     _check_place(place)

@@ -31,6 +31,7 @@ ATTENTION = {
   '(query|key)_ln/scale': 'width',
   '(query|key|latent)_norm/scale': 'width',
 }
+RAGGED = {'value': 'dim -> width', 'out': 'width -> dim'}  # with value_dims
 # And these the rest of a model:
 TABLE = {
   '(embed|output)/embedding': 'vocabulary dim',
@@ -139,5 +140,8 @@ def _attentions(model):
     part = 'cross' if place.cross else 'self_attention'
     for i, fields in enumerate(place.each()):
       layer = rf'{stack}/layer_({i}|\*)/{part}'  # one of them, or all stacked
-      table = variants.variant(fields['name']).axes | ATTENTION
-      yield from _lines({f'{layer}/{name}': x for name, x in table.items()})
+      tables = variants.variant(fields['name']).axes, ATTENTION
+      if fields.get('value_dims'):
+        tables = RAGGED, *tables
+      for table in tables:
+        yield from _lines({f'{layer}/{name}': x for name, x in table.items()})

@@ -90,7 +90,7 @@ class BlockConfig:
       if (fields := getattr(self, name)) is not None:
         # An empty cross attention stands for the other one, and stays empty.
         own = dict(use_bias=False) if fields and not self.use_bias else {}
-        object.__setattr__(self, name, _hashable(own | dict(fields)))
+        object.__setattr__(self, name, hashable(own | dict(fields)))
     layers.choose('mlp', self.mlp, layers.MLPS)
     layers.choose('activation', self.activation, layers.ACTIVATIONS)
     layers.choose('norm', self.norm, dict.fromkeys(('post', 'pre', 'both')))
@@ -113,11 +113,11 @@ class BlockConfig:
     return norm(epsilon=self.epsilon, dtype=self.dtype)
 
 
-def _hashable(x):
+def hashable(x: Any) -> Any:
   """Freezes mappings, also those in a tuple that has one for each layer."""
   if isinstance(x, Mapping):
-    return core.freeze({k: _hashable(v) for k, v in x.items()})
-  return tuple(map(_hashable, x)) if isinstance(x, tuple) else x
+    return core.freeze({k: hashable(v) for k, v in x.items()})
+  return tuple(map(hashable, x)) if isinstance(x, tuple) else x
 
 
 class Block(nn.Module):

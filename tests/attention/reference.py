@@ -212,6 +212,22 @@ def tpa(p, X, Y, Z, H):
     yield _dense(p['query'], X, h), *heads, None
 
 
+def widened(params, widths, V):
+  """The layer whose heads all have width V, the narrower ending in zeros."""
+
+  def wide(x, axis):
+    parts = np.split(_double(x), np.cumsum(widths)[:-1], axis)
+    ends = [(0, 0)] * x.ndim
+    for h, n in enumerate(widths):
+      ends[axis] = (0, V - n)
+      parts[h] = np.pad(parts[h], ends)
+    return np.stack(parts, axis)
+
+  value = {name: wide(x, x.ndim - 1) for name, x in params['value'].items()}
+  out = params['out'] | dict(kernel=wide(params['out']['kernel'], 0))
+  return params | dict(value=value, out=out)
+
+
 LAYERS = {f.__name__: f for f in (mha, gqa, skv, el, collab, sha)}
 LAYERS |= {f.__name__: f for f in (mhe_add, mhe_mul, mla, gla, gta)}
 LAYERS |= {f.__name__: f for f in (mfa, mfa_kr, tpa)}

@@ -322,6 +322,21 @@ def test_inputs_without_tokens_or_shape(wrong, words):
 
 
 @pytest.mark.parametrize(
+  'widths', [(3, 2), (3, 2, -1), (3, 2, 1.0), (0, 0, 0), [3, 2, 1], 3]
+)
+def test_value_dims_that_are_no_widths(widths):
+  with fails(ValueError, 'value_dims=', 'a tuple of num_heads=3 widths'):
+    attention.build('mha', num_heads=3, value_dims=widths)
+
+
+@pytest.mark.parametrize('name', ['gqa', 'mla', 'mhe_add', 'skv'])
+def test_value_dims_of_variants_whose_heads_share_values(name):
+  fields = V.FIELDS.get(name, {}) | dict(num_heads=3, value_dims=(3, 2, 1))
+  with fails(ValueError, 'has no value_dims; of normalize_qk, qk_norm, rope,'):
+    attention.build(name, **fields)
+
+
+@pytest.mark.parametrize(
   'name, fields, words',
   [
     ('mhe_add', dict(soft_cap=5.0), 'soft_cap needs rope with fraction=1'),

@@ -86,10 +86,11 @@ def weights_and_biases(case, layer, D):
     )
   )  # fmt: skip
   K, C = K or H * d, C or d
+  columns = sum(layer.value_dims or [H * d])
   if isinstance(layer, variant('collab')):
     content = layer.use_bias * D * H if layer.bias == 'content' else 0
     shared = 2 * k if layer.bias == 'shared' else 0
-    return 2 * D * k + H * k + D * H * d + content, H * d + shared
+    return 2 * D * k + H * k + D * columns + content, columns + shared
   return dict(
     mha=(2 * D * K + D * H * d, 2 * K + H * d),
     gqa=(D * H * d + 2 * D * G * d, H * d + 2 * G * d),
@@ -121,7 +122,8 @@ def test_count_is_the_closed_form(case, use_bias, features):
   gates = dict(none=0, head=H, elementwise=H * d)[layer.gate]
   weights, biases = weights + D * gates, biases + gates
   d = getattr(layer, 'head_width', 0) or d
-  want = weights + H * d * Dout + use_bias * (biases + Dout)
+  columns = sum(layer.value_dims or [H * d])
+  want = weights + columns * Dout + use_bias * (biases + Dout)
   assert layer.count(D) == want
 
 

@@ -33,6 +33,7 @@ FIELDS = {
 NAMES = [name for name in attention.names() if name != 'linformer']
 # More than one way to be a variant: id -> (name, fields).
 MORE = {
+  'collab_ragged': ('collab', dict(shared_dim=23, value_dims=(5, 0, 11))),
   'mha_narrow': ('mha', dict(key_features=51, scale=0.3)),
   'collab_shared': ('collab', dict(shared_dim=23, bias='shared')),
   'collab_none': ('collab', dict(shared_dim=5, bias='none')),
@@ -89,6 +90,8 @@ def expected(case, params, x, y=None, z=None, mask=None, **fields):
   wanted += ('kv_heads',) if name in ('gqa', 'skv') else ()
   y = x if y is None else y
   z = y if z is None else z
+  if 'value_dims' in own:
+    params = reference.widened(params, own['value_dims'], d)
   own = {n: v for n, v in own.items() if n in wanted}
   return reference.attention(name, params, x, y, z, mask=mask, **own)
 

@@ -102,6 +102,16 @@ def test_ones_are_in_the_order_of_calls():
   assert {x.shape for x in found.values()} == {(3,)}
 
 
+def test_refuses_heads_of_several_widths():
+  model, params = encoder()
+  out = {'kernel': np.zeros((5, small.D))}
+  params = intercept.put(params, (*FIRST, 'out'), out)
+  with pytest.raises(
+    ValueError, match=r'layer_0.self_attention has heads of s'
+  ):
+    heads.ones(params)
+
+
 def test_refuses_masks():
   _, params = encoder(num_layers=1)
   name = '/'.join(FIRST)

@@ -63,7 +63,18 @@ def test_are_those_of_the_inputs(model):
       for c in (cov, within)
     ]
     cov, within = cov + more[0] / small.D, within + more[1] / small.D
-    close(found[path], (x.mean(0), cov, x.mean(0), cov, within))
+    o = np.concatenate(
+      [
+        np.asarray(o[:n], 'f8').reshape(n, -1)
+        for o, n in zip(call.o, lengths, strict=True)
+      ]
+    )
+    of_o = np.cov(o.T, bias=True)
+    of_o += (
+      input_statistics.SHRINK * np.trace(of_o) / len(of_o) * np.eye(len(of_o))
+    )
+    want = x.mean(0), cov, x.mean(0), cov, within, o.mean(0), of_o
+    close(found[path], want)
 
 
 def test_padding_is_not_seen(model):
@@ -101,6 +112,7 @@ def test_queries_and_memory_are_told_apart():
     x_valid=jnp.array([[True] * 3, [True, False, False]]),
     y_valid=jnp.arange(7)[None] < jnp.array([[7], [4]]),
     mask=None,
+    o=jnp.asarray(RNG.normal(size=(2, 3, 1, 2)), jnp.float32),
   )
   sums = {
     n: np.asarray(s, 'f8') for n, s in input_statistics._sums(inputs).items()
@@ -121,7 +133,8 @@ def test_queries_and_memory_are_told_apart():
 
 def test_white_is_the_identity():
   found = input_statistics.white(3)
-  close(found, (np.zeros(3), np.eye(3), np.zeros(3), np.eye(3), np.eye(3)))
+  assert found.o_cov is None
+  close(found[:5], (np.zeros(3), np.eye(3), np.zeros(3), np.eye(3), np.eye(3)))
 
 
 def test_same_bits_every_time(model):

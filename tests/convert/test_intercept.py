@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from collab import models
+from collab import attention, models
 from collab.convert import intercept
 from tests.models import small
 
@@ -51,6 +51,12 @@ def test_sees_what_a_layer_gets():
   h /= np.sqrt((h**2).mean(-1, keepdims=True) + 1e-12)
   want = h * norm['scale'][None, None] + norm['bias'][None, None]
   small.close(call.x, want)
+  out = intercept.get(params, (*path, 'out'))
+  o = np.einsum('bthv,hvd->btd', call.o, out['kernel'])
+  small.close(call.out, o + out['bias'][None, None])
+  alone = attention.build(**small.ATTENTION['mha'])
+  tree = {'params': intercept.get(params, path)}
+  small.close(call.out, alone.apply(tree, call.x, mask=call.mask))
 
 
 def test_a_shared_layer_is_called_by_every_layer():

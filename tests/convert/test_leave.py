@@ -293,6 +293,10 @@ def test_numbers_that_half_precision_lacks(tmp_path):
       "mixing': 'complex'.*; expected",
     ),
     (dict(name='gqa', kv_heads=1, gate='head'), "gate': 'head'.*; expected"),
+    (
+      dict(name='collab', shared_dim=6, value_dims=((2, 1, 0),) * 2),
+      r"value_dims': \(2, 1, 0\).*; expected",
+    ),
   ],
 )
 def test_attention_that_cannot_leave(fields, words, tmp_path, monkeypatch):

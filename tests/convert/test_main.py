@@ -79,6 +79,25 @@ def test_a_converted_checkpoint_is_a_workdir(bert, text, tmp_path, capsys):
     run(tmp_path / 'back', tmp_path / 'again')
 
 
+def test_a_budget_divides_keys_and_values(bert, text, tmp_path, capsys):
+  out = tmp_path / 'out'
+  budget = ('--attention=collab', '--budget=parameters=0.7', '--sweeps=3')
+  run(bert, out, *budget, f'--calibration={text}')
+  assert 'value_dims' in capsys.readouterr().out
+  facts = json.loads((out / 'conversion.json').read_text())
+  found = source.read(out)
+  ranks = tuple(tuple(row['value_dims']) for row in facts['layers'])
+  assert found.model['attention']['value_dims'] == ranks
+  batch, _ = batch_of(next(iter(io('bert_Model'))))
+  models.build(**found.model).apply({'params': found.params}, batch)
+  run(out, tmp_path / 'copy')
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    source.read(tmp_path / 'copy').params,
+    found.params,
+  )
+
+
 def test_what_is_unchanged_goes_back_to_the_byte(bert, tmp_path):
   run(bert, tmp_path / 'out')
   run(tmp_path / 'out', tmp_path / 'back', '--to=huggingface')

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from collab import accounting, models
-from collab.convert import reparametrize
+from collab.convert import budgets, reparametrize
 from collab.convert.calibration import Calibration
+from collab.convert.decompose import rank_search
 from tests.convert import checkpoints
 from tests.convert.test_huggingface import batch_of, io
 
@@ -98,16 +99,46 @@ def test_layers_may_differ():
   jax.tree.map(np.testing.assert_array_equal, again.params, new.params)
 
 
-def test_budgets():
+@pytest.mark.parametrize('kind', ['parameters', 'cache'])
+def test_budgets(kind):
+  """As a number and as a share, with little left over."""
   model, params, batch, _ = given('bert_Model')
+  seen, collab = calibrated(model, batch), dict(name='collab', sweeps=3)
+  new = reparametrize.convert(model, params, collab, seen, (kind, 0.7))
+  whole = sum(row[f'{kind}_before'] for row in new.rows)
+  size = sum(row[kind] for row in new.rows)
+  column = 12 + 12 + 3 if kind == 'parameters' else 1
+  assert 0.7 * whole - 2 * column < size <= 0.7 * whole
+  assert len(new.trials) == budgets.TRIALS
+  assert new.model['attention']['value_dims'] == tuple(
+    row['value_dims'] for row in new.rows
+  )
+  for row in new.rows:
+    assert len(row['value_dims']) == 3
+  got = apply(new, batch)  # the fields fit the parameters
+  assert all(np.isfinite(x).all() for x in got)
+  again = reparametrize.convert(
+    model, params, collab, seen, (kind, int(0.7 * whole))
+  )
+  jax.tree.map(np.testing.assert_array_equal, again.params, new.params)
+
+
+def test_a_budget_for_everything():
+  model, params, batch, want = given('bert_Model')
   seen = calibrated(model, batch)
-  size = sum(x.size for x in jax.tree.leaves(params))
-  least = 2 * (2 * 12 * 11 + 3 * 11)  # that key width 1 saves, content bias
-  for saved in (least - 2 * 12 * 3 - 30, 100, 0):
-    new = reparametrize.convert(
-      model, params, dict(name='collab'), seen, ('parameters', size - saved)
-    )
-    assert sum(x.size for x in jax.tree.leaves(new.params)) <= size - saved
+  new = reparametrize.convert(
+    model, params, dict(name='collab'), seen, ('parameters', 10**6)
+  )
+  assert new.model['attention'] == dict(
+    name='collab', num_heads=3, shared_dim=12
+  )
+  for got, x in zip(apply(new, batch), want, strict=True):
+    np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-4)
+
+
+def test_budgets_of_an_error():
+  model, params, batch, _ = given('bert_Model')
+  seen, sizes = calibrated(model, batch), []
   for most in (0.5, 0.1, 0.0):
     new = reparametrize.convert(
       model, params, dict(name='collab'), seen, ('error', most)
@@ -116,16 +147,44 @@ def test_budgets():
       errors = dict(zip(curve.widths, curve.errors, strict=True))
       assert errors[row['shared_dim']] <= most
       assert all(e > most for w, e in errors.items() if w < row['shared_dim'])
+    sizes.append(sum(row['parameters'] for row in new.rows))
+  assert sizes[0] < sizes[1] < sizes[2]
+  assert 'value_dims' not in new.model['attention']
+
+
+def test_what_a_budget_buys_first():
+  gains = [np.array([4.0, 1, 0]), np.array([[9.0, 2], [8, 1]])]
+  prices = [1, 3]
+  for budget, want in (
+    (4, ([1, 0, 0], [[1, 0], [0, 0]])),
+    (6, ([1, 0, 0], [[1, 0], [0, 0]])),
+    (7, ([1, 0, 0], [[1, 0], [1, 0]])),
+    (8, ([1, 1, 0], [[1, 0], [1, 0]])),
+    (99, ([1, 1, 1], [[1, 1], [1, 1]])),
+  ):
+    got = rank_search.buy(gains, prices, budget)
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_ranks_for_an_error():
+  gains = np.array([[5.0, 1], [3, 1]])
+  for most, want in ((1, [1, 0]), (0.5, [1, 1]), (0.4, [2, 1]), (0, [2, 2])):
+    np.testing.assert_array_equal(
+      rank_search.ranks_for_error(gains, most), want
+    )
 
 
 def test_a_budget_counts_the_bias_that_is_asked_for():
   model, params, _, _ = given('bert_Model')
-  size = sum(x.size for x in jax.tree.leaves(params))
-  saved = 2 * (2 * 12 * 11 + 2 * 12 - 3)  # by key width 1, without a bias
-  fields = dict(name='collab', bias='none')
-  budget = ('parameters', size - saved)
-  new = reparametrize.convert(model, params, fields, budget=budget)
-  assert sum(x.size for x in jax.tree.leaves(new.params)) == size - saved
+  fields, kind = dict(name='collab', sweeps=3), 'parameters'
+  for bias, more in (('content', 2 * 36), ('none', 0)):
+    least = 2 * (27 + 25 + 12) + more  # a column each, and the output's bias
+    own = fields | dict(bias=bias)
+    new = reparametrize.convert(model, params, own, budget=(kind, least))
+    assert sum(row[kind] for row in new.rows) == least
+    with pytest.raises(ValueError, match=f'least widths .* has {least}'):
+      reparametrize.convert(model, params, own, budget=(kind, least - 1))
 
 
 def test_refining_brings_outputs_closer():
@@ -156,9 +215,10 @@ def test_refining_brings_outputs_closer():
     (
       dict(name='collab'),
       dict(budget=('parameters', 9)),
-      r'budget parameters=9; with the smallest key widths, \[1, 1\]',
+      'budget parameters=9; with the least widths the attention has 200',
     ),
     (dict(name='collab'), dict(budget=('error', -1)), 'error=-1; expected'),
+    (dict(name='collab'), dict(budget=('cache', 1.5)), 'cache=1.5; expected a'),
   ],
 )
 def test_errors(fields, options, message):

@@ -67,7 +67,7 @@ def check_lines(found, capsys):
 
 
 VARIANTS = (*attention.names(), '', 'x', 'MHA')
-KINDS = st.sampled_from(['error', 'parameters', '', 'x'])
+KINDS = st.sampled_from(['error', 'parameters', 'cache', '', 'x'])
 
 
 @pytest.fixture(scope='module')

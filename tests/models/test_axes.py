@@ -105,6 +105,14 @@ def test_normalised_queries_and_keys():
   assert found['decoder/layer_0/self_attention/key_ln/scale'] == ('width',)
 
 
+def test_values_of_several_widths_are_no_heads():
+  found = rules(decoder(value_dims=((3, 2, 2, 2, 2, 2),) * 2)).axes
+  path = 'decoder/layer_0/self_attention'
+  assert found[f'{path}/value/kernel'] == ('dim', 'width')
+  assert found[f'{path}/value/bias'] == ('width',)
+  assert found[f'{path}/out/kernel'] == ('width', 'dim')
+
+
 def test_a_config_overrides_the_table():
   whole = specs(decoder(), 1, 3, 'vocabulary=, mlp =')
   assert whole['embed/embedding'] == ()

@@ -71,7 +71,7 @@ class Collab(Attention, kw_only=True):
   mixing: str = 'real'
   spectrum: str | None = None
 
-  takes = ('qk_norm', 'rope')
+  takes = ('qk_norm', 'rope', 'value_dims')
 
   axes: ClassVar[dict] = {
     '(query|key)': 'dim -> width',
@@ -97,7 +97,7 @@ class Collab(Attention, kw_only=True):
     return Heads(
       q=self.rotate_blocks(q, positions.queries),
       k=self.rotate_blocks(k[:, :, None], positions.keys),
-      v=self.project('value', z, (H, V)),
+      v=self.values(z, V),
       key_bias=key_bias,
       scale=V**-0.5,
     )

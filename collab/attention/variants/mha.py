@@ -24,7 +24,7 @@ class MHA(Attention, kw_only=True):
   key_features: int = 0
   scale: float = 0.0
 
-  takes = ('normalize_qk', 'qk_norm', 'rope')
+  takes = ('normalize_qk', 'qk_norm', 'rope', 'value_dims')
   axes: ClassVar[dict] = {'(query|key|value)': 'dim -> heads width'}
 
   def heads(self, x, y, z, positions):
@@ -39,6 +39,6 @@ class MHA(Attention, kw_only=True):
     return Heads(
       q=self.rotate(q, positions.queries),
       k=self.rotate(k, positions.keys),
-      v=self.project('value', z, (H, V)),
+      v=self.values(z, V),
       scale=self.scale or V**-0.5,
     )

@@ -30,7 +30,7 @@ _TINY = 1e-30
 # The BLAS of NumPy and that of SciPy have separate threads, which wait for work
 # by spinning. A sweep alternates between the two; with two threads each it was
 # 3 times slower than with one.
-_one_thread = ThreadpoolController().wrap(limits=1, user_api='blas')
+one_thread = ThreadpoolController().wrap(limits=1, user_api='blas')
 
 
 class Factors(NamedTuple):
@@ -53,7 +53,7 @@ class Factors(NamedTuple):
   sweeps: np.ndarray
 
 
-@_one_thread
+@one_thread
 def decompose(
   query_gram: np.ndarray,
   key_gram: np.ndarray,

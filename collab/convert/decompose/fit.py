@@ -4,13 +4,15 @@
 Both compare outputs on the inputs that the old model's layers receive:
 
     error = sqrt(sum |new(x) - old(x)|^2 / sum |old(x) - mean old|^2)
+    disturbance = sqrt(sum |new(x) - old(x)|^2 / sum |x|^2)
 
-The sums are over tokens that are not padding. Axes: B batch, T queries, D
-model.
+The disturbance is that of the residual stream. The sums are over tokens that
+are not padding. Axes: B batch, T queries, D model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,37 +24,56 @@ from collab.convert import intercept
 from collab.convert.calibration import Calibration
 
 
-def errors(
-  params: Mapping,
-  new: Mapping,
-  pairs: Mapping,
-  calibration: Calibration | None = None,
-) -> dict[tuple, float]:
-  """Computes {path: error} of all layers.
+class Sums(NamedTuple):
+  """Sums over tokens of a layer's calls.
+
+  Attributes:
+    lost: |new - old|^2.
+    square: |old|^2.
+    total: old, [D].
+    count: 1.
+    inputs: |x|^2.
+  """
+
+  lost: jax.Array
+  square: jax.Array
+  total: jax.Array
+  count: jax.Array
+  inputs: jax.Array
+
+  def error(self) -> jax.Array:
+    """Computes the square of the error."""
+    return self.lost / (self.square - jnp.square(self.total).sum() / self.count)
+
+  def disturbance(self) -> jax.Array:
+    """Computes the square of the disturbance."""
+    return self.lost / self.inputs
+
+
+def measure(
+  params: Mapping, pairs: Mapping, calibration: Calibration | None = None
+) -> Callable[[Mapping], dict[tuple, Sums]]:
+  """Makes a function {path: parameters of the layer after} -> {path: Sums}.
 
   Args:
     params: parameters of the old model.
-    new: the same tree with other parameters at the paths.
     pairs: {path: (layer before, layer after)}, each an attention.Attention.
     calibration: calibration.Calibration; None for white-noise inputs.
   """
-
-  def sums(calls):
-    return {
-      path: _sums(
-        intercept.get(params, path), intercept.get(new, path), *pairs[path], c
-      )
-      for path, c in calls.items()
-    }
-
   if calibration is None:
-    total = sums({path: [_noise(params, path)] for path in pairs})
+    batches = [{p: [_noise(old, params, p)] for p, (old, _) in pairs.items()}]
+    see = lambda calls: calls
   else:
-    seen = map(_see(params, pairs, calibration), calibration.batches)
-    total = functools.reduce(
-      functools.partial(jax.tree.map, jnp.add), map(jax.jit(sums), seen)
+    see, batches = _see(params, pairs, calibration), calibration.batches
+
+  def run(new):
+    found = (
+      {p: _sums(pairs[p][1], new[p], calls) for p, calls in see(batch).items()}
+      for batch in batches
     )
-  return {path: float(jnp.sqrt(_share(x))) for path, x in total.items()}
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), found)
+
+  return run
 
 
 def refine(
@@ -75,13 +96,12 @@ def refine(
     raise ValueError(f'refine={steps}; expected at least 1.')
   tx = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
-  old = {path: intercept.get(params, path) for path in pairs}
   own = {path: intercept.get(new, path) for path in pairs}
 
   def loss(own, calls):
     return sum(
-      _share(_sums(old[path], own[path], *pair, calls[path]))
-      for path, pair in pairs.items()
+      _sums(layer, own[path], calls[path]).error()
+      for path, (_, layer) in pairs.items()
     )
 
   @jax.jit
@@ -104,41 +124,35 @@ def refine(
 
 def _see(params, pairs, calibration):
   """Makes a function batch -> {path: Inputs of each call of the old layer}."""
-
-  @jax.jit
-  def see(params, batch):
-    return intercept.run(calibration.model, params, batch, wanted=pairs)[1]
-
-  return lambda batch: see(params, batch)
+  how = calibration.model, params
+  return lambda batch: intercept.record(*how, batch, tuple(pairs))
 
 
-def _noise(params, path):
-  D = intercept.get(params, path)['query']['kernel'].shape[0]
+def _noise(layer, params, path):
+  tree = intercept.get(params, path)
+  D = tree['query']['kernel'].shape[0]
   x = jax.random.normal(jax.random.key(0), (4, 64, D))
   valid = jnp.ones(x.shape[:2], bool)
-  return intercept.Inputs(x, x, valid, valid, None)
+  out = layer.apply({'params': tree}, x, deterministic=True)
+  return intercept.Inputs(x, x, valid, valid, None, out=out)
 
 
-def _sums(old_params, new_params, old, new, calls):
-  """Sums over all calls: |new - old|^2, |old|^2, old [D], and a count."""
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(layer, tree, calls):
+  """Returns the Sums of a layer over the calls of the one before it."""
 
   def one(inputs):
-    x, y, valid, _, mask = inputs
-    there, here = (
-      jnp.where(
-        valid[..., None],
-        layer.apply({'params': tree}, x, y, mask=mask, deterministic=True),
-        0,
-      )
-      for layer, tree in ((old, old_params), (new, new_params))
+    x, y, valid, _, mask, _, out = inputs
+    got = layer.apply({'params': tree}, x, y, mask=mask, deterministic=True)
+    x, there, lost = (
+      jnp.where(valid[..., None], a, 0) for a in (x, out, got - out)
     )
-    lost = jnp.square(here - there).sum()
-    return lost, jnp.square(there).sum(), there.sum((0, 1)), valid.sum()
+    return Sums(
+      jnp.square(lost).sum(),
+      jnp.square(there).sum(),
+      there.sum((0, 1)),
+      valid.sum(),
+      jnp.square(x).sum(),
+    )
 
   return jax.tree.map(lambda *x: sum(x), *map(one, calls))
-
-
-def _share(sums):
-  """Computes the square of the error from `_sums`."""
-  difference, square, total, count = sums
-  return difference / (square - jnp.square(total).sum() / count)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures means and covariances of the inputs of attention layers.
 
-Axes: B batch, T queries, S keys, D model.
+Axes: B batch, T queries, S keys, D model, H heads, V value width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,8 @@ class Moments(NamedTuple):
     y_cov: covariance of the keys' and values' input, [D, D].
     y_within: covariance of the same about the mean of each row of the batch,
       [D, D]. What all keys of a query share does not change its weights.
+    o_mean: mean of the heads' mixed values, [H V]; None where unknown.
+    o_cov: covariance of the same, [H V, H V].
   """
 
   x_mean: np.ndarray
@@ -36,6 +38,8 @@ class Moments(NamedTuple):
   y_mean: np.ndarray
   y_cov: np.ndarray
   y_within: np.ndarray
+  o_mean: np.ndarray | None = None
+  o_cov: np.ndarray | None = None
 
 
 def white(D: int) -> Moments:
@@ -54,11 +58,10 @@ def collect(model: Any, params: Mapping, batches: Sequence) -> dict:
   Raises:
     ValueError: there are no batches, or inputs are not finite.
   """
+  paths = tuple(intercept.paths(params))
 
-  @jax.jit
-  def sums(params, batch):
-    paths = intercept.paths(params)
-    _, calls = intercept.run(model, params, batch, paths)
+  def sums(batch):
+    calls = intercept.record(model, params, batch, paths)
     return {
       path: jax.tree.map(lambda *x: sum(x), *map(_sums, found))
       for path, found in calls.items()
@@ -67,17 +70,19 @@ def collect(model: Any, params: Mapping, batches: Sequence) -> dict:
   if not batches:
     raise ValueError('There are no calibration batches.')
   exact = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
-  found = (exact(sums(params, batch)) for batch in batches)
+  found = (exact(sums(batch)) for batch in batches)
   total = functools.reduce(functools.partial(jax.tree.map, np.add), found)
   return {path: _moments(path, x) for path, x in total.items()}
 
 
+@jax.jit
 def _sums(inputs):
-  x, y, x_valid, y_valid, _ = inputs
+  x, y, x_valid, y_valid, _, o, _ = inputs
   outer = lambda a: jnp.einsum('bsd,bse->de', a, a)
-  x, y = (
+  o = o.reshape(*x.shape[:2], -1)
+  x, y, o = (
     jnp.where(valid[..., None], a, 0).astype(jnp.float32)
-    for a, valid in ((x, x_valid), (y, y_valid))
+    for a, valid in ((x, x_valid), (y, y_valid), (o, x_valid))
   )
   count = y_valid.sum(1)[:, None, None]
   mean = y.sum(1, keepdims=True) / jnp.maximum(count, 1)
@@ -92,6 +97,8 @@ def _sums(inputs):
     y=y.sum((0, 1)),
     yy=outer(y),
     within=outer(within * jnp.sqrt(share)),
+    o=o.sum((0, 1)),
+    oo=outer(o),
   )
 
 
@@ -105,9 +112,10 @@ def _moments(path, sums):
   x_cov = sums['xx'] / sums['n'] - np.outer(x_mean, x_mean)
   y_cov = sums['yy'] / sums['s'] - np.outer(y_mean, y_mean)
   within = sums['within'] / sums['n']
-  return Moments(
-    x_mean, _shrink(x_cov), y_mean, _shrink(y_cov), _shrink(within)
-  )
+  o_mean = sums['o'] / sums['n']
+  o_cov = sums['oo'] / sums['n'] - np.outer(o_mean, o_mean)
+  x_cov, y_cov, within, o_cov = map(_shrink, (x_cov, y_cov, within, o_cov))
+  return Moments(x_mean, x_cov, y_mean, y_cov, within, o_mean, o_cov)
 
 
 def _shrink(cov):

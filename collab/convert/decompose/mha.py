@@ -21,6 +21,7 @@ class Mha(NamedTuple):
     value: Wv [D, H, V].
     out: Wo [H, V, Dout].
     bias: b, the sum of the output's bias and the values' part, [Dout].
+    value_bias: bv [H, V], whose part b has.
   """
 
   query: np.ndarray
@@ -29,6 +30,7 @@ class Mha(NamedTuple):
   value: np.ndarray
   out: np.ndarray
   bias: np.ndarray
+  value_bias: np.ndarray
 
 
 def read(params: Mapping, scale: float = 0.0) -> Mha:
@@ -65,4 +67,4 @@ def read(params: Mapping, scale: float = 0.0) -> Mha:
   scale = scale * value.shape[-1] ** 0.5 or 1.0
   query_bias = biases['query'] * scale
   bias = biases['out'] + np.einsum('hk,hkd->d', biases['value'], out)
-  return Mha(query * scale, key, query_bias, value, out, bias)
+  return Mha(query * scale, key, query_bias, value, out, bias, biases['value'])

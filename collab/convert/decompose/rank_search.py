@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the key widths of collaborative attention, layer by layer."""
+"""Chooses widths of keys and values by the errors of scores and outputs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from collab.convert.decompose import cp, layers
 from collab.convert.decompose.input_statistics import Moments
@@ -41,52 +43,40 @@ def curve(mha: Mha, moments: Moments, bias: str, more: Iterable[int]) -> Curve:
 
 
 def for_error(curves: list[Curve], most: float) -> list[int]:
-  """Finds the smallest widths whose errors are at most `most`.
-
-  Raises:
-    ValueError: most is below 0.
-  """
-  if not most >= 0:
-    raise ValueError(f'budget error={most}; expected at least 0.')
+  """Finds the smallest widths whose errors are at most `most`."""
   return [
     next(w for w, e in zip(c.widths, c.errors, strict=True) if e <= most)
     for c in curves
   ]
 
 
-def for_parameters(curves: list[Curve], cost: Callable, budget: int) -> list:
-  """Finds widths that cost at most `budget`, with a small error of the scores.
+def ranks_for_error(gains: np.ndarray, most: float) -> np.ndarray:
+  """Finds the smallest ranks [H] that leave at most `most`^2 of all gains."""
+  order = np.argsort(-gains, axis=None, kind='stable')
+  left = gains.sum() - np.cumsum(gains.reshape(-1)[order])
+  n = np.count_nonzero(left > most**2 * gains.sum()) + 1
+  taken = np.zeros(gains.size, bool)
+  taken[order[:n]] = True
+  return taken.reshape(gains.shape).sum(1)
 
-  All layers start at the smallest width. The layer that gains most for its
-  parameters is widened step by step, while the budget allows.
+
+def buy(gains: list, prices: list, budget: float) -> list[np.ndarray]:
+  """Takes what gains most for its price, of each layer at least the best.
 
   Args:
-    curves: curves of the layers.
-    cost: function widths -> parameters of the whole model.
-    budget: maximum number of parameters.
+    gains: an array for each layer.
+    prices: the price of an element of each.
+    budget: what all may cost; at least the sum of prices.
 
-  Raises:
-    ValueError: the smallest widths cost more.
+  Returns:
+    bool arrays of the same shapes.
   """
-  at = [0] * len(curves)
-
-  def widths(at):
-    return [c.widths[i] for c, i in zip(curves, at, strict=True)]
-
-  if (least := cost(widths(at))) > budget:
-    raise ValueError(
-      f'budget parameters={budget:,}; with the smallest key widths, '
-      f'{widths(at)}, the model has {least:,}.'
-    )
-  while True:
-    now, steps = cost(widths(at)), []
-    for layer, c in enumerate(curves):
-      for i in range(at[layer] + 1, len(c.widths)):
-        new = [*at[:layer], i, *at[layer + 1 :]]
-        if (price := cost(widths(new))) <= budget:
-          square = c.errors[at[layer]] ** 2 - c.errors[i] ** 2
-          steps.append((c.energy * square / (price - now), new))
-    gain, best = max(steps, default=(0, None))
-    if gain <= 0:
-      return widths(at)
-    at = best
+  worth = [g.reshape(-1) / p for g, p in zip(gains, prices, strict=True)]
+  for x in worth:
+    x[x.argmax()] = np.inf
+  order = np.argsort(-np.concatenate(worth), kind='stable')
+  price = np.repeat(prices, [x.size for x in worth])[order]
+  taken = np.zeros(len(order), bool)
+  taken[order[np.cumsum(price) <= budget]] = True
+  parts = np.split(taken, np.cumsum([x.size for x in worth])[:-1])
+  return [x.reshape(g.shape) for x, g in zip(parts, gains, strict=True)]

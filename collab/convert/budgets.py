@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Divides a budget among keys and values of a model's layers.
+
+Of the values of all heads and layers, the directions that matter most for their
+price are bought first. Errors of scores and of values have no exchange rate, so
+how much of the budget the keys get is found by trial: by what the outputs of
+all layers lose. All layers get the same share of their keys; widths by layer,
+from the errors of their scores, lost more
+(experiments/questions/decompose_with_data.md).
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy import optimize
+
+from collab import attention
+from collab.attention.core import Attention
+from collab.convert.calibration import Calibration
+from collab.convert.decompose import fit, layers, rank_search, values
+from collab.convert.decompose.input_statistics import Moments
+from collab.convert.decompose.mha import Mha
+
+TRIALS = 5
+COUNTS = dict(parameters='count', cache='cache_size')  # methods of Attention
+
+
+class Part(NamedTuple):
+  """A layer that becomes collaborative attention.
+
+  Attributes:
+    path: of its parameters.
+    module: the layer as it is.
+    fields: of the new attention, without its widths.
+    mha: its parameters.
+    moments: moments of its inputs.
+    curve: errors of its scores.
+    want: arguments of layers.collab, without shared_dim.
+  """
+
+  path: tuple
+  module: Attention
+  fields: dict
+  mha: Mha
+  moments: Moments
+  curve: rank_search.Curve
+  want: dict
+
+  def count(self, kind: str, key: int, ranks: tuple) -> int:
+    """Counts parameters or cache, with shared_dim and value_dims."""
+    widths = dict(shared_dim=key, value_dims=ranks)
+    layer = attention.build('collab', **self.fields | widths)
+    return getattr(layer, COUNTS[kind])(len(self.mha.query))
+
+
+class Widths(NamedTuple):
+  """The widths of all layers.
+
+  Attributes:
+    keys: shared_dim of each.
+    values: value_dims of each.
+    trials: dicts with `keys`, their part of the budget, and `disturbance`, the
+      mean square of `fit.Sums.disturbance`.
+  """
+
+  keys: list
+  values: list
+  trials: tuple
+
+
+def choose(
+  kind: str,
+  most: float,
+  parts: list[Part],
+  params: Mapping,
+  held: Calibration | None,
+) -> Widths:
+  """Chooses the widths of all layers.
+
+  Args:
+    kind: 'error', 'parameters' or 'cache' (scalars a token).
+    most: of an error, the maximum of each layer's relative error of scores and
+      of outputs; else the maximum of all layers, as int, or as float a share of
+      what they have.
+    parts: the layers.
+    params: parameters of the model.
+    held: calibration.Calibration of the trials, or None.
+
+  Raises:
+    ValueError: most is out of range, or the least widths cost more.
+  """
+  spectra = [values.spectrum(part.mha, part.moments)[0] for part in parts]
+  if kind == 'error':
+    if not most >= 0:
+      raise ValueError(f'budget error={most}; expected at least 0.')
+    keys = rank_search.for_error([part.curve for part in parts], most)
+    ranks = [rank_search.ranks_for_error(gains, most) for gains in spectra]
+    return Widths(keys, list(map(_tuple, ranks)), ())
+  if isinstance(most, float):
+    if not 0 < most <= 1:
+      raise ValueError(
+        f'budget {kind}={most}; expected a whole number, or a share above 0, '
+        'at most 1.0.'
+      )
+    now = [
+      getattr(part.module, COUNTS[kind])(len(part.mha.query)) for part in parts
+    ]
+    most = int(most * sum(now))
+  prices = np.array([_prices(kind, part) for part in parts])
+  if most < prices.sum():
+    raise ValueError(
+      f'budget {kind}={most:,}; with the least widths the attention has '
+      f'{prices.sum():,}.'
+    )
+  trial = _trial(parts, params, held)
+  return _search(most, prices.T, parts, spectra, trial)
+
+
+def _prices(kind, part):
+  """Prices of a layer without columns, of a key's column, and of a value's."""
+  rest = (0,) * (part.fields['num_heads'] - 1)
+  one, *more = (
+    part.count(kind, key, (value, *rest))
+    for key, value in ((1, 1), (2, 1), (1, 2))
+  )
+  key, value = (x - one for x in more)
+  return one - key - value, key, value
+
+
+def _search(most, prices, parts, spectra, trial):
+  """Returns the Widths of the best trial."""
+  rest, key, value = prices
+  spend = most - rest.sum()
+  columns = np.array([part.mha.query[0].size for part in parts])
+  all_keys = key @ columns
+  all_values = value @ [gains.size for gains in spectra]
+  # Relative to the layer's input, to which its output is added.
+  gains = [
+    gains / (np.trace(part.moments.x_cov) + np.sum(part.moments.x_mean**2))
+    for gains, part in zip(spectra, parts, strict=True)
+  ]
+
+  def buy(share):
+    keys = np.maximum(1, columns * share // all_keys).astype(int)
+    got = rank_search.buy(gains, value, spend - key @ keys)
+    return _tuple(keys), [_tuple(x.sum(1)) for x in got]
+
+  trials = []
+
+  def attempt(share):
+    widths = buy(share)
+    trials.append((trial(*widths), share, widths))
+    return trials[-1][0]
+
+  low = max(key.sum(), spend - all_values)
+  high = min(all_keys, spend - value.sum())
+  if low >= high:  # there is nothing to choose
+    return Widths(*buy(high), ())
+  optimize.minimize_scalar(
+    attempt,
+    bounds=(low, high),
+    method='bounded',
+    options=dict(maxiter=TRIALS),
+  )
+  _, _, best = min(trials, key=lambda trial: trial[0])
+  shown = [
+    dict(keys=float(share / spend), disturbance=x) for x, share, _ in trials
+  ]
+  return Widths(*best, tuple(shown))
+
+
+def _trial(parts, params, held) -> Callable:
+  """Makes a function of widths of keys and values: the mean disturbance.
+
+  All widths are filled up with zeros, so that one program serves all trials.
+  """
+  pairs = {}
+  for part in parts:
+    _, H, K = part.mha.query.shape
+    wide = attention.build('collab', **part.fields, shared_dim=H * K)
+    pairs[part.path] = part.module, wide
+  measure = fit.measure(params, pairs, held)
+
+  def run(keys, ranks):
+    new = {}
+    for part, key, widths in zip(parts, keys, ranks, strict=True):
+      mha = values.low_rank(part.mha, part.moments, widths)
+      want = part.want | dict(shared_dim=key, sweeps=rank_search.SWEEPS)
+      tree = layers.collab(mha, part.moments, **want)
+      fill = functools.partial(_filled, N=pairs[part.path][1].shared_dim)
+      for name in ('query', 'key', 'mixing'):
+        tree[name] = jax.tree.map(fill, tree[name])
+      new[part.path] = jax.tree.map(np.float32, tree)
+    return float(np.mean([x.disturbance() for x in measure(new).values()]))
+
+  return run
+
+
+def _filled(x, N):
+  return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, N - x.shape[-1])])
+
+
+def _tuple(numbers):
+  return tuple(map(int, numbers))

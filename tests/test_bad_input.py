@@ -203,6 +203,15 @@ def test_workdir_that_is_not_a_folder(corpus):
       {'model.attention.num_heads': 3},
       ['num_heads=3 does not divide', '=16'],
     ),
+    (
+      {
+        'model.decoder_attention': dict(
+          name='gla', num_heads=2, latent_dim=6, kv_heads=3
+        )
+      },
+      ['kv_heads=3 does not divide num_heads=2 and latent_dim=6'],
+    ),
+    ({'model.remat': 'all'}, ["remat='all' is none of none, dots, full"]),
     ({'data.too_long': 'cut'}, ["data.too_long='cut'", 'drop, truncate']),
     ({'data.vocab_size': 100}, ['data.vocab_size=100', 'at least 261']),
     ({'data.row_length': 1}, ['data.row_length=1', 'at least 2']),
@@ -245,6 +254,8 @@ def test_config(changes, words, corpus, tmp_path):
       else:
         config.update_from_flattened_dict({name: value})
   check_refused(config, tmp_path, *words)
+  if all(name.startswith(('model.', 'optim.')) for name in changes):
+    assert not list(tmp_path.iterdir())  # refused before data are prepared
 
 
 @pytest.mark.slow

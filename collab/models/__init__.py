@@ -2,6 +2,7 @@
 """Builds the models of all tasks by name, from the fields of a config."""
 
 from collections.abc import Mapping
+import dataclasses
 import math
 import numbers
 from typing import Any, ClassVar, Protocol
@@ -88,6 +89,26 @@ def build(name: str, **fields: Any) -> Model:
   for place in getattr(built, 'attentions', tuple)():
     _check_place(place)
   return built
+
+
+def check(data: Mapping, name: str, **fields: Any) -> None:
+  """Refuses a model that cannot be made, before its data are prepared.
+
+  What only the data tells, the numbers of ids and classes, is 1 here: no other
+  shape depends on it. A model of one's own is not checked.
+
+  Args:
+    data: `data` of a config; the model's image_size is that of the data.
+    name, **fields: as in `build`, but without what the data decides.
+
+  Raises:
+    ValueError, TypeError: as in `build`, or as the model's `init` does.
+  """
+  if (model := find(name)) not in MODELS.values():
+    return
+  told = dict(vocab_size=1, outputs=1, image_size=data.get('image_size', 1))
+  has = {field.name for field in dataclasses.fields(model)}
+  shapes(build(name, **{k: told[k] for k in told.keys() & has} | fields))
 
 
 def find(name: str) -> type[nn.Module]:

@@ -91,24 +91,38 @@ def build(name: str, **fields: Any) -> Model:
   return built
 
 
+def outline(data: Mapping, name: str, **fields: Any) -> Model:
+  """Builds the model of a config whose data are not there.
+
+  What only they tell, the numbers of ids and of classes, is made up: no other
+  shape depends on it.
+
+  Args:
+    data: `data` of the config, which may have such a field itself.
+    name, **fields: its `model`; see `build`.
+  """
+  told = {
+    field.name: data.get(field.name) or 1
+    for field in dataclasses.fields(find(name))
+    if field.default is dataclasses.MISSING
+    and field.name not in ('block', 'parent')
+  }
+  return build(name, **told | fields)
+
+
 def check(data: Mapping, name: str, **fields: Any) -> None:
   """Refuses a model that cannot be made, before its data are prepared.
 
-  What only the data tells, the numbers of ids and classes, is 1 here: no other
-  shape depends on it. A model of one's own is not checked.
+  A model of one's own is not checked: data may decide any of its fields.
 
   Args:
-    data: `data` of a config; the model's image_size is that of the data.
-    name, **fields: as in `build`, but without what the data decides.
+    data, name, **fields: see `outline`.
 
   Raises:
     ValueError, TypeError: as in `build`, or as the model's `init` does.
   """
-  if (model := find(name)) not in MODELS.values():
-    return
-  told = dict(vocab_size=1, outputs=1, image_size=data.get('image_size', 1))
-  has = {field.name for field in dataclasses.fields(model)}
-  shapes(build(name, **{k: told[k] for k in told.keys() & has} | fields))
+  if find(name) in MODELS.values():
+    shapes(outline(data, name, **fields))
 
 
 def find(name: str) -> type[nn.Module]:

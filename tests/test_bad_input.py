@@ -276,6 +276,13 @@ def test_config(changes, words, corpus, tmp_path):
     assert not list(tmp_path.iterdir())  # refused before data are prepared
 
 
+def test_a_model_before_its_data():
+  """Numbers that only they tell, also how large images are, are made up."""
+  fields = dict(dim=8, num_layers=1, attention=dict(name='mha', num_heads=2))
+  for name in ('decoder', 'encoder', 'vit'):
+    models.check({}, name, **fields)
+
+
 def test_sizes_are_integers():
   with pytest.raises(ValueError, match=r'model.dim=16.0; .*, an integer\.'):
     models.build('vit', dim=16.0, attention=dict(name='mha'))

@@ -50,6 +50,8 @@ def run(
 
   # What the config names ------------------------------------------------------
 
+  models.check(config.data, **config.model.to_dict())  # before hours of data
+  tx, schedule = optim.build(total_steps=last, **config.optim)
   with processes.first('the data'):  # makes caches, which the others read
     task = tasks.build(
       **config.task,
@@ -61,7 +63,6 @@ def run(
   model_json.check(workdir, task.meaning)
   model = models.build(**config.model.to_dict(), **task.model_kwargs)
   task.check(model)
-  tx, schedule = optim.build(total_steps=last, **config.optim)
   made = Experiment(config, workdir, task, model, tx, schedule, mesh)
   rows = sharding.batch_sharding(mesh)
   batch = sharding.put(task.batch(0), rows)  # refuses what does not divide

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from collab import models
 from collab.data import pipeline
 from collab.runtime import changes, identity, workdir
 from collab.tasks import wmt14
@@ -203,6 +204,27 @@ def test_workdir_that_is_not_a_folder(corpus):
       {'model.attention.num_heads': 3},
       ['num_heads=3 does not divide', '=16'],
     ),
+    (
+      {
+        'model.decoder_attention': dict(
+          name='gla', num_heads=2, latent_dim=6, kv_heads=3
+        )
+      },
+      ['kv_heads=3 does not divide num_heads=2 and latent_dim=6'],
+    ),
+    (
+      {'model.attention': dict(name='mha', num_heads=2, window=3)},
+      ['model.cross_attention: window=3', 'expected no window'],
+    ),
+    (
+      {
+        'model.decoder_attention': dict(
+          name='linformer', num_heads=2, length=9, projected_length=3
+        )
+      },
+      ['model.decoder_attention: linformer is for encoders'],
+    ),
+    ({'model.remat': 'all'}, ["remat='all' is none of none, dots, full"]),
     ({'data.too_long': 'cut'}, ["data.too_long='cut'", 'drop, truncate']),
     ({'data.vocab_size': 100}, ['data.vocab_size=100', 'at least 261']),
     ({'data.row_length': 1}, ['data.row_length=1', 'at least 2']),
@@ -223,6 +245,11 @@ def test_workdir_that_is_not_a_folder(corpus):
     ({'seed': -1}, ['seed=-1', 'expected 0 to']),
     ({'model.dim': 0}, ['model.dim=0', 'at least 1']),
     ({'model.encoder_layers': 0}, ['model.encoder_layers=0', 'at least 1']),
+    (
+      {'model.decoder_layers': 10**6},
+      ['model.decoder_layers=1000000', 'below'],
+    ),
+    ({'model.soft_cap': 0.0}, ['model.soft_cap=0.0; expected more than 0']),
     ({'model.max_length': -1}, ['model.max_length=-1', 'at least 1']),
     ({'model.dropout': 1.5}, ['model.dropout=1.5', 'below 1']),
     (
@@ -245,6 +272,20 @@ def test_config(changes, words, corpus, tmp_path):
       else:
         config.update_from_flattened_dict({name: value})
   check_refused(config, tmp_path, *words)
+  if all(name.startswith(('model.', 'optim.')) for name in changes):
+    assert not list(tmp_path.iterdir())  # refused before data are prepared
+
+
+def test_a_model_before_its_data():
+  """Numbers that only they tell, also how large images are, are made up."""
+  fields = dict(dim=8, num_layers=1, attention=dict(name='mha', num_heads=2))
+  for name in ('decoder', 'encoder', 'vit'):
+    models.check({}, name, **fields)
+
+
+def test_sizes_are_integers():
+  with pytest.raises(ValueError, match=r'model.dim=16.0; .*, an integer\.'):
+    models.build('vit', dim=16.0, attention=dict(name='mha'))
 
 
 @pytest.mark.slow

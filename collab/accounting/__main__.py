@@ -26,7 +26,6 @@ because variants differ in nothing else:
 
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import math
 import pathlib
 import runpy
@@ -126,19 +125,8 @@ def _config(path, words):
 
 
 def model(config: ConfigDict) -> models.Model:
-  """Builds the model of a config.
-
-  Fields that the data would decide are made up, because attention does not
-  depend on them.
-  """
-  fields = config.model.to_dict()
-  data, given = config.data.to_dict(), (*fields, 'block', 'parent')
-  open_ = {
-    f.name: data.get(f.name, 1)
-    for f in dataclasses.fields(models.find(fields['name']))
-    if f.default is dataclasses.MISSING and f.name not in given
-  }
-  return models.build(**fields, **open_)
+  """Builds the model of a config, without its data."""
+  return models.outline(config.data, **config.model.to_dict())
 
 
 def _parse(argv):

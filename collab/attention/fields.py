@@ -131,6 +131,7 @@ NAMES = dict(
   implementation=(None, 'xla', 'cudnn', 'splash'),
   gate=('none', 'head', 'elementwise'),
 )
+SIZES = 2**31  # what XLA's indices reach
 OPTIONAL = ('normalize_qk', 'qk_norm', 'rope', 'value_dims')
 
 
@@ -145,8 +146,8 @@ def check(layer: type, values: Mapping) -> None:
   Raises:
     TypeError: a value is not the number, bool or string that the class
       declares; a bool is not a number.
-    ValueError: dropout_rate is not in [0, 1), a float is not finite, a width is
-      negative, a window is below 1, there is no such implementation or gate,
+    ValueError: dropout_rate is not in [0, 1), a float is not finite, a width or
+      a window is out of range, there is no such implementation or gate,
       value_dims are no widths of the heads, or the layer has a field that its
       variant does not obey or another field excludes.
   """
@@ -170,13 +171,17 @@ def check(layer: type, values: Mapping) -> None:
       raise ValueError(f'{name}={value!r}; expected a finite number.')
     if name == 'soft_cap' and value is not None and value <= 0:
       raise ValueError(f'{name}={value!r}; expected more than 0.')
-    if name == 'window' and value is not None and value < 1:
-      raise ValueError(f'{name}={value!r}; expected at least 1.')
-    if name.endswith('_features') and value is not None and value < 0:
-      raise ValueError(f'{name}={value!r}; expected at least 0, the default.')
-  if values.get('decode') and layer.mixes_tokens:
+    if name == 'window' and value is not None and not 1 <= value < SIZES:
+      raise ValueError(f'{name}={value!r}; expected at least 1, below {SIZES}.')
+    is_width = name.endswith('_features') and value is not None
+    if is_width and not 0 <= value < SIZES:
+      raise ValueError(
+        f'{name}={value!r}; expected at least 0, the default, below {SIZES}.'
+      )
+  if layer.mixes_tokens and (values.get('decode') or values.get('window')):
     raise ValueError(
-      f'{layer.__name__} mixes keys of all places, so it does not decode.'
+      f'{layer.__name__} mixes keys of all places, so it does not decode, and '
+      'has no window.'
     )
   if (widths := values.get('value_dims')) is not None:
     _check_widths(widths, values['num_heads'])

@@ -154,7 +154,7 @@ def windowed(mask: Mask | jax.Array | None, window: int) -> Mask:
     raise ValueError(
       f'mask.window is {mask.window}, but the layer has window={window}.'
     )
-  return mask.replace(causal=True, window=window)
+  return mask.replace(causal=True, window=int(window))  # it may be NumPy's
 
 
 # For each part: its axes after the batch, and the type of its items.
@@ -196,8 +196,10 @@ def check(
       continue
     if isinstance(got, bool) or not isinstance(got, int):
       raise TypeError(f'mask.{name} is {got!r}, expected a Python int.')
-    if got < low:
-      raise ValueError(f'mask.{name} is {got}, expected at least {low}.')
+    if not low <= got < 2**31:  # they are added to positions
+      raise ValueError(
+        f'mask.{name} is {got}, expected at least {low}, below {2**31}.'
+      )
     if got and not mask.causal:
       raise ValueError(f'Mask has {name}, which needs causal=True.')
   if mask.q_segments is not None and mask.kv_segments is None:

@@ -96,6 +96,8 @@ def _parse(argv):
     fields[name] = value
   if args.attention or fields or args.budget or args.refine:
     fields = dict(name=args.attention or 'mha') | fields
+  if args.calibration and not fields:
+    raise ValueError(f'--calibration={args.calibration} needs --attention.')
   return args, fields
 
 

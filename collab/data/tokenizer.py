@@ -23,20 +23,23 @@ SPECIAL = tuple(OURS.values())
 PAD, BOS, EOS, UNK, MASK = range(5)
 CHUNK = 16_384  # texts that all cores encode at a time
 
-# Names of the special tokens elsewhere: BERT, ALBERT, RoBERTa, GPT-2 and Qwen,
-# Marian, Llama 3, Llama 2 and Mistral, Gemma. GPT-2 has one token for all
-# purposes and neither <mask> nor <unk>. Marian has no <mask>, and its
-# translations begin with <pad>. A token of chats tells Gemma's names from ours.
+# Names of the special tokens elsewhere: Gemma, BERT, ALBERT, RoBERTa, Llama 2
+# and Mistral with and without padding, Llama 3, GPT-2 and Qwen, Marian. The
+# first whose tokens are all there counts. So more tokens come before fewer, and
+# Gemma, told by a token of chats, first: others' names are tags of HTML there.
+# GPT-2 has one token for all purposes and neither <mask> nor <unk>. Marian has
+# no <mask>, and its translations begin with <pad>.
 ELSEWHERE = (
+  {'chat': '<start_of_turn>'}
+  | dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>'),
   dict(pad='[PAD]', bos='[CLS]', eos='[SEP]', unk='[UNK]', mask='[MASK]'),
   dict(pad='<pad>', bos='[CLS]', eos='[SEP]', unk='<unk>', mask='[MASK]'),
   dict(pad='<pad>', bos='<s>', eos='</s>', unk='<unk>', mask='<mask>'),
+  dict(pad='<pad>', bos='<s>', eos='</s>', unk='<unk>'),
+  dict(pad='</s>', bos='<s>', eos='</s>', unk='<unk>'),
+  dict(pad='<|end_of_text|>', bos='<|begin_of_text|>', eos='<|end_of_text|>'),
   dict.fromkeys(('pad', 'bos', 'eos'), '<|endoftext|>'),
   dict(pad='<pad>', bos='<pad>', eos='</s>', unk='<unk>'),
-  dict(pad='<|end_of_text|>', bos='<|begin_of_text|>', eos='<|end_of_text|>'),
-  dict(pad='</s>', bos='<s>', eos='</s>', unk='<unk>'),
-  {'chat': '<start_of_turn>'}
-  | dict(pad='<pad>', bos='<bos>', eos='<eos>', unk='<unk>'),
 )
 # What in a decoder undoes a pre-tokenizer.
 UNDONE_BY = dict(ByteLevel=('ByteLevel',), Metaspace=('Metaspace', '▁'))

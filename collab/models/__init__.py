@@ -2,6 +2,7 @@
 """Builds the models of all tasks by name, from the fields of a config."""
 
 from collections.abc import Mapping
+import dataclasses
 import math
 import numbers
 from typing import Any, ClassVar, Protocol
@@ -24,11 +25,12 @@ MODELS = dict(
   vit=ViT,
 )
 SIZE, COUNT = (1, 2**31), (0, 2**31)
-RATE = (0, 1)
-# Ranges [least, end) of the fields of any model.
+LAYERS = (1, 10_001)  # more would take for ever to trace
+RATE = (0.0, 1.0)
+# Ranges [least, end) of the fields of any model, of integers if `end` is one.
 RANGES = {
   **dict.fromkeys(('dim', 'mlp_dim', 'max_length', 'vocab_size'), SIZE),
-  **dict.fromkeys(('num_layers', 'encoder_layers', 'decoder_layers'), SIZE),
+  **dict.fromkeys(('num_layers', 'encoder_layers', 'decoder_layers'), LAYERS),
   **dict.fromkeys(('image_size', 'patch'), SIZE),
   **dict.fromkeys(('embed_dim', 'types', 'first_position', 'outputs'), COUNT),
   **dict.fromkeys(('dropout', 'attention_dropout'), RATE),
@@ -91,6 +93,42 @@ def build(name: str, **fields: Any) -> Model:
   return built
 
 
+def outline(data: Mapping, name: str, **fields: Any) -> Model:
+  """Builds the model of a config whose data are not there.
+
+  What only they tell is made up, since no other shape depends on it: one id,
+  one class, images of one patch.
+
+  Args:
+    data: `data` of the config, which may have such a field itself.
+    name, **fields: its `model`; see `build`.
+  """
+  model = find(name)
+  one = fields.get('patch', getattr(model, 'patch', 1))
+  told = {
+    field.name: data.get(field.name) or one
+    for field in dataclasses.fields(model)
+    if field.default is dataclasses.MISSING
+    and field.name not in ('block', 'parent', *fields)
+  }
+  return build(name, **fields, **told)
+
+
+def check(data: Mapping, name: str, **fields: Any) -> None:
+  """Refuses a model that cannot be made, before its data are prepared.
+
+  A model of one's own is not checked: data may decide any of its fields.
+
+  Args:
+    data, name, **fields: see `outline`.
+
+  Raises:
+    ValueError, TypeError: as in `build`, or as the model's `init` does.
+  """
+  if find(name) in MODELS.values():
+    shapes(outline(data, name, **fields))
+
+
 def find(name: str) -> type[nn.Module]:
   """Finds the class of a model by name or import path; else ValueError."""
   if cls := imports.subclass(name, nn.Module):
@@ -116,11 +154,16 @@ def _check_place(place):
   with checks.located(f'model.{place.field}', (TypeError, ValueError)):
     for fields in place.each():
       layer = attention.build(**fields)
-    if layer.mixes_tokens and (place.causal or place.cross or place.packed):
-      raise ValueError(
-        f'{fields["name"]} is for encoders of one sequence a row: it mixes '
-        'keys of all places, so it neither decodes nor keeps sequences apart.'
-      )
+      if layer.mixes_tokens and (place.causal or place.cross or place.packed):
+        raise ValueError(
+          f'{fields["name"]} is for encoders of one sequence a row: it mixes '
+          'keys of all places, so it neither decodes nor keeps sequences apart.'
+        )
+      if layer.window is not None and place.cross:
+        raise ValueError(
+          f'window={layer.window}, but places in a memory are not those of '
+          'queries; expected no window.'
+        )
 
 
 def _check(fields):
@@ -137,10 +180,18 @@ def _check(fields):
   for key, value in fields.items():
     if key in RANGES:
       least, end = RANGES[key]
-      if not isinstance(value, numbers.Real) or not least <= value < end:
+      kind, what = numbers.Real, ''
+      if isinstance(end, int):
+        kind, what = numbers.Integral, ', an integer'
+      if not isinstance(value, kind) or not least <= value < end:
         raise ValueError(
-          f'model.{key}={value!r}; expected at least {least}, below {end}.'
+          f'model.{key}={value!r}; expected at least {least}, below '
+          f'{end}{what}.'
         )
+  cap = fields.get('soft_cap')
+  real = isinstance(cap, numbers.Real)
+  if cap is not None and not (real and 0 < cap < math.inf):
+    raise ValueError(f'model.soft_cap={cap!r}; expected more than 0, or None.')
   dtype = fields.get('dtype')
   if isinstance(dtype, str) and dtype not in DTYPES:
     raise ValueError(

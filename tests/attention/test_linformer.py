@@ -123,6 +123,7 @@ def test_masks_that_it_refuses(mask, part):
   'fields, words',
   [
     (dict(decode=True), 'so it does not decode'),
+    (dict(window=3), 'and has no window'),
     (dict(length=10), 'length=10 is too short for 11 keys'),
     (dict(length=0), 'length=0 and projected_length=5 must be at least 1'),
     (dict(projected_length=0), 'projected_length=0 must be at least 1'),

@@ -256,6 +256,7 @@ def test_parts_that_mean_nothing_alone():
     (dict(window=True), TypeError, 'mask.window is True, expected a Python'),
     (dict(window=0), ValueError, 'mask.window is 0, expected at least 1'),
     (dict(offset=-1), ValueError, 'mask.offset is -1, expected at least 0'),
+    (dict(window=10**12), ValueError, f'window is {10**12}, .* below {2**31}'),
     (dict(window=2), ValueError, 'Mask has window, which needs causal=True'),
     (dict(offset=2), ValueError, 'Mask has offset, which needs causal=True'),
   ],

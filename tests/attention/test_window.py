@@ -78,7 +78,7 @@ def test_a_window_hides_what_is_further_back(case):
 
 def test_a_window_of_the_layer_is_that_of_a_mask():
   x, p = inputs('mha')[0], params('mha')
-  layer = build('mha', window=W)
+  layer = build('mha', window=np.int64(W))
   own = attention.Mask(causal=True, window=W)
   for mask in (None, own, attention.Mask(), np.ones((T, T), bool)):
     o = layer.apply({'params': p}, x, mask=mask)
@@ -87,8 +87,9 @@ def test_a_window_of_the_layer_is_that_of_a_mask():
     layer.apply({'params': p}, x, mask=own.replace(window=3))
   cache = build('mha', window=W, decode=True).init(jax.random.key(0), x)
   assert cache['cache']['past'].length == W
-  with pytest.raises(ValueError, match='window=0; expected at least 1'):
-    build('mha', window=0)
+  for bad in (0, 2**31):
+    with pytest.raises(ValueError, match=f'window={bad}; expected at least 1'):
+      build('mha', window=bad)
 
 
 def test_a_layer_without_the_bias_of_its_output():

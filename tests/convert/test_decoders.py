@@ -233,6 +233,16 @@ def scaling(**fields):
     ),
     (
       'gemma3_text_TextModel',
+      dict(rope_parameters={NEAR: 'x'}),
+      f"rope_parameters.{NEAR} is 'x', expected dict",
+    ),
+    (
+      'mistral_Model',
+      dict(sliding_window=10**12),
+      'window=10+; expected at le',
+    ),
+    (
+      'gemma3_text_TextModel',
       dict(model_type='gemma3'),
       "model_type='gemma3'; there are .*gemma3_text",
     ),
@@ -252,6 +262,15 @@ def test_configs_that_we_have_no_model_for(case, config, words, tmp_path):
 def test_biases_that_the_config_does_not_have(tmp_path):
   folder = variant(tmp_path / 'old', 'llama_Model', attention_bias=False)
   with pytest.raises(ValueError, match=r'unexpected: layers\.0\.self_attn\.k_'):
+    checkpoints.load(folder)
+
+
+def test_floats_of_8_bits(tmp_path):
+  folder = variant(tmp_path / 'old', 'llama_Model')
+  head = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+  size = len(head).to_bytes(8, 'little')
+  (folder / 'model.safetensors').write_bytes(size + head + b'ab')
+  with pytest.raises(ValueError, match=r'safetensors cannot be read: .*float8'):
     checkpoints.load(folder)
 
 

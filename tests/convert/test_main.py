@@ -409,6 +409,7 @@ def test_a_marian_with_sentence_pieces(tmp_path):
       '--shared_dim is given twice',
     ),
     (['--to=huggingface', '--attention=mqa'], 'writes a model as it is'),
+    (['--to=huggingface', '--calibration=x'], '=x needs --attention'),
   ],
 )
 def test_wrong_words(bert, tmp_path, words, message):
@@ -420,8 +421,9 @@ def test_wrong_words(bert, tmp_path, words, message):
 
 def test_empty_text(bert, tmp_path):
   (tmp_path / 'text').write_text('\n \n')
+  words = '--attention=mqa', f'--calibration={tmp_path}/text'
   with pytest.raises(ValueError, match='text has no text'):
-    run(bert, tmp_path / 'out', f'--calibration={tmp_path}/text')
+    run(bert, tmp_path / 'out', *words)
 
 
 @pytest.mark.parametrize('word', ['--rows=0', '--rows=-3', '--length=0'])

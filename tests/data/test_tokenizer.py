@@ -239,7 +239,10 @@ def elsewhere(kind, path):
     gpt2=['<|endoftext|>'],
     llama3=['<|begin_of_text|>', '<|end_of_text|>'],
     mistral=['<s>', '<unk>', '</s>'],
-    gemma=['<bos>', '<pad>', '<eos>', '<unk>', '<mask>', '<start_of_turn>'],
+    nemo=['<s>', '<unk>', '</s>', '[INST]', '<pad>'],
+    marian=['<pad>', '<unk>', '</s>'],
+    gemma=['<bos>', '<pad>', '<eos>', '<unk>', '<mask>', '<start_of_turn>']
+    + ['<s>', '</s>'],  # tags of HTML
   )[kind]
   words = ['Paris', 'is', 'far', '##a', 'Ġ']
   vocabulary = {word: i for i, word in enumerate([*special, *words])}
@@ -270,6 +273,8 @@ def elsewhere(kind, path):
       1,
     ),
     ('mistral', ('</s>', '<s>', '</s>', None), 2),
+    ('nemo', ('<pad>', '<s>', '</s>', None), 2),
+    ('marian', ('<pad>', '<pad>', '</s>', None), 1),
     ('gemma', ('<pad>', '<bos>', '<eos>', None), 1),
   ],
 )

@@ -20,9 +20,9 @@ SERVER = r"""
 import contextlib, io, json, os, runpy, sys, warnings
 warnings.simplefilter('ignore')
 import train
-from collab import tasks
+from collab import models
 
-tasks.build = lambda **fields: sys.exit(0)  # where the run begins
+models.check = lambda data, **fields: sys.exit(0)  # where the run begins
 for line in sys.stdin:
   folder, *argv = json.loads(line)
   if not os.fork():

@@ -2,8 +2,9 @@
 """Reads and writes checkpoints of Hugging Face's Transformers, without torch.
 
 A checkpoint is read into a model of ours, its parameters, and `rest`. Writing
-it again gives every tensor bit for bit, and the files beside it. Parameters are
-float32 here, and what they were in files. `families` maps names to ours.
+it again gives every tensor bit for bit (see layouts.SHIFTED for Gemma's norms),
+and the files beside it. Parameters are float32 here, and what they were in
+files. `families` maps names to ours.
 """
 
 from collections.abc import Iterable, Mapping

@@ -135,7 +135,8 @@ def join_sorted(names: Iterable[str]) -> str:
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads {name: array} from one safetensors file."""
-  kinds = safetensors.SafetensorError, OSError, KeyError
+  # NumPy lacks 8-bit floats, an AttributeError.
+  kinds = safetensors.SafetensorError, OSError, KeyError, AttributeError
   with checks.located(f'{path} cannot be read', kinds):
     return safetensors.numpy.load_file(path)
 

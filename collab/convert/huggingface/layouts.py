@@ -71,7 +71,8 @@ FIRST_ROW = (Part('', ('',), lambda x: x[None], _reshape),)  # [1, ...]
 TABLE = (Part('.weight', ('/embedding',), _same, _reshape),)
 NORM = _linear('scale', _same, _reshape)
 DENSE = _linear('kernel', lambda x: _rows(x).T, _transpose)
-# Gemma's norms multiply by 1 + w; a w of half precision is restored exactly.
+# Gemma's norms multiply by 1 + w, in float32. That comes back exactly, and w to
+# within 2^-24.
 SHIFTED = _linear(
   'scale', lambda x: x - 1, lambda x, shape: ((x + 1).reshape(shape),)
 )

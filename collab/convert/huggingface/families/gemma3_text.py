@@ -13,8 +13,10 @@ def fields(get: Callable) -> dict:
   checks.at_least('sliding_window_pattern', every, 1)
   types = decoder.layer_types(get, lambda i: (i + 1) % every > 0)
   given = get('rope_parameters', {})
-  for name in given:
+  for name, value in given.items():
     checks.one_of('rope_parameters', name, (decoder.FULL, decoder.SLIDING))
+    if not isinstance(value, dict | None):
+      raise ValueError(f'rope_parameters.{name} is {value!r}, expected dict.')
   full = (given.get(decoder.FULL) or {}) | get('rope_scaling', {})
   near = given.get(decoder.SLIDING) or {}
   ropes = {

@@ -94,7 +94,7 @@ def test_description(monkeypatch, capsys, tmp_path):
   [
     (['trian'], "COMMAND='trian'; there are train, convert, "),
     (['list', 'model'], "KIND='model'; there are variants, models, tasks, "),
-    (['describe', 'lm.py'], 'lm.py: no such config; configs/ has decoder, '),
+    (['describe', 'lm.py'], 'lm.py: no such config; configs/ has classify, '),
     (['describe', 'configs/lm.py:x'], "fails: The argument has 'x'; there are"),
     (['describe'], 'describe CONFIG'),
   ],

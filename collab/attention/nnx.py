@@ -49,7 +49,7 @@ class MultiHeadAttention(nnx.bridge.ToNNX):
     x = [jnp.zeros((1, 1, in_features))]
     if in_kv_features is not None:
       x.append(jnp.zeros((1, 1, in_kv_features)))
-    self.lazy_init(*x)
+    self.lazy_init(*x, deterministic=True)
     self.to_nnx__module = layer
 
   def __call__(

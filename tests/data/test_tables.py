@@ -5,6 +5,7 @@ import gzip
 from itertools import chain
 import json
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -198,47 +199,43 @@ def test_text_that_is_none(tmp_path):
     text.read('', str(tmp_path))
 
 
-# The package `datasets` -------------------------------------------------------
+# The hub ----------------------------------------------------------------------
 
 
-def test_a_name_without_the_package(monkeypatch):
-  monkeypatch.setitem(__import__('sys').modules, 'datasets', None)
-  with pytest.raises(ValueError, match=r"glue/rte needs .*'collab\[hf\]'"):
-    tables.read('hf:glue/rte', COLUMNS)
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """The folder of a subset in the hub's cache, and no network."""
+  constants = huggingface_hub.constants
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  place = tmp_path / 'datasets--glue'
+  write(place / 'refs/refs/convert/parquet', 'abc')
+  return place / 'snapshots/abc/rte'
 
 
-def test_a_name_from_the_cache(tmp_path, monkeypatch):
-  """The files that `datasets` has fetched are read, without a network."""
-  datasets = pytest.importorskip('datasets')
-  config = datasets.config
-  monkeypatch.setattr(config, 'HF_DATASETS_CACHE', tmp_path)
-  monkeypatch.setattr(config, 'HF_HUB_OFFLINE', True)
-  place = tmp_path / 'glue' / 'rte' / '0.0.0' / '0123abcd'
-  place.mkdir(parents=True)
-  split = dict(_type='SplitInfo', num_bytes=1, num_examples=3)
-  for name in ('train', 'validation'):
-    save_arrow(place / f'glue-{name}.arrow', table([0, 1, 0]))
-  (place / 'dataset_info.json').write_text(
-    json.dumps(
-      dict(
-        features=dict(
-          n=dict(dtype='int64', _type='Value'),
-          label=FEATURES['label'],
-          text=dict(dtype='string', _type='Value'),
-        ),
-        builder_name='glue',
-        dataset_name='glue',
-        config_name='rte',
-        version='0.0.0',
-        splits={x: split | dict(name=x) for x in ('train', 'validation')},
-      )
-    )
-  )
+def test_a_name_of_the_hub(hub):
+  for split in ('train', 'validation'):
+    for i in range(2):
+      write(hub / split / f'000{i}.parquet', table([0, 1, 0]))
   found = tables.read('hf:glue/rte', COLUMNS)
-  assert set(found.readers) == {'train', 'val'}
+  assert {k: len(rows(x)) for k, x in found.readers.items()} == dict(
+    train=6, val=6
+  )
   assert rows(found.readers['val'])[1] == (ROWS[1][0], 1)
   assert found.classes == dict(label=('x', 'y'))
-  with pytest.raises(
-    ValueError, match='hf:glue/cola: datasets has no glue/col'
-  ):
-    tables.read('hf:glue/cola', COLUMNS)
+  line, *_ = text.read('', 'hf:glue/rte').lines('val')
+  assert line == ROWS[0][0]
+
+
+@pytest.mark.parametrize(
+  'name, error',
+  [
+    ('glue/cola', r'abc/cola is not a folder\. Expected a table'),
+    ('owner/glue/rte', 'hf:owner/glue/rte is neither on the hub nor kept here'),
+    ('glue', 'hf:glue: expected hf:NAME/SUBSET or hf:OWNER/NAME/SUBSET'),
+  ],
+)
+def test_what_the_hub_has_not(name, error, hub):
+  hub.mkdir(parents=True)
+  with pytest.raises(ValueError, match=error):
+    tables.read(f'hf:{name}', COLUMNS)

@@ -2,8 +2,8 @@
 """Reads tables by splits: CSV, TSV, JSON lines, Parquet, and `datasets`.
 
 A path is a file, a folder of files, a folder that `datasets` has saved, or
-hf:NAME/SUBSET, a data set that the package `datasets` finds. The words of a
-file's path say its split: train.csv, data/validation-00000-of-00002.parquet.
+hf:NAME/SUBSET, a data set of the Hugging Face hub, kept in its cache. The words
+of a file's path say its split: train.csv, data/dev-00000-of-00002.parquet.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,12 +55,11 @@ def read(path: str | Path, columns: Sequence[str]) -> Tables:
     ValueError: there is none, several for a split, or it lacks a column. While
       iterating: a damaged file, or one without rows.
   """
-  if str(path).startswith(HUB):
-    named = _of_hub(str(path))
-  else:
-    named = files(node_files.fetched(path))
+  hub = str(path).startswith(HUB)
+  folder = _of_hub(path) if hub else node_files.fetched(path)
+  named = files(folder)
   if not named:
-    some = ', '.join(split_files.names(Path(path), EXPECTED)[:12])
+    some = ', '.join(split_files.names(folder, EXPECTED)[:12])
     raise ValueError(
       f'{path} has no table, but {some or "nothing"}. {EXPECTED}'
     )
@@ -235,26 +234,20 @@ def _classes(path):
 
 
 def _of_hub(path):
-  """Returns {split: its files} of what `datasets` has fetched or fetches."""
-  try:
-    import datasets
-  except ImportError:
+  """Returns the folder of Parquet files that the hub makes of a data set."""
+  name, _, subset = path.removeprefix(HUB).rpartition('/')
+  if not name:
     raise ValueError(
-      f"{path} needs the package datasets: pip install 'collab[hf]'"
-    ) from None
-  names, faults = path.removeprefix(HUB).split('/'), []
-  # glue/rte may be a name with its owner, or with its subset.
-  for reading in (['/'.join(names[:2]), *names[2:]], names):
-    try:
-      found = datasets.load_dataset(*reading)
-    except Exception as error:  # of many libraries
-      faults.append(f'{" ".join(reading)}: {error}')
-    else:
-      return {
-        split: [Path(file['filename']) for file in part.cache_files]
-        for split, part in found.items()
-      }
-  raise ValueError(
-    f'{path}: datasets has no {"; no ".join(faults)}. Expected '
-    f'{HUB}NAME/SUBSET or {HUB}OWNER/NAME/SUBSET.'
-  )
+      f'{path}: expected {HUB}NAME/SUBSET or {HUB}OWNER/NAME/SUBSET; without '
+      "subsets, SUBSET is 'default'."
+    )
+  import huggingface_hub  # slow, and few need it
+
+  with checks.located(f'{path} is neither on the hub nor kept here', Exception):
+    folder = huggingface_hub.snapshot_download(
+      name,
+      repo_type='dataset',
+      revision='refs/convert/parquet',
+      allow_patterns=f'{subset}/*',
+    )
+  return Path(folder, subset)

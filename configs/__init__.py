@@ -20,7 +20,7 @@ from collab.attention import variants
 SIZES = dict(
   sample='A small model on data that is bundled: minutes.',
   small='A model for one CPU, on data of data.path or TFDS.',
-  smoke='`sample` for 20 steps, to see that all runs: a minute at most.',
+  smoke='`sample` for 20 steps, to see that all runs: about a minute.',
 )
 
 
@@ -256,8 +256,8 @@ def fixed(get_config: Callable, word: str) -> Callable:
 def shorten(c: ConfigDict, steps: int = 20) -> None:
   """Changes the number of steps, and the schedules with it."""
   c.optim.warmup_steps = max(1, steps * c.optim.warmup_steps // c.total_steps)
-  half = steps // 2
-  c.update(total_steps=steps, every=dict(log=1, eval=half, checkpoint=half))
+  log, half = max(1, steps // 4), steps // 2
+  c.update(total_steps=steps, every=dict(log=log, eval=half, checkpoint=half))
 
 
 def attend(c: ConfigDict, words: Words, **own: dict) -> ConfigDict:

@@ -5,7 +5,7 @@ import gzip
 from itertools import chain
 import json
 
-import huggingface_hub
+from huggingface_hub import constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -205,7 +205,6 @@ def test_text_that_is_none(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
   """The folder of a subset in the hub's cache, and no network."""
-  constants = huggingface_hub.constants
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   place = tmp_path / 'datasets--glue'

@@ -23,6 +23,7 @@ COMMANDS = dict(
   convert='collab.convert',
   generate='collab.generate',
   translate='collab.translate',
+  evaluate='collab.evaluate',
   report='experiments.report',
   sweep='experiments.sweep',
   cost='collab.accounting',

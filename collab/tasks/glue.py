@@ -277,12 +277,12 @@ class Benchmark(Classification):
         )
 
 
+build = Benchmark
+
+
 def outputs(model: models.Model, params: Mapping, batch: dict) -> jax.Array:
   """Computes the outputs of a model, float32 [R, outputs]."""
   return model.apply({'params': params}, batch).astype(jnp.float32)
-
-
-build = Benchmark
 
 
 def sample(subtask: Subtask) -> tuple[Subtask, examples.Parts]:

@@ -15,6 +15,7 @@ one line; COLLAB_TRACEBACK=1 shows where they come from.
 
 import contextlib
 import functools
+import sys
 import time
 
 import jax
@@ -158,4 +159,6 @@ def main(
 
 
 if __name__ == '__main__':
+  if '--help' in sys.argv:
+    __doc__ += f'\n{configs.overview()}'
   command.train(main, configs.check)

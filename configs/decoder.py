@@ -99,18 +99,19 @@ def get_config(argument: str = '') -> ConfigDict:
   model, data, steps, every = SIZES[size]
   c = base()
   c.task = dict(
-    name='lm',
-    z_loss=1e-4,
+    name='lm',  # a file of collab/tasks, or an import path
+    z_loss=1e-4,  # weight of the square of log Z, which keeps logits small
     documents='',  # or 'line', 'paragraph': rows are packed with those
   )
   c.data = dict(
     corpus='',  # a data set of TFDS, unless path is given
     path='',  # folder of wiki.train.raw, ...; plain or .gz
+    column='text',  # of tables: CSV, TSV, JSON lines, Parquet
     kind='bpe',  # or 'words', a closed vocabulary
-    vocab_size=0,
-    vocabulary='',  # a tokenizer.json instead of one trained here
+    vocab_size=0,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
     folder='',  # folder of the tokens, default WORKDIR/data
-    row_length=0,
+    row_length=0,  # tokens of a row
     batch_size=0,  # rows of an update
     eval_stride=0,  # tokens that count in a window, after the first
   )
@@ -122,13 +123,13 @@ def get_config(argument: str = '') -> ConfigDict:
   c.data.eval_stride = L // 2
   c.model.update(
     name='decoder',
-    num_layers=0,
-    mlp='',
-    use_bias=False,
-    norm_kind='rms',
+    num_layers=0,  # layers
+    mlp='',  # gated, dense
+    use_bias=False,  # of the projections of MLP and attention
+    norm_kind='rms',  # or layer
     epsilon=1e-6,
-    tied=True,
-    positions='none',  # but for those of the attention, rope
+    tied=True,  # whether the embedding table also gives the logits
+    positions='none',  # beside rope's: learned, sinusoidal, none
     max_length=2 * L,  # tokens when decoding
     dropout=0.0,
   )
@@ -146,13 +147,18 @@ def get_config(argument: str = '') -> ConfigDict:
   )
   c.optim.update(b2=0.95, eps=1e-8, weight_decay=0.1, warmup_steps=steps // 15)
   c.update(total_steps=steps, every=every)
-  c.model.attention.qk_norm = True
+  c.model.attention.qk_norm = True  # RMS norm of queries and keys
   own = {}
   if words.others['positions'] == 'rope':
-    c.model.attention.rope = dict(base=10_000.0, fraction=1.0)
+    c.model.attention.rope = dict(
+      base=10_000.0,  # the slowest plane turns by about 1 / base a token
+      fraction=1.0,  # share of a head's width that rotates
+    )
     # Half the width of a head, as in the paper, and even.
     head = c.model.dim // c.model.attention.num_heads
-    own['mla'] = own['gla'] = dict(rope_dim=head // 4 * 2)
+    own['mla'] = own['gla'] = dict(
+      rope_dim=head // 4 * 2,  # width of the key that rotates beside the latent
+    )
   else:
     c.model.positions = words.others['positions']
   attend(c, words, **own)

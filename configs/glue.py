@@ -53,16 +53,16 @@ TRAINING = dict(
 # The fields that BERT-base adds to `configs.base` or changes in it.
 BERT_BASE = dict(
   name='encoder',
-  num_layers=12,
+  num_layers=12,  # layers
   norm='post',
   epsilon=1e-12,
-  positions='learned',
-  max_length=512,
+  positions='learned',  # learned, sinusoidal, none
+  max_length=512,  # rows of the table of learned positions
   first_position=0,  # row of the first token's position; 2 in RoBERTa
-  types=2,
+  types=2,  # token types; 0 for none
   embed_dim=0,  # width of factorised embeddings, 0: dim
   shared=False,  # whether all layers share one layer's parameters
-  pooler=True,
+  pooler=True,  # whether the head is on BERT's pooler
   attention_dropout=0.1,
 )
 # Pre-trained models, as differences from BERT-base.
@@ -107,15 +107,18 @@ def sentences(
     training: {sub-task: (examples, epochs)}.
   """
   c = base()
-  c.task = dict(name=task, subtask=words.subtask)
+  c.task = dict(
+    name=task,  # a file of collab/tasks, or an import path
+    subtask=words.subtask,  # data set of the benchmark
+  )
   c.data = dict(
-    corpus='',  # in TFDS, unless path is given
+    corpus='',  # in TFDS, unless path is given; or 'sample'
     path='',  # folder of CoLA, SST-2, BoolQ, ... as published; plain or .gz
     malformed='fatal',  # rows with other columns; 'skip' counts them
-    vocab_size=30_522,
-    vocabulary='',  # a tokenizer.json instead of one trained here
-    row_length=128,
-    batch_size=32,
+    vocab_size=30_522,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
+    row_length=128,  # tokens of a row, special ones included
+    batch_size=32,  # rows of an update
   )
   c.data.update(data)
   c.model.update(model)

@@ -34,25 +34,28 @@ def get_config(argument: str = '') -> ConfigDict:
   words = parse(argument, SUBTASKS)
   subtask = words.subtask
   c = base()
-  c.task = dict(name='lm')
+  c.task = dict(
+    name='lm',  # a file of collab/tasks, or an import path
+  )
   c.data = dict(
     corpus='',  # a data set of TFDS, unless path is given
     path='',  # folder of wiki.train.raw, ...; ptb.train.txt, ...; plain or .gz
+    column='text',  # of tables: CSV, TSV, JSON lines, Parquet
     kind='bpe',  # or 'words', a closed vocabulary
-    vocab_size=32_768,
-    vocabulary='',  # a tokenizer.json instead of one trained here
+    vocab_size=32_768,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
     folder='',  # folder of the tokens, default WORKDIR/data
-    row_length=512,
-    batch_size=64,  # rows: 32,768 tokens an update
+    row_length=512,  # tokens of a row
+    batch_size=64,  # rows of an update
     eval_stride=128,  # tokens that count in a window, after the first
   )
   c.model.update(
     name='decoder',
-    num_layers=12,
+    num_layers=12,  # layers
     activation='gelu_tanh',
     epsilon=1e-5,
-    positions='learned',
-    max_length=1024,
+    positions='learned',  # learned, sinusoidal, none
+    max_length=1024,  # learned positions, and tokens when decoding
   )
   c.optim.update(lr=6e-4, schedule='cosine', warmup_steps=2000)
   c.optim.update(b2=0.98, eps=1e-8, weight_decay=0.1)

@@ -28,15 +28,19 @@ def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   c = base()
-  c.task = dict(name='mlm', rate=0.15)
+  c.task = dict(
+    name='mlm',  # a file of collab/tasks, or an import path
+    rate=0.15,  # share of the tokens that are masked
+  )
   c.data = dict(
     corpus=SUBTASKS[words.subtask],  # in TFDS, unless path is given
     path='',  # folder of text files, plain or .gz
-    vocab_size=32_768,
-    vocabulary='',  # a tokenizer.json instead of one trained here
+    column='text',  # of tables: CSV, TSV, JSON lines, Parquet
+    vocab_size=32_768,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
     folder='',  # folder of the tokens, default WORKDIR/data
-    row_length=512,
-    batch_size=256,
+    row_length=512,  # tokens of a row
+    batch_size=256,  # rows of an update
   )
   c.model.update(glue.BERT_BASE)
   c.optim.update(lr=2e-4, schedule='linear', warmup_steps=10_000)

@@ -32,18 +32,22 @@ def get_config(argument: str = '') -> ConfigDict:
   words = parse(argument, ('v1', 'v2', 'xquad'))
   subtask = words.subtask
   c = base()
-  c.task = dict(name='squad', max_answer_length=30, null_threshold=0.0)
+  c.task = dict(
+    name='squad',  # a file of collab/tasks, or an import path
+    max_answer_length=30,  # tokens
+    null_threshold=0.0,  # v2.0: how much better than an answer none has to be
+  )
   c.data = dict(
     corpus='squad',  # in TFDS, unless path is given
     version='v1.1',  # or 'v2.0'
     path='',  # folder of train-v1.1.json, dev-v1.1.json, ...; or .gz
     files=(),  # else 'train=FILE', 'val=FILE', ...; or 'all=FILE'
-    vocab_size=30_522,
-    vocabulary='',  # a tokenizer.json instead of one trained here
-    row_length=384,
-    stride=128,
-    question_length=64,
-    batch_size=32,
+    vocab_size=30_522,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
+    row_length=384,  # tokens of a window, with the question
+    stride=128,  # tokens from a window of a passage to the next
+    question_length=64,  # most tokens of a question
+    batch_size=32,  # windows of an update
   )
   c.model.update(glue.BERT_BASE)
   c.optim.update(lr=3e-5, schedule='linear', warmup_steps=550)

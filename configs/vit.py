@@ -50,44 +50,48 @@ def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument, tuple(SUBTASKS))
   subtask = words.subtask
+  imagenet = subtask == 'imagenet'
   images, mean, std = SUBTASKS[subtask]
   c = base()
-  c.task = dict(name='image', label_smoothing=0.1)
+  c.task = dict(
+    name='image',  # a file of collab/tasks, or an import path
+    label_smoothing=0.1,  # of the training loss
+  )
   c.data = dict(
-    corpus='imagenet2012' if subtask == 'imagenet' else subtask,
-    path='',  # path of local files instead
-    held_out=10_000 if subtask == 'imagenet' else 5_000,
+    corpus='imagenet2012' if imagenet else subtask,  # in TFDS
+    path='',  # folder of local files instead
+    held_out=10_000 if imagenet else 5_000,  # training images for val
     damaged='error',  # or 'skip' for images that do not decode
-    image_size=224,
-    batch_size=1024,
-    mean=mean,
-    std=std,
+    image_size=224,  # side of the square images, in pixels
+    batch_size=1024,  # images of an update
+    mean=mean,  # of each channel
+    std=std,  # deviation of each channel
     augment=dict(
-      crop='resized',  # 'padded', 'none'
-      padding=0,
-      flip=True,
+      crop='resized',  # resized, padded, none
+      padding=0,  # pixels around a 'padded' crop
+      flip=True,  # whether half of the images are mirrored
       ops=2,  # operations of RandAugment
-      magnitude=9.0,
-      erasing=0.25,
-      mixup=0.8,
-      cutmix=1.0,
+      magnitude=9.0,  # of these, 0 to 10
+      erasing=0.25,  # probability that a rectangle becomes noise
+      mixup=0.8,  # alpha of the mixed-in image's share; 0 for none
+      cutmix=1.0,  # alpha of the share of the area; 0 for none
     ),
   )
   c.model.update(
     name='vit',
-    patch=16,
-    distillation='none',
-    num_layers=12,
+    patch=16,  # side of a patch, in pixels
+    distillation='none',  # DeiT's second token: none, token, head
+    num_layers=12,  # layers
     epsilon=1e-6,
     dropout=0.0,
-    drop_path=0.1,
+    drop_path=0.1,  # rate at which the last layer is left out, others less
   )
   c.optim.update(lr=1e-3, schedule='cosine', end_lr=1e-5, b2=0.999, eps=1e-8)
   c.optim.update(weight_decay=0.05, clip=0.0, ema=0.99996)
   c.every = dict(log=100, eval=5000, checkpoint=5000)
   c.checkpoint.update(keep=2, best='val/top1', final='last')
   train_for(c, images, epochs=300, warmup=5)
-  if subtask != 'imagenet':
+  if not imagenet:
     few_pixels(c, subtask)
   resize(c, subtask, words.size, images)
   return attend(c, words)

@@ -28,41 +28,48 @@ def get_config(argument: str = '') -> ConfigDict:
   """Makes the config that the words of the argument describe."""
   words = parse(argument)
   c = base()
-  c.task = dict(name='wmt14', label_smoothing=0.1, beam=4, alpha=0.6)
+  c.task = dict(
+    name='wmt14',  # a file of collab/tasks, or an import path
+    label_smoothing=0.1,  # of the training loss
+    beam=4,  # hypotheses of the beam search
+    alpha=0.6,  # its length penalty
+  )
   c.data = dict(
     corpus='wmt14_translate/de-en',  # in TFDS, unless path is given
     path='',  # folder of train.en, train.de, val.*, test*.*; or .tsv; or .gz
     files=(),  # else 'train=FILE,FILE', 'val=...', 'test=...'
-    source='en',
-    target='de',
-    vocab_size=32_768,
-    vocabulary='',  # a tokenizer.json instead of one trained here
+    source='en',  # ending of its files, or feature in TFDS
+    target='de',  # likewise
+    vocab_size=32_768,  # of a tokenizer that is trained here
+    vocabulary='',  # a tokenizer.json instead
     folder='',  # folder of the tokenised text, default WORKDIR/data
-    row_length=256,
+    row_length=256,  # tokens of a row, on each side
     batch_size=112,  # rows: 28,672 tokens an update
-    too_long='drop',  # or 'truncate'
+    too_long='drop',  # pairs that fill more than a row; or 'truncate'
   )
   c.model.update(
     name='encoder_decoder',
     dim=512,
-    encoder_layers=6,
-    decoder_layers=6,
+    encoder_layers=6,  # layers of the encoder
+    decoder_layers=6,  # layers of the decoder
     mlp_dim=2048,
     activation='relu',
     norm='post',
     epsilon=1e-6,
-    positions='sinusoidal',
-    max_length=1024,
-    output_bias=False,
+    positions='sinusoidal',  # learned, sinusoidal, none
+    max_length=1024,  # learned positions, and tokens when decoding
+    output_bias=False,  # whether logits have a bias
     attention=dict(num_heads=8),
     decoder_attention=dict(),  # default: attention
-    cross_attention=dict(),
+    cross_attention=dict(),  # default: attention
   )
   c.optim.update(name='adam', lr=7e-4, schedule='inverse_sqrt', clip=0.0)
   c.optim.update(warmup_steps=4000, b2=0.98, eps=1e-9, weight_decay=0.0)
   c.update(total_steps=100_000, every=dict(log=100, eval=2000, checkpoint=2000))
   c.checkpoint.update(keep=10, average=10, final='last')
   resize(c, words.size)
+  if words.smoke:
+    c.task.beam = 1  # what has not learnt to end takes long
   # The paper's translation model has biases on the shared projections.
   return attend(c, words, collab=dict(bias='shared'))
 

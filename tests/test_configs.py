@@ -26,8 +26,8 @@ THIN = {
   'wmt14_mhe_add': ('wmt14', 'mhe_add'),
   'wmt14_mhe_mul': ('wmt14', 'mhe_mul'),
 }
-SIZES = dict.fromkeys(FAMILIES, ('sample', 'small')) | dict(
-  decoder=('sample', 's', 'm', 'l', '124m', '1b')
+SIZES = dict.fromkeys(FAMILIES, ('sample', 'small', 'smoke')) | dict(
+  decoder=('sample', 's', 'm', 'l', '124m', '1b', 'smoke')
 )
 # Words that only this family has.
 OTHERS = dict.fromkeys(FAMILIES, ()) | dict(
@@ -109,7 +109,9 @@ def built(config):
   return models.build(**fields, vocab_size=V), batch
 
 
-HEADS = dict(mlm='mlm', glue='classify', superglue='classify', squad='span')
+HEADS = dict(mlm='mlm', squad='span') | dict.fromkeys(
+  ('classify', 'glue', 'superglue'), 'classify'
+)
 
 
 def test_there_are_configs():
@@ -166,6 +168,19 @@ def test_a_thin_file_gives_words(name):
   assert get(name, 'small,num_heads=2') == get(
     family, f'{words},small,num_heads=2'
   )
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_smoke_is_a_short_sample(name):
+  config, sample = get(name, 'smoke,gqa'), get(name, 'sample,gqa')
+  assert config.total_steps == 20
+  shares = [c.optim.warmup_steps / c.total_steps for c in (config, sample)]
+  assert shares[0] == pytest.approx(shares[1], abs=0.05)
+  changed = {k for k, x in flat(config).items() if x != flat(sample)[k]}
+  every = {f'every.{x}' for x in sample.every}
+  assert changed - {'task.beam'} <= {
+    'total_steps', 'optim.warmup_steps', *every
+  }  # fmt: skip
 
 
 def test_default_fields_of_variants():
@@ -343,7 +358,7 @@ def test_optional_fields_are_in_a_config_only_if_given():
   [
     (
       'sampel',
-      "'sampel'; there are sample, small, collab, .*skv, tpa, KEY=VALUE",
+      "'sampel'; there are sample, small, smoke, collab, .*skv, tpa, KEY=VALUE",
     ),
     ('small,sample', 'two of a size: small and sample'),
     ('mqa', 'two of a variant: collab and mqa'),

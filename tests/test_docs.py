@@ -19,6 +19,7 @@ from absl import flags
 import pytest
 
 from collab import attention, command
+from collab.__main__ import COMMANDS
 from collab.runtime import plan
 from experiments.tables import __main__ as tables
 from tests import tiny
@@ -115,6 +116,12 @@ def check(environ, words, monkeypatch):
   match words:
     case ['train.py', *arguments]:
       check_training(arguments, monkeypatch)
+    case ['collab', 'train', *arguments]:
+      check_training(arguments, monkeypatch)
+    case ['collab', 'list' | 'describe', *_]:
+      pass  # test_catalog.py runs them
+    case ['collab', command, *arguments]:
+      check_module(COMMANDS[command], arguments, monkeypatch)
     case ['-m', 'pip', *_] | ['pytest' | 'ruff' | 'mkdocs', *_] | []:
       pass
     case ['-m', module, *arguments]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every experiment in configs/ runs at sample size, and goes on where it stood.
+"""Every experiment in configs/ runs, and goes on where it stood.
 
 Here five families, two of them with other heads; -m slow runs all of both.
 """
@@ -11,6 +11,7 @@ import pytest
 
 from collab.runtime import workdir
 from collab.tasks import wmt14
+import configs
 from tests import tiny
 from tests.test_configs import DECODE, FAMILIES, VARIANTS, get
 import train
@@ -20,12 +21,8 @@ pytestmark = pytest.mark.usefixtures('counted_once')
 
 def shrink(config):
   """Two steps, each with all that can be due."""
-  config.total_steps = 2
-  config.every.update(log=1, eval=1, checkpoint=1)
+  configs.shorten(config, 2)
   config.checkpoint.update(keep=2, average=1)
-  config.optim.warmup_steps = 1
-  if config.task.name == 'wmt14':
-    config.task.beam = 1
   return config.lock()
 
 
@@ -54,7 +51,7 @@ def quick(name, variant):
   ],
 )
 def test_runs_and_goes_on(name, variant, tmp_path):
-  config = workdir.claim(shrink(get(name, f'sample,{variant}')), tmp_path)
+  config = workdir.claim(shrink(get(name, f'smoke,{variant}')), tmp_path)
   scores = train.run(config, str(tmp_path))
   rows = tiny.rows(tmp_path)
   assert [row['step'] for row in rows if 'train/loss' in row] == [1, 2]

@@ -16,7 +16,9 @@ import pytest
 from collab import attention
 from tests import tiny
 
-PROJECT = tomllib.loads((tiny.ROOT / 'pyproject.toml').read_text())['project']
+TOML = tomllib.loads((tiny.ROOT / 'pyproject.toml').read_text())
+PROJECT = TOML['project']
+WHEEL = TOML['tool']['hatch']['build']['targets']['wheel']
 EXTRAS = PROJECT['optional-dependencies']
 CORE = {'jax', 'flax', 'numpy'}
 
@@ -45,7 +47,12 @@ def environment(folder, requirements):
     for top in tops:
       if not (folder / top).exists():
         (folder / top).symlink_to(one.locate_file(top))
-  (folder / 'collab').symlink_to(tiny.ROOT / 'collab')
+  (folder / 'collab').mkdir()
+  for path in (tiny.ROOT / 'collab').iterdir():
+    (folder / 'collab' / path.name).symlink_to(path)
+  for path, there in WHEEL['force-include'].items():
+    (folder / there).parent.mkdir(exist_ok=True)
+    (folder / there).symlink_to(tiny.ROOT / path)
   about = folder / 'collab-0.1.0.dist-info'
   about.mkdir()
   lines = ['Metadata-Version: 2.4', 'Name: collab', 'Version: 0.1.0']
@@ -128,6 +135,22 @@ def test_command_without_the_extra_is_one_line(core, name):
   assert 'tensorflow-datasets' in line
 
 
+def test_the_list_needs_no_extra(core):
+  done = run(core, '-m', 'collab', 'list')
+  assert (done.returncode, done.stderr) == (0, '')
+  for line in ('  mha  ', '  wmt14 ', '  encoder_decoder ', '  lm  '):
+    assert line in done.stdout
+
+
+@pytest.mark.parametrize('words', [['train'], ['describe', 'configs/lm.py']])
+def test_a_subcommand_names_the_extra(core, words):
+  done = run(core, '-m', 'collab', *words)
+  assert (done.returncode, done.stdout) == (1, '')
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('collab: collab needs ')
+  assert line.endswith("pip install 'collab[train]'")
+
+
 PACKAGES = ('data', 'metrics', 'training', 'convert', 'inference', 'tasks.lm')
 
 
@@ -162,6 +185,16 @@ def test_wheel_satisfies_its_own_imports(whole):
   """Without configs and experiments, which it does not bring."""
   done = run(whole, '-W', 'ignore', '-c', IMPORT_ALL)
   assert done.returncode == 0, done.stderr
+
+
+def test_wheel_trains_by_its_own_configs(whole):
+  words = ['-W', 'ignore', '-m', 'collab', 'train']
+  done = run(whole, *words, '--config=configs/lm.py:tiny')
+  assert (done.returncode, done.stdout) == (1, '')
+  assert 'collab/project/configs/lm.py:tiny' in done.stderr
+  assert "'tiny'; there are wikitext103" in done.stderr
+  done = run(whole, *words[:-1], 'sweep')
+  assert done.stderr == 'collab: sweep needs a clone of the repository.\n'
 
 
 def test_accounting_reads_a_config_anywhere(whole, tmp_path):

@@ -10,11 +10,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = (
   'collab.checks', 'collab.io', 'collab.imports', 'collab.extras', 'collab',
   'collab.attention',
-  'collab.models', 'collab.metrics', 'collab.data', 'collab.decoding',
+  'collab.models', 'collab.catalog', 'collab.metrics', 'collab.data',
+  'collab.decoding',
   'collab.beam_search', 'collab.runtime', 'collab.command', 'collab.model_json',
   'collab.tasks', 'collab.accounting', 'collab.training', 'collab.load_run',
   'collab.convert', 'collab.analysis', 'collab.inference', 'collab.translate',
-  'collab.generate', 'collab.evaluate', 'configs', 'experiments',
+  'collab.generate', 'collab.evaluate', 'collab.__main__',
+  'configs', 'experiments',
 )  # fmt: skip
 
 

@@ -21,12 +21,12 @@ class Added(NamedTuple):
   Attributes:
     field: path of the field, as in --config.optim.lr.
     neutral: value with the same meaning as configs without the field.
-    model: kind of model whose configs gained the field; '' for all.
+    kind: model or task whose configs gained the field; '' for all.
   """
 
   field: str
   neutral: Any
-  model: str = ''
+  kind: str = ''
 
   def undo(self, flat: dict) -> dict:
     same = self._concerns(flat) and flat.get(self.field) == self.neutral
@@ -38,7 +38,7 @@ class Added(NamedTuple):
     return flat | {self.field: self.neutral}
 
   def _concerns(self, flat):
-    return self.model in ('', flat.get('model.name'))
+    return self.kind in ('', flat.get('model.name'), flat.get('task.name'))
 
 
 class Renamed(NamedTuple):
@@ -64,6 +64,8 @@ class Renamed(NamedTuple):
 
 # Newest first. A new field or name must be listed if older results exist.
 CHANGES = (
+  Added('data.column', 'text', 'lm'),
+  Added('data.column', 'text', 'mlm'),
   Added('tensor', 1),
   Added('rules', ''),
   Renamed('model.remat', 'model.remat', (('none', False), ('full', True))),

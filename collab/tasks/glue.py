@@ -31,7 +31,7 @@ class Subtask(NamedTuple):
     form: form of the bundled sample, a key of `classification.FORMS`.
     outputs: number of outputs: classes, choices, or 1 for a regression.
     head: head of the encoder, 'classify' or 'choice'.
-    classes: names of the outputs in TFDS, if they are classes.
+    classes: names of the outputs, if they are classes.
   """
 
   metric: Callable
@@ -91,28 +91,29 @@ GLUE = Family(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Classification(tasks.OfConfig):
-  """Classification or regression on one sub-task of a family.
+  """Classification or regression of one or two texts, or a choice among some.
 
-  `data` has the fields of `read`, and row_length, batch_size, vocab_size,
-  vocabulary (a tokenizer.json instead of one trained on the training texts).
+  `data` has corpus, path, row_length, batch_size, vocab_size, vocabulary (a
+  tokenizer.json instead of one trained on the training texts), and what `read`
+  needs.
 
   Attributes:
-    subtask: a key of family.subtasks.
-    family: Family.
+    subtask: says which data and outputs these are.
 
   Raises:
     ValueError: there is no such sub-task, or the data is faulty.
   """
 
   subtask: str
-  family: Family = GLUE
+
+  def read(self) -> tuple[Subtask, examples.Parts]:
+    """Returns the sub-task, and a reader of its examples."""
+    raise NotImplementedError
 
   def __post_init__(self):
-    subtask, family, data = self.subtask, self.family, self.data
-    checks.one_of('task.subtask', subtask, family.subtasks)
-    self._subtask = family.subtasks[subtask]
+    data = self.data
     self._source = data.path or data.corpus
-    self._parts = read(subtask, family, data.corpus, data.path, data.malformed)
+    self._subtask, self._parts = self.read()
     self._length, self.units_per_step = data.row_length, data.batch_size
     train = list(self._parts.readers['train']())
     self._tokenizer = tokenizer_training.prepare(
@@ -134,24 +135,8 @@ class Classification(tasks.OfConfig):
       head=self._subtask.head,
       outputs=self._subtask.outputs if self._subtask.head != 'choice' else 0,
     )
-    # The sample's labels differ from those of the data that it imitates.
-    form = '' if data.path or data.corpus != 'sample' else self._subtask.form
-    classes = classification.CLASSES.get(form, self._subtask.classes)
+    classes = self._subtask.classes
     self.meaning = Meaning(self._tokenizer.fingerprint, classes)
-
-  def check(self, model: models.Model) -> None:
-    """See tasks.Task. Labels from TFDS have not been checked by the reader."""
-    most = 5 if self._regression else self._subtask.outputs - 1
-    found = {part: gold(rows) for part, (rows, _) in self._dev.items()}
-    for part, values in dict(train=self._labels, **found).items():
-      if not len(values):
-        raise ValueError(f"{self._source}: '{part}' has no examples.")
-      wrong = np.flatnonzero(~((values >= 0) & (values <= most)))
-      if len(wrong):
-        raise ValueError(
-          f"{self._source}: example {wrong[0] + 1} of '{part}' has the label "
-          f'{values[wrong[0]]}, expected 0 to {most}.'
-        )
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     rows = self.rows(step)
@@ -254,7 +239,45 @@ class Classification(tasks.OfConfig):
     return rows[:, None] * C + np.arange(C)
 
 
-build = Classification
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Benchmark(Classification):
+  """Classification on one sub-task of a benchmark.
+
+  `data` also has malformed, see glue.local.
+
+  Attributes:
+    family: Family, of whose sub-tasks it is one.
+  """
+
+  family: Family = GLUE
+
+  def read(self) -> tuple[Subtask, examples.Parts]:
+    """Reads local files, the sample, or TFDS."""
+    name, family, data = self.subtask, self.family, self.data
+    checks.one_of('task.subtask', name, family.subtasks)
+    found = family.subtasks[name]
+    if data.path:
+      return found, family.reader.local(name, data.path, data.malformed)
+    if data.corpus == 'sample':
+      return sample(found)
+    return found, family.reader.tfds(name, data.corpus)
+
+  def check(self, model: models.Model) -> None:
+    """See tasks.Task. Labels from TFDS have not been checked by the reader."""
+    most = 5 if self._regression else self._subtask.outputs - 1
+    found = {part: gold(rows) for part, (rows, _) in self._dev.items()}
+    for part, values in dict(train=self._labels, **found).items():
+      if not len(values):
+        raise ValueError(f"{self._source}: '{part}' has no examples.")
+      wrong = np.flatnonzero(~((values >= 0) & (values <= most)))
+      if len(wrong):
+        raise ValueError(
+          f"{self._source}: example {wrong[0] + 1} of '{part}' has the label "
+          f'{values[wrong[0]]}, expected 0 to {most}.'
+        )
+
+
+build = Benchmark
 
 
 def outputs(model: models.Model, params: Mapping, batch: dict) -> jax.Array:
@@ -262,12 +285,8 @@ def outputs(model: models.Model, params: Mapping, batch: dict) -> jax.Array:
   return model.apply({'params': params}, batch).astype(jnp.float32)
 
 
-def read(
-  subtask: str, family: Family, corpus: str, path: str, malformed: str
-) -> examples.Parts:
-  """Reads the parts of a sub-task: local files, the sample, or TFDS."""
-  if path:
-    return family.reader.local(subtask, path, malformed)
-  if corpus == 'sample':
-    return classification.parts(family.subtasks[subtask].form)
-  return family.reader.tfds(subtask, corpus)
+def sample(subtask: Subtask) -> tuple[Subtask, examples.Parts]:
+  """Returns the bundled sample of a sub-task's form, and its own classes."""
+  classes = classification.CLASSES.get(subtask.form, ())
+  parts = classification.parts(subtask.form)
+  return subtask._replace(classes=classes), parts

@@ -28,8 +28,8 @@ DOCUMENTS = ('', 'line', 'paragraph')
 class RunningText(tasks.OfConfig):
   """The shared part of tasks on one long text: its tokens, loss and scores.
 
-  `data` has corpus and path as in `text.read`; vocabulary and vocab_size as in
-  `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
+  `data` has corpus, path and column as in `text.read`; vocabulary, vocab_size
+  as in `tokenizer_training.prepare`; folder of the tokens, '' for workdir/data;
   row_length L; batch_size R.
 
   Attributes:
@@ -45,7 +45,7 @@ class RunningText(tasks.OfConfig):
   def __post_init__(self):
     data = self.data
     self._length, self._size = data.row_length, data.batch_size
-    self._source = text.read(data.corpus, data.path)
+    self._source = text.read(data.corpus, data.path, data.column)
     self._tokenizer = tokenizer_training.prepare(
       self.workdir,
       data.vocabulary,

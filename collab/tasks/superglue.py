@@ -9,7 +9,7 @@ import numpy as np
 from collab.data.examples import Example
 from collab.data.readers import superglue
 from collab.metrics import labels
-from collab.tasks.glue import ACCURACY, Classification, Family, Subtask, gold
+from collab.tasks.glue import ACCURACY, Benchmark, Family, Subtask, gold
 
 
 def by_question(
@@ -54,4 +54,4 @@ SUPERGLUE = Family(
   ),
 )
 
-build = functools.partial(Classification, family=SUPERGLUE)
+build = functools.partial(Benchmark, family=SUPERGLUE)

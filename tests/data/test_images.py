@@ -3,9 +3,12 @@
 
 import gzip
 import io
+import json
 
 import numpy as np
 from PIL import Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
@@ -353,6 +356,40 @@ def test_unknown_layouts(tmp_path):
 
 
 # The sample, and TFDS ---------------------------------------------------------
+
+
+def test_tables_of_datasets(tmp_path):
+  names = json.dumps(
+    dict(info=dict(features=dict(label=dict(names=['no', 'yes']))))
+  )
+
+  def write(split, rows):
+    cells = [dict(bytes=image, path=None) for image, _ in rows]
+    found = pa.table(dict(image=cells, label=[label for _, label in rows]))
+    found = found.replace_schema_metadata(dict(huggingface=names))
+    pq.write_table(found, tmp_path / f'{split}-00000-of-00001.parquet')
+
+  write('train', [(png('red'), 1), (png('blue'), 0), (png('lime'), 1)])
+  with pytest.raises(ValueError, match='needs train and another split'):
+    read(tmp_path, 3)
+  write('validation', [(png('white'), 0), (b'damaged', 1)])
+  source = read(tmp_path, 3, held_out=1)
+  assert source.classes == ('no', 'yes')
+  assert {k: len(x) for k, x in source.splits.items()} == dict(
+    train=2, val=1, test=2
+  )
+  image, label = source.splits['test'][0]
+  assert (image.getpixel((0, 0)), label) == ((255, 255, 255), 0)
+  with pytest.raises(ValueError, match=r'parquet, row 2 does not decode'):
+    source.splits['test'][1]
+  write('validation', [(png('white'), 2)])
+  with pytest.raises(ValueError, match='row 1: label=2; expected 0 to 1'):
+    read(tmp_path, 3)
+  write('validation', [(None, 1)])
+  with pytest.raises(
+    ValueError, match=r'row 1: image is \{.*, expected the by'
+  ):
+    read(tmp_path, 3)
 
 
 def test_sample():

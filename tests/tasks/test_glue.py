@@ -324,16 +324,17 @@ def test_labels_out_of_range(
   subtask, label, legal, part, tmp_path, monkeypatch
 ):
   """As TFDS has -1 where a label is hidden: refused before the first step."""
-  read = glue.read
+  sample = glue.sample
 
   def with_one(*args):
-    parts = read(*args)
+    found, parts = sample(*args)
     rows = list(parts.readers[part]())
     rows[3] = rows[3]._replace(label=label)
-    return parts._replace(readers=parts.readers | {part: lambda: iter(rows)})
+    readers = parts.readers | {part: lambda: iter(rows)}
+    return found, parts._replace(readers=readers)
 
   task(subtask, tmp_path).check(None)
-  monkeypatch.setattr(glue, 'read', with_one)
+  monkeypatch.setattr(glue, 'sample', with_one)
   words = f"example 4 of '{part}' has the label {label}, expected {legal}"
   with pytest.raises(ValueError, match=words):
     task(subtask, tmp_path).check(None)
@@ -341,12 +342,13 @@ def test_labels_out_of_range(
 
 @pytest.mark.parametrize('part', ['val', 'test'])
 def test_a_part_without_examples(part, tmp_path, monkeypatch):
-  read = glue.read
+  sample = glue.sample
 
   def without(*args):
-    parts = read(*args)
-    return parts._replace(readers=parts.readers | {part: lambda: iter(())})
+    found, parts = sample(*args)
+    readers = parts.readers | {part: lambda: iter(())}
+    return found, parts._replace(readers=readers)
 
-  monkeypatch.setattr(glue, 'read', without)
+  monkeypatch.setattr(glue, 'sample', without)
   with pytest.raises(ValueError, match=f"sample: '{part}' has no examples"):
     task('sst2', tmp_path).check(None)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from collab.data.readers import prepared
+from collab import checks
+from collab.data.readers import prepared, tables
 
 MODES = {1: 'L', 3: 'RGB'}  # modes of Pillow, by the number of channels
 SEEN = 64  # images that a checksum reads
@@ -20,7 +21,7 @@ ENDINGS = ('.bmp', '.jpeg', '.jpg', '.png')
 EXPECTED = (
   'Expected train-images-idx3-ubyte, train-labels-idx1-ubyte and the same with '
   't10k (plain or .gz), or the folders train/CLASS/IMAGE and val/CLASS/IMAGE '
-  f'({", ".join(ENDINGS)}).'
+  f'({", ".join(ENDINGS)}), or train.parquet and test.parquet of `datasets`.'
 )
 
 
@@ -175,6 +176,43 @@ def _visible(name):
 def _of_file(paths, labels, i):
   # An unreadable file is not a damaged image: OSError under either policy.
   return str(paths[i]), paths[i].read_bytes(), int(labels[i])
+
+
+def of_tables(
+  path: str, channels: int, damaged: set | None
+) -> tuple[tuple[str, ...], dict[str, Encoded]]:
+  """Reads tables of `datasets` with the columns image and label, see `tables`.
+
+  The files of the images are held in memory.
+
+  Args:
+    path: see `tables.read`.
+    channels, damaged: see Encoded.
+
+  Raises:
+    ValueError: as `tables.read`; there is no train or no other split, or a row
+      has no image or no class.
+  """
+  found = tables.read(path, ('image', 'label'))
+  classes, splits = found.classes.get('label', ()), {}
+  if len(found.readers) < 2 or 'train' not in found.readers:
+    raise ValueError(f'{path} needs train and another split. {EXPECTED}')
+  for split, reader in found.readers.items():
+    rows = []
+    for where, (image, label) in reader():
+      with checks.located(where):
+        if not isinstance(image, dict) or not image.get('bytes'):
+          raise ValueError(
+            f'image is {image!r:.60}, expected the bytes of one.'
+          )
+        checks.within('label', label, 0, len(classes) - 1)
+      rows.append((where, image['bytes'], label))
+    splits[split] = Encoded(
+      rows.__getitem__, np.arange(len(rows)), channels, damaged
+    )
+  if 'test' not in splits:
+    splits['test'] = splits.pop('val')
+  return classes, splits
 
 
 def tfds(

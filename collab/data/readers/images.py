@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from collab import checks
-from collab.data.readers import encoded_images, idx
+from collab.data.readers import encoded_images, idx, tables
 from collab.data.samples import digits
 from collab.io import node_files
 
@@ -103,7 +103,9 @@ def read(
     raise ValueError(f'data.mean has {channels} values; expected 1 or 3.')
   skipped, ignored = set() if damaged == 'skip' else None, Counter()
   name, folder = path or corpus, node_files.fetched(path)
-  if path and not idx.there(folder):
+  if path and tables.are_of_datasets(path):
+    found = encoded_images.of_tables(path, channels, skipped)
+  elif path and not idx.there(folder):
     found = encoded_images.folders(folder, channels, skipped, ignored)
   elif path:
     found = _in_memory(idx.read(folder), name, channels)

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the files of each split in a folder, by name or as the user says."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+import hashlib
 from pathlib import Path
+import re
 
 from collab.data.splits import SPLITS
 
+# Maps words in a file's name to the split.
+WORDS = dict(train='train', test='test') | dict.fromkeys(
+  ('val', 'valid', 'validation', 'dev'), 'val'
+)
 PREFIXES = dict(train=('train',), val=('val', 'dev'), test=('test',))
 
 
@@ -50,6 +56,32 @@ def by_prefix(
     if ours:
       found[split] = [folder / name for name in ours[0]]
   return found
+
+
+def by_word(named: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+  """Finds the files of each split by a word in their names.
+
+  Args:
+    named: {name, as wiki.train.raw or data/train-1.csv: files}.
+
+  Raises:
+    ValueError: a name has words of several splits.
+  """
+  found = {}
+  for name, paths in named.items():
+    splits = sorted({WORDS[x] for x in re.split('[._/-]', name) if x in WORDS})
+    if len(splits) > 1:
+      raise ValueError(f'{paths[0]} names several splits: {", ".join(splits)}.')
+    for split in splits:
+      found.setdefault(split, []).extend(paths)
+  return found
+
+
+def identity(paths: Iterable[Path]) -> str:
+  """Returns a text that changes when the files may have."""
+  stats = ((p.resolve(), p.stat()) for p in paths)
+  parts = [f'{p} {stat.st_size} {stat.st_mtime_ns}' for p, stat in stats]
+  return f'files-{hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]}'
 
 
 def named(

@@ -6,22 +6,17 @@ import functools
 import hashlib
 from itertools import chain, tee
 from pathlib import Path
-import re
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from collab.data.readers import prepared, split_files
+from collab import checks
+from collab.data.readers import prepared, split_files, tables
 from collab.data.samples import prose
 from collab.data.splits import SPLITS, by_checksum
 from collab.data.tokenizer import Tokenizer, each
-from collab.io import node_files, sealed, text_lines
-
-# Maps words in a file's name to the split.
-WORDS = dict(train='train', test='test') | dict.fromkeys(
-  ('val', 'valid', 'validation', 'dev'), 'val'
-)
+from collab.io import json_text, node_files, sealed, text_lines
 
 
 class Text(NamedTuple):
@@ -60,39 +55,37 @@ class Stream(NamedTuple):
   characters: int
 
 
-def read(corpus: str, path: str) -> Text:
+def read(corpus: str, path: str, column: str = 'text') -> Text:
   """Reads local files if a path is given, else the sample or a TFDS set."""
   if path:
-    return local(path)
+    return local(path, column)
   return sample() if corpus == 'sample' else tfds(corpus)
 
 
-def local(path: str | Path) -> Text:
-  """Reads a folder of text files, in UTF-8, plain or .gz.
+def local(path: str | Path, column: str = 'text') -> Text:
+  """Reads a folder of text files, in UTF-8, plain or .gz; or of tables.
 
   Their names contain the split: wiki.train.raw, ptb.valid.txt, test.txt.gz, ...
   (train; val, valid, validation or dev; test). If no name does, the files *.txt
   are one text, and each line's checksum decides its split: 1 % is val, 1 %
-  test.
+  test. `of_tables` reads a file, or a folder without text.
 
   Raises:
     ValueError: no folder, no file, a missing split, two files for one, or a
       file for two.
   """
   folder = node_files.fetched(path)
+  if folder.is_file() or str(path).startswith(tables.HUB):
+    return of_tables(path, column)
   expected = (
     'Expected one file a split, e.g. wiki.train.raw, wiki.valid.raw and '
-    'wiki.test.raw; or *.txt that name no split; plain or .gz.'
+    'wiki.test.raw; or *.txt that name no split; plain or .gz; or tables, '
+    'train.csv, ...'
   )
   paths = [folder / name for name in split_files.names(folder, expected)]
-  found = {}
-  for p in paths:
-    parts = re.split(r'[._-]', p.name)
-    splits = sorted({WORDS[x] for x in parts if x in WORDS})
-    if len(splits) > 1:
-      raise ValueError(f'{p} names several splits: {", ".join(splits)}.')
-    for split in splits:
-      found.setdefault(split, []).append(p)
+  found = split_files.by_word(
+    {p.name: [p] for p in paths if not tables.is_table(p)}
+  )
   for split in SPLITS if found else ():
     if len(got := found.get(split, [])) != 1:
       names = ', '.join(p.name for p in got) or 'nothing'
@@ -103,11 +96,52 @@ def local(path: str | Path) -> Text:
   else:
     paths = [p for p in paths if p.name.lower().endswith(('.txt', '.txt.gz'))]
     readers = {s: functools.partial(_part, paths, s) for s in SPLITS}
+  if not paths and tables.files(folder):
+    return of_tables(path, column)
   if not paths:
     raise ValueError(f'{folder} has no text. {expected}')
   others = [p for p in sorted(folder.iterdir()) if p not in paths]
   names = [p.name + '/' * p.is_dir() for p in others if p.name[0] != '.']
-  return Text(str(path), _identity(paths), readers, tuple(names))
+  identity = split_files.identity(paths)
+  return Text(str(path), identity, readers, tuple(names))
+
+
+def of_tables(path: str | Path, column: str) -> Text:
+  """Reads a column of tables, see `tables`; a cell may have several lines.
+
+  Where there is no table for 'val' or 'test', the checksums of lines choose 1 %
+  of training for it.
+
+  Raises:
+    ValueError: as `tables.read`, or there is no training. While iterating: a
+      cell is no text.
+  """
+  found = tables.read(path, [column])
+  whole = found.readers.get('train', found.readers.get(''))
+  if not whole:
+    raise ValueError(f'{path} has nothing for train. {tables.EXPECTED}')
+  missing = [x for x in SPLITS if x not in found.readers]
+
+  def lines(split):
+    reader = found.readers.get(split, whole)
+    for line in _cells(reader, column):
+      part = by_checksum(line, 100)
+      part = part if part in missing else 'train'
+      if reader is not whole or part == split:
+        yield line
+
+  readers = {split: functools.partial(lines, split) for split in SPLITS}
+  identity = _hash('table', f'{found.fingerprint} {column}')
+  return Text(str(path), identity, readers)
+
+
+def _cells(reader, column):
+  for where, row in reader():
+    with checks.located(where):
+      if isinstance(row, ValueError):
+        raise row
+      text = json_text.field({column: row[0]}, column)
+    yield from text_lines.of_bytes(text.encode(), where)
 
 
 def sample() -> Text:
@@ -187,14 +221,6 @@ def _part(paths, split):
     for line in text_lines.of_path(path):
       if by_checksum(line, 100) == split:
         yield line
-
-
-def _identity(paths):
-  parts = []
-  for p in paths:
-    stat = p.stat()
-    parts.append(f'{p.resolve()} {stat.st_size} {stat.st_mtime_ns}')
-  return _hash('files', ' '.join(parts))
 
 
 def _hash(kind, text):

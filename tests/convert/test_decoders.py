@@ -191,6 +191,11 @@ def scaling(**fields):
     ('llama_Model', dict(attention_bias=1), 'attention_bias is 1, expected b'),
     (
       'llama_Model',
+      dict(head_dim=5),
+      'head_dim is 5, expected an even number',
+    ),
+    (
+      'llama_Model',
       dict(num_key_value_heads=3),
       'num_key_value_heads is 3, expected a divisor of 4',
     ),

@@ -313,6 +313,8 @@ def test_transformers_reads_what_is_written(case, tmp_path):
   import torch
   import transformers
 
+  from tests.convert import torch_models
+
   checkpoints.save(tmp_path / 'new', load(case))
   name = load(case).config['architectures'][0]
   model, told = getattr(transformers, name).from_pretrained(
@@ -320,15 +322,10 @@ def test_transformers_reads_what_is_written(case, tmp_path):
   )
   assert not any(told.values()), told
   inputs, want = io(case)
-  with torch.no_grad():
-    found = model.eval()(
-      **{k: torch.from_numpy(x.copy()) for k, x in inputs.items()}
-    )
-  got = found[0]
-  if name.endswith('QuestionAnswering'):
-    got = torch.stack([found.start_logits, found.end_logits], -1)
-  (want,) = (want[k] for k in ('logits', 'hidden') if k in want)
-  small.close(got.numpy(), want, 1e-6)
+  inputs = {k: torch.from_numpy(x.copy()) for k, x in inputs.items()}
+  got = torch_models.run(model.eval(), inputs)
+  (key,) = want.keys() & {'logits', 'hidden'}
+  small.close(got[key].numpy(), want[key], 1e-6)
 
 
 SENTENCES = (

@@ -50,6 +50,8 @@ def fields(
   """
   heads = get('num_attention_heads')
   width = get('head_dim', 0) or get('hidden_size') // heads
+  if width % 2:
+    raise ValueError(f'head_dim is {width}, expected an even number.')
   own = dict(
     name='gqa',
     num_heads=heads,

@@ -79,6 +79,7 @@ class Decoder(nn.Module):
 
   @nn.nowrap
   def output_table(self, params: Mapping) -> tuple:
+    self._check_lm()
     table = params['embed' if self.tied else 'output']['embedding']
     cap = [] if self.soft_cap is None else [self.soft_cap]
     return table, None, *cap
@@ -150,9 +151,15 @@ class Decoder(nn.Module):
       tokens: int [B, n].
       lengths: int [B], how many of the n are real, padded on the right.
     """
+    self._check_lm()
     new = tokens.shape[1] if lengths is None else lengths
     x = self._input(tokens, layers.next_positions(self, tokens, new))
     return self._logits(self.decoder(x, lengths=lengths))
+
+  @nn.nowrap
+  def _check_lm(self):
+    if self.head != 'lm':
+      raise ValueError(f"head={self.head!r}; of tokens only 'lm' has logits.")
 
   def _logits(self, x):
     table = self.embed if self.tied else self.output

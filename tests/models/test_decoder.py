@@ -66,6 +66,12 @@ def test_classes_of_tokens_and_of_the_last():
   small.close(got, last @ kernel, 1e-5)
   got = small.apply(classes, of_text, batch)  # whole rows
   small.close(got, features[:, -1] @ kernel, 1e-5)
+  for wrong in (
+    lambda: tags.output_table(params),
+    lambda: decoding.empty_cache(tags, B, L),
+  ):
+    with pytest.raises(ValueError, match="head='tag'; of tokens only 'lm' has"):
+      wrong()
   with pytest.raises(ValueError, match="head='x' is none of lm, classify, tag"):
     small.shapes(make(head='x'), batch)
 

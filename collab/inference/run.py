@@ -271,7 +271,7 @@ def load(folder: str | pathlib.Path, mesh: Mesh | None = None) -> Run:
 
   Args:
     folder: workdir of a run or of a conversion, checkpoint of Transformers or
-      its name on the Hugging Face Hub (org/model), or file of llama.cpp (.gguf).
+      its name on the Hub (org/model), or file of llama.cpp (.gguf).
     mesh: mesh of `sharding.make_mesh`, over which rows and, with fsdp,
       parameters are split; all devices by default.
 

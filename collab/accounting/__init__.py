@@ -32,11 +32,12 @@ def attention_cost(model: models.Model, T: int) -> layer_cost.Cost:
   costs, known, dtype = [], {}, model.block.dtype or jnp.float32
   for place in model.attentions():
     kind = dict(causal=place.causal, cross=place.cross)
-    for fields in place.each():
+    runs = place.runs or [1] * place.layers
+    for fields, n in zip(place.each(), runs, strict=True):
       case = repr((fields, kind))
       if case not in known:
         known[case] = layer_cost.of(fields, model.dim, T, dtype=dtype, **kind)
-      costs.append(known[case].repeated(place.runs))
+      costs.append(known[case].repeated(n))
   return layer_cost.Cost(*map(sum, zip(*costs, strict=True)))
 
 

@@ -9,7 +9,8 @@ r"""Converts a trained model to another attention, and writes a workdir.
   python -m collab.convert WORKDIR OUT_DIR --to=huggingface
 
 MODEL_DIR is a checkpoint of Transformers (config.json, safetensors,
-tokenizer.json), a file of llama.cpp (.gguf) or the workdir of a run. OUT_DIR
+tokenizer.json), its name on the Hugging Face Hub (org/model), a file of
+llama.cpp (.gguf) or the workdir of a run. OUT_DIR
 becomes a workdir. Other runs start from it by --config.init_from=OUT_DIR. If
 MODEL_DIR is a run, train.py --workdir=OUT_DIR continues it. OUT_DIR also has
 README.md with the error of each layer, conversion.json and errors.png.

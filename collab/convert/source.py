@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from collab import checks, load_run, model_json
-from collab.convert.huggingface import checkpoints, folders, gguf_file
+from collab.convert.huggingface import checkpoints, folders, gguf_file, hub
 from collab.data.sentencepieces import SentencePieces
 from collab.data.tokenizer import Tokenizer
 from collab.io import atomic, buckets, json_text, node_files
@@ -63,7 +63,7 @@ def read(
 
   Args:
     folder: has run.json (a workdir) or config.json (a checkpoint); or a file
-      of llama.cpp, .gguf.
+      of llama.cpp, .gguf; or a name of the Hugging Face Hub, org/model.
     allow: see `checkpoints.load`.
     data: see `Source`.
     mesh: where the parameters of a workdir stay, instead of in NumPy arrays.
@@ -71,12 +71,15 @@ def read(
   Raises:
     ValueError: it is neither, or it is incomplete.
   """
-  path = buckets.at(folder)
+  place = folder
+  if hub.is_name(pathlib.Path(folder)):
+    place = hub.download(str(folder))
+  path = buckets.at(place)
   if (path / 'run.json').exists():
     if allow:
       raise ValueError(f'{folder} is a workdir; --allow is for checkpoints.')
     return _read_run(path, mesh)._replace(data=data)
-  path = node_files.fetched(folder)
+  path = node_files.fetched(place)
   if path.suffix != gguf_file.SUFFIX and not (path / 'config.json').exists():
     raise ValueError(
       f'{folder} is neither a workdir (it has no run.json) nor a checkpoint of '
@@ -85,7 +88,7 @@ def read(
   found = checkpoints.load(path, allow)
   model, params, tokenizer = found.model, found.params, found.tokenizer
   config, meaning = _config(model), checkpoints.meaning(found)
-  return Source(str(path), config, model, params, meaning, tokenizer, found)
+  return Source(str(folder), config, model, params, meaning, tokenizer, found)
 
 
 def _read_run(path, mesh):
@@ -161,9 +164,13 @@ def _config(model):
   The config suffices for init_from of other runs, for generating text and for
   translating.
   """
+  task = TASKS.get(model['name'])
+  # A classifier does no such task, nor what has a tokenizer for each language.
+  if model.get('head', 'lm') != 'lm' or model.get('source_vocab_size'):
+    task = None
   return ConfigDict(
     dict(
-      task=TASKS.get(model['name'], dict(name='pretrained')),
+      task=task or dict(name='pretrained'),
       data={},
       model=model,
       optim=dict(ema=0.0),

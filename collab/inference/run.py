@@ -255,6 +255,10 @@ class Run:
       raise ValueError(
         f'{self.folder} has {KINDS[self.model.READS]}, expected {want}.'
       )
+    if getattr(self.model, 'source_vocab_size', 0):
+      raise ValueError(
+        f'{self.folder} has a vocabulary for each language, expected one.'
+      )
     if self.tokenizer is None:
       raise ValueError(source.NO_WORDS.format(self.folder))
     if isinstance(texts, str):
@@ -266,8 +270,8 @@ def load(folder: str | pathlib.Path, mesh: Mesh | None = None) -> Run:
   """Opens a trained or converted model.
 
   Args:
-    folder: workdir of a run or of a conversion, checkpoint of Transformers, or
-      file of llama.cpp (.gguf).
+    folder: workdir of a run or of a conversion, checkpoint of Transformers or
+      its name on the Hub (org/model), or file of llama.cpp (.gguf).
     mesh: mesh of `sharding.make_mesh`, over which rows and, with fsdp,
       parameters are split; all devices by default.
 

@@ -32,10 +32,11 @@ RANGES = {
   **dict.fromkeys(('dim', 'mlp_dim', 'max_length', 'vocab_size'), SIZE),
   **dict.fromkeys(('num_layers', 'encoder_layers', 'decoder_layers'), LAYERS),
   **dict.fromkeys(('image_size', 'patch'), SIZE),
+  **dict.fromkeys(('source_vocab_size', 'decoder_mlp_dim'), COUNT),
   **dict.fromkeys(('embed_dim', 'types', 'first_position', 'outputs'), COUNT),
   **dict.fromkeys(('dropout', 'attention_dropout'), RATE),
   **dict.fromkeys(('activation_dropout', 'drop_path'), RATE),
-  'epsilon': (0, math.inf),
+  **dict.fromkeys(('epsilon', 'layer_scale'), (0, math.inf)),
 }
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')

@@ -34,12 +34,13 @@ ATTENTION = {
 RAGGED = {'value': 'dim -> width', 'out': 'width -> dim'}  # with value_dims
 # And these the rest of a model:
 TABLE = {
-  '(embed|output)/embedding': 'vocabulary dim',
-  'embed/bias': 'vocabulary',
+  '(embed|source_embed|output)/embedding': 'vocabulary dim',
+  '(embed|output)/bias': 'vocabulary',
   '(|source_|target_)positions/embedding': 'tokens dim',
   'types/embedding': 'types dim',
   'embed_project': 'width -> dim',
   '(embed_|(self|cross|mlp)_(out_)?|)norm/(scale|bias)': 'dim',
+  '(self|cross|mlp)_scale': 'dim',
   'mlp_(gate|in)': 'dim -> mlp',
   'mlp_out': 'mlp -> dim',
   'pooler': 'dim -> dim',

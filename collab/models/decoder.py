@@ -13,6 +13,8 @@ from collab.models import layers
 from collab.models.stack import Stack
 from collab.models.transformer import BlockConfig, Place
 
+HEADS = ('lm', 'classify', 'tag')
+
 
 class Decoder(nn.Module):
   """A language model in GPT-2's form: causal, pre-norm, tied output.
@@ -20,6 +22,7 @@ class Decoder(nn.Module):
     logits = Stack(E[tokens] + P) E^T,  or U^T where the output is not tied
 
   Gemma multiplies E[tokens] by sqrt(D), and bounds logits x by c tanh(x / c).
+  A classifier has a linear map of the features instead, see `__call__`.
 
   Attributes:
     vocab_size: V.
@@ -29,6 +32,8 @@ class Decoder(nn.Module):
     tied: whether the embedding table also gives the logits.
     scaled: whether embeddings are multiplied by sqrt(D).
     soft_cap: c, or None for no bound.
+    head: 'lm', 'classify' or 'tag'.
+    outputs: number of outputs of 'classify' and 'tag'.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: number of learned positions, and of tokens when decoding.
     scan, remat: as in stack.Stack.
@@ -47,6 +52,8 @@ class Decoder(nn.Module):
   tied: bool = True
   scaled: bool = False
   soft_cap: float | None = None
+  head: str = 'lm'
+  outputs: int = 0
   positions: str = 'learned'
   max_length: int = 1024
   scan: bool = False
@@ -72,6 +79,7 @@ class Decoder(nn.Module):
 
   @nn.nowrap
   def output_table(self, params: Mapping) -> tuple:
+    self._check_lm()
     table = params['embed' if self.tied else 'output']['embedding']
     cap = [] if self.soft_cap is None else [self.soft_cap]
     return table, None, *cap
@@ -88,10 +96,34 @@ class Decoder(nn.Module):
       self.num_layers, self.block, self.scan, self.remat, decode=self.decode
     )
     self.drop = layers.Dropout(self.block.dropout)
+    layers.choose('head', self.head, dict.fromkeys(HEADS))
+    if self.head != 'lm':
+      self.task = nn.Dense(
+        self.outputs,
+        use_bias=self.head == 'tag',
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(0.02),
+        name='head',
+      )
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Computes logits [B, L, V] of tokens; see `features`."""
-    return self._logits(self.features(batch))
+    """Computes the outputs of the head for tokens.
+
+    Args:
+      batch: see `features`; for 'classify' with lengths, int [B], where rows
+        are padded on the right.
+
+    Returns:
+      'lm': logits [B, L, V]; 'tag': [B, L, outputs]; 'classify': [B, outputs],
+      of the last token.
+    """
+    x = self.features(batch)
+    if self.head == 'lm':
+      return self._logits(x)
+    if self.head == 'classify':
+      last = batch['lengths'] - 1 if 'lengths' in batch else x.shape[1] - 1
+      x = x[jnp.arange(len(x)), last]
+    return self.task(x)
 
   def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the features that the table turns into logits, [B, L, D].
@@ -119,9 +151,15 @@ class Decoder(nn.Module):
       tokens: int [B, n].
       lengths: int [B], how many of the n are real, padded on the right.
     """
+    self._check_lm()
     new = tokens.shape[1] if lengths is None else lengths
     x = self._input(tokens, layers.next_positions(self, tokens, new))
     return self._logits(self.decoder(x, lengths=lengths))
+
+  @nn.nowrap
+  def _check_lm(self):
+    if self.head != 'lm':
+      raise ValueError(f"head={self.head!r}; of tokens only 'lm' has logits.")
 
   def _logits(self, x):
     table = self.embed if self.tied else self.output

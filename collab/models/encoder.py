@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text encoder and its heads. Axes: B batch, L tokens, V vocabulary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from flax import linen as nn
@@ -13,7 +13,7 @@ from collab.models import layers
 from collab.models.stack import Stack
 from collab.models.transformer import BlockConfig, Place
 
-HEADS = ('none', 'mlm', 'classify', 'choice', 'span')
+HEADS = ('none', 'mlm', 'classify', 'choice', 'span', 'tag')
 INIT = nn.initializers.normal(0.02)
 
 
@@ -36,11 +36,13 @@ class Encoder(nn.Module):
     embed_dim: E, width of embeddings that are projected to D (ALBERT); 0 for D
       and no projection.
     shared: whether all layers share one layer's parameters (ALBERT).
+    order: number of the parameters of each layer, where some share them; () for
+      0, 1, 2, ...
     pooler: whether the model has one (not in DistilBERT), for the heads that
       use it: 'none', 'classify' and 'choice'.
-    head: 'none', 'mlm', 'classify', 'choice' or 'span', see `__call__`. Of
-      `params`, only the head and the pooler depend on the task.
-    outputs: number of outputs of 'classify', 1 for regression.
+    head: 'none', 'mlm', 'classify', 'choice', 'span' or 'tag', see `__call__`.
+      Of `params`, only the head and the pooler depend on the task.
+    outputs: number of outputs of 'classify', 1 for regression, and of 'tag'.
     scan, remat: as in stack.Stack.
   """
 
@@ -63,6 +65,7 @@ class Encoder(nn.Module):
   types: int = 2
   embed_dim: int = 0
   shared: bool = False
+  order: Sequence[int] = ()
   pooler: bool = True
   head: str = 'none'
   outputs: int = 0
@@ -75,8 +78,14 @@ class Encoder(nn.Module):
 
   @nn.nowrap
   def attentions(self) -> list[Place]:
-    n, runs = (1, self.num_layers) if self.shared else (self.num_layers, 1)
-    return [Place('encoder', 'attention', self.block.attention, n, runs=runs)]
+    order = self._order or range(self.num_layers)
+    runs = tuple(order.count(i) for i in range(len(set(order))))
+    attention = self.block.attention
+    return [Place('encoder', 'attention', attention, len(runs), runs=runs)]
+
+  @property
+  def _order(self):
+    return (0,) * self.num_layers if self.shared else self.order
 
   @nn.nowrap
   def example(
@@ -97,10 +106,13 @@ class Encoder(nn.Module):
 
   def setup(self) -> None:
     layers.choose('head', self.head, dict.fromkeys(HEADS))
-    if self.head == 'classify' and self.outputs < 1:
+    if self.head in ('classify', 'tag') and self.outputs < 1:
       raise ValueError(
-        f"head='classify' needs outputs, at least 1; got {self.outputs}."
+        f'head={self.head!r} needs outputs, at least 1; got {self.outputs}.'
       )
+    order, n = self.order, self.num_layers
+    if order and (len(order) != n or {*order} != {*range(len({*order}))}):
+      raise ValueError(f'order={order}; expected {n} numbers: 0, 1, ...')
     E, block = self.embed_dim or self.dim, self.block
     self.embed = layers.table(self.vocab_size, E, block.dtype)
     self.place = layers.Positions(
@@ -109,18 +121,19 @@ class Encoder(nn.Module):
     if self.types:
       self.type_table = layers.table(self.types, E, block.dtype, name='types')
     self.embed_norm = block.make_norm()
-    if self.embed_dim not in (0, self.dim):
+    if self.embed_dim:
       self.embed_project = self._dense(self.dim)
     self.encoder = Stack(
-      self.num_layers, block, self.scan, self.remat, shared=self.shared
+      self.num_layers, block, self.scan, self.remat, order=self._order
     )
     if self.pooler:
       self.pool = self._dense(self.dim, name='pooler')
     self.drop = layers.Dropout(block.dropout)
     if self.head == 'mlm':
       self.task = MaskedHead(self.vocab_size, E, block, name='head')
-    elif self.head == 'span':
-      self.task = self._dense(2, name='head')
+    elif self.head in ('span', 'tag'):
+      outputs = 2 if self.head == 'span' else self.outputs
+      self.task = self._dense(outputs, name='head')
     elif self.head != 'none':
       outputs = self.outputs if self.head == 'classify' else 1
       self.task = ClassHead(outputs, not self.pooler, block, name='head')
@@ -138,7 +151,8 @@ class Encoder(nn.Module):
     Returns:
       'none': x [B, L, D] and pooled [B, D], or None without pooler; 'mlm':
       logits [B, P, V] of the tokens at the positions; 'classify': [B, outputs];
-      'choice': [B, C]; 'span': logits of start and end, [B, L, 2].
+      'choice': [B, C]; 'span': logits of start and end, [B, L, 2]; 'tag': of
+      each token, [B, L, outputs].
     """
     if self.head == 'mlm':
       x = self.features(batch)
@@ -151,7 +165,7 @@ class Encoder(nn.Module):
     x = self._hidden(batch)
     if self.head == 'classify':
       return self._classify(x)
-    if self.head == 'span':
+    if self.head in ('span', 'tag'):
       return self.task(x)
     return x, self._pooled(x) if self.pooler else None
 
@@ -169,7 +183,7 @@ class Encoder(nn.Module):
       x += self.type_table(batch['types'])
     x = self.embed_norm(x)
     x = self.drop(x, deterministic=not self.has_rng('dropout'))
-    if self.embed_dim not in (0, self.dim):
+    if self.embed_dim:
       x = self.embed_project(x)
     valid = positions < batch['lengths'][:, None]
     return self.encoder(x, mask=Mask(key_valid=valid))

@@ -18,10 +18,10 @@ from collab.models.transformer import BlockConfig, Place
 class EncoderDecoder(nn.Module):
   """The Transformer of arXiv 1706.03762, with three choices of attention.
 
-  One embedding serves source, target and output.
+  One embedding serves source, target and output, unless fields say otherwise.
 
   Attributes:
-    vocab_size: V.
+    vocab_size: V, of the target.
     block: BlockConfig. By default its cross attention, from decoder to encoder,
       is the encoder's attention.
     decoder_attention: the decoder's self-attention, default the encoder's.
@@ -29,6 +29,10 @@ class EncoderDecoder(nn.Module):
     encoder_layers, decoder_layers: number of blocks.
     positions: 'learned', 'none' or sinusoids, see layers.Positions.
     max_length: number of learned positions, and of tokens when decoding.
+    decoder_mlp_dim: the decoder's mlp_dim, 0 for the encoder's.
+    source_vocab_size: rows of a table of the source's own, 0 for none.
+    tied: whether the target's table also gives the logits.
+    scaled: whether embeddings are multiplied by sqrt(D).
     output_bias: whether logits have a bias (Marian).
     scan, remat: as in stack.Stack.
     decode: whether the decoder keeps caches.
@@ -45,6 +49,10 @@ class EncoderDecoder(nn.Module):
   decoder_layers: int = 6
   positions: str = 'sinusoidal'
   max_length: int = 1024
+  decoder_mlp_dim: int = 0
+  source_vocab_size: int = 0
+  tied: bool = True
+  scaled: bool = True
   output_bias: bool = False
   scan: bool = False
   remat: str = 'none'
@@ -61,6 +69,7 @@ class EncoderDecoder(nn.Module):
       self.block,
       attention=self.decoder_attention or attention,
       cross_attention=self.block.cross_attention or attention,
+      mlp_dim=self.decoder_mlp_dim or self.block.mlp_dim,
     )
 
   @nn.nowrap
@@ -83,12 +92,19 @@ class EncoderDecoder(nn.Module):
 
   @nn.nowrap
   def output_table(self, params: Mapping) -> tuple[jax.Array, jax.Array | None]:
-    return params['embed']['embedding'], params['embed'].get('bias')
+    output = params['embed' if self.tied else 'output']
+    return output['embedding'], output.get('bias')
 
   def setup(self) -> None:
-    self.embed = layers.Embed(
-      self.vocab_size, self.dim, self.block.dtype, self.output_bias
-    )
+    def table(V, bias=False):
+      dtype = self.block.dtype
+      return layers.Embed(V, self.dim, dtype, bias, self.scaled)
+
+    self.embed = table(self.vocab_size, self.tied and self.output_bias)
+    if not self.tied:
+      self.output = table(self.vocab_size, self.output_bias)
+    if self.source_vocab_size:
+      self.source_embed = table(self.source_vocab_size)
     block = dataclasses.replace(self.block, cross_attention=None)
     self.encoder = Stack(self.encoder_layers, block, self.scan, self.remat)
     self.decoder = Stack(
@@ -104,7 +120,7 @@ class EncoderDecoder(nn.Module):
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes logits [B, T, V] of packed pairs; see `features`."""
-    return self.embed.logits(self.features(batch))
+    return self._logits(self.features(batch))
 
   def features(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the features that give logits, [B, T, D], of packed pairs.
@@ -119,7 +135,7 @@ class EncoderDecoder(nn.Module):
     )
     segments, positions = batch['target_segments'], batch['target_positions']
     return self.decoder(
-      self._embed(batch['target_inputs'], self.target_positions, positions),
+      self._target(batch['target_inputs'], positions),
       memory,
       Mask(causal=True, q_segments=segments),
       Mask(q_segments=segments, kv_segments=batch['source_segments']),
@@ -136,7 +152,8 @@ class EncoderDecoder(nn.Module):
     """Computes the memory [B, S, D] of source tokens int [B, S]."""
     if positions is None:
       positions = jnp.arange(source.shape[1])[None]
-    x = self._embed(source, self.source_positions, positions)
+    embed = self.source_embed if self.source_vocab_size else self.embed
+    x = self._drop(self.source_positions(embed(source), positions))
     return self.encoder(x, mask=Mask(q_segments=segments), positions=positions)
 
   def prefill_memory(self, memory: jax.Array, lengths: jax.Array) -> None:
@@ -152,9 +169,14 @@ class EncoderDecoder(nn.Module):
     unused.
     """
     positions = layers.next_positions(self, tokens, tokens.shape[1])
-    x = self._embed(tokens, self.target_positions, positions)
-    return self.embed.logits(self.decoder(x, memory, positions=positions))
+    x = self._target(tokens, positions)
+    return self._logits(self.decoder(x, memory, positions=positions))
 
-  def _embed(self, tokens, add_positions, positions):
-    x = add_positions(self.embed(tokens), positions)
+  def _target(self, tokens, positions):
+    return self._drop(self.target_positions(self.embed(tokens), positions))
+
+  def _drop(self, x):
     return self.drop(x, deterministic=not self.has_rng('dropout'))
+
+  def _logits(self, x):
+    return (self.embed if self.tied else self.output).logits(x)

@@ -15,7 +15,10 @@ ACTIVATIONS = {
   'relu': nn.relu,
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'gelu_tanh': nn.gelu,
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
   'silu': nn.silu,
+  'mish': jax.nn.mish,
+  'tanh': jnp.tanh,
   'relu2': lambda x: jnp.square(nn.relu(x)),  # 2109.08668
 }
 
@@ -177,13 +180,15 @@ class Embed(nn.Module):
 
     embed: sqrt(D) E[tokens];  logits: x E^T + b  (arXiv 1706.03762, 3.4)
 
-  Parameters: V D, and V of b with use_bias.
+  Without `scaled` embeddings are E[tokens]. Parameters: V D, and V of b with
+  use_bias.
   """
 
   vocab_size: int
   dim: int
   dtype: Any = None
   use_bias: bool = False
+  scaled: bool = True
 
   def setup(self) -> None:
     init = nn.initializers.normal(self.dim**-0.5)
@@ -197,7 +202,9 @@ class Embed(nn.Module):
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """int [B, T] -> [B, T, D]."""
-    x = jnp.take(self.embedding, tokens, axis=0) * self.dim**0.5
+    x = jnp.take(self.embedding, tokens, axis=0)
+    if self.scaled:
+      x *= self.dim**0.5
     return x.astype(self.dtype or x.dtype)
 
   def logits(self, x: jax.Array) -> jax.Array:

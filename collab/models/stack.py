@@ -4,6 +4,7 @@
 Axes as in transformer.py.
 """
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -52,8 +53,9 @@ class Stack(nn.Module):
       undo the others.
     drop_path: probability of dropping an f of the last block; it rises linearly
       from 0 at the first block (Huang et al., 2016, stochastic depth).
-    shared: whether all layers use one block's parameters, layer_0 (ALBERT).
-      They would also share a cache, so this does not support decoding.
+    order: number of the parameters of each block, () for 0, 1, 2, ... Blocks of
+      the same parameters (ALBERT) would also share a cache, so this does not
+      support decoding.
     decode: whether to keep caches.
   """
 
@@ -62,14 +64,14 @@ class Stack(nn.Module):
   scan: bool = False
   remat: str = 'none'
   drop_path: float = 0.0
-  shared: bool = False
+  order: Sequence[int] = ()
   decode: bool = False
 
   def setup(self) -> None:
     layers.choose('remat', self.remat, REMAT)
     if not 0 <= self.drop_path < 1:
       raise ValueError(f'drop_path must be 0 to below 1, got {self.drop_path}.')
-    n = 1 if self.shared else self.num_layers
+    n = len(set(self.order)) or self.num_layers
     blocks = [self.block.of_layer(i, n) for i in range(n)]
     if self.scan and any(block != blocks[0] for block in blocks):
       raise ValueError(
@@ -86,7 +88,7 @@ class Stack(nn.Module):
 
   def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     """Calls the blocks; arguments as in Block."""
-    blocks = [*self.layer] * (self.num_layers if self.shared else 1)
+    blocks = [self.layer[i] for i in self.order] or self.layer
     rates = [None] * self.num_layers
     if self.drop_path:
       rates = list(np.linspace(0, self.drop_path, self.num_layers))
@@ -132,6 +134,8 @@ class Stack(nn.Module):
     if self.scan:
       stack, run = stacked.stack(params), pure(blocks[0])
       layers = stack.get(stacked.LAYERS)  # None: all of them are layer_0
+      if self.order:
+        layers = jax.tree.map(lambda x: x[np.array(self.order)], layers)
 
       def one(x, layer):
         mine, (key, rate) = layer

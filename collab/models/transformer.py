@@ -6,7 +6,7 @@ Dropout is on if `apply` gets a 'dropout' random key, and off otherwise; no flag
 is passed down. Axes: B batch, T queries, S memory, D model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     causal: whether it is a decoder's self-attention, which keeps a cache.
     cross: whether it attends to a memory, and keeps that in a cache.
     packed: whether a row holds several sequences, which it has to keep apart.
-    runs: how often each layer runs: num_layers where layers are shared.
+    runs: how often each of these layers runs, () for once.
   """
 
   name: str
@@ -39,7 +39,7 @@ class Place(NamedTuple):
   causal: bool = False
   cross: bool = False
   packed: bool = False
-  runs: int = 1
+  runs: Sequence[int] = ()
 
   def each(self) -> list[dict]:
     """Returns the attention fields of each layer with parameters of its own."""
@@ -65,6 +65,8 @@ class BlockConfig:
     norm: position of the norms, 'post', 'pre' or 'both'.
     norm_kind: one of layers.NORMS.
     epsilon: epsilon of the norms.
+    layer_scale: initial factor of each channel of the results of attention and
+      MLP (arXiv 2103.17239), 0 for no factors.
     dropout: dropout rate of the results of attention and MLP.
     attention_dropout: dropout rate of attention weights.
     activation_dropout: dropout rate of the MLP's hidden layer.
@@ -80,6 +82,7 @@ class BlockConfig:
   norm: str = 'post'
   norm_kind: str = 'layer'
   epsilon: float = 1e-6
+  layer_scale: float = 0.0
   dropout: float = 0.0
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
@@ -126,8 +129,8 @@ class Block(nn.Module):
     post: x = norm(x + f(x));   pre: x = x + f(norm(x))
     both: x = x + out_norm(f(norm(x))), as in Gemma (arXiv 2408.00118)
 
-  The formulas apply to each f in turn. The result of f(x) has dropout and
-  stochastic depth.
+  The formulas apply to each f in turn. The result of f(x) has layer scale,
+  dropout and stochastic depth.
 
   Attributes:
     config: BlockConfig of this layer.
@@ -196,12 +199,15 @@ class Block(nn.Module):
 
     def residual(x, part, f):
       norm = getattr(self, f'{part}_norm')
-      if config.norm == 'post':
-        return norm(x + drop(f(x)))
-      y = f(norm(x))
+      y = f(x if config.norm == 'post' else norm(x))
       if config.norm == 'both':
         y = getattr(self, f'{part}_out_norm')(y)
-      return x + drop(y)
+      if config.layer_scale:
+        init = nn.initializers.constant(config.layer_scale)
+        scale = self.param(f'{part}_scale', init, y.shape[-1:])
+        y *= scale[None, None].astype(y.dtype)
+      x = x + drop(y)
+      return norm(x) if config.norm == 'post' else x
 
     def attend(x):
       return self.self_attention(

@@ -17,6 +17,8 @@ TOKENS = dict(
   none=('class',), token=('class', 'distilled'), head=('class', 'distilled')
 )
 
+POOLS = ('class', 'class_mean')
+
 
 class ViT(nn.Module):
   """ViT and DeiT: patches and a class token, with a linear head.
@@ -29,6 +31,8 @@ class ViT(nn.Module):
     block: BlockConfig.
     channels: C.
     patch: P, divides S.
+    pool: what the head reads, 'class' for the class token, or 'class_mean' for
+      it and the mean of the patches beside it (DINOv2, arXiv 2304.07193).
     distillation: DeiT's second token: 'none'; 'token', which no head reads; or
       'head', whose own head's logits are averaged with the class token's.
     dim: D.
@@ -44,6 +48,7 @@ class ViT(nn.Module):
   block: BlockConfig
   channels: int = 3
   patch: int = 16
+  pool: str = 'class'
   distillation: str = 'none'
   dim: int = 768
   num_layers: int = 12
@@ -75,6 +80,7 @@ class ViT(nn.Module):
     patches.
     """
     layers.choose('distillation', self.distillation, TOKENS)
+    layers.choose('pool', self.pool, dict.fromkeys(POOLS))
     x = self._patches(batch['images'])
     x = nn.Dense(self.dim, dtype=self.block.dtype, name='patch')(x)
     x = self._with_tokens(x)
@@ -93,7 +99,11 @@ class ViT(nn.Module):
     )(x)
     if not self.outputs:
       return x
-    logits = self._head('head')(x[:, 0])
+    read = x[:, 0]
+    if self.pool == 'class_mean':
+      patches = x[:, len(TOKENS[self.distillation]) :]
+      read = jnp.concatenate([read, patches.mean(1)], -1)
+    logits = self._head('head')(read)
     if self.distillation == 'head':
       logits = (logits + self._head('distilled_head')(x[:, 1])) / 2
     return logits

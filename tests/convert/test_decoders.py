@@ -5,8 +5,6 @@ import json
 import pathlib
 
 from flax.core import freeze
-from hypothesis import given, settings
-from hypothesis import strategies as st
 import jax
 import ml_dtypes
 import numpy as np
@@ -21,10 +19,11 @@ from tests.convert.checkpoints import (
   identical,
   load,
   read,
+  refuses,
   renamed,
   variant,
 )
-from tests.convert.test_huggingface import batch_of, installed, io
+from tests.convert.test_huggingface import batch_of, io
 from tests.models import small
 
 ROPE = pathlib.Path(__file__).parent / 'rope'
@@ -148,7 +147,7 @@ def scaling(**fields):
 @pytest.mark.parametrize(
   'case, config, words',
   [
-    ('llama_Model', dict(hidden_act='mish'), "hidden_act='mish'; there are g"),
+    ('llama_Model', dict(hidden_act='elu'), "hidden_act='elu'; there are g"),
     (
       'gemma2_Model',
       dict(hidden_activation='x'),
@@ -190,7 +189,16 @@ def scaling(**fields):
       r"quantization_config is \{'bits': 4\}, expected None",
     ),
     ('llama_Model', dict(attention_bias=1), 'attention_bias is 1, expected b'),
-    ('llama_Model', dict(num_key_value_heads=3), 'kv_heads=3 does not divide'),
+    (
+      'llama_Model',
+      dict(head_dim=5),
+      'head_dim is 5, expected an even number',
+    ),
+    (
+      'llama_Model',
+      dict(num_key_value_heads=3),
+      'num_key_value_heads is 3, expected a divisor of 4',
+    ),
     (
       'mistral_Model',
       dict(sliding_window=True),
@@ -214,7 +222,7 @@ def scaling(**fields):
     (
       'qwen2_Model',
       dict(num_hidden_layers=10**9),
-      'num_hidden_layers=1000000000; expected 1 to 1000',
+      'num_hidden_layers is 1000000000, expected at least 1, below 1001',
     ),
     (
       'qwen3_Model',
@@ -249,11 +257,7 @@ def scaling(**fields):
   ],
 )
 def test_configs_that_we_have_no_model_for(case, config, words, tmp_path):
-  folder = variant(tmp_path / 'old', case, **config)
-  with pytest.raises(ValueError, match=words) as info:
-    checkpoints.load(folder)
-  assert str(info.value).startswith(f'{folder / "config.json"}: ')
-  assert '\n' not in str(info.value)
+  refuses(tmp_path / 'old', case, config, words)
 
 
 # Tensors ----------------------------------------------------------------------
@@ -325,101 +329,3 @@ def test_shards(tmp_path):
   (folder / 'model.safetensors.index.json').write_text(text)
   got, want = checkpoints.load(folder).params, load(case).params
   jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
-# Transformers itself ----------------------------------------------------------
-
-
-@st.composite
-def settings_of(draw, kind):
-  """Random legal fields of a config of this family."""
-  among = lambda *values: draw(st.sampled_from(values))
-  (H, G), d = among((4, 2), (3, 1), (2, 2)), among(2, 4, 6)
-  layers, length = among(1, 2), among(10, 31)
-  fields = dict(
-    vocab_size=37,
-    hidden_size=H * d,
-    num_hidden_layers=layers,
-    num_attention_heads=H,
-    num_key_value_heads=G,
-    intermediate_size=among(5, 16),
-    max_position_embeddings=length,
-    tie_word_embeddings=among(True, False),
-  )
-  if kind not in ('qwen3', 'gemma3_text'):
-    fields['rms_norm_eps'] = among(1e-6, 1e-2)
-  if kind != 'qwen2':
-    fields |= dict(hidden_size=H * among(2, 5), head_dim=d)
-  if kind not in ('mistral', 'qwen2'):
-    fields['attention_bias'] = among(True, False)
-  if kind == 'llama':
-    fields['mlp_bias'] = among(True, False)
-  else:
-    fields['sliding_window'] = among(1, 4, 40)
-  if kind.startswith('qwen'):
-    fields['use_sliding_window'] = True
-  if kind not in ('llama', 'mistral'):
-    fields['layer_types'] = [among(WHOLE, NEAR) for _ in range(layers)]
-  act = 'hidden_activation' if kind.startswith('gemma') else 'hidden_act'
-  fields[act] = among('silu', 'gelu', 'gelu_pytorch_tanh', 'relu')
-  if kind.startswith('gemma'):
-    fields['query_pre_attn_scalar'] = among(3, 16)
-    fields['final_logit_softcapping'] = among(None, 2.0)
-  if kind == 'gemma2':
-    fields['attn_logit_softcapping'] = among(None, 1.5)
-
-  def rope():
-    theta, original = among(50.0, 1e4), among(4, 8)
-    scaling = among(
-      dict(rope_type='default'),
-      dict(rope_type='linear', factor=3.0),
-      dict(rope_type='dynamic', factor=3.0),
-      dict(rope_type='yarn', factor=4.0, truncate=among(True, False)),
-      dict(
-        rope_type='llama3', factor=4.0, low_freq_factor=1.0,
-        high_freq_factor=among(2.0, 4.0),
-      ),
-    )  # fmt: skip
-    if scaling['rope_type'] in ('yarn', 'llama3'):
-      scaling |= dict(original_max_position_embeddings=original)
-    return dict(rope_theta=theta) | scaling
-
-  fields['rope_parameters'] = rope()
-  if kind == 'gemma3_text':
-    fields['rope_parameters'] = {WHOLE: rope(), NEAR: dict(rope_theta=9.0)}
-  return fields
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-  not installed('torch', 'transformers'), reason='needs the [parity] extra'
-)
-@pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize(
-  'kind', ['llama', 'mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text']
-)
-def test_random_models_are_those_of_transformers(kind, tmp_path_factory):
-  import torch
-  import transformers
-
-  @settings(max_examples=100, deadline=None, derandomize=True)
-  @given(fields=settings_of(kind))
-  def check(fields):
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **fields)
-    model = transformers.AutoModelForCausalLM.from_config(
-      config, attn_implementation='eager'
-    ).eval()
-    tokens = torch.randint(0, 37, (2, 10))
-    with torch.no_grad():
-      for parameter in model.parameters():
-        parameter.copy_(torch.randn(parameter.shape) * 0.3)
-      want = model(input_ids=tokens).logits.numpy()
-    folder = tmp_path_factory.mktemp('model')
-    model.save_pretrained(folder)
-    found = checkpoints.load(folder)
-    batch = dict(tokens=tokens.numpy().astype(np.int32))
-    got = build(found.model).apply({'params': found.params}, batch)
-    small.close(got, want, 1e-4)
-
-  check()

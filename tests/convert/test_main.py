@@ -355,6 +355,19 @@ def test_a_converted_marian_translates(tmp_path, capsys, monkeypatch):
   assert words.decode(said)
 
 
+@pytest.mark.parametrize(
+  'case, task',
+  [
+    ('gpt2_LMHeadModel', 'lm'),
+    ('gpt2_ForTokenClassification', 'pretrained'),
+    ('marian_MTModel', 'wmt14'),
+    ('marian_apart_MTModel', 'pretrained'),  # whose tokenizers are two
+  ],
+)
+def test_what_a_checkpoint_does_without_training(case, task):
+  assert source.read(checkpoints.GOLDEN / case).config.task.name == task
+
+
 def test_a_marian_without_a_tokenizer(tmp_path, monkeypatch):
   run(checkpoints.GOLDEN / 'marian_MTModel', tmp_path / 'out')
   stdin = types.SimpleNamespace(buffer=io_module.BytesIO())

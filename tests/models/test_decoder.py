@@ -51,6 +51,31 @@ def empty(model, params, capacity):
   return decoding.step_of(model, params), cache
 
 
+def test_classes_of_tokens_and_of_the_last():
+  tags = make(head='tag', outputs=3)
+  params, batch = parameters(tags), texts()
+  features = small.apply(tags, params, batch, method='features')
+  kernel, bias = params['head']['kernel'], params['head']['bias']
+  got = small.apply(tags, params, batch)
+  small.close(got, features @ kernel + bias[None, None], 1e-5)
+  of_text = params | dict(head=dict(kernel=kernel))
+  classes = make(head='classify', outputs=3)
+  lengths = np.array([L, 1, 4], np.int32)
+  last = features[np.arange(B), lengths - 1]
+  got = small.apply(classes, of_text, batch | dict(lengths=lengths))
+  small.close(got, last @ kernel, 1e-5)
+  got = small.apply(classes, of_text, batch)  # whole rows
+  small.close(got, features[:, -1] @ kernel, 1e-5)
+  for wrong in (
+    lambda: tags.output_table(params),
+    lambda: decoding.empty_cache(tags, B, L),
+  ):
+    with pytest.raises(ValueError, match="head='tag'; of tokens only 'lm' has"):
+      wrong()
+  with pytest.raises(ValueError, match="head='x' is none of lm, classify, tag"):
+    small.shapes(make(head='x'), batch)
+
+
 def test_published_parameter_count():
   """GPT-2, the smallest."""
   attention = dict(name='mha', num_heads=12)

@@ -172,11 +172,12 @@ HEADS = {
   'classify': dict(outputs=2),
   'choice': {},
   'span': {},
+  'tag': dict(outputs=3),
 }
 
 
 def test_only_the_head_depends_on_the_task():
-  """And whether a pooler reads the first token: not for 'mlm' and 'span'."""
+  """And whether a pooler reads the first token: not where all have outputs."""
   trees = {}
   for head, fields in HEADS.items():
     trees[head] = parameters(make(head=head, embed_dim=E, **fields))
@@ -185,7 +186,7 @@ def test_only_the_head_depends_on_the_task():
   for head, tree in trees.items():
     assert ('head' in tree, 'pooler' in tree) == (
       head != 'none',
-      head not in ('mlm', 'span'),
+      head not in ('mlm', 'span', 'tag'),
     )
     body = {key: tree[key] for key in tree if key != 'head'}
     body.setdefault('pooler', trees['none']['pooler'])
@@ -209,14 +210,15 @@ def test_masked_tokens(width):
   small.close(features, there, 1e-5)
 
 
-def test_spans():
-  model = make(head='span')
+@pytest.mark.parametrize('head, outputs', [('span', 2), ('tag', 3)])
+def test_outputs_of_each_token(head, outputs):
+  model = make(head=head, **HEADS[head])
   params = parameters(model)
   x, _ = run(make(), texts(B))
   body = parameters(make())
   got = small.apply(model, body | dict(head=params['head']), texts(B))
   want = x @ params['head']['kernel'] + params['head']['bias'][None, None]
-  assert got.shape == (B, L, 2)
+  assert got.shape == (B, L, outputs)
   small.close(got, want)
 
 
@@ -239,8 +241,14 @@ def test_a_choice_is_a_class_of_each(pooler):
 @pytest.mark.parametrize(
   'fields, message',
   [
-    (dict(head='x'), "head='x' is none of none, mlm, classify, choice, span"),
+    (
+      dict(head='x'),
+      "head='x' is none of none, mlm, classify, choice, span, tag",
+    ),
     (dict(head='classify'), 'needs outputs, at least 1; got 0'),
+    (dict(head='tag'), "'tag' needs outputs, at least 1; got 0"),
+    (dict(num_layers=2, order=(0,)), r'order=\(0,\); expected 2 numbers'),
+    (dict(num_layers=2, order=(1, 2)), r'order=\(1, 2\); expected 2 numbers'),
     (dict(dtype='float64'), "dtype='float64' needs JAX_ENABLE_X64"),
     (dict(max_length=7), '11 tokens .*max_length=7'),
   ],
@@ -272,6 +280,20 @@ def test_shared_layers_compute_with_their_scan():
   jax.tree.map(small.close, x, y)
   once, _ = small.apply(make(embed_dim=E), params, texts(B))
   assert np.abs(once - x[0]).max() > 0.01
+
+
+def test_layers_in_another_order():
+  """One runs twice: as a model that has a copy of it."""
+  model = make(num_layers=3, order=(0, 1, 0))
+  params = parameters(model)
+  assert set(params['encoder']) == {'layer_0', 'layer_1'}
+  (place,) = model.attentions()
+  assert (place.layers, place.runs) == (2, (2, 1))
+  copied = params['encoder'] | dict(layer_2=params['encoder']['layer_0'])
+  want = small.apply(
+    make(num_layers=3), params | dict(encoder=copied), texts(B)
+  )
+  jax.tree.map(small.close, small.apply(model, params, texts(B)), want)
 
 
 def test_dropout_needs_a_key():

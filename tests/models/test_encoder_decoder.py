@@ -452,3 +452,24 @@ def test_dropout_in_a_scan():
   again = logits_of(make(remat='full', **LAYERS), params, batch, key)
   np.testing.assert_allclose(got, again, atol=1e-4)
   assert np.abs(got - logits_of(model, params, batch)).max() > 0.01
+
+
+def test_tables_and_widths_of_their_own():
+  """The same as one table and one width where they hold the same numbers."""
+  batch = pack([some_pairs((5, 3), (2, 4))], 8, 9)
+  one, apart = make(), make(source_vocab_size=V + 1, tied=False)
+  params = small.parameters(one, batch)
+  table = params['embed']['embedding']
+  more = dict(
+    source_embed=dict(embedding=jnp.concatenate([table, table[:1]])),
+    output=params['embed'],
+  )
+  want = small.apply(one, params, batch)
+  small.close(small.apply(apart, params | more, batch), want, 1e-5)
+  larger = dict(embedding=table * D**0.5)
+  unscaled = make(scaled=False, tied=False)
+  embeds = dict(embed=larger, output=params['embed'])
+  small.close(small.apply(unscaled, params | embeds, batch), want, 1e-5)
+  tree = small.shapes(make(decoder_mlp_dim=5), batch)
+  assert tree['encoder']['layer_0']['mlp_in']['kernel'].shape == (D, 17)
+  assert tree['decoder']['layer_0']['mlp_in']['kernel'].shape == (D, 5)

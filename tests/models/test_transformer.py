@@ -114,19 +114,22 @@ def test_drop_path_is_off_without_a_key(way):
   small.close(small.apply(model, params, x), want)
 
 
-def test_shared_layers_are_a_loop():
-  """One layer's parameters at each: the value; its gradient is their sum."""
-  x, shared = inputs(2), stack(shared=True)
-  params = small.parameters(shared, x)
-  assert set(params) == {'layer_0', 'norm'}
-  names = [f'layer_{i}' for i in range(3)]
-  copies = dict.fromkeys(names, params['layer_0']) | dict(norm=params['norm'])
-  value, grads = value_and_grad(stack(), copies, x)
-  total = jax.tree.map(lambda *x: sum(x), *(grads[name] for name in names))
-  want = value, dict(layer_0=total, norm=grads['norm'])
+@pytest.mark.parametrize('order', [(0, 0, 0), (0, 1, 0)])
+def test_shared_layers_are_a_loop(order):
+  """Parameters of several blocks: the value; their gradient is the sum."""
+  x, names = inputs(2), [f'layer_{i}' for i in order]
+  params = small.parameters(stack(order=order), x)
+  assert set(params) == {*names, 'norm'}
+  copies = {f'layer_{n}': params[name] for n, name in enumerate(names)}
+  value, grads = value_and_grad(stack(), params | copies, x)
+  want = dict(norm=grads['norm'])
+  for n, name in enumerate(names):
+    more = grads[f'layer_{n}']
+    have = want.get(name, jax.tree.map(jnp.zeros_like, more))
+    want[name] = jax.tree.map(jnp.add, have, more)
   for options in ({}, WAYS['both']):
-    got = value_and_grad(stack(shared=True, **options), params, x)
-    jax.tree.map(small.close, got, want)
+    got = value_and_grad(stack(order=order, **options), params, x)
+    jax.tree.map(small.close, got, (value, want))
 
 
 def test_remat_saves_memory():
@@ -156,9 +159,38 @@ def test_remat_is_one_of_three():
 # The MLP and biases -----------------------------------------------------------
 
 
-def test_squared_relu():
+@pytest.mark.parametrize(
+  'name, want',
+  [
+    ('relu2', [0, 0, 9]),
+    ('quick_gelu', [-2 / (1 + np.exp(3.404)), 0, 3 / (1 + np.exp(-5.106))]),
+    ('tanh', np.tanh([-2, 0, 3])),
+    ('mish', [x * np.tanh(np.log1p(np.exp(x))) for x in (-2, 0, 3)]),
+  ],
+)
+def test_activations(name, want):
   x = jnp.array([-2.0, 0.0, 3.0])
-  np.testing.assert_array_equal(layers.ACTIVATIONS['relu2'](x), [0, 0, 9])
+  small.close(layers.ACTIVATIONS[name](x), want, 1e-6)
+
+
+@pytest.mark.parametrize('norm', ['pre', 'both'])
+def test_layer_scale(norm):
+  """1 changes nothing, 0 leaves only the residual connection."""
+  fields = BLOCK | dict(norm=norm)
+  plain, scaled = (
+    Block(BlockConfig(**fields | dict(layer_scale=x))) for x in (0.0, 0.5)
+  )
+  x = inputs(2)
+  params = jax.tree.map(
+    lambda x: jnp.ones(x.shape), small.shapes(scaled, x)
+  ) | (small.parameters(plain, x))
+  assert params['self_scale'].shape == params['mlp_scale'].shape == (D,)
+  want = small.apply(plain, small.parameters(plain, x), x)
+  small.close(small.apply(scaled, params, x), want, 1e-6)
+  off = dict.fromkeys(('self_scale', 'mlp_scale'), jnp.zeros(D))
+  np.testing.assert_array_equal(small.apply(scaled, params | off, x), x)
+  fresh = scaled.init(jax.random.key(0), x)['params']
+  np.testing.assert_array_equal(fresh['mlp_scale'], np.full(D, 0.5))
 
 
 @pytest.mark.parametrize('mlp', layers.MLPS)

@@ -163,3 +163,15 @@ def test_drop_path_scan_and_remat():
 def test_impossible_sizes(fields, side, message):
   with pytest.raises(ValueError, match=message):
     small.shapes(make(**fields), images(side))
+
+
+def test_class_token_and_mean_of_patches():
+  """What the head reads, without the distillation token."""
+  model = make(pool='class_mean', distillation='token')
+  params = parameters(model)
+  x = small.apply(make(outputs=0, distillation='token'), params, images())
+  read = np.concatenate([x[:, 0], x[:, 2:].mean(1)], -1)
+  want = read @ params['head']['kernel'] + params['head']['bias'][None]
+  small.close(small.apply(model, params, images()), want, 1e-5)
+  with pytest.raises(ValueError, match="pool='x' is none of class, class_mean"):
+    small.shapes(make(pool='x'), images())

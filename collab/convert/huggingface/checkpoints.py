@@ -148,8 +148,7 @@ def save(folder: str | pathlib.Path, pretrained: Pretrained) -> None:
       )
   tensors = {name: _narrow(name, x, dtype) for name, x in tensors.items()}
   for name, x in rest.items():
-    target = plan.family.tied.get(plan.key(name))
-    if target in plan.entries:
+    if target := plan.tied.get(plan.key(name)):
       x = tensors[names.get(target, plan.name(target))]
     tensors[name] = x
   said = {k: dtype for k in ('dtype', 'torch_dtype') if k in config}
@@ -164,8 +163,8 @@ def _sort(plan, found, allow):
     if key in names:
       raise ValueError(f'{names[key]} and {name} are the same tensor.')
     names[key] = name
-  for other, key in plan.family.tied.items():
-    if other not in names or other in plan.entries or key not in plan.entries:
+  for other, key in plan.tied.items():
+    if other not in names:
       continue
     if key not in names:
       names[key] = names.pop(other)
@@ -256,10 +255,12 @@ def _narrow(name, x, dtype):
 
 def _check_same(plan, others, model, params):
   """Raises a ValueError unless the model is that of the plan but for others."""
+  cls = models.find(plan.model['name'])  # with defaults of what is not given
   wrong = [
-    f'{key} is {model.get(key)!r}, by the config {want!r}'
+    f'{key} is {got!r}, by the config {want!r}'
     for key, want in (plan.model | others).items()
-    if not key.endswith(_OF_TRAINING) and _given(model.get(key)) != _given(want)
+    if not key.endswith(_OF_TRAINING)
+    and _given(got := model.get(key, getattr(cls, key, None))) != _given(want)
   ]
   if wrong:
     raise ValueError(f'model: {"; ".join(wrong)}.')

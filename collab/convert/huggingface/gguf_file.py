@@ -144,7 +144,9 @@ def _config(metadata, tensors, factors):
       raise ValueError(f'{start}{key} is {own[key]}, expected {width}.')
   config |= dict(
     model_type=kind,
-    architectures=[*FAMILIES[kind].architectures][-1:],
+    architectures=[
+      x for x in FAMILIES[kind].architectures if x.endswith('ForCausalLM')
+    ],
     vocab_size=len(_field(tensors, 'token_embd.weight')),
     head_dim=width,
     tie_word_embeddings='output.weight' not in tensors,

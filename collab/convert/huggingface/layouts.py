@@ -83,6 +83,27 @@ GPT_HEADS = (
   Part('.weight', tuple(f'{n}/kernel' for n in _QKV), _columns, _split),
   Part('.bias', tuple(f'{n}/bias' for n in _QKV), _join, _split),
 )
+_GATED = ('/mlp_gate', '/mlp_in')
+GATED = (
+  Part(
+    '.weight',
+    tuple(f'{n}/kernel' for n in _GATED),
+    lambda *xs: _columns(*xs).T,
+    lambda x, *shapes: _split(x.T, *shapes),
+  ),
+  Part('.bias', tuple(f'{n}/bias' for n in _GATED), _join, _split),
+)
+
+
+def within(module: str, path: str, layout: tuple) -> tuple:
+  """Returns the layout of a module within another, with these names there."""
+  return tuple(
+    part._replace(
+      tensor=module + part.tensor,
+      params=tuple(path + param for param in part.params),
+    )
+    for part in layout
+  )
 
 
 def patches(P: int) -> tuple[Part, Part]:

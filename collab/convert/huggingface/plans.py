@@ -8,12 +8,7 @@ from typing import NamedTuple
 
 from collab import checks, model_json, models
 from collab.convert.huggingface.families import FAMILIES
-from collab.convert.huggingface.families.family import (
-  ACTIVATIONS,
-  LABELS,
-  MOST_LAYERS,
-  Family,
-)
+from collab.convert.huggingface.families.family import LABELS, Family
 from collab.runtime import tree_table
 
 
@@ -27,6 +22,7 @@ class Plan(NamedTuple):
     shapes: {path of a parameter: ShapeDtypeStruct}.
     entries: {key: (paths of the parameters in it, layouts.Part, the name that
       Transformers gives it)}.
+    tied: {another key: the one in entries that it equals}.
   """
 
   family: Family
@@ -34,6 +30,7 @@ class Plan(NamedTuple):
   model: dict
   shapes: dict
   entries: dict
+  tied: dict
 
   def key(self, name: str) -> str:
     """Returns the key of a name in a file, whose prefix is optional."""
@@ -69,8 +66,13 @@ def make(config: dict, pooler: bool) -> Plan:
   checks.one_of('architecture', architecture, legal)
   model = fields(family, architecture, get, pooler)
   shapes = tree_table.named(models.shapes(models.build(**model)))
-  entries = _entries(family, architecture, model, shapes)
-  return Plan(family, architecture, model, shapes, entries)
+  entries = _entries(family, architecture, model, shapes, get)
+  tied = {
+    other: key
+    for other, key in family.tied
+    if key in entries and other not in entries
+  }
+  return Plan(family, architecture, model, shapes, entries, tied)
 
 
 def fields(
@@ -80,19 +82,8 @@ def fields(
   model = dict(name=family.model) | family.fields(get)
   model |= family.architectures[architecture]
   model |= dict(scan=False, remat='none', dtype='float32')
-  for name in ('num_layers', 'encoder_layers', 'decoder_layers'):
-    if name in model and model[name] > MOST_LAYERS:
-      raise ValueError(
-        f'{model[name]} layers ({name}), expected {MOST_LAYERS} or fewer.'
-      )
-  name = model['activation']
-  checks.one_of('activation', name, ACTIVATIONS)
-  model['activation'] = ACTIVATIONS[name]
-  if 'head' in model:
-    legal = any(path == 'pooler' for _, path, *_ in family.body)
-    needed = model['head'] in ('classify', 'choice')
-    model['pooler'] = legal and (needed or pooler)
-    model.setdefault('outputs', 0)
+  if any(path == 'pooler' for _, path, *_ in family.body):
+    model['pooler'] = model['head'] in ('classify', 'choice') or pooler
   if model.get('outputs') == LABELS:
     model['outputs'] = len(classes(get)) or get('num_labels', 2)
   return model
@@ -127,27 +118,38 @@ def _in_order(field, pairs):
 def reader(config: Mapping) -> Callable:
   """Makes get(name[, default]), which reads a value of the default's type.
 
-  Without a default the value has to be a count.
+  Without a default the value has to be a count. The error of another value has
+  its name in the config, and what is legal: get(..., legal=) is a range [least,
+  end), or maps the legal values to ours; get(..., divides=n) says that it
+  divides n, unless it is 0.
   """
 
-  def get(name, default=None):
+  def get(name, default=None, *, legal=None, divides=0):
     value = config.get(name)
     value = default if value is None else value
     if value is None:
       raise ValueError(f'{name} is missing.')
     kind = int if default is None else type(default)
-    legal = (int, float) if kind is float else (kind,)
-    if type(value) not in legal:  # isinstance(True, int) is true
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds:  # isinstance(True, int) is true
       raise ValueError(f'{name} is {value!r}, expected {kind.__name__}.')
-    least = 1 if default is None else 0
-    if kind in (int, float) and not least <= value <= sys.float_info.max:
-      raise ValueError(f'{name} is {value}, expected {least} or more.')
+    if isinstance(legal, Mapping):
+      checks.one_of(name, value, legal)
+      return legal[value]
+    if kind is int:
+      legal = legal or (models.SIZE if default is None else models.COUNT)
+    least, end = legal or (0, sys.float_info.max)
+    if kind in (int, float) and not least <= value < end:
+      below = f', below {end}' if legal else ''
+      raise ValueError(f'{name} is {value}, expected at least {least}{below}.')
+    if divides and value and divides % value:
+      raise ValueError(f'{name} is {value}, expected a divisor of {divides}.')
     return float(value) if kind is float else value  # JAX cuts large integers
 
   return get
 
 
-def _entries(family, architecture, model, shapes):
+def _entries(family, architecture, model, shapes, get):
   """Returns {key: (paths, Part, name)} of all parameters; see `Plan`."""
   found, left = {}, set(shapes)
   headless = architecture == next(iter(family.architectures))
@@ -162,7 +164,7 @@ def _entries(family, architecture, model, shapes):
     for n in range(max(numbers, default=0) + 1):
       row = {}
       for part in parts:
-        key = (module + part.tensor).format(n)
+        key = (module + part.tensor).format(family.number(get, n))
         paths = [(path + param).format(n) for param in part.params]
         row[key] = paths, part, start + key
       paths = [p for paths, *_ in row.values() for p in paths]

@@ -4,9 +4,11 @@
 import importlib
 
 _TYPES = str.split(
-  'bert roberta distilbert albert gpt2 vit deit marian llama mistral qwen2 '
-  'qwen3 gemma2 gemma3_text'
+  'bert roberta xlm-roberta camembert distilbert albert gpt2 vit deit dinov2 '
+  'marian llama mistral qwen2 qwen3 gemma2 gemma3_text'
 )
-FAMILIES = {
-  name: importlib.import_module(f'{__name__}.{name}').FAMILY for name in _TYPES
+_modules = {
+  name: importlib.import_module(f'{__name__}.{name.replace("-", "_")}')
+  for name in _TYPES
 }
+FAMILIES = {name: module.FAMILY for name, module in _modules.items()}

@@ -8,11 +8,13 @@ from collab import checks
 from collab.attention.rope import Rope
 from collab.convert.huggingface.families.family import (
   ACTIVATIONS,
-  MOST_LAYERS,
+  LABELS,
+  LAYERS,
+  RATE,
   Family,
   block,
 )
-from collab.convert.huggingface.layouts import NORM, TABLE
+from collab.convert.huggingface.layouts import DENSE, NORM, TABLE
 
 FULL, SLIDING = 'full_attention', 'sliding_attention'  # of config's layer_types
 MODULES = {
@@ -24,7 +26,16 @@ MODULES = {
   'self_attention/query_norm': 'self_attn.q_norm',
   'self_attention/key_norm': 'self_attn.k_norm',
 }
-FIXED = dict(partial_rotary_factor=1.0, quantization_config=None)
+FIXED = dict(
+  partial_rotary_factor=1.0,
+  quantization_config=None,
+  token_classification_bias=True,
+)
+# A classifier has a table of the tokens in, and none out.
+HEADS = dict(
+  ForSequenceClassification=dict(head='classify', outputs=LABELS, tied=True),
+  ForTokenClassification=dict(head='tag', outputs=LABELS, tied=True),
+)
 
 
 def fields(
@@ -39,11 +50,12 @@ def fields(
   """
   heads = get('num_attention_heads')
   width = get('head_dim', 0) or get('hidden_size') // heads
-  checks.one_of(activation, get(activation, 'silu'), ACTIVATIONS)
+  if width % 2:
+    raise ValueError(f'head_dim is {width}, expected an even number.')
   own = dict(
     name='gqa',
     num_heads=heads,
-    kv_heads=get('num_key_value_heads', 0) or heads,
+    kv_heads=get('num_key_value_heads', 0, divides=heads) or heads,
     qkv_features=heads * width,
   )
   if 'rope' not in attention:
@@ -51,17 +63,17 @@ def fields(
   return dict(
     vocab_size=get('vocab_size'),
     dim=get('hidden_size'),
-    num_layers=get('num_hidden_layers'),
+    num_layers=get('num_hidden_layers', legal=LAYERS),
     tied=get('tie_word_embeddings', False),
     mlp='gated',
     mlp_dim=get('intermediate_size'),
-    activation=get(activation, 'silu'),
+    activation=get(activation, 'silu', legal=ACTIVATIONS),
     use_bias=False,
     norm='pre',
     norm_kind='rms',
     epsilon=get('rms_norm_eps', 1e-6),
     dropout=0.0,
-    attention_dropout=get('attention_dropout', 0.0),
+    attention_dropout=get('attention_dropout', 0.0, legal=RATE),
     activation_dropout=0.0,
     positions='none',
     max_length=get('max_position_embeddings'),
@@ -103,8 +115,7 @@ def rope(
 
 def layer_types(get: Callable, slides: Callable[[int], bool]) -> list[str]:
   """Reads whether layers are FULL or SLIDING; where not said, by `slides`."""
-  n = get('num_hidden_layers')
-  checks.within('num_hidden_layers', n, 1, MOST_LAYERS)
+  n = get('num_hidden_layers', legal=LAYERS)
   types = get('layer_types', [(FULL, SLIDING)[slides(i)] for i in range(n)])
   if len(types) != n:
     raise ValueError(f'layer_types has {len(types)} layers, expected {n}.')
@@ -130,6 +141,7 @@ def family(
   modules: Mapping = MODULES,
   norm: tuple = NORM,
   body: str = 'Model',
+  heads: Mapping = HEADS,
 ) -> Family:
   """Makes the Family of a decoder.
 
@@ -139,6 +151,7 @@ def family(
     modules: modules of a block besides attention, by our names.
     norm: layout of the norms.
     body: end of the name of the architecture without logits.
+    heads: {end of the name of a classifier: its fields}.
   """
   rows = (
     ('embed_tokens', 'embed', TABLE),
@@ -159,10 +172,18 @@ def family(
     fields=fields,
     fixed=FIXED | fixed,
     defaults=defaults,
-    architectures={name + body: dict(tied=True), f'{name}ForCausalLM': {}},
+    architectures={
+      name + body: dict(tied=True),
+      f'{name}ForCausalLM': {},
+      **{name + end: fields for end, fields in heads.items()},
+    },
     prefix='model',
     body=(*rows, *unbiased),
-    head=(('lm_head', 'output', TABLE),),
-    tied={'lm_head.weight': 'embed_tokens.weight'},
+    head=(
+      ('lm_head', 'output', TABLE),
+      ('score', 'head', DENSE),
+      ('score', 'head', DENSE[:1]),
+    ),
+    tied=(('lm_head.weight', 'embed_tokens.weight'),),
     rest=('layers.*.self_attn.rotary_emb.inv_freq',),
   )

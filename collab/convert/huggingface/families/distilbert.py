@@ -20,8 +20,10 @@ NAMES = dict(
 
 
 def fields(get: Callable) -> dict:
-  named = lambda name, *default: get(NAMES.get(name, name), *default)
-  return encoder.fields(named) | dict(epsilon=1e-12, types=0)
+  named = lambda name, *more, **legal: get(
+    NAMES.get(name, name), *more, **legal
+  )
+  return encoder.fields(named) | dict(epsilon=1e-12, types=0, pooler=False)
 
 
 FAMILY = encoder.family(

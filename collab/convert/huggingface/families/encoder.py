@@ -14,6 +14,7 @@ ARCHITECTURES = dict(
   Model=dict(head='none'),
   ForMaskedLM=dict(head='mlm'),
   ForSequenceClassification=dict(head='classify', outputs=LABELS),
+  ForTokenClassification=dict(head='tag', outputs=LABELS),
   ForMultipleChoice=dict(head='choice'),
   ForQuestionAnswering=dict(head='span'),
 )
@@ -38,6 +39,7 @@ def fields(get: Callable, dropout: float = 0.1) -> dict:
     types=get('type_vocab_size', 2),
     embed_dim=0,
     shared=False,
+    outputs=0,
   )
 
 
@@ -51,6 +53,8 @@ def family(
   head: tuple = (CLASSIFIER,),
   more: tuple[str, ...] = (),
   rest: tuple = (),
+  prefix: str = '',
+  defaults: Mapping = {},
 ) -> Family:
   """Makes the Family of an encoder.
 
@@ -60,30 +64,33 @@ def family(
     body: rows of the body after the embeddings.
     lm: modules of the masked LM's head: dense layer, norm, the module with the
       bias, and the output layer, whose weight is the embedding table.
-    fixed: see `Family`.
+    fixed, defaults: see `Family`.
     head: rows of the other heads.
     more: suffixes of further architectures with the masked LM's head.
     rest: see `Family`; the position ids are already in it.
+    prefix: see `Family`; by default the name in small letters.
   """
   dense, norm, bias, output = lm
   ends = ARCHITECTURES | {end: dict(head='mlm') for end in more}
-  tied = {f'{output}.weight': f'{WORDS}.weight'}
+  tied = [(f'{output}.weight', f'{WORDS}.weight')]
   if output != bias:
-    tied[f'{output}.bias'] = f'{bias}.bias'
+    tied.append((f'{output}.bias', f'{bias}.bias'))
   return Family(
     model='encoder',
     fields=fields,
     fixed=fixed,
+    defaults=defaults,
     architectures={name + end: value for end, value in ends.items()},
-    prefix=name.lower(),
+    prefix=prefix or name.lower(),
     body=(*EMBEDDINGS, *body),
     head=(
-      ('qa_outputs', 'head', DENSE),
+      ('qa_outputs', 'head', DENSE, f'{name}ForQuestionAnswering'),
+      ('classifier', 'head', DENSE, f'{name}ForTokenClassification'),
       (dense, 'head/dense', DENSE),
       (norm, 'head/norm', NORM),
       (f'{bias}.bias', 'head/bias', WHOLE),
       *head,
     ),
-    tied=tied,
+    tied=tuple(tied),
     rest=('embeddings.position_ids', *rest),
   )

@@ -8,7 +8,7 @@ earlier row has filled it. Rows of heads come before those of the body.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from collab.convert.huggingface.layouts import DENSE, HEADS, NORM
 
@@ -17,14 +17,22 @@ LABELS = 'labels'  # means the number of labels in the config
 # Maps Hugging Face's names of activations to those of models.layers.
 ACTIVATIONS = dict(
   gelu='gelu',
+  gelu_python='gelu',
+  gelu_accurate='gelu_tanh',
+  gelu_fast='gelu_tanh',
   gelu_new='gelu_tanh',
+  gelu_python_tanh='gelu_tanh',
   gelu_pytorch_tanh='gelu_tanh',
+  mish='mish',
+  quick_gelu='quick_gelu',
   relu='relu',
+  relu2='relu2',
   silu='silu',
   swish='silu',
+  tanh='tanh',
 )
-
-MOST_LAYERS = 1000  # a config with more would take for ever to look at
+# Ranges [least, end). A config of more layers would take for ever to look at.
+LAYERS, RATE = (1, 1001), (0, 1)
 
 
 class Family(NamedTuple):
@@ -33,14 +41,16 @@ class Family(NamedTuple):
   Attributes:
     model: name for models.build.
     fields: function get -> fields of the model, except those of training and of
-      the head; get(name[, default]) reads config.json.
+      the head; get(name[, default]) reads config.json, see plans.reader.
     fixed: {field of config.json: the only supported value, if it is present}.
     defaults: {field of config.json: value where it is absent}; what is null has
       the default of `get`.
+    number: function get, number of a layer -> what stands for '{}' in modules.
     architectures: {name: fields that follow from it}; the first is the body.
     prefix: prefix of the body's names in the other architectures.
     body, head: rows. A body with a row for a pooler may lack the pooler.
-    tied: {name: name of the tensor that it has to equal, or stands for}.
+    tied: pairs of a name and that of the tensor, if the model has this one,
+      that it has to equal, or stands for.
     waves: names of tensors that have to be the table of exact sinusoids.
     rest: patterns of names that our models do not use.
   """
@@ -52,10 +62,11 @@ class Family(NamedTuple):
   prefix: str
   body: tuple
   head: tuple = ()
-  tied: Mapping = {}
+  tied: tuple = ()
   waves: tuple = ()
   rest: tuple = ()
   defaults: Mapping = {}
+  number: Callable = lambda get, n: n
 
 
 def block(
@@ -105,16 +116,28 @@ def attention(module: str, path: str, heads: str, out: str) -> list[tuple]:
   return [*rows, (f'{module}.{out}', f'{path}/out', DENSE)]
 
 
-def block_fields(get: Callable, dropout: float) -> dict:
-  """Reads the fields of blocks from a config with BERT's names."""
+def block_fields(get: Callable, dropout: float, mlp_dim: int = 0) -> dict:
+  """Reads the fields of blocks, mlp_dim if it is 0, from BERT's names."""
   return dict(
     dim=get('hidden_size'),
-    num_layers=get('num_hidden_layers'),
-    mlp_dim=get('intermediate_size'),
-    activation=get('hidden_act', 'gelu'),
+    num_layers=get('num_hidden_layers', legal=LAYERS),
+    mlp_dim=mlp_dim or get('intermediate_size'),
+    activation=get('hidden_act', 'gelu', legal=ACTIVATIONS),
     epsilon=get('layer_norm_eps', 1e-12),
-    dropout=get('hidden_dropout_prob', dropout),
-    attention_dropout=get('attention_probs_dropout_prob', dropout),
+    dropout=get('hidden_dropout_prob', dropout, legal=RATE),
+    attention_dropout=get('attention_probs_dropout_prob', dropout, legal=RATE),
     activation_dropout=0.0,
-    attention=dict(name='mha', num_heads=get('num_attention_heads')),
+    attention=mha(get, 'num_attention_heads', get('hidden_size')),
   )
+
+
+def mha(get: Callable, heads: str, dim: int, **others: Any) -> dict:
+  """Reads the fields of multi-head attention.
+
+  Args:
+    get: see `Family`.
+    heads: name of the field with the number of heads.
+    dim: width of the model.
+    **others: further fields of the attention.
+  """
+  return dict(name='mha', num_heads=get(heads, divides=dim)) | others

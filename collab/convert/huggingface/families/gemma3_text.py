@@ -7,6 +7,8 @@ from collab import checks
 from collab.convert.huggingface.families import decoder, gemma2
 from collab.convert.huggingface.layouts import SHIFTED
 
+CLASSES = 'ForSequenceClassification'
+
 
 def fields(get: Callable) -> dict:
   every = get('sliding_window_pattern', 6)
@@ -35,4 +37,5 @@ FAMILY = decoder.family(
   modules=gemma2.MODULES,
   norm=SHIFTED,
   body='TextModel',
+  heads={f'Text{CLASSES}': decoder.HEADS[CLASSES]},
 )

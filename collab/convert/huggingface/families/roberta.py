@@ -4,6 +4,7 @@
 from collections.abc import Callable
 
 from collab.convert.huggingface.families import bert, encoder
+from collab.convert.huggingface.families.family import Family
 from collab.convert.huggingface.layouts import DENSE
 
 
@@ -11,19 +12,24 @@ def fields(get: Callable) -> dict:
   return encoder.fields(get) | dict(first_position=get('pad_token_id', 1) + 1)
 
 
-_OF_CLASSES = 'RobertaForSequenceClassification'
+def family(name: str) -> Family:
+  """Makes the Family whose architectures begin with this name."""
+  of_classes = f'{name}ForSequenceClassification'
+  return encoder.family(
+    name,
+    fields,
+    fixed=bert.FIXED | dict(hidden_act='gelu'),  # its MLM head has no other
+    body=bert.BODY,
+    lm=('lm_head.dense', 'lm_head.layer_norm', 'lm_head', 'lm_head.decoder'),
+    head=(
+      # The classification head is a pooler by another name, and a linear map.
+      ('classifier.dense', 'pooler', DENSE, of_classes),
+      ('classifier.out_proj', 'head/Dense_0', DENSE, of_classes),
+      encoder.CLASSIFIER,
+    ),
+    rest=('pooler.dense.*',),
+    prefix='roberta',
+  )
 
-FAMILY = encoder.family(
-  'Roberta',
-  fields,
-  fixed=bert.FIXED | dict(hidden_act='gelu'),  # its MLM head supports no other
-  body=bert.BODY,
-  lm=('lm_head.dense', 'lm_head.layer_norm', 'lm_head', 'lm_head.decoder'),
-  head=(
-    # The classification head is a pooler by another name, and a linear map.
-    ('classifier.dense', 'pooler', DENSE, _OF_CLASSES),
-    ('classifier.out_proj', 'head/Dense_0', DENSE, _OF_CLASSES),
-    encoder.CLASSIFIER,
-  ),
-  rest=('pooler.dense.*',),
-)
+
+FAMILY = family('Roberta')

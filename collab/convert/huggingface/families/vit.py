@@ -18,21 +18,25 @@ from collab.convert.huggingface.layouts import (
 )
 
 
-def fields(get: Callable) -> dict:
-  return block_fields(get, dropout=0.0) | dict(
+def fields(get: Callable, mlp_dim: int = 0) -> dict:
+  return block_fields(get, dropout=0.0, mlp_dim=mlp_dim) | dict(
     image_size=get('image_size'),
     channels=get('num_channels', 3),
-    patch=get('patch_size'),
+    patch=get('patch_size', divides=get('image_size')),
     norm='pre',
     drop_path=0.0,
   )
 
 
-BODY = (
+EMBEDDINGS = (
   ('embeddings.cls_token', 'class', WHOLE),
   ('embeddings.distillation_token', 'distilled', WHOLE),
   ('embeddings.position_embeddings', 'positions/embedding', FIRST_ROW),
   ('embeddings.patch_embeddings.projection', 'patch', patches),
+)
+NORM_OUT = ('layernorm', 'encoder/norm', NORM)
+BODY = (
+  *EMBEDDINGS,
   *block(
     'encoder.layer.{}',
     heads='attention.attention.{name}',
@@ -42,7 +46,7 @@ BODY = (
     mlp_out='output.dense',
     mlp_norm='layernorm_after',
   ),
-  ('layernorm', 'encoder/norm', NORM),
+  NORM_OUT,
 )
 FIXED = dict(qkv_bias=True)
 

@@ -167,7 +167,8 @@ def stsb(run: Run, data: str) -> dict[str, float]:
 
 def cosines(embeddings: np.ndarray) -> np.ndarray:
   """Computes the cosine of rows 0 and 1, 2 and 3, ...: [2 N, D] -> [N]."""
-  unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+  x = np.asarray(embeddings, np.float64)  # cosines may differ by little
+  unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
   return (unit[0::2] * unit[1::2]).sum(-1)
 
 

@@ -99,13 +99,14 @@ def test_stsb_correlates_cosines(tmp_path):
   columns = 'sentence1', 'sentence2', 'score'
   write(tmp_path / 'STS-B', ('train.tsv', 'dev.tsv'), columns, PAIRS)
   run = collab.load(checkpoints.with_words(tmp_path / 'bert'))
-  a, b = (run.encode([pair[side] for pair in PAIRS]) for side in (0, 1))
+  texts = [text for pair in PAIRS for text in pair[:2]]
+  a, b = run.encode(texts).astype(float).reshape(4, 2, -1).swapaxes(0, 1)
   norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   cosines = (a * b).sum(-1) / norms
   want = labels.correlation_scores([pair[2] for pair in PAIRS], cosines)
   found = evaluate.stsb(run, str(tmp_path))
   assert found.pop('pairs') == 4
-  assert found == pytest.approx(want, abs=1e-6)
+  assert found == pytest.approx(want, abs=1e-9)
 
 
 MNLI = 'entailment', 'neutral', 'contradiction'
@@ -140,7 +141,7 @@ def test_classes_are_matched_by_name(names, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'words, message',
+  'argv, message',
   [
     (['--text=x', '--stride=9'], r'stride=9; expected 1 to 8\.'),
     (['--text=x', '--length=32'], r'length=32; expected 1 to 31\.'),
@@ -157,12 +158,12 @@ def test_classes_are_matched_by_name(names, tmp_path):
     (['--text=x', '--stsb=DIR'], 'not allowed with argument'),
   ],
 )
-def test_wrong_words(words, message, run, monkeypatch, tmp_path):
+def test_wrong_words(argv, message, run, monkeypatch, tmp_path):
   (tmp_path / 'x').write_text('one\n')
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(collab, 'load', lambda folder: run)
   with pytest.raises((ValueError, OSError), match=message):
-    evaluate.main(['DIR', *words])
+    evaluate.main(['DIR', *argv])
 
 
 def test_an_empty_text(run, tmp_path):

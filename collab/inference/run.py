@@ -280,7 +280,12 @@ def load(folder: str | pathlib.Path, mesh: Mesh | None = None) -> Run:
       another model.
   """
   mesh = mesh or sharding.make_mesh()
-  found = source.read(folder, mesh=mesh)
+  return of_source(source.read(folder, mesh=mesh), mesh)
+
+
+def of_source(found: source.Source, mesh: Mesh | None = None) -> Run:
+  """Makes a Run of what `source.read` returned; arguments as of `load`."""
+  mesh = mesh or sharding.make_mesh()
   return Run(
     model=models.build(**found.model),
     params=sharding.moved(found.params, mesh),

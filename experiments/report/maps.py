@@ -6,20 +6,17 @@ Axes: H heads of a layer, T queries, S keys, N heads of some layers.
 
 from typing import NamedTuple
 
-from flax import linen as nn
-import jax
 import numpy as np
 from scipy.special import entr
 import tokenizers
 
 from collab import models
 from collab.analysis import redundancy
-from collab.attention.core import Attention
-from collab.convert import calibration, heads, intercept
+from collab.convert import calibration
 from collab.convert import source as sources
 from collab.data import examples
+from collab.inference import attention_maps, run
 from collab.models import vit
-from collab.translate import translate
 
 MOST = 20  # maximum tokens of a text, which a page can label
 
@@ -123,12 +120,11 @@ def _pair(found, text):
   """Makes a source and a target; the model translates a given text."""
   if text:
     words = sources.words(found)
-    model = models.build(**found.model)
-    (target,) = translate(model, found.params, words, [text], beam=1)
+    (target,) = run.of_source(found).translate([text], beam=1)
     if isinstance(target, Exception):
       raise ValueError(f'{_whence(text)}: {target}.')
     whole = [*words.encode(text), words.eos_id], [words.bos_id]
-    whole[1].extend(words.encode(target))
+    whole[1].extend(words.encode_targets([target])[0])
   else:
     batch = _training(found)
     whole = [
@@ -175,33 +171,21 @@ def _length(kept, n):
 
 def attend(found: sources.Source, seen: Example) -> list[Layer]:
   """Computes each layer's attention on an Example, in the order of calls."""
-  fields = found.model | dict(scan=False, remat='none', dtype='float32')
+  fields = found.model | dict(dtype='float32')
   if 'head' in fields:  # the model stops before its head
     fields |= dict(head='none', outputs=0, pooler=False)
-  model = models.build(**fields)
-
-  def sow(function, args, kwargs, context):
-    layer, method = context.module, context.method_name
-    if isinstance(layer, Attention) and method == '__call__':
-      kwargs = kwargs | dict(sow_weights=True)
-    return function(*args, **kwargs)
-
-  @jax.jit
-  def run(params, batch):
-    with nn.intercept_methods(sow):
-      return model.apply({'params': params}, batch, mutable='intermediates')
-
-  _, sown = run(found.params, seen.batch)
-  layers = []
-  for path in heads.ones(found.params):
-    calls = intercept.get(sown['intermediates'], path)['attention_weights']
-    queries = seen.tokens[path[0]]
-    keys = seen.tokens['encoder'] if path[-1] == 'cross' else queries
-    for i, weights in enumerate(calls):  # several calls if layers are shared
-      name = redundancy.label(path)
-      if len(calls) > 1:
-        name = f'{name.rstrip("0")}{i}'
-      layers.append(Layer(name, np.asarray(weights[0]), queries, keys))
+  model, layers = models.build(**fields), []
+  every = attention_maps.weights(model, found.params, seen.batch)
+  for path, weights in every.items():
+    stack, *_, kind = place = path.split('/')
+    queries = seen.tokens[stack]
+    keys = seen.tokens['encoder'] if kind == 'cross' else queries
+    name = redundancy.label(place)
+    if weights.ndim == 3:
+      layers.append(Layer(name, weights, queries, keys))
+      continue
+    for i, one in enumerate(weights):  # a layer that is called several times
+      layers.append(Layer(f'{name.rstrip("0")}{i}', one, queries, keys))
   return layers
 
 

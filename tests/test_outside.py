@@ -178,8 +178,10 @@ def language_model(folder, **fields):
 
 @pytest.mark.parametrize(
   'text, positions',
-  [(VARIANT, 'learned'), (ROTARY, 'none')],
-  ids=['variant', 'rotary'],
+  [
+    pytest.param(VARIANT, 'learned', id='variant'),
+    pytest.param(ROTARY, 'none', id='rotary', marks=pytest.mark.slow),
+  ],
 )
 def test_an_attention(lab, tmp_path, text, positions):
   """It trains as others do; and decoding with a cache is the full pass."""

@@ -45,6 +45,7 @@ def by_kind(found):
   return sums
 
 
+@pytest.mark.slow
 def test_data_parallel(text, tmp_path):
   """Every gradient once, three numbers besides, and nothing else."""
   found, sizes = compiled(1, text, tmp_path)

@@ -13,9 +13,10 @@ from tests.attention import variants as V
 from tests.attention.test_kernels import problem
 from tests.attention.test_variants import check_gradients
 from tests.attention.variants import close
+from tests.few import few
 
-every_case = V.few(V.CASES)
-every_kernel = pytest.mark.parametrize('case', ['mqa', 'mhe_add'])
+every_case = few(V.CASES, ['mha', 'mhe_add'])
+every_kernel = few(['mqa', 'mhe_add'], ['mhe_add'])
 LONG = blocks.SYMBOLIC_BLOCK + 3  # more than one block
 
 

@@ -18,12 +18,13 @@ import pytest
 from collab import attention
 from tests.attention import variants as V
 from tests.attention.variants import close, normal
+from tests.few import few
 
 # What Flax does meets the core, which is one; mhe_add has parameters that are
 # no Dense's besides.
 QUICK = ('mhe_add',)
-every_case = V.few(V.CASES, QUICK)
-every_name = V.few(V.NAMES, QUICK)
+every_case = few(V.CASES, QUICK)
+every_name = few(V.NAMES, QUICK)
 B, T = 2, 3
 CAUSAL = attention.Mask(causal=True)
 half = pytest.mark.parametrize(

@@ -133,10 +133,11 @@ def test_remat_saves_memory():
   """The less is kept the more; value and gradient stay (on CPU: scanned)."""
   x, taken = jnp.ones((4, 128, 32)), []
   block = dict(attention=dict(name='mha', num_heads=2), mlp_dim=128)
+  init = Stack(6, BlockConfig(**block), scan=True).init
+  params = jax.jit(lambda key: init(key, x))(jax.random.key(0))['params']
   found = []
   for remat in ('none', 'dots', 'full'):
     model = Stack(6, BlockConfig(**block), scan=True, remat=remat)
-    params = model.init(jax.random.key(0), x)['params']
     loss = lambda params, model=model: (
       model.apply({'params': params}, x) ** 2
     ).mean()

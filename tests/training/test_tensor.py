@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from tests.attention.variants import few
+from tests.few import few
 from tests.training import tensor_on_devices as program
 from tests.training.test_devices import on_devices
 
@@ -27,7 +27,7 @@ def test_the_same_losses_on_any_mesh(case):
 
 
 # XLA sends less for gla_wide: of two groups, half of the devices take each.
-@few([x for x in program.CASES if x != 'gla_wide'], quick=['collab'])
+@few([x for x in program.CASES if x != 'gla_wide'], quick=[])
 def test_a_layer_sends_what_the_formula_says(case):
   """To a byte, but for norms. So nothing grows with queries x keys.
 

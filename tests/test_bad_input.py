@@ -523,6 +523,7 @@ def test_killed_before_the_first_checkpoint(corpus, tmp_path, no_evaluation):
   assert not (tmp_path / workdir.BEGUN).exists()
 
 
+@pytest.mark.slow
 def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
   """Told at the first evaluation, and put right in the run that there is."""
   typo = tiny.config(corpus, checkpoint__best='-val/nnl')

@@ -133,7 +133,7 @@ def test_builds(name, variant):
     tx, schedule = optim.build(total_steps=config.total_steps, **config.optim)
     if config.model.name == 'vit':
       batch = dict(images=batch)
-    key = repr((config.model, config.data, config.optim.name))
+    key = repr((model, batch, config.optim.name))
     if key not in sizes:
 
       def init(batch, model=model, tx=tx):

@@ -38,14 +38,14 @@ def few_translations(monkeypatch):
   monkeypatch.setattr(wmt14.Translation, '_test', few)
 
 
-# Other tests run lm, glue, wmt14 and a ViT, on data of their own.
+# Other tests run lm, glue and wmt14, on data of their own, and other heads.
 @few(
   [
     x
     for x in itertools.product(FAMILIES, VARIANTS)
     if x[1] != 'linformer' or x[0] not in DECODE
   ],
-  [('decoder', 'mhe_add')],
+  [('mlm', 'mha')],
   'name, variant',
 )
 def test_runs_and_goes_on(name, variant, tmp_path):

@@ -176,12 +176,11 @@ def language_model(folder, **fields):
   return c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'text, positions',
-  [
-    pytest.param(VARIANT, 'learned', id='variant'),
-    pytest.param(ROTARY, 'none', id='rotary', marks=pytest.mark.slow),
-  ],
+  [(VARIANT, 'learned'), (ROTARY, 'none')],
+  ids=['variant', 'rotary'],
 )
 def test_an_attention(lab, tmp_path, text, positions):
   """It trains as others do; and decoding with a cache is the full pass."""

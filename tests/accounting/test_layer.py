@@ -91,7 +91,7 @@ def test_decoding(name):
   assert cost.prefill >= T * 2 * token
 
 
-@pytest.mark.parametrize('name', ROPE)
+@few(ROPE, ['collab', 'mhe_add', 'mla', 'tpa'], 'name')
 def test_under_rotation(name):
   """Turning vectors is no product; what it does to a variant's form is."""
   fields = VARIANTS[name] | ROPE[name]

@@ -246,7 +246,7 @@ def test_inputs_k_and_inputs_v(x, y):
   close(OURS(num_heads=H).apply(tree, **named), want)
 
 
-@pytest.mark.parametrize('batch', [(), (1,), (2, 3)])
+@few([(), (1,), (2, 3)], [(2, 3)], 'batch')
 def test_any_number_of_batch_axes(batch):
   x = normal(np.random.default_rng(0), *batch, T, D)
   y = normal(np.random.default_rng(1), *batch, S, D)
@@ -302,7 +302,7 @@ def test_decoding_one_token_a_call(x):
     close(o[1], o[0])
 
 
-@pytest.mark.parametrize('given', [1, 2, 3])
+@few([1, 2, 3], [3], 'given')
 def test_decoding_with_queries_keys_and_values_cut_apart(given):
   """Every call has arrays of its own, as has init; nobody compares objects."""
   x, y, z = normal(np.random.default_rng(0), 3, B, 5, D)

@@ -111,7 +111,8 @@ def test_heads_stay_sharded_as_they_come(split, other):
     assert d.sharding.spec == x.sharding.spec
 
 
-@few(['mqa', 'mhe_add'], ['mhe_add'], 'name')  # a kernel each
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['mqa', 'mhe_add'])  # a kernel each
 def test_four_devices_compute_what_one_does(name):
   found = on_devices(4, name, module='tests.attention.explicit_on_devices')
   assert found.pop('apart') < 1e-5

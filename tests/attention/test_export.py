@@ -110,7 +110,7 @@ def is_the_paper(case, program, params, inputs, valid, mask):
 
 
 @every_kernel
-@pytest.mark.parametrize('sizes', ['b, 11', '2, t'])
+@few(['b, 11', '2, t'], ['2, t'], 'sizes')
 def test_one_size_is_open(case, sizes):
   params, D = V.params(case), V.width(case)
   run = gradient(V.build(case))
@@ -178,7 +178,7 @@ def test_decoding_of_any_batch(case):
   close(np.concatenate([first, last], 1), want)
 
 
-@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@few(['blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 def test_memory_of_an_exported_program_is_linear_in_length(kernel):
   """Four times the length takes four times the memory, not sixteen."""
 

@@ -136,7 +136,7 @@ CONFIGS = st.sampled_from(
 )  # fmt: skip
 
 
-@fuzz(10)
+@fuzz(25)
 @given(st.data())
 def test_accounting(tmp_path_factory, capsys, monkeypatch, data):
   folder = tmp_path_factory.mktemp('out')

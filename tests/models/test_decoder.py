@@ -127,8 +127,10 @@ def test_each_layer_may_have_its_own_rope(rope, bases):
     make(**fields, num_layers=3)
 
 
-@pytest.mark.parametrize(
-  'fields', [{}, dict(MODERN, attention=ROTARY['mhe_add'])]
+@few(
+  [{}, dict(MODERN, attention=ROTARY['mhe_add'])],
+  [dict(MODERN, attention=ROTARY['mhe_add'])],
+  'fields',
 )
 def test_a_packed_document_is_as_if_alone(fields):
   """Its logits are those of a row that has nothing else."""

@@ -10,6 +10,7 @@ import pytest
 from collab.models import layers
 from collab.models.stack import Stack
 from collab.models.transformer import Block, BlockConfig
+from tests.few import few
 from tests.models import small
 from tests.models.small import ATTENTION, D
 
@@ -62,7 +63,7 @@ def test_rates_rise_evenly():
   small.close(rates, [0, 0.2, 0.4, 0.6], 1e-6)
 
 
-@pytest.mark.parametrize('way', WAYS)
+@few(WAYS, ['loop', 'scan'], 'way')
 def test_drop_path_of_a_stack(way):
   """Whole examples skip the last layer's f, at its rate; the first's never."""
   B, rate = 401, 0.3

@@ -16,8 +16,8 @@ from tests.training import evaluation_on_devices as part
 from tests.training.test_devices import on_devices
 
 MODULE = 'tests.training.evaluation_on_devices'
-# The scores of two processes are compared with those of one in
-# runtime/test_processes.py as well, and quickly.
+# Quick is runtime/test_processes.py, where the scores of two processes are
+# those of one.
 pytestmark = pytest.mark.slow
 
 

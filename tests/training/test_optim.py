@@ -291,7 +291,7 @@ def test_parts_that_do_not_divide():
 
 @few(
   itertools.product(optim.OPTIMIZERS, [1.0, 0.7]),
-  [('adamw', 0.7), ('muon', 0.7)],
+  [('muon', 0.7)],
   'name, layer_decay',
 )
 def test_layers_that_are_stacked_move_alike(name, layer_decay):

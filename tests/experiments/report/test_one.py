@@ -40,6 +40,7 @@ def test_run(run, monkeypatch, capsys):
   assert [x['aria-pressed'] for x in heads] == ['true', 'false'] * 3
 
 
+@pytest.mark.slow
 def test_own_text_is_translated(trained, tmp_path, monkeypatch):
   out = tmp_path / 'page.html'
   pages.call(monkeypatch, trained, '--text=one two', f'--out={out}')

@@ -99,7 +99,11 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
       ['config.model.dim=wide', 'int()'],
       marks=pytest.mark.slow,
     ),
-    (['--config=missing.py'], ['missing.py', 'No such file', 'lm, mlm, squad']),
+    pytest.param(
+      ['--config=missing.py'],
+      ['missing.py', 'No such file', 'lm, mlm, squad'],
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       ['--config=missing.py', '--config.seed=1'],
       ['missing.py', 'No such file', 'lm, mlm, squad'],
@@ -511,7 +515,7 @@ OUT_OF_REACH = dict(
     ('missing', True),
     pytest.param('empty', False, marks=pytest.mark.slow),
     pytest.param('file', True, marks=pytest.mark.slow),
-    ('link', False),
+    pytest.param('link', False, marks=pytest.mark.slow),
   ],
 )
 def test_checkpoints_out_of_reach(
@@ -560,6 +564,7 @@ def test_killed_before_the_first_checkpoint(corpus, tmp_path, no_evaluation):
   assert not (tmp_path / workdir.BEGUN).exists()
 
 
+@pytest.mark.slow
 def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
   """Told at the first evaluation, and put right in the run that there is."""
   typo = tiny.config(corpus, checkpoint__best='-val/nnl')
@@ -575,6 +580,7 @@ def test_best_by_a_metric_that_is_none(corpus, tmp_path, no_evaluation):
   assert 'changes' not in result
 
 
+@pytest.mark.slow
 def test_validation_that_is_nan(corpus, tmp_path, monkeypatch):
   """Ends the run at once, though steps may be skipped; it can go on."""
   nan = tiny.evaluation_of(nll=float('nan'))
@@ -588,6 +594,7 @@ def test_validation_that_is_nan(corpus, tmp_path, monkeypatch):
   run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_more_steps(corpus, tmp_path, no_evaluation):
   """The run is that which had them from its start, and says that it had not."""
   short = tiny.config(corpus)
@@ -636,6 +643,7 @@ def test_workdir_deleted_under_a_run(
   assert not (folder / gone).exists(), [*folder.rglob('*')]
 
 
+@pytest.mark.slow
 def test_steps_that_are_skipped(
   corpus, tmp_path, monkeypatch, no_evaluation, caplog
 ):
@@ -708,6 +716,7 @@ def test_loss_that_is_not_finite(
   ]
 
 
+@pytest.mark.slow
 def test_learning_rate_of_a_typo(corpus, cache, tmp_path):
   """Its row stays, and with it the config that the row is of."""
   command = tiny.command(corpus, tmp_path, optim__lr=1e30)

@@ -29,9 +29,14 @@ def test_home_in_arguments_of_commands():
 @pytest.mark.parametrize(
   'arguments, variables, workdir',
   [
-    (['--workdir=~/run'], {}, 'run'),
+    pytest.param(['--workdir=~/run'], {}, 'run', marks=pytest.mark.slow),
     ([], dict(COLLAB_RUNS='~/all'), 'all/mine-sample-s0'),
-    ([], dict(COLLAB_RUNS=''), 'runs/mine-sample-s0'),
+    pytest.param(
+      [],
+      dict(COLLAB_RUNS=''),
+      'runs/mine-sample-s0',
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_home_in_training(tmp_path, arguments, variables, workdir):

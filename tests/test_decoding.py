@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from collab import attention, beam_search, decoding
+from tests.few import few
 
 V, EOS, PAD = 4, 1, 0
 M = 127  # contexts that the toy model tells apart
@@ -149,8 +150,10 @@ def reference_beam(logits, memory, prompt, L, N, alpha):
   return sorted(finished, reverse=True)[:N]
 
 
-@pytest.mark.parametrize(
-  'N, alpha', [(2, 0.0), (2, 3.0), (3, 0.6), (5, 0.6), (5, 3.0)]
+@few(
+  [(2, 0.0), (2, 3.0), (3, 0.6), (5, 0.6), (5, 3.0)],
+  [(2, 3.0), (3, 0.6), (5, 0.6)],
+  'N, alpha',
 )
 def test_stopping_early_changes_nothing(N, alpha):
   """N below, at and above V, against a search that goes on to the end."""
@@ -259,8 +262,11 @@ def row_keys(seed, B):
   )
 
 
-ALL = pytest.mark.parametrize(
-  'f', [decoding.greedy, beam_search.beam, sample_with_a_key]
+# Samples take the way of `greedy`, as tests of their own say.
+ALL = few(
+  [decoding.greedy, beam_search.beam, sample_with_a_key],
+  [decoding.greedy, beam_search.beam],
+  'f',
 )
 
 
@@ -320,7 +326,7 @@ def test_prompts_may_differ_in_length(f):
 
 
 @ALL
-@pytest.mark.parametrize('lengths', [None, (1, 5, 3)])
+@few([None, (1, 5, 3)], [(1, 5, 3)], 'lengths')
 def test_a_prompt_in_parts_is_the_prompt(f, lengths, monkeypatch):
   prompt = np.random.default_rng(3).integers(2, V, (3, 5), np.int32)
   given = {} if lengths is None else dict(prompt_lengths=np.array(lengths))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every experiment in configs/ runs, and goes on where it stood.
 
-Here five families, two of them with other heads; -m slow runs all of both.
+Here one of them; -m slow runs all families with all variants.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from collab.runtime import workdir
 from collab.tasks import wmt14
 import configs
 from tests import tiny
+from tests.few import few
 from tests.test_configs import DECODE, FAMILIES, VARIANTS, get
 import train
 
@@ -34,21 +35,15 @@ def few_translations(monkeypatch):
   monkeypatch.setattr(wmt14.Translation, '_test', few)
 
 
-QUICK = ('lm', 'mhe_mul'), ('decoder', 'mhe_add')
-
-
-def quick(name, variant):
-  of_mha = variant == 'mha' and name in ('glue', 'mlm', 'vit')
-  return of_mha or (name, variant) in QUICK
-
-
-@pytest.mark.parametrize(
-  'name, variant',
+# Other tests run lm, glue and wmt14, on data of their own, and other heads.
+@few(
   [
-    pytest.param(*x, marks=[] if quick(*x) else pytest.mark.slow)
+    x
     for x in itertools.product(FAMILIES, VARIANTS)
     if x[1] != 'linformer' or x[0] not in DECODE
   ],
+  [('mlm', 'mha')],
+  'name, variant',
 )
 def test_runs_and_goes_on(name, variant, tmp_path):
   config = workdir.claim(shrink(get(name, f'smoke,{variant}')), tmp_path)

@@ -21,6 +21,7 @@ from collab.runtime import checkpoint
 from collab.runtime import workdir as workdirs
 from configs import lm
 from tests import tiny
+from tests.few import few
 from tests.models import small
 
 PROMPTS = ['one two', '', 'drei vier fünf', '9', 'one']
@@ -101,7 +102,7 @@ def test_a_prompt_that_is_too_long_costs_itself_alone(go_on):
   assert isinstance(alone, ValueError)
 
 
-@pytest.mark.parametrize('temperature', [0, 1.0])
+@few([0, 1.0], [1.0], 'temperature')
 def test_outputs_that_are_not_finite_are_no_text(go_on, words, temperature):
   n = words.vocab_size
   bad = jax.tree.map(lambda x: x * np.nan, parameters(n))

@@ -177,6 +177,7 @@ def language_model(folder, **fields):
   return c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'text, positions',
   [(VARIANT, 'learned'), (ROTARY, 'none')],

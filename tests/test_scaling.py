@@ -45,6 +45,7 @@ def by_kind(found):
   return sums
 
 
+@pytest.mark.slow
 def test_data_parallel(text, tmp_path):
   """Every gradient once, three numbers besides, and nothing else."""
   found, sizes = compiled(1, text, tmp_path)
@@ -56,6 +57,7 @@ def test_data_parallel(text, tmp_path):
   assert sent == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_fsdp(text, tmp_path):
   """Parameters are gathered and gradients scattered; never activations.
 

@@ -11,6 +11,7 @@ import pytest
 
 from collab import attention
 from collab.accounting import layer
+from tests.few import few
 
 D, H, T = 48, 4, 96
 d = D // H
@@ -83,13 +84,14 @@ def test_decoding(name):
     token, pair = token - 2 * 2 * D, pair + 2 * 2 * D
   assert cost.decode == 2 * (token + pair * T)
   module = attention.build(**VARIANTS[name], decode=True)
-  cache = module.init(jax.random.key(0), jnp.zeros((1, T, D)))['cache']['past']
+  x = jnp.zeros((1, T, D))
+  cache = jax.eval_shape(module.init, jax.random.key(0), x)['cache']['past']
   held = jax.tree.leaves(cache.replace(index=()))
-  assert cost.cache == sum(x.nbytes for x in held)
+  assert cost.cache == sum(x.size * x.dtype.itemsize for x in held)
   assert cost.prefill >= T * 2 * token
 
 
-@pytest.mark.parametrize('name', ROPE)
+@few(ROPE, ['collab', 'mhe_add', 'mla', 'tpa'], 'name')
 def test_under_rotation(name):
   """Turning vectors is no product; what it does to a variant's form is."""
   fields = VARIANTS[name] | ROPE[name]
@@ -127,10 +129,10 @@ def test_as_xla_counts(name):
     assert ours <= theirs <= ours + n * guard + 20 * scores + 100 * T * D
 
 
-@pytest.mark.parametrize(
+@few(
+  [*((name, {}) for name in VARIANTS), *ROPE.items()],
+  [(name, {}) for name in ('mha', 'collab', 'mhe_add', 'mla')],
   'name, rope',
-  [(name, {}) for name in VARIANTS]
-  + [pytest.param(*case, marks=pytest.mark.slow) for case in ROPE.items()],
 )
 def test_activations(name, rope):
   """The distinct buffers of a real backward pass, but for the arguments."""

@@ -68,6 +68,7 @@ def test_curves_of_many_variants_are_told_apart(tmp_path, monkeypatch):
     assert widths == sorted(set(widths), reverse=True)  # none hides another
 
 
+@pytest.mark.slow
 def test_own_fields(tmp_path, capsys):
   """Fields of the argument are the config's own; others keep theirs."""
   narrow = 'configs/vit_collab.py:small,shared_dim=16'

@@ -12,9 +12,11 @@ import pytest
 from collab import attention
 from tests.attention import variants as V
 from tests.attention.variants import B, S, T, close, normal
+from tests.few import few
 
 # Caches of every kind: two, one and three arrays.
 KINDS = ['mha', 'mla', 'mhe_add']
+every_kind = few(KINDS, ['mla', 'mhe_add'])
 
 
 @functools.lru_cache
@@ -35,14 +37,14 @@ def empty(case, *inputs):
   return V.empty_cache(V.build(case), *(inputs or V.inputs(case)[:1]))
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_init_makes_an_empty_cache(case):
   init = jax.jit(V.build(case, decode=True).init)
   got = init(jax.random.key(0), V.inputs(case)[0])['cache']
   jax.tree.map(np.testing.assert_array_equal, got, empty(case))
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_beams_continue_the_rows_they_are_taken_from(case):
   """Ragged rows, one dropped, another taken twice, and more of them."""
   x = normal(np.random.default_rng(0), 3, T, V.width(case))
@@ -72,7 +74,7 @@ def test_beams_under_jit_of_a_whole_tree():
     np.testing.assert_array_equal(new, np.asarray(old)[[1, 1, 0]])
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_padding_of_a_prefill_is_written_over(case):
   """What stood beyond `lengths` leaves no trace, whatever it was."""
   x = V.inputs(case)[0]
@@ -88,7 +90,7 @@ def test_padding_of_a_prefill_is_written_over(case):
   np.testing.assert_array_equal(*outs)
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_a_prefill_that_does_not_fit_spoils_its_rows_alone(case):
   x = V.inputs(case)[0]
   _, cache = step(case)(empty(case), x[:, :9], np.array([1, 9]))
@@ -109,7 +111,7 @@ def test_a_prefill_that_does_not_fit_spoils_its_rows_alone(case):
   assert np.isfinite(o[0]).all()
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_masks_restrict_what_is_decoded(case):
   """Left padding: the first two places of row 1 are nobody's business."""
   x, params = V.inputs(case)[0], V.params(case)
@@ -164,7 +166,7 @@ def test_memories_with_other_batch_axes(batch):
   close(jax.jit(layer.apply)(tree | cache, x), want)
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 def test_an_empty_memory_gives_nothing(case):
   layer, tree = V.build(case, decode=True), {'params': V.params(case, True)}
   x, *memory = V.inputs(case)
@@ -207,7 +209,7 @@ class Layer(nn.Module):
     return x + self.attention(x, mask=mask), None
 
 
-@pytest.mark.parametrize('case', KINDS)
+@few(KINDS, ['mhe_add'])
 def test_scanned_layers_decode(case):
   x = V.inputs(case)[0]
   full, decoding = Layers(case), Layers(case, decode=True)
@@ -241,7 +243,7 @@ def test_prefill_of_a_cache_under_vmap():
     close(got, V.expected(case, params, x, mask=dense))
 
 
-@pytest.mark.parametrize('case', KINDS)
+@every_kind
 @pytest.mark.parametrize('wrong', [-1, 4])
 def test_lengths_that_cannot_be_make_their_row_nan(case, wrong):
   """More than there are tokens, or fewer than none; other rows are right."""

@@ -16,6 +16,7 @@ from collab import attention
 from collab.attention import fields
 from tests.attention import variants as V
 from tests.attention.variants import close, normal
+from tests.few import few
 
 B, T, S, H, D = 2, 11, 7, 3, 33
 UNSUPPORTED = {
@@ -147,7 +148,7 @@ def test_inputs_kv_is_refused_by_name(x):
     OURS(num_heads=H).init(jax.random.key(0), x, inputs_kv=x)
 
 
-@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+@few([None, 'bfloat16'], [None], 'dtype')
 def test_normalize_qk_is_linens(x, y, dtype):
   fields = dict(num_heads=H, normalize_qk=True, dtype=dtype)
   tree = LINEN(**fields).init(jax.random.key(0), x, y)
@@ -245,7 +246,7 @@ def test_inputs_k_and_inputs_v(x, y):
   close(OURS(num_heads=H).apply(tree, **named), want)
 
 
-@pytest.mark.parametrize('batch', [(), (1,), (2, 3)])
+@few([(), (1,), (2, 3)], [(2, 3)], 'batch')
 def test_any_number_of_batch_axes(batch):
   x = normal(np.random.default_rng(0), *batch, T, D)
   y = normal(np.random.default_rng(1), *batch, S, D)
@@ -301,7 +302,7 @@ def test_decoding_one_token_a_call(x):
     close(o[1], o[0])
 
 
-@pytest.mark.parametrize('given', [1, 2, 3])
+@few([1, 2, 3], [3], 'given')
 def test_decoding_with_queries_keys_and_values_cut_apart(given):
   """Every call has arrays of its own, as has init; nobody compares objects."""
   x, y, z = normal(np.random.default_rng(0), 3, B, 5, D)
@@ -370,7 +371,7 @@ def test_broadcast_dropout(layer, x, broadcast):
   assert equal == broadcast
 
 
-@V.few(V.NAMES)
+@few(V.NAMES, ['mhe_add'])
 def test_dropout_of_every_variant(case):
   """Zero rate is no dropout; the mean over patterns is the plain output."""
   x, params = V.inputs(case)[0], V.params(case)

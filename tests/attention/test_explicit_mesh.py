@@ -12,6 +12,7 @@ import pytest
 from collab import attention
 from collab.attention import kernels
 from tests.attention import variants as V
+from tests.few import few
 from tests.training.test_devices import on_devices
 
 MESH = AbstractMesh((2, 2), ('data', 'model'), (AxisType.Explicit,) * 2)
@@ -21,7 +22,7 @@ LAYOUTS = {
   'length': PartitionSpec(None, 'model', None),
   'batch and length': PartitionSpec('data', 'model', None),
 }
-every_case = V.few(V.CASES)
+every_case = few(V.CASES, V.QUICK)
 every_layout = pytest.mark.parametrize('layout', LAYOUTS)
 
 
@@ -110,6 +111,7 @@ def test_heads_stay_sharded_as_they_come(split, other):
     assert d.sharding.spec == x.sharding.spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mqa', 'mhe_add'])  # a kernel each
 def test_four_devices_compute_what_one_does(name):
   found = on_devices(4, name, module='tests.attention.explicit_on_devices')

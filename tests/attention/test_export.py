@@ -13,9 +13,10 @@ from tests.attention import variants as V
 from tests.attention.test_kernels import problem
 from tests.attention.test_variants import check_gradients
 from tests.attention.variants import close
+from tests.few import few
 
-every_case = V.few(V.CASES)
-every_kernel = pytest.mark.parametrize('case', ['mqa', 'mhe_add'])
+every_case = few(V.CASES, ['mha', 'mhe_add'])
+every_kernel = few(['mqa', 'mhe_add'], ['mhe_add'])
 LONG = blocks.SYMBOLIC_BLOCK + 3  # more than one block
 
 
@@ -109,7 +110,7 @@ def is_the_paper(case, program, params, inputs, valid, mask):
 
 
 @every_kernel
-@pytest.mark.parametrize('sizes', ['b, 11', '2, t'])
+@few(['b, 11', '2, t'], ['2, t'], 'sizes')
 def test_one_size_is_open(case, sizes):
   params, D = V.params(case), V.width(case)
   run = gradient(V.build(case))
@@ -177,7 +178,7 @@ def test_decoding_of_any_batch(case):
   close(np.concatenate([first, last], 1), want)
 
 
-@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@few(['blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 def test_memory_of_an_exported_program_is_linear_in_length(kernel):
   """Four times the length takes four times the memory, not sixteen."""
 

@@ -38,13 +38,13 @@ def build(name, **fields):
 
 def init(layer):
   """Parameters that differ enough from their initial values to show."""
-  tree = layer.init(jax.random.key(0), X)['params']
+  tree = jax.jit(lambda key: layer.init(key, X))(jax.random.key(0))['params']
   rng = np.random.default_rng(4)
   return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), tree)
 
 
 def run(layer, params, mask=CAUSAL):
-  return layer.apply({'params': params}, X, mask=mask)
+  return jax.jit(lambda p: layer.apply({'params': p}, X, mask=mask))(params)
 
 
 def weights(layer, params):
@@ -200,7 +200,7 @@ def test_a_token_of_tpa_has_keys_of_rank_r():
     return out
 
   with nn.intercept_methods(spy):
-    run(tpa, p)
+    tpa.apply({'params': p}, X, mask=CAUSAL)
   values = np.linalg.svd(np.asarray(keys[0]), compute_uv=False)
   assert keys[0].shape == (B, T, 7, d)
   assert values[..., 3:].max() < 1e-12 < 1e-2 < values[..., 2].min()

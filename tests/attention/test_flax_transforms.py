@@ -18,12 +18,13 @@ import pytest
 from collab import attention
 from tests.attention import variants as V
 from tests.attention.variants import close, normal
+from tests.few import few
 
 # What Flax does meets the core, which is one; mhe_add has parameters that are
 # no Dense's besides.
 QUICK = ('mhe_add',)
-every_case = V.few(V.CASES, QUICK)
-every_name = V.few(V.NAMES, QUICK)
+every_case = few(V.CASES, QUICK)
+every_name = few(V.NAMES, QUICK)
 B, T = 2, 3
 CAUSAL = attention.Mask(causal=True)
 half = pytest.mark.parametrize(
@@ -59,10 +60,7 @@ def transformed(transform, case, **fields):
 
 
 @every_name
-@pytest.mark.parametrize(
-  'transform',
-  ['remat', 'jit', pytest.param('remat of jit', marks=pytest.mark.slow)],
-)
+@few(['remat', 'jit', 'remat of jit'], ['remat'], 'transform')
 def test_transformed_layers_decode_as_self_attention(case, transform):
   """Arguments become arrays of their own: none is the object it was."""
   x, params = inputs(case), V.params(case)
@@ -313,7 +311,9 @@ def test_no_dtype_is_promoted_without_a_cast(case, dtype):
 
 
 @every_case
-@pytest.mark.parametrize('sizes', [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)])
+@few(
+  [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)], [(2, 0, 5), (2, 3, 0)], 'sizes'
+)
 def test_no_batch_no_queries_or_no_keys(case, sizes):
   """Empty results; without keys zero heads, so that the bias is left."""
   n, t, s = sizes

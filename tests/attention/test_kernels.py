@@ -15,6 +15,7 @@ from collab.attention import shared as shared_scores
 from tests.attention import reference
 from tests.attention.test_masks import literal
 from tests.attention.variants import close, normal
+from tests.few import few
 
 B, H, T, S, K, V = 2, 3, 11, 7, 5, 13
 ARGUMENTS = ['q', 'k', 'v', 'key_bias']
@@ -124,7 +125,8 @@ EVERY_KIND = {
 # The formula ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('kind', EVERY_KIND)
+# Of the masks, those that a kernel itself has to know of; and all at once.
+@few(EVERY_KIND, ['offset', 'dense_heads', 'all'], 'kind')
 @pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
 def test_kernels_are_the_formula_under_every_mask(kernel, kind):
   if (kernel, kind) == ('shared_scores', 'dense_heads'):
@@ -142,10 +144,11 @@ def test_kernels_are_the_formula_under_every_mask(kernel, kind):
     assert (np.asarray(grads['q'])[gone] == 0).all()
 
 
-@pytest.mark.parametrize(
-  'kernel, block',
+@few(
   [('blockwise', n) for n in (1, 2, 3, T, 100)]
   + [('shared_scores', n) for n in (1, 3, T)],
+  [('blockwise', 2), ('blockwise', 100), ('shared_scores', T)],
+  'kernel, block',
 )
 def test_any_block_size(kernel, block):
   """T is prime: no block divides it but 1 and T. Causal runs are cut."""
@@ -156,7 +159,7 @@ def test_any_block_size(kernel, block):
 
 
 @pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
-@pytest.mark.parametrize('T, S', [(2, 17), (17, 2), (1, 5), (5, 1), (1, 1)])
+@few([(2, 17), (17, 2), (1, 5), (5, 1), (1, 1)], [(2, 17), (17, 2)], 'T, S')
 def test_causal_with_more_keys_or_more_queries(kernel, T, S):
   args, w = problem(**SHARED, T=T, S=S)
   mask, dense = cut(masks.Mask(causal=True), T=T, S=S)
@@ -180,8 +183,8 @@ def test_long_causal_runs_are_cut_to_what_they_see():
   assert stops[-1] == T
 
 
-@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
-@pytest.mark.parametrize('window, offset', [(1, 0), (6, 0), (6, 6), (40, 0)])
+@few(['blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
+@few([(1, 0), (6, 0), (6, 6), (40, 0)], [(6, 6)], 'window, offset')
 def test_runs_under_a_window_are_cut_at_both_ends(kernel, window, offset):
   """And dropout is that of the whole rows."""
   T = 19
@@ -204,7 +207,7 @@ def test_runs_under_a_window_are_cut_at_both_ends(kernel, window, offset):
 
 
 @pytest.mark.parametrize('kernel', ['grouped', 'blockwise'])
-@pytest.mark.parametrize('kind', ['none', 'causal', 'valid', 'all'])
+@few(['none', 'causal', 'valid', 'all'], ['all'], 'kind')
 def test_a_soft_cap_bounds_scores_with_their_bias(kernel, kind):
   args, w = problem(**SHARED)
   mask, dense = cut(EVERY_KIND[kind])
@@ -215,7 +218,7 @@ def test_a_soft_cap_bounds_scores_with_their_bias(kernel, kind):
   assert np.abs(free - o).max() > 0.1
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
   H=st.sampled_from([4, 6]),
   groups=st.tuples(*[st.integers(0, 9)] * 3),
@@ -233,7 +236,7 @@ def test_any_sharing(H, groups, bias, block, kind):
   mask, dense = cut(EVERY_KIND[kind], H=w.shape[2])
   o, _, grads = compiled(kernels.blockwise, block=block)(args, w, mask)
   check(args, w, o, grads, dense)
-  close(kernels.grouped(**args, mask=mask)[0], formula(args, dense))
+  close(jax.jit(kernels.grouped)(**args, mask=mask)[0], formula(args, dense))
 
 
 def test_grouped_has_forward_mode():
@@ -383,7 +386,7 @@ def slack(args, w, eps):
   return eps * size * w.size
 
 
-@pytest.mark.parametrize('T, S', [(11, 7), (1, 7), (7, 1), (1, 1)])
+@few([(11, 7), (1, 7), (7, 1), (1, 1)], [(11, 7)], 'T, S')
 def test_shared_scores_survive_any_range(T, S):
   run = compiled(kernels.shared_scores, block=3)
   for bias_range in BIAS_RANGES:
@@ -395,7 +398,7 @@ def test_shared_scores_survive_any_range(T, S):
         check_gradients(args, w, grads, dense, slack=slack(args, w, 1e-7))
 
 
-@pytest.mark.parametrize('T', [11, 1])
+@few([11, 1], [11], 'T')
 def test_shared_scores_survive_any_range_in_bfloat16(T):
   run = compiled(kernels.shared_scores, block=3)
   for bias_range in BIAS_RANGES:
@@ -425,7 +428,7 @@ def test_causal_rows_may_see_only_keys_far_below_the_top():
     check_gradients(args, w, grads, dense, slack=slack(args, w, 1e-7))
 
 
-@pytest.mark.parametrize('order', ['grad of vmap', 'vmap of grad'])
+@few(['grad of vmap', 'vmap of grad'], ['grad of vmap'], 'order')
 def test_shared_scores_survive_vmap(order):
   """cond becomes select: both sides run, and neither may spoil the other."""
   T, S = 11, 7
@@ -538,7 +541,7 @@ def test_rows_that_fill_up_a_block_see_no_bias(kernel, bias_range):
 # Number formats and empty axes ------------------------------------------------
 
 
-@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@few(['grouped', 'blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 def test_small_cotangents_survive_long_rows_in_float16(kernel):
   """A loss of a mean: what is left for a key of 2,048 is below 6e-8.
 
@@ -561,14 +564,7 @@ def test_small_cotangents_survive_long_rows_in_float16(kernel):
 
 
 @pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
-@pytest.mark.parametrize(
-  'dtype',
-  [
-    pytest.param('float16', marks=pytest.mark.slow),
-    'bfloat16',
-    pytest.param('float32', marks=pytest.mark.slow),
-  ],
-)
+@few(['float16', 'bfloat16', 'float32'], ['bfloat16'], 'dtype')
 def test_low_precision_is_near(kernel, dtype):
   args, w = problem(**SHARED)
   mask, dense = cut(EVERY_KIND['all'])
@@ -610,10 +606,7 @@ def test_strict_promotion(kernel, low, dtype):
 
 
 @pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
-@pytest.mark.parametrize(
-  'low',
-  [*(pytest.param(n, marks=pytest.mark.slow) for n in 'qk'), 'v', 'key_bias'],
-)
+@few(ARGUMENTS, ['key_bias'], 'low')
 def test_one_argument_of_another_dtype(kernel, low):
   args, w = problem(**SHARED)
   rounded = args[low].astype('float16')
@@ -700,7 +693,7 @@ def test_equal_heads_under_a_mask_per_head():
   assert alive.shape == (B, T, H, 1)
 
 
-@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
+@few(['blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 def test_memory_is_linear_in_length(kernel):
   """Four times the length takes four times the memory, not sixteen."""
 

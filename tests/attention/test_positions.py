@@ -16,6 +16,7 @@ from collab import attention
 from collab.attention.variants import variant
 from tests.attention import variants as V
 from tests.attention.variants import D_MEMORY, B, D, S, T, close, normal
+from tests.few import few
 
 RNG = np.random.default_rng(0)
 X, Y = normal(RNG, B, T, D), normal(RNG, B, S, D_MEMORY)
@@ -62,7 +63,7 @@ def any_rank():
     yield
 
 
-@V.few(V.CASES)
+@few(V.CASES, V.QUICK)
 def test_a_variant_that_does_not_look_at_positions_compiles_to_the_same(case):
   layer, tree = V.build(case), {'params': V.params(case, memory=True)}
   inputs = V.inputs(case)

@@ -15,7 +15,8 @@ from collab.attention.rope import Rope
 from collab.attention.target import Target
 from collab.attention.variants import variant
 from tests.attention import reference, rotary_reference
-from tests.attention.variants import close, drawn, empty_cache, few
+from tests.attention.variants import close, drawn, empty_cache
+from tests.few import few
 
 B, H, S, T, d, D, D_MEMORY, D_VALUES = 2, 3, 7, 11, 14, 19, 31, 37
 CAUSAL = attention.Mask(causal=True)
@@ -72,11 +73,9 @@ CASES = {
 }
 every_case = pytest.mark.parametrize('case', CASES)
 # Each caches, or rotates, something else.
-every_kind = few(
-  CASES,
-  quick=('mha_half', 'collab', 'mhe_mul', 'mhe_add_half', 'mla', 'gta', 'tpa')
-  + ('skv_groups', 'mfa_kr'),
-)
+FEW = ('collab', 'mhe_add_half', 'mla', 'gta')
+KINDS = ('mha_half', 'mhe_mul', 'tpa', 'skv_groups', 'mfa_kr') + FEW
+every_kind, few_kinds = few(CASES, KINDS), few(CASES, FEW)
 
 
 @pytest.fixture(autouse=True)
@@ -165,8 +164,11 @@ def forward(case, x, *memory, at=COUNT, **how):
   return np.asarray(run(p, x, 0 * x, *memory, positions=at, **how)[0])
 
 
-@every_case
-@pytest.mark.parametrize('setting', ['self', 'memory'])
+@few(
+  [(case, setting) for case in CASES for setting in ('self', 'memory')],
+  [(case, 'self') for case in KINDS] + [(case, 'memory') for case in FEW],
+  'case, setting',
+)
 def test_equals_the_formula(case, setting):
   """Output, and its gradient in the parameters and the input."""
   memory = setting == 'memory'
@@ -198,7 +200,7 @@ def test_equals_the_formula(case, setting):
   )
 
 
-@every_case
+@few_kinds
 def test_a_shift_of_all_positions_changes_nothing(case):
   at, key_at = positions(5, T), positions(6, S)
   run = lambda at, key_at: forward(
@@ -209,7 +211,7 @@ def test_a_shift_of_all_positions_changes_nothing(case):
   assert np.abs(run(at + 1, key_at) - o).max() > 1e-4
 
 
-@every_case
+@every_kind
 def test_causal_by_gradient(case):
   run, p, x = value_and_gradient(case, False), params(case), inputs(case)[0]
   reached = []
@@ -268,7 +270,7 @@ def full(case):
   return forward(case, inputs(case)[0])
 
 
-@every_case
+@every_kind
 @pytest.mark.parametrize('chunks', [(1,) * T, (4, 1, 1, 1, 4)])
 def test_decoding_is_the_causal_pass(case, chunks):
   decode, ends = decoder(case), np.cumsum(chunks)
@@ -289,7 +291,7 @@ def test_ragged_rows_decode_at_positions_of_their_own(case):
     exact(decode(np.take_along_axis(x, at, 1)), want)
 
 
-@every_kind
+@few_kinds
 def test_packed_documents_decode_as_they_are_computed(case):
   """Two documents in a row, whose positions start anew, token by token."""
   x, n = inputs(case)[0], 4
@@ -307,7 +309,7 @@ def test_packed_documents_decode_as_they_are_computed(case):
   exact(np.concatenate(parts, 1), packed)
 
 
-@every_kind
+@few_kinds
 def test_a_memory_keeps_its_positions(case):
   x, *memory = inputs(case)
   at, key_at = positions(5, T), positions(6, S)
@@ -340,7 +342,7 @@ def gradient(case, **more):
   return jax.jit(jax.grad(f))(drawn(layer, x))
 
 
-@pytest.mark.parametrize('case', ['mha', 'gqa', 'mqa', 'sha', 'collab_one'])
+@few(['mha', 'gqa', 'mqa', 'sha', 'collab_one'], ['gqa', 'collab_one'])
 def test_biases_of_keys_are_not_dead(case):
   own = dict(qk_norm=False)
   with_rope = np.abs(gradient(case, **own)['key']['bias']).max()

@@ -13,6 +13,7 @@ from collab import attention
 from collab.attention import kernels
 from tests.attention import variants as V
 from tests.attention.test_kernels import EVERY_KIND, SHARED, cut, problem
+from tests.few import few
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def directions(tree):
   return double(jax.tree.map(lambda x: V.normal(rng, *np.shape(x)), tree))
 
 
-@V.few(V.NAMES)
+@few(V.NAMES, ['mhe_add'])
 def test_every_variant(case):
   """The kernel of the layer, and autodiff of the plain formula."""
   layer = V.build(case)
@@ -76,10 +77,8 @@ def test_every_variant(case):
   near(forwards, want)
 
 
-@pytest.mark.parametrize('kernel', ['blockwise', 'shared_scores'])
-@pytest.mark.parametrize(
-  'kind', ['all', pytest.param('none', marks=pytest.mark.slow)]
-)
+@few(['blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
+@few(['all', 'none'], ['all'], 'kind')
 def test_every_block_and_rows_without_keys(kernel, kind):
   """Blocks that do not fill up; both sides of the guard; dropout."""
   args, w = double(problem(**SHARED))

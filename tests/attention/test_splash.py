@@ -21,8 +21,24 @@ def segments(n):
 @pytest.mark.parametrize(
   'groups, bias, parts, T, S',
   [
-    pytest.param((6, 6, 6), False, dict(), 131, 131, id='two blocks'),
-    pytest.param((1, 2, 6), False, dict(causal=True), 67, 67, id='causal'),
+    pytest.param(
+      (6, 6, 6),
+      False,
+      dict(),
+      131,
+      131,
+      id='two blocks',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      (1, 2, 6),
+      False,
+      dict(causal=True),
+      67,
+      67,
+      id='causal',
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       (6, 2, 2), False, dict(causal=True, window=30), 131, 140, id='window'
     ),

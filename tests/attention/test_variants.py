@@ -15,9 +15,14 @@ from collab.attention.variants import variant
 from tests.attention import reference
 from tests.attention import variants as V
 from tests.attention.variants import D_OUT, B, D, S, T, close
+from tests.few import few
 
-every_case = pytest.mark.parametrize('case', V.CASES)
-every_name = pytest.mark.parametrize('case', V.NAMES)
+every_shape = pytest.mark.parametrize('case', V.CASES)
+# Each variant in one way, and one with a gate.
+QUICK = (*V.NAMES, 'gla_gated')
+every_case = few(V.CASES, QUICK)
+few_cases = few(V.CASES, V.QUICK)
+few_names = few(V.NAMES, V.QUICK)
 VALID = np.arange(T)[None] >= np.array([[0], [2]])  # row 1, queries 0, 1: dead
 PER_HEAD = np.random.default_rng(7).random((B, 6, T, S)) < 0.6
 PER_HEAD[0, :, 3] = False  # a dead row in all heads
@@ -60,7 +65,7 @@ def test_every_variant_has_a_reference():
   assert {*reference.LAYERS, 'mqa'} == set(V.NAMES)
 
 
-@every_case
+@every_shape
 def test_shapes(case):
   layer = V.build(case, out_features=D_OUT)
   x, *memory = V.inputs(case)
@@ -108,7 +113,7 @@ def weights_and_biases(case, layer, D):
   )[type(layer).__module__.rpartition('.')[2]]
 
 
-@every_case
+@every_shape
 @pytest.mark.parametrize('use_bias', [True, False])
 @pytest.mark.parametrize(
   'features', [{}, dict(out_features=D_OUT), dict(qkv_features=None)]
@@ -141,7 +146,7 @@ def test_costs_neither_need_dropout_keys_nor_a_free_layer():
   assert bound.cache_size(D) == V.build('mha').cache_size(D)
 
 
-@every_case
+@every_shape
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_cache_holds_what_cache_size_says(case, dtype):
   layer, D = V.build(case, decode=True, dtype=dtype), V.width(case)
@@ -157,8 +162,11 @@ def test_cache_holds_what_cache_size_says(case, dtype):
 # Against the formulas of the papers -------------------------------------------
 
 
-@every_case
-@pytest.mark.parametrize('setting', ['self', 'memory'])
+@few(
+  [(case, setting) for case in V.CASES for setting in ('self', 'memory')],
+  [(case, 'self') for case in QUICK] + [(case, 'memory') for case in V.QUICK],
+  'case, setting',
+)
 def test_equals_the_paper(case, setting):
   """Output and gradient; causal padded self-attention, masked memory."""
   args = dict(zip('xyz', V.inputs(case), strict=False))
@@ -303,7 +311,7 @@ def test_rows_decode_at_their_own_pace_and_end(case):
   assert decode.cache['past'].overflowed.tolist() == [False, True]
 
 
-@every_case
+@few_cases
 def test_cross_attention_decodes_from_its_memory(case):
   layer, params = V.build(case, decode=True), V.params(case, memory=True)
   x, *memory = V.inputs(case)
@@ -340,7 +348,7 @@ def test_cross_attention_decodes_from_its_memory(case):
 # Transformations and number formats -------------------------------------------
 
 
-@every_name
+@few_names
 def test_bfloat16_is_near(case):
   layer, params = V.build(case, dtype=jnp.bfloat16), V.params(case)
   x = V.inputs(case)[0]
@@ -361,7 +369,7 @@ def test_bfloat16_is_near(case):
   close(o.astype('float32'), V.expected(case, params, x, mask=dense), rel=3e-2)
 
 
-@every_name
+@few_names
 def test_vmap_is_another_batch_axis(case):
   layer, params = V.build(case), V.params(case)
   x = np.stack([V.inputs(case, seed)[0] for seed in (1, 2, 3)])
@@ -388,7 +396,7 @@ class Block(nn.Module):
     return x + self.attention(x), None
 
 
-@every_name
+@few_names
 def test_scan_over_rematerialised_layers(case):
   model = nn.scan(
     nn.remat(Block, prevent_cse=False),

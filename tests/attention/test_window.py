@@ -20,13 +20,14 @@ from tests.attention.test_rotation import (
   inputs,
   params,
 )
-from tests.attention.variants import empty_cache, few
+from tests.attention.variants import empty_cache
+from tests.few import few
 
 W = 4
 MASK = attention.Mask(causal=True, window=W)
 # Caches of all kinds: of rotated keys, of keys that rotate on reading, of a
 # window of one vector, with a bias of the keys.
-QUICK = ['mha', 'skv', 'mhe_mul', 'mhe_add', 'mhe_add_half', 'mla', 'collab']
+QUICK = ['mha', 'mhe_mul', 'mla', 'mhe_add_half']
 every_case = few(CASES, QUICK)
 
 
@@ -201,14 +202,13 @@ def test_a_cache_as_long_as_its_rows_is_an_ordinary_one():
   """A window in the masks of the calls hides, and nothing rolls."""
   layer, x = build('mha', decode=True), inputs('mha')[0]
   tree, o = {'params': params('mha')}, []
+  run = jax.jit(lambda *x: layer.apply(*x, mask=MASK, mutable=['cache']))
   wide = MASK.replace(window=T)
   cache = empty_cache(layer, x, mask=wide)
   assert cache['past'].length == T
   assert not cache['past'].window
   for part in np.split(x, [6, 7], axis=1):
-    new, state = layer.apply(
-      tree | dict(cache=cache), part, mask=MASK, mutable=['cache']
-    )
+    new, state = run(tree | dict(cache=cache), part)
     cache = state['cache']
     o.append(new)
   exact(jnp.concatenate(o, 1), full('mha'))
@@ -227,7 +227,7 @@ def test_a_long_prompt_skips_what_the_window_hides():
   assert trace.flops(run, tree, x) < 0.12 * dense
 
 
-@pytest.mark.parametrize('case', ['mha', 'mhe_add_half'])
+@few(['mha', 'mhe_add_half'], ['mha'])
 def test_a_prompt_in_chunks_reads_the_cache_as_far_as_it_is_filled(case):
   layer, p, L, n = build(case, decode=True), params(case), 1024, 16
   x = np.random.default_rng(0).normal(size=(1, L, 19))

@@ -10,7 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from collab import attention
 from tests.attention import reference
@@ -55,14 +54,6 @@ CASES = {name: (name, FIELDS.get(name, {})) for name in NAMES}
 CASES |= MORE
 # Each takes another path through the core and the kernels.
 QUICK = ('mha', 'collab', 'mhe_add')
-
-
-def few(cases, quick=QUICK):
-  """Parametrises a test that compiles much; cases beyond `quick` are slow."""
-  slow = lambda case: pytest.param(case, marks=pytest.mark.slow)
-  return pytest.mark.parametrize(
-    'case', [case if case in quick else slow(case) for case in cases]
-  )
 
 
 def build(case, /, **fields):

@@ -7,6 +7,7 @@ import pytest
 
 from collab import attention, models
 from collab.convert import intercept
+from tests.few import few
 from tests.models import small
 
 BATCH = dict(
@@ -125,7 +126,9 @@ def test_put_leaves_the_old_tree():
   assert intercept.get(old, ('a', 'b')) == 1
 
 
-@pytest.mark.parametrize('more', [dict(scan=True), dict(remat='full'), {}])
+@few(
+  [dict(scan=True), dict(remat='full'), {}], [dict(remat='full'), {}], 'more'
+)
 def test_refuses_what_is_not_called(more):
   model = mha(**more)
   params = small.parameters(model, BATCH)

@@ -23,6 +23,7 @@ from tests.convert.checkpoints import (
   variant,
   with_words,
 )
+from tests.few import few
 
 IDS = [' '.join(case) for case in left.CASES]
 FILES = {
@@ -245,7 +246,7 @@ def as_type(dtype):
   return lambda tensors: {k: x.astype(dtype) for k, x in tensors.items()}
 
 
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@few(['float16', 'bfloat16'], ['bfloat16'], 'dtype')
 def test_half_precision_stays(dtype, tmp_path):
   dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
   old = variant(tmp_path / 'old', 'bert_Model', as_type(dtype))

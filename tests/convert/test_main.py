@@ -136,6 +136,8 @@ def test_a_converted_run_is_evaluated_and_goes_on(trained, tmp_path):
     run(out, tmp_path / 'back', '--to=huggingface')
 
 
+# A run starts with an imported classifier below, too.
+@pytest.mark.slow
 def test_a_run_starts_with_a_converted_one(trained, tmp_path):
   folder, _ = trained
   run(folder, tmp_path / 'out', '--attention=mqa')

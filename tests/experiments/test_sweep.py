@@ -201,7 +201,10 @@ def test_what_is_finished_is_not_run_again(swept):
   assert not (folder / 'runs' / 'quick' / 'a-s1').exists()
 
 
-@pytest.mark.parametrize('way', [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+  'way',
+  [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_nothing_is_lost(way, tmp_path):
   """Children save and end; the next sweep goes on, one process a run."""
   fake.write(tmp_path, steps=60, seconds=0.05)
@@ -228,6 +231,7 @@ def test_nothing_is_lost(way, tmp_path):
   assert len(results.rows(tmp_path / 'results' / 'quick.jsonl')) == 3
 
 
+@pytest.mark.slow
 def test_children_that_are_left_are_waited_for(tmp_path):
   """Where they do not end with the sweep: without setpriv."""
   fake.write(tmp_path, steps=60, seconds=0.05)

@@ -13,6 +13,7 @@ import pytest
 from experiments import results_page, study
 from experiments.tables import __main__ as tables
 from experiments.tables import mhe
+from tests.few import few
 
 
 def read(folder, name):
@@ -21,7 +22,7 @@ def read(folder, name):
     return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize('name', tables.NAMES)
+@few(tables.NAMES, ['mhe', 'vision_width', 'measured_savings'], 'name')
 def test_committed_tables_come_from_committed_results(name, tmp_path):
   tables.make(name, tmp_path)
   package = tables.MODULES[name].split('.')[1]
@@ -141,10 +142,7 @@ def row_of(folder, attention='mha'):
   return next(x for x in read(folder, 'mhe') if x['attention'] == attention)
 
 
-SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ('inf', None, [])]
-
-
-@pytest.mark.parametrize('value', ['nan', 0.0, float('nan'), *SLOW])
+@few(['nan', 0.0, float('nan'), 'inf', None, []], ['nan'], 'value')
 def test_score_of_a_run_that_diverged_is_shown(value, tmp_path, monkeypatch):
   """Also a missing one; and nothing that is divided by it stops the table."""
   monkeypatch.setattr(study, 'RESULTS', tmp_path)

@@ -9,11 +9,9 @@ import pytest
 from tests.faults import lab as labs
 from tests.faults import signals, storage
 
-QUICK = [
-  signals.killed_while_saving,
-  signals.terminated,
-]
+QUICK = [signals.killed_while_saving]
 SLOW = [
+  signals.terminated,
   signals.killed_at_row,
   signals.two_at_once,
   signals.interrupted,

@@ -18,6 +18,7 @@ import pytest
 from collab.convert.huggingface import checkpoints, folders
 from collab.io import json_text
 from tests.convert.checkpoints import GOLDEN
+from tests.few import few
 from tests.fuzz.damage import (
   Refused,
   damaged,
@@ -50,7 +51,7 @@ def check(folder):
   return found
 
 
-@pytest.mark.parametrize('case', CASES)
+@few(CASES, ['marian_Model'])
 @fuzz(25)
 @given(st.data())
 def test_config(case, copy, data):

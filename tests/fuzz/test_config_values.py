@@ -16,6 +16,7 @@ from collab.runtime import workdir
 from collab.training import state, step
 from configs import glue, lm, vit
 from tests import tiny
+from tests.few import few
 from tests.fuzz.damage import Refused, fuzz, outcome
 import train
 
@@ -98,7 +99,7 @@ def flat(config, prefix=''):
       yield prefix + key, value
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@few(FAMILIES, ['lm'], 'family')
 @fuzz(20)
 @given(draw=st.data())
 def test_values(family, data, tmp_path_factory, monkeypatch, draw):

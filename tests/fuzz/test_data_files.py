@@ -21,6 +21,7 @@ from collab.data.readers import (
   superglue,
   text,
 )
+from tests.few import few
 from tests.fuzz.damage import Refused, damaged, fuzz, json_files, outcome
 
 TSV = {
@@ -81,7 +82,7 @@ JSONL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', sorted(JSONL))
+@few(sorted(JSONL), ['record'], 'name')
 @fuzz(60)
 @given(st.data())
 def test_superglue(name, tmp_path_factory, data):

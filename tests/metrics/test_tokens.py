@@ -124,9 +124,9 @@ def test_loss_and_nll_in_one_program_cost_one_softmax():
 @pytest.mark.parametrize(
   'with_bias, part, parts, cap',
   [
-    (False, 2 * 39, 5, []),
+    pytest.param(False, 2 * 39, 5, [], marks=pytest.mark.slow),
     (True, 2 * 39, 5, [1.5]),
-    (False, 38, 10, [1.5]),
+    pytest.param(False, 38, 10, [1.5], marks=pytest.mark.slow),
     (True, 390, 1, []),
   ],
 )

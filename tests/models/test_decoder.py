@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from collab import accounting, decoding, models
-from tests.attention.variants import few
+from tests.attention.variants import QUICK
+from tests.few import few
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
@@ -83,7 +84,7 @@ def test_published_parameter_count():
   assert accounting.size(small.shapes(model, texts())) == 124_439_808
 
 
-@few(DECODE)
+@few(DECODE, QUICK)
 def test_costs(case):
   """What attention_cost says is what there is."""
   model = make(case)
@@ -108,7 +109,7 @@ def test_output_is_tied():
   small.close(small.apply(model, params, texts()), want)
 
 
-@pytest.mark.parametrize('name', ['mha', 'collab', 'mhe_add', 'mla'])
+@few(['mha', 'collab', 'mhe_add', 'mla'], ['mhe_add', 'mla'], 'name')
 def test_causality(name):
   """Token t depends on tokens up to t, on all of them, and on no later one."""
   model = make(name)
@@ -151,8 +152,10 @@ def test_each_layer_may_have_its_own_rope(rope, bases):
     make(**fields, num_layers=3)
 
 
-@pytest.mark.parametrize(
-  'fields', [{}, dict(MODERN, attention=ROTARY['mhe_add'])]
+@few(
+  [{}, dict(MODERN, attention=ROTARY['mhe_add'])],
+  [dict(MODERN, attention=ROTARY['mhe_add'])],
+  'fields',
 )
 def test_a_packed_document_is_as_if_alone(fields):
   """Its logits are those of a row that has nothing else."""
@@ -177,7 +180,7 @@ WAYS = {name: dict(attention=fields) for name, fields in DECODE.items()} | {
 
 
 # Of all variants it is tested without the rest of a model.
-@few(WAYS, quick=[way for way in WAYS if way.split()[-1] in ROTARY])
+@few(WAYS, ['collab', 'mhe_add', 'modern mla', 'modern mhe_add'])
 def test_decoding_is_the_full_pass(case):
   """Prompts of unlike lengths, padded; then two tokens more."""
   model, batch = make(num_layers=1, **WAYS[case]), texts()

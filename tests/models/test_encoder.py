@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from collab import accounting, models
+from tests.few import few
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
@@ -147,7 +148,7 @@ def test_order_matters_by_positions_alone():
     assert (distance < 1e-4) == (kind == 'none')
 
 
-@pytest.mark.parametrize('name', ['mha', 'collab', 'mhe_add'])
+@few(['mha', 'collab', 'mhe_add'], ['mhe_add'], 'name')
 def test_padding_is_not_seen(name):
   """Whatever it holds, and however much of it there is."""
   model = make(name)
@@ -193,7 +194,7 @@ def test_only_the_head_depends_on_the_task():
     assert jax.tree.map(jnp.shape, body) == want
 
 
-@pytest.mark.parametrize('width', [0, E])
+@few([0, E], [E], 'width')
 def test_masked_tokens(width):
   """features at the positions, the tied table and a bias make the logits."""
   model, batch = make(head='mlm', embed_dim=width), texts(B)

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 from flax import linen as nn
 from flax.core import freeze
@@ -15,6 +16,7 @@ from collab import accounting, decoding
 from collab.models import build, layers
 from collab.models.transformer import Block, BlockConfig
 from configs import wmt14
+from tests.few import few
 from tests.models import small
 from tests.models.small import ATTENTION, D, V
 
@@ -30,7 +32,7 @@ PLACES = [
 some_places = pytest.mark.parametrize(
   'places',
   [
-    pytest.param(places, marks=[] if i in (0, 2) else pytest.mark.slow)
+    pytest.param(places, marks=[] if i == 2 else pytest.mark.slow)
     for i, places in enumerate(PLACES)
   ],
 )
@@ -99,7 +101,7 @@ logits_of = small.apply
     (512, 60_915_712, 60_989_440),
     pytest.param(256, 56_187_904, 56_224_768, marks=pytest.mark.slow),
     pytest.param(128, 53_824_000, 53_842_432, marks=pytest.mark.slow),
-    (64, 52_642_048, 52_651_264),
+    pytest.param(64, 52_642_048, 52_651_264, marks=pytest.mark.slow),
   ],
 )
 def test_published_parameter_counts(width, concatenate, collaborative):
@@ -122,8 +124,11 @@ def test_published_parameter_counts(width, concatenate, collaborative):
 # Norms and positions ----------------------------------------------------------
 
 
-@pytest.mark.parametrize('norm', ['pre', 'post'])
-@pytest.mark.parametrize('positions', ['sinusoidal', 'learned', 'none'])
+@few(
+  itertools.product(['sinusoidal', 'learned', 'none'], ['pre', 'post']),
+  [('sinusoidal', 'pre'), ('learned', 'post'), ('none', 'pre')],
+  'positions, norm',
+)
 def test_norms_and_positions(norm, positions):
   model = make(norm=norm, positions=positions)
   base = accounting.size(parameters(make(positions='none')))
@@ -246,16 +251,12 @@ def test_learned_positions_end():
 LAYERS = dict(encoder_layers=2, decoder_layers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'places, norm, options',
   [
     (PLACES[2], 'post', [dict(scan=True, remat='full')]),
-    pytest.param(
-      PLACES[0],
-      'pre',
-      [dict(scan=True), dict(remat='full')],
-      marks=pytest.mark.slow,
-    ),
+    (PLACES[0], 'pre', [dict(scan=True), dict(remat='full')]),
   ],
 )
 def test_scan_and_remat_change_nothing(places, norm, options):

@@ -4,11 +4,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from collab import models
 from collab.models import parameters, stacked
 from collab.training import nonfinite
+from tests.few import few
 from tests.models import small
 
 LAYERS = 11  # so that layer_10 comes before layer_2 by name
@@ -54,7 +54,7 @@ def test_a_module_called_layers_is_not_stacked():
   assert found.squares.tolist() == [6]
 
 
-@pytest.mark.parametrize('fields', [{}, dict(remat='full'), dict(dropout=0.3)])
+@few([{}, dict(remat='full'), dict(dropout=0.3)], [dict(dropout=0.3)], 'fields')
 def test_a_scan_of_stacked_layers_is_the_loop(fields):
   """Values and gradients, with dropout too."""
   sizes = dict(vocab_size=small.V, dim=small.D, mlp_dim=17, max_length=7)

@@ -10,6 +10,7 @@ import pytest
 from collab.models import layers
 from collab.models.stack import Stack
 from collab.models.transformer import Block, BlockConfig
+from tests.few import few
 from tests.models import small
 from tests.models.small import ATTENTION, D
 
@@ -62,7 +63,7 @@ def test_rates_rise_evenly():
   small.close(rates, [0, 0.2, 0.4, 0.6], 1e-6)
 
 
-@pytest.mark.parametrize('way', WAYS)
+@few(WAYS, ['loop', 'scan'], 'way')
 def test_drop_path_of_a_stack(way):
   """Whole examples skip the last layer's f, at its rate; the first's never."""
   B, rate = 401, 0.3
@@ -136,10 +137,11 @@ def test_remat_saves_memory():
   """The less is kept the more; value and gradient stay (on CPU: scanned)."""
   x, taken = jnp.ones((4, 128, 32)), []
   block = dict(attention=dict(name='mha', num_heads=2), mlp_dim=128)
+  init = Stack(6, BlockConfig(**block), scan=True).init
+  params = jax.jit(lambda key: init(key, x))(jax.random.key(0))['params']
   found = []
   for remat in ('none', 'dots', 'full'):
     model = Stack(6, BlockConfig(**block), scan=True, remat=remat)
-    params = model.init(jax.random.key(0), x)['params']
     loss = lambda params, model=model: (
       model.apply({'params': params}, x) ** 2
     ).mean()

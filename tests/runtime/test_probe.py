@@ -33,7 +33,7 @@ except Exception as e:  # as train.py does
 
 
 @pytest.mark.parametrize(
-  'how', ['folder', pytest.param('config', marks=pytest.mark.slow)]
+  'how', [pytest.param('folder', marks=pytest.mark.slow), 'config']
 )
 def test_two_that_differ_end_with_a_line(how, tmp_path):
   """All processes have it; no process begins, and no run stays behind."""

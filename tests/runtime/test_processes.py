@@ -291,14 +291,15 @@ def test_all_end_well():
   assert ends[1][1] == ''
 
 
-@pytest.mark.parametrize('victim', [0, 2])
+@pytest.mark.parametrize('victim', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed(victim):
   with running(loop(3)) as processes:
     processes[victim].kill()
     check_lost(finish(processes), victim)
 
 
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
 def test_stalled(victim):
   """A process that is there and does nothing is lost as well."""
   with running(loop(2)) as processes:

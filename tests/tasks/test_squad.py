@@ -349,7 +349,9 @@ def test_bad_input_shows_at_the_start(tmp_path, workdir, folder):
     build(config(folder, data__stride=99), workdir)
 
 
-@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+@pytest.mark.parametrize(
+  'wrong', [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)]
+)
 def test_outputs_that_are_not_finite_have_no_score(trained, wrong, capsys):
   """Though the first span, which argmax makes of NaN, may be right."""
   task, model, params = trained

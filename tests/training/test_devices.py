@@ -12,6 +12,7 @@ import pytest
 
 from collab.runtime import checkpoint, tree_table
 from collab.training import sharding
+from tests.few import few
 from tests.training import model
 
 
@@ -87,7 +88,7 @@ def test_checksums_of_many_leaves(runs):
   assert runs[-1]['many'] == tree_table.checksums(model.many(fsdp=1))
 
 
-@pytest.mark.parametrize('n', [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+@few([1, 2, 8], [1], 'n')
 def test_eight_devices_to_others(n, runs):
   """Bit for bit, however split before and after; then the same losses."""
   workdir, losses, *_, eight = runs

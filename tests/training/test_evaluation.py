@@ -16,6 +16,9 @@ from tests.training import evaluation_on_devices as part
 from tests.training.test_devices import on_devices
 
 MODULE = 'tests.training.evaluation_on_devices'
+# Quick is runtime/test_processes.py, where the scores of two processes are
+# those of one.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
@@ -31,10 +34,7 @@ def check_found(got, want):
       np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'fsdp',
-  ['4', *(pytest.param(n, marks=pytest.mark.slow) for n in ('1', '8'))],
-)
+@pytest.mark.parametrize('fsdp', ['1', '4', '8'])
 def test_eight_devices_share_the_rows(fsdp, one):
   """Each has an eighth of the FLOPs, and all together find the same."""
   eight = on_devices(8, fsdp, module=MODULE)[fsdp]
@@ -43,7 +43,6 @@ def test_eight_devices_share_the_rows(fsdp, one):
     assert 8 * eight['flops'][name] == pytest.approx(whole, rel=0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('mesh', ['1,4', '4,2'])
 def test_devices_share_heads_and_vocabulary(mesh, one):
   """More FLOPs than an eighth, as what all heads share is computed by each.
@@ -57,7 +56,6 @@ def test_devices_share_heads_and_vocabulary(mesh, one):
     assert 1 / 8 < found['flops'][name] / whole < 0.8 * tensor / 8
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_rows(one):
   """Four devices each, over which the parameters are split."""
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'

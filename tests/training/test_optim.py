@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules against closed forms, decay, clipping, accumulation."""
 
+import itertools
 import math
 
 import jax
@@ -14,6 +15,7 @@ from collab import models
 from collab.models import parameters, stacked
 from collab.runtime import tree_table
 from collab.training import gradients, optim, schedules, sharding
+from tests.few import few
 from tests.models import small
 from tests.training import model
 
@@ -287,8 +289,11 @@ def test_parts_that_do_not_divide():
     accumulate(5)
 
 
-@pytest.mark.parametrize('layer_decay', [1.0, 0.7])
-@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+@few(
+  itertools.product(optim.OPTIMIZERS, [1.0, 0.7]),
+  [('muon', 0.7)],
+  'name, layer_decay',
+)
 def test_layers_that_are_stacked_move_alike(name, layer_decay):
   """Two updates of every parameter equal those of a layer each."""
   kernel = dict(num_heads=2, name='mhe_mul')  # with vectors of rank 2

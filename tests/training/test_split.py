@@ -17,9 +17,9 @@ from tests.training.test_devices import on_devices
 MESH = AbstractMesh((1, 2, 1), sharding.AXES, (AxisType.Auto,) * 3)
 
 
-@pytest.mark.parametrize(
-  'variant', ['mha', pytest.param('mhe_add', marks=pytest.mark.slow)]
-)
+# The quick ones are those of test_devices and test_tensor.
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', ['mha', 'mhe_add'])
 def test_the_same_losses_on_any_mesh(variant):
   """With dropout, in two micro-batches; parts travel in bfloat16."""
   found = on_devices(8, variant, module='tests.training.split_on_devices')

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.usefixtures('counted_once')
 
 
 def run(text, folder, **changes):
-  """Trains a small language model of three layers; config and scores."""
+  """Trains a small language model of two layers; config and scores."""
   changes = {key.replace('__', '.'): x for key, x in changes.items()}
   small = tiny.SMALL_LM | {
-    'model.num_layers': 3,
+    'model.num_layers': 2,
     'data.path': str(text),
     'optim.warmup_steps': 1,
     'every.eval': 100,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from tests.attention.variants import few
+from tests.few import few
 from tests.training import tensor_on_devices as program
 from tests.training.test_devices import on_devices
 
@@ -15,19 +15,26 @@ def run(what, *arguments):
   return on_devices(8, what, *arguments, module=module)
 
 
-@few(program.CASES, quick=['mhe_add'])
-def test_the_same_losses_on_any_mesh(case):
+ALL, TWO = tuple(program.MESHES), ('one', 'fsdp=2, tensor=2')
+
+
+@few(
+  [*((case, ALL) for case in program.CASES), ('mhe_add', TWO)],
+  [('mhe_add', TWO)],
+  'case, names',
+)
+def test_the_same_losses_on_any_mesh(case, names):
   """With dropout everywhere, in two micro-batches."""
-  found = run('curves', case)
+  found = run('curves', case, *names)
   want = found.pop('one')
   assert len(want) == program.STEPS
-  assert set(found) == program.MESHES.keys() - {'one'}
+  assert ('one', *found) == names
   for losses in found.values():
     np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
 # XLA sends less for gla_wide: of two groups, half of the devices take each.
-@few([x for x in program.CASES if x != 'gla_wide'], quick=['collab'])
+@few([x for x in program.CASES if x != 'gla_wide'], quick=[])
 def test_a_layer_sends_what_the_formula_says(case):
   """To a byte, but for norms. So nothing grows with queries x keys.
 
@@ -76,5 +83,6 @@ def test_fused_kernels_run_on_each_device_for_its_heads():
   assert found == dict(tpu=['4x128x8'], cuda=['1x112x4x8'])
 
 
+@pytest.mark.slow
 def test_each_head_drops_its_own_weights():
   assert run('head_dropout', 'mha') < 1e-5

@@ -54,7 +54,12 @@ def test_sweep(sweep, monkeypatch):
 
 @pytest.mark.parametrize(
   'value, shown',
-  [('nan', 'nan'), (float('nan'), 'nan'), ('inf', 'inf'), (None, 'nan')],
+  [
+    ('nan', 'nan'),
+    pytest.param(float('nan'), 'nan', marks=pytest.mark.slow),
+    pytest.param('inf', 'inf', marks=pytest.mark.slow),
+    pytest.param(None, 'nan', marks=pytest.mark.slow),
+  ],
 )
 def test_seed_that_diverged_is_shown(sweep, monkeypatch, value, shown):
   """By the scores of all seeds; also a metric that one has not."""

@@ -40,6 +40,7 @@ def test_run(run, monkeypatch, capsys):
   assert [x['aria-pressed'] for x in heads] == ['true', 'false'] * 3
 
 
+@pytest.mark.slow
 def test_own_text_is_translated(trained, tmp_path, monkeypatch):
   out = tmp_path / 'page.html'
   pages.call(monkeypatch, trained, '--text=one two', f'--out={out}')
@@ -92,7 +93,9 @@ def test_damaged_model_is_said_on_the_page(run, monkeypatch, fields, words):
   assert 'not known' in pages.check(other / 'two.html').text
 
 
-@pytest.mark.parametrize('link', [False, True])
+@pytest.mark.parametrize(
+  'link', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_nothing_is_written_outside_the_run(run, monkeypatch, tmp_path, link):
   """Its config may name another folder for tokens, or its own be a link."""
   elsewhere = tmp_path / 'elsewhere'

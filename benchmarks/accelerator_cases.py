@@ -3,7 +3,6 @@
 
 Each section is a function of the size. It lists (turn, group, name, measure);
 measure(results) returns figures. The most telling cases have the first turn.
-
 Axes: B batch, T tokens, S places of a cache, D model, H heads.
 """
 

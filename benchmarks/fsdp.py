@@ -108,11 +108,11 @@ def compiled(
 
 def case(scan: bool, layers: int) -> dict[str, float]:
   """Measures the step on the devices of this process."""
-  from benchmarks import scaling
+  from benchmarks import collectives
 
   program, size, seconds = compiled(scan, layers)
   kinds = collections.Counter(
-    kind for kind, *_ in scaling.collectives(program.as_text())
+    kind for kind, *_ in collectives.of_program(program.as_text())
   )
   return dict(
     temporary=program.memory_analysis().temp_size_in_bytes / size,

@@ -3,9 +3,8 @@ r"""Computes what a training step communicates, and the batch that hides it.
 
   ./launch.sh python -m benchmarks.scaling [--save]
 
-Nothing is run. For the model of every base config this computes the bytes that
-a chip sends in a step of data parallelism and of FSDP, in float32, by the
-formulas of ring algorithms:
+Nothing runs. For the model of every base config this computes the bytes that a
+chip sends in a step of data parallelism and FSDP, in float32, in rings:
 
   data parallel   2 (n - 1) / n 4 P     all-reduce of the gradients
   FSDP            3 (n - 1) / n 4 P     all-gather of the parameters for the
@@ -24,22 +23,18 @@ token of the rows that they share,
              values are the keys; G times that for G groups that t does not
              divide; and the width of whatever else heads are made from
 
-and nothing that grows with T x S. Once a layer it adds up the gradients of
-parameters that all heads share and that follow the split: a map of the mixed
-values, a mixture of tokens. `tensor_sent` says what that is for each variant.
+and nothing that grows with T x S. Once a layer it adds up the gradients of what
+all heads share and follows the split; `tensor_sent` says what that is.
 
 This also computes how many tokens a chip needs in a step so that communication
 takes a tenth of the time, even if none of it overlaps with computation. FLOPs
-are counted on the traced forward and backward pass. `sent` counts the
-collectives of a compiled program; tests/test_scaling.py applies it to the step
-of train.py.
+are those of the traced pass. tests/test_scaling.py compares with what compiles.
 """
 
 import argparse
 import importlib
 import math
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -226,58 +221,6 @@ def tensor_kept(name: str, D: int, H: int, t: int, **fields: Any) -> int:
   )
   stack = parts['decoder']['layer_0']['self_attention']
   return sum(jax.tree.leaves(stack))
-
-
-# What a compiled program sends ------------------------------------------------
-
-KINDS = (
-  'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
-  'collective-permute',
-)  # fmt: skip
-_LINE = re.compile(rf'= (.+?) ({"|".join(KINDS)})(?:-start)?\(')
-_ARRAY = re.compile(r'\b[a-z]+(\d+)\[([\d,]*)\]')
-
-
-def collectives(hlo):
-  """Finds [(kind, bytes of the result, chips)] of a program's collectives."""
-  found = []
-  for line in hlo.splitlines():
-    if match := _LINE.search(line):
-      arrays = _ARRAY.findall(match[1])
-      size = sum(
-        int(bits) // 8 * math.prod(map(int, filter(None, shape.split(','))))
-        for bits, shape in arrays
-      )
-      found.append((match[2], size, _group(line)))
-  return found
-
-
-def sent(kind, size, n):
-  """Returns the bytes that a chip sends in a collective, by ring algorithms."""
-  times = {
-    'all-reduce': 2 * (n - 1) / n,
-    'all-gather': (n - 1) / n,
-    'reduce-scatter': n - 1,  # its result is one n-th of the input
-    'all-to-all': (n - 1) / n,
-    'collective-permute': 1,
-  }
-  return times[kind] * size
-
-
-def _group(line):
-  """Returns how many chips take part in a collective.
-
-  The forms are mesh['a'=8,'b'=1] {'a'}, [1,8]<=[8] and {{0,1,...}}.
-  """
-  groups = line.partition('replica_groups=')[2]
-  if match := re.match(r'mesh\[(.*?)\] ?\{(.*?)\}', groups):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-    return math.prod(int(sizes[x]) for x in re.findall(r"'(\w+)'", match[2]))
-  if match := re.match(r'\[\d+,(\d+)\]', groups):
-    return int(match[1])
-  if match := re.match(r'\{\{([\d,]+)\}', groups):
-    return len(match[1].split(','))
-  raise ValueError(f'No replica_groups that we know: {groups[:60]}')
 
 
 # The page ---------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import collectives, scaling
 from collab.training import sharding
 from tests import tiny
 
@@ -33,7 +33,7 @@ def compiled(fsdp, text, folder):
   rows = [[cell.strip() for cell in line.split('|')] for line in table]
   rows = [x for x in rows if len(x) > 4 and x[2].startswith('(')]
   sizes = {x[1]: int(x[4].replace(',', '')) for x in rows}
-  return scaling.collectives(path.read_text()), sizes
+  return collectives.of_program(path.read_text()), sizes
 
 
 def by_kind(found):
@@ -51,7 +51,7 @@ def test_data_parallel(text, tmp_path):
   found, sizes = compiled(1, text, tmp_path)
   whole = sum(sizes.values())
   assert by_kind(found) == {'all-reduce': 4 * whole + 3 * 4}
-  sent = sum(scaling.sent(*x) for x in found)
+  sent = sum(collectives.sent(*x) for x in found)
   model = scaling.Model(whole, flops=1)
   expected = scaling.volume(model, 'data parallel', N)
   assert sent == pytest.approx(expected, rel=1e-3)
@@ -77,7 +77,7 @@ def test_fsdp(text, tmp_path):
   assert sums['reduce-scatter'] == 4 * parts / N
   more = sums['all-reduce'] - 4 * (whole - parts)
   assert 0 < more < 4 * 3 * len(sizes)  # norms, and whether all is finite
-  sent = sum(scaling.sent(*x) for x in found)
+  sent = sum(collectives.sent(*x) for x in found)
   model = scaling.Model(whole, flops=1)
   assert sent <= 1.01 * scaling.volume(model, 'FSDP', N)
 
@@ -91,19 +91,19 @@ def test_collectives(groups):
   %y = s8[2,2]{{1,0}} all-gather-start(%x), replica_groups={groups}
   %z = f32[4]{{0}} add(%x, %y), metadata={{op_name="all-reduce"}}
   """  # noqa: E501
-  assert scaling.collectives(hlo) == [
+  assert collectives.of_program(hlo) == [
     ('all-reduce', 4 * 15 + 2 * 7 + 4, 8),
     ('all-gather', 4, 8),
   ]
 
 
-@pytest.mark.parametrize('kind', scaling.KINDS)
+@pytest.mark.parametrize('kind', collectives.KINDS)
 def test_sent_by_a_ring(kind):
   """Chunk by chunk: how often a chip passes on an n-th of the whole."""
   n, chunk = 7, 11
   hops = {'all-reduce': 2 * (n - 1), 'collective-permute': n}.get(kind, n - 1)
   result = chunk if kind == 'reduce-scatter' else n * chunk
-  assert scaling.sent(kind, result, n) == pytest.approx(hops * chunk)
+  assert collectives.sent(kind, result, n) == pytest.approx(hops * chunk)
 
 
 @pytest.mark.parametrize('way', scaling.PASSES)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from benchmarks import scaling
+from benchmarks.collectives import of_program
 from collab import attention, models
 from collab.attention.target import Target, lowering_for
 from collab.metrics import tokens
@@ -139,7 +139,7 @@ def sent(case, mesh, layers, length):
   run, state = made(case, mesh, layers, dropout=0.0, accumulate=1)
   rows = sharding.put(batch(0, length), sharding.batch_sharding(mesh))
   lowered = step.build(run, state).lower(state, rows, jax.random.key(7))
-  found = scaling.collectives(lowered.compile().as_text())
+  found = of_program(lowered.compile().as_text())
   return [(kind, size) for kind, size, _ in found]
 
 

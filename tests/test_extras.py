@@ -108,7 +108,7 @@ fields = dict(
 )
 for name in attention.names():
   layer = attention.build(name, num_heads=2, **fields.get(name, {}))
-  y, _ = layer.init_with_output(jax.random.key(0), x)
+  y, _ = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
   print(name, y.shape)
 """
 

@@ -563,7 +563,7 @@ def test_small_cotangents_survive_long_rows_in_float16(kernel):
     assert error <= 2e-3 * size + spacing * g.size**0.5, (name, error, size)
 
 
-@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@few(['grouped', 'blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 @few(['float16', 'bfloat16', 'float32'], ['bfloat16'], 'dtype')
 def test_low_precision_is_near(kernel, dtype):
   args, w = problem(**SHARED)
@@ -605,7 +605,7 @@ def test_strict_promotion(kernel, low, dtype):
   }
 
 
-@pytest.mark.parametrize('kernel', ['grouped', 'blockwise', 'shared_scores'])
+@few(['grouped', 'blockwise', 'shared_scores'], ['shared_scores'], 'kernel')
 @few(ARGUMENTS, ['key_bias'], 'low')
 def test_one_argument_of_another_dtype(kernel, low):
   args, w = problem(**SHARED)

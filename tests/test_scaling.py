@@ -57,7 +57,6 @@ def test_data_parallel(text, tmp_path):
   assert sent == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_fsdp(text, tmp_path):
   """Parameters are gathered and gradients scattered; never activations.
 

@@ -10,6 +10,7 @@ import pytest
 from collab import attention
 from collab.attention.nnx import MultiHeadAttention
 from tests.attention import variants as V
+from tests.few import few
 
 B, T, D = 2, 5, 12
 CAUSAL = attention.Mask(causal=True)
@@ -58,7 +59,7 @@ def test_it_decodes_as_nnx_does(x):
   close(ours(x), whole(x, mask=mask))
 
 
-@V.few(V.NAMES, ('mhe_add',))
+@few(V.NAMES, ['mhe_add'])
 def test_every_variant_is_its_layer(case):
   """Of the same parameters, and it decodes in two calls."""
   name, fields = V.CASES[case]

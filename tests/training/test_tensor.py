@@ -34,7 +34,7 @@ def test_the_same_losses_on_any_mesh(case, names):
 
 
 # XLA sends less for gla_wide: of two groups, half of the devices take each.
-@few([x for x in program.CASES if x != 'gla_wide'], quick=[])
+@few([x for x in program.CASES if x != 'gla_wide'], ['mhe_add'])
 def test_a_layer_sends_what_the_formula_says(case):
   """To a byte, but for norms. So nothing grows with queries x keys.
 

@@ -41,11 +41,11 @@ class Sums(NamedTuple):
   count: jax.Array
   inputs: jax.Array
 
-  def error(self) -> jax.Array:
+  def squared_error(self) -> jax.Array:
     """Computes the square of the error."""
     return self.lost / (self.square - jnp.square(self.total).sum() / self.count)
 
-  def disturbance(self) -> jax.Array:
+  def squared_disturbance(self) -> jax.Array:
     """Computes the square of the disturbance."""
     return self.lost / self.inputs
 
@@ -100,7 +100,7 @@ def refine(
 
   def loss(own, calls):
     return sum(
-      _sums(layer, own[path], calls[path]).error()
+      _sums(layer, own[path], calls[path]).squared_error()
       for path, (_, layer) in pairs.items()
     )
 

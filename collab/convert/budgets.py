@@ -168,7 +168,7 @@ def _search(most, prices, parts, spectra, trial):
   columns = np.array([part.mha.query[0].size for part in parts])
   all_keys = key @ columns
   all_values = value @ [gains.size for gains in spectra]
-  # Relative to the layer's input, to which its output is added.
+  # Relative to the layer's input, as `fit` measures disturbance.
   gains = [
     gains / (np.trace(part.moments.x_cov) + np.sum(part.moments.x_mean**2))
     for gains, part in zip(spectra, parts, strict=True)

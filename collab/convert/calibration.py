@@ -188,8 +188,8 @@ def _training(source, rows):
   config = source.config
   if not config.total_steps:  # of a checkpoint
     raise ValueError(
-      f'calibration={TRAIN}: {source.folder} has no training data; give a text '
-      'file.'
+      f'calibration={TRAIN}: {source.folder} has no training data; give '
+      'texts, pairs or images.'
     )
   workdir.check_links(source.folder)
   data = config.data.copy_and_resolve_references()

@@ -96,8 +96,8 @@ def build(name: str, **fields: Any) -> Model:
 def outline(data: Mapping, name: str, **fields: Any) -> Model:
   """Builds the model of a config whose data are not there.
 
-  What only they tell is made up: images have one patch, and there are as many
-  ids and classes as its side has pixels, or 1. It decides no other shape.
+  Sizes that only they tell (ids, classes, the side of images) are made up: the
+  side of a patch, or 1. They decide the shapes of tables and heads alone.
 
   Args:
     data: `data` of the config, which may have such a field itself.

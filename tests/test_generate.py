@@ -16,7 +16,8 @@ import collab
 from collab import decoding, model_json, models
 from collab.data import tokenizer_training
 from collab.generate import main
-from collab.inference.run import Continuation, Run
+from collab.inference.continuation import Continuation
+from collab.inference.run import Run
 from collab.runtime import checkpoint
 from collab.runtime import workdir as workdirs
 from configs import lm

@@ -57,9 +57,9 @@ class Fields(nn.Module):
     window: w makes the layer causal, and hides from each query all keys but the
       w last: its own and those before.
     use_out_bias: whether the output projection has a bias, default use_bias.
-    value_dims: widths V_h of the heads' values, one each, for variants with
-      values of each head: collab, mha. A head of width 0 adds nothing. The
-      default is qkv_features / H, which the scores are scaled by either way.
+    value_dims: widths V_h of the heads' values, one for each head, where each
+      has values of its own: collab, mha. A head of width 0 adds nothing. By
+      default all are d = qkv_features / H; sqrt(d) divides scores either way.
       Parameters and cache have sum V_h in the place of H V and no padding; the
       kernels pad values to the widest head. value/kernel is [D, sum V_h], and
       out/kernel [sum V_h, out_features].

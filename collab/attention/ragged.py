@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values of heads with widths of their own: side by side, or padded.
 
-Side by side, [..., sum V_h], they take no more room than they need: so have
-them parameters and caches. Kernels take one width, [..., H, max V_h], where the
-narrower heads end in zeros.
+Parameters and caches have them side by side, [..., sum V_h], without padding.
+Kernels take one width, [..., H, max V_h]: the narrower heads end in zeros.
 """
 
 from collections.abc import Sequence

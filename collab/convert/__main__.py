@@ -104,11 +104,12 @@ def _parse(argv):
 
 def _budget(text):
   kind, _, value = text.partition('=')
-  if kind not in BUDGETS:
+  try:
+    return kind, BUDGETS[kind](value)
+  except (KeyError, ValueError) as error:
     raise argparse.ArgumentTypeError(
-      f'{text}; expected error=E, parameters=N or cache=N'
-    )
-  return kind, BUDGETS[kind](value)
+      f'{text}; expected error=E, parameters=N or cache=N, N perhaps a share'
+    ) from error
 
 
 def _field(word):

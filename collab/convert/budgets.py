@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from scipy import optimize
 
-from collab import attention
+from collab import attention, checks
 from collab.attention.core import Attention
 from collab.convert.calibration import Calibration
 from collab.convert.decompose import fit, layers, rank_search, values
@@ -25,6 +25,7 @@ from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
 
 TRIALS = 5
+HELD_OUT = 5  # each fifth batch is for the trials
 COUNTS = dict(parameters='count', cache='cache_size')  # methods of Attention
 
 
@@ -62,13 +63,50 @@ class Widths(NamedTuple):
   Attributes:
     keys: shared_dim of each.
     values: value_dims of each.
-    trials: dicts with `keys`, their part of the budget, and `disturbance`, the
-      mean square of `fit.Sums.disturbance`.
+    trials: dicts with `keys`, their part of what columns may cost, and
+      `disturbance`, see `fit`: its root mean square over the layers.
   """
 
   keys: list
   values: list
   trials: tuple
+
+
+def check(kind: str, most: float, name: str, fields: Mapping) -> None:
+  """Refuses a budget that cannot be one, before anything is computed.
+
+  Args:
+    kind, most: see `choose`.
+    name, fields: of the new attention.
+  """
+  checks.one_of('budget', kind, ('error', *COUNTS))
+  if name != 'collab' or 'shared_dim' in fields:
+    raise ValueError(
+      f'budget={kind}={most} chooses the shared_dim of collab; give no other '
+      'attention and no shared_dim.'
+    )
+  if kind == 'error':
+    checks.at_least('budget error', most, 0)
+  elif isinstance(most, float) and not 0 < most <= 1:
+    raise ValueError(
+      f'budget {kind}={most}; expected a whole number, or a share above 0, at '
+      'most 1.0.'
+    )
+
+
+def held_out(
+  calibration: Calibration | None,
+) -> tuple[Calibration | None, Calibration | None]:
+  """Splits batches into those to look at and those of the trials.
+
+  Where there are too few, both get all.
+  """
+  if calibration is None or len(calibration.batches) < HELD_OUT:
+    return calibration, calibration
+  rest = list(calibration.batches)
+  held = rest[HELD_OUT // 2 :: HELD_OUT]
+  del rest[HELD_OUT // 2 :: HELD_OUT]
+  return calibration._replace(batches=rest), calibration._replace(batches=held)
 
 
 def choose(
@@ -90,21 +128,14 @@ def choose(
     held: calibration.Calibration of the trials, or None.
 
   Raises:
-    ValueError: most is out of range, or the least widths cost more.
+    ValueError: the least widths cost more.
   """
   spectra = [values.spectrum(part.mha, part.moments)[0] for part in parts]
   if kind == 'error':
-    if not most >= 0:
-      raise ValueError(f'budget error={most}; expected at least 0.')
     keys = rank_search.for_error([part.curve for part in parts], most)
     ranks = [rank_search.ranks_for_error(gains, most) for gains in spectra]
     return Widths(keys, list(map(_tuple, ranks)), ())
   if isinstance(most, float):
-    if not 0 < most <= 1:
-      raise ValueError(
-        f'budget {kind}={most}; expected a whole number, or a share above 0, '
-        'at most 1.0.'
-      )
     now = [
       getattr(part.module, COUNTS[kind])(len(part.mha.query)) for part in parts
     ]
@@ -137,7 +168,7 @@ def _search(most, prices, parts, spectra, trial):
   columns = np.array([part.mha.query[0].size for part in parts])
   all_keys = key @ columns
   all_values = value @ [gains.size for gains in spectra]
-  # Relative to the layer's input, to which its output is added.
+  # Relative to the layer's input, as `fit` measures disturbance.
   gains = [
     gains / (np.trace(part.moments.x_cov) + np.sum(part.moments.x_mean**2))
     for gains, part in zip(spectra, parts, strict=True)
@@ -166,14 +197,15 @@ def _search(most, prices, parts, spectra, trial):
     options=dict(maxiter=TRIALS),
   )
   _, _, best = min(trials, key=lambda trial: trial[0])
-  shown = [
-    dict(keys=float(share / spend), disturbance=x) for x, share, _ in trials
-  ]
-  return Widths(*best, tuple(shown))
+  shown = tuple(
+    dict(keys=float(share / spend), disturbance=square**0.5)
+    for square, share, _ in trials
+  )
+  return Widths(*best, shown)
 
 
 def _trial(parts, params, held) -> Callable:
-  """Makes a function of widths of keys and values: the mean disturbance.
+  """Makes a function of widths: the layers' mean squared disturbance.
 
   All widths are filled up with zeros, so that one program serves all trials.
   """
@@ -194,7 +226,9 @@ def _trial(parts, params, held) -> Callable:
       for name in ('query', 'key', 'mixing'):
         tree[name] = jax.tree.map(fill, tree[name])
       new[part.path] = jax.tree.map(np.float32, tree)
-    return float(np.mean([x.disturbance() for x in measure(new).values()]))
+    return float(
+      np.mean([x.squared_disturbance() for x in measure(new).values()])
+    )
 
   return run
 

@@ -39,16 +39,17 @@ def read(
   length: int = 128,
   seed: int = 0,
 ) -> Calibration:
-  """Reads batches from a text file, or from the training data of a run.
+  """Reads batches of what the model reads, or of its run's training data.
 
   Args:
     source: source.Source.
     path: path of a text file, plain or .gz, with one text a line; for a
       translator 'SOURCE,TARGET', two such files, or one .tsv of pairs; for a
       model of images a folder that has some at any depth; or 'train'.
-    rows: number of texts, drawn without replacement if there are more.
-    size: texts of a batch; a smaller last batch is dropped unless it is the
-      only one.
+    rows: number of texts, pairs or images, drawn without replacement if there
+      are more.
+    size: rows of a batch; a smaller last batch is dropped unless it is the only
+      one.
     length: maximum number of tokens of a text.
     seed: seed of the drawing.
 
@@ -185,10 +186,10 @@ def _training(source, rows):
   uses these paths.
   """
   config = source.config
-  if source.config.task.name in ('pretrained',) or not config.total_steps:
+  if not config.total_steps:  # of a checkpoint
     raise ValueError(
-      f'calibration={TRAIN}: {source.folder} has no training data; give a text '
-      'file.'
+      f'calibration={TRAIN}: {source.folder} has no training data; give '
+      'texts, pairs or images.'
     )
   workdir.check_links(source.folder)
   data = config.data.copy_and_resolve_references()

@@ -122,13 +122,12 @@ def run(
     own = calls.get(layer.path) if isinstance(layer, Attention) else None
     if own is None or method not in ('__call__', 'finish'):
       return function(*args, **kwargs)
-    if method == '__call__':
-      own.append(_inputs(*args, mask=kwargs['mask']))
-    else:  # within this call
+    if method == 'finish':  # within the call that is last in the list
       own[-1] = own[-1]._replace(o=args[0])
+      return function(*args, **kwargs)
+    own.append(_inputs(*args, mask=kwargs['mask']))
     out = function(*args, **kwargs)
-    if method == '__call__':
-      own[-1] = own[-1]._replace(out=out)
+    own[-1] = own[-1]._replace(out=out)
     return out
 
   with nn.intercept_methods(look):

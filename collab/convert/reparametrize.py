@@ -34,7 +34,6 @@ KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
 PLAIN |= dict(window=None, value_dims=None)
-HELD_OUT = 5  # each fifth batch, for the trials of a budget
 
 
 class Layer(NamedTuple):
@@ -143,7 +142,7 @@ def convert(
   mhas = [_read(layer, params) for layer in found]
   seen, held = calibration, None
   if budget and budget[0] != 'error':
-    seen, held = _held_out(calibration)
+    seen, held = budgets.held_out(calibration)
   moments = _moments(found, mhas, params, seen)
   curves = _curves(mhas, moments, wanted) if name == 'collab' else None
   trials = ()
@@ -199,11 +198,7 @@ def _checked(fields, budget):
         raise ValueError(f'{name}: {key}={x!r}; expected {kind.__name__}.')
   needed = {n for n, p in legal.items() if p.default is p.empty}
   if budget:
-    if name != 'collab' or 'shared_dim' in fields:
-      raise ValueError(
-        f'budget={"=".join(map(str, budget))} chooses the shared_dim of collab;'
-        ' give no other attention and no shared_dim.'
-      )
+    budgets.check(*budget, name, fields)
     needed.discard('shared_dim')
   if missing := sorted(needed - fields.keys()):
     raise ValueError(f'attention={name} needs {", ".join(missing)}.')
@@ -231,16 +226,6 @@ def _curves(mhas, moments, wanted):
     rank_search.curve(*given, want.get('bias', 'content'), widths)
     for *given, want in _progress('key widths', mhas, moments, wanted)
   ]
-
-
-def _held_out(calibration):
-  """Splits batches into those to look at and those of the trials."""
-  if calibration is None or len(calibration.batches) < HELD_OUT:
-    return calibration, calibration
-  batches = calibration.batches
-  held = batches[HELD_OUT // 2 :: HELD_OUT]
-  rest = [x for i, x in enumerate(batches) if i % HELD_OUT != HELD_OUT // 2]
-  return calibration._replace(batches=rest), calibration._replace(batches=held)
 
 
 def _within_budget(budget, params, found, mhas, moments, curves, wanted, held):
@@ -300,7 +285,7 @@ def _row(path, old, new, want, measured, dim):
   return dict(
     layer='/'.join(path),
     **{key: value for key, value in want.items() if key != 'sweeps'},
-    error=float(measured.error() ** 0.5),
+    error=float(measured.squared_error() ** 0.5),
     parameters_before=old.count(dim),
     parameters=new.count(dim),
     cache_before=old.cache_size(dim),

@@ -16,7 +16,7 @@ from collab import checks
 from collab.io import json_text
 
 SOURCE, TARGET, VOCABULARY = FILES = 'source.spm', 'target.spm', 'vocab.json'
-PAD, EOS, UNK = SPECIAL = '<pad>', '</s>', '<unk>'
+SPECIAL = '<pad>', '</s>', '<unk>'
 _LANGUAGE = re.compile('>>.*?<<')  # a text may begin with its target language
 
 
@@ -74,8 +74,9 @@ class SentencePieces:
 
   def decode(self, ids: Iterable[int]) -> str:
     """Decodes a translation's ids to text; special ids are left out."""
-    known = self._names.keys() - self.special  # the model may have more ids
-    pieces = self.pieces(i for i in map(int, ids) if i in known)
+    ids = [i for i in map(int, ids) if i not in self.special]
+    # The model may have more ids than the vocabulary.
+    pieces = [self._names[i] for i in ids if i in self._names]
     return self._target.DecodePieces(pieces).replace('▁', ' ').strip()
 
   def pieces(self, ids: Iterable[int]) -> list[str]:

@@ -5,6 +5,7 @@ Axes: H heads, T queries, S keys, L tokens.
 """
 
 from collections.abc import Mapping
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -38,8 +39,18 @@ def weights(
   model: models.Model, params: Mapping, batch: Mapping
 ) -> dict[str, np.ndarray]:
   """Computes AttentionMaps.weights of a batch of one row without padding."""
+  sown = jax.device_get(_sown(model, params, batch))
+  found = {}
+  for path in intercept.paths(params):
+    calls = intercept.get(sown, path)[SOWN]
+    each = np.stack([x[0] for x in calls]).astype(np.float32)
+    found['/'.join(path)] = each if len(each) > 1 else each[0]
+  return found
 
-  model = model.clone(scan=False, remat='none')
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sown(model, params, batch):
+  """Runs a model whose layers sow their weights; returns what is sown."""
 
   def sow(function, args, kwargs, context):
     called = context.method_name == '__call__'
@@ -47,15 +58,7 @@ def weights(
       kwargs = {**kwargs, 'sow_weights': True}
     return function(*args, **kwargs)
 
-  @jax.jit
-  def run(params, batch):
-    variables, kept = {'params': params}, ['intermediates']
-    with nn.intercept_methods(sow):
-      return model.apply(variables, batch, mutable=kept)[1]['intermediates']
-
-  sown, found = jax.device_get(run(params, batch)), {}
-  for path in intercept.paths(params):
-    calls = intercept.get(sown, path)[SOWN]
-    each = np.stack([x[0] for x in calls])
-    found['/'.join(path)] = each if len(each) > 1 else each[0]
-  return found
+  model = model.clone(scan=False, remat='none')
+  with nn.intercept_methods(sow):
+    _, kept = model.apply({'params': params}, batch, mutable='intermediates')
+  return kept['intermediates']

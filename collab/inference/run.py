@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -18,6 +18,7 @@ from collab.data import examples
 from collab.data.sentencepieces import SentencePieces
 from collab.data.tokenizer import Tokenizer
 from collab.inference import attention_maps, pooling
+from collab.inference.continuation import Continuation
 from collab.model_json import Meaning
 from collab.runtime import plan
 from collab.tasks import wmt14
@@ -296,42 +297,3 @@ def of_source(found: source.Source, mesh: Mesh | None = None) -> Run:
     files=found.pretrained.files if found.pretrained else {},
     mesh=mesh,
   )
-
-
-class Continuation(NamedTuple):
-  """Decodes after prompts, a function of tasks.Pass; equal ones compile once.
-
-  Attributes:
-    words, length, temperature, top_k, top_p: see `Run.generate`.
-  """
-
-  words: Tokenizer
-  length: int
-  temperature: float
-  top_k: int
-  top_p: float
-
-  def __call__(
-    self, model: models.Model, params: Mapping, batch: Mapping
-  ) -> decoding.Decoded:
-    """Decodes [B, length] after prompts [B, P]."""
-    B, P = batch['tokens'].shape
-    decode, random = decoding.greedy, {}
-    if self.temperature:
-      decode = decoding.sample
-      random = dict(
-        keys=jax.random.wrap_key_data(batch['keys']),
-        temperature=self.temperature,
-        top_k=self.top_k,
-        top_p=self.top_p,
-      )
-    return decode(
-      decoding.step_of(model, params),
-      decoding.empty_cache(model, B, P + self.length - 1),
-      batch['tokens'],
-      prompt_lengths=batch['lengths'],
-      eos=self.words.eos_id,
-      pad=self.words.pad_id,
-      max_length=self.length,
-      **random,
-    )

@@ -97,8 +97,8 @@ def build(name: str, **fields: Any) -> Model:
 def outline(data: Mapping, name: str, **fields: Any) -> Model:
   """Builds the model of a config whose data are not there.
 
-  What only they tell is made up, since no other shape depends on it: one id,
-  one class, images of one patch.
+  Sizes that only they tell (ids, classes, the side of images) are made up: the
+  side of a patch, or 1. They decide the shapes of tables and heads alone.
 
   Args:
     data: `data` of the config, which may have such a field itself.

@@ -247,6 +247,11 @@ def translations(
   return tasks.Pass.by_length(rows, encoded, every, size, model.max_length)
 
 
+def _check_beam(beam, alpha, tokenizer):
+  checks.within('beam', beam, 1, tokenizer.vocab_size)
+  beam_search.check(beam, alpha)
+
+
 class BeamSearch(NamedTuple):
   """Translates rows, a function of tasks.Pass; equal ones compile once."""
 
@@ -257,45 +262,36 @@ class BeamSearch(NamedTuple):
   def __call__(
     self, model: models.EncoderDecoder, params: Mapping, batch: Mapping
   ) -> decoding.Decoded:
+    """Decodes the best translations of source [B, S], all of one length."""
     source, lengths = batch['tokens'], batch['lengths']
-    return _decode(model, *self, params, source, lengths)
+    B, S = source.shape
+    limit = min(3 * S // 2 + 10, model.max_length)
+    valid = (jnp.arange(S)[None] < lengths[:, None]).astype(jnp.int32)
+    memory = model.apply({'params': params}, source, valid, method='encode')
+    cache = decoding.empty_cache(model, B, limit, memory)
+    fill = decoding.step_of(model, params, 'prefill_memory')
+    _, cache = fill(memory, cache, lengths=lengths)
+    next_logits = decoding.step_of(model, params)
 
+    def step(tokens, cache):
+      logits, cache = next_logits(tokens, cache)
+      # No text contains <pad>; Marian relies on that, because its logit is 0.
+      return logits.at[..., self.tokenizer.pad_id].set(-jnp.inf), cache
 
-def _check_beam(beam, alpha, tokenizer):
-  checks.within('beam', beam, 1, tokenizer.vocab_size)
-  beam_search.check(beam, alpha)
-
-
-def _decode(model, tokenizer, beam, alpha, params, source, lengths):
-  """Decodes the best translations of source [B, S], all of one length."""
-  B, S = source.shape
-  limit = min(3 * S // 2 + 10, model.max_length)
-  valid = (jnp.arange(S)[None] < lengths[:, None]).astype(jnp.int32)
-  memory = model.apply({'params': params}, source, valid, method='encode')
-  cache = decoding.empty_cache(model, B, limit, memory)
-  fill = decoding.step_of(model, params, 'prefill_memory')
-  _, cache = fill(memory, cache, lengths=lengths)
-  next_logits = decoding.step_of(model, params)
-
-  def step(tokens, cache):
-    logits, cache = next_logits(tokens, cache)
-    # No text contains <pad>; Marian relies on that, because its logit is 0.
-    return logits.at[..., tokenizer.pad_id].set(-jnp.inf), cache
-
-  found = beam_search.beam(
-    step,
-    cache,
-    jnp.full((B, 1), tokenizer.bos_id, jnp.int32),
-    eos=tokenizer.eos_id,
-    pad=tokenizer.pad_id,
-    max_length=limit,
-    limits=3 * lengths // 2 + 10,
-    size=beam,
-    alpha=alpha,
-  )
-  best = jnp.pad(
-    found.tokens[:, 0],
-    ((0, 0), (0, model.max_length - limit)),
-    constant_values=tokenizer.pad_id,
-  )
-  return decoding.Decoded(best, found.scores[:, 0])
+    found = beam_search.beam(
+      step,
+      cache,
+      jnp.full((B, 1), self.tokenizer.bos_id, jnp.int32),
+      eos=self.tokenizer.eos_id,
+      pad=self.tokenizer.pad_id,
+      max_length=limit,
+      limits=3 * lengths // 2 + 10,
+      size=self.beam,
+      alpha=self.alpha,
+    )
+    best = jnp.pad(
+      found.tokens[:, 0],
+      ((0, 0), (0, model.max_length - limit)),
+      constant_values=self.tokenizer.pad_id,
+    )
+    return decoding.Decoded(best, found.scores[:, 0])

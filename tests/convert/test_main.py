@@ -409,6 +409,7 @@ def test_a_marian_with_sentence_pieces(tmp_path):
     (['--attention=mqa', '--kv=1'], 'gqa has no field kv'),
     (['--attention=mqa', 'more'], 'Unexpected more; fields are given as'),
     (['--attention=collab', '--budget=size=3'], 'size=3; expected error=E'),
+    (['--attention=collab', '--budget=cache=x'], 'cache=x; expected error=E'),
     (['--attention=collab', '--shared_dim=0'], 'width 0; expected 1 to 12'),
     (['--attention=collab', '--shared_dim=4.5'], '4.5; expected int'),
     (['--attention=gqa', '--kv_heads=2,two'], "kv_heads='two'; expected int"),

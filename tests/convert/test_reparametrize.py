@@ -220,6 +220,7 @@ def test_refining_brings_outputs_closer():
     ),
     (dict(name='collab'), dict(budget=('error', -1)), 'error=-1; expected'),
     (dict(name='collab'), dict(budget=('cache', 1.5)), 'cache=1.5; expected a'),
+    (dict(name='collab'), dict(budget=('size', 9)), "'size'; there are error"),
   ],
 )
 def test_errors(fields, options, message):

@@ -85,6 +85,17 @@ def test_heads_make_up_for_others():
   assert np.abs(lost(mha, alone, o)).max() > 0.1
 
 
+def test_outputs_narrower_than_a_head():
+  """A head has only as many directions as outputs, but any width up to V."""
+  mha = read(layer())
+  mha = mha._replace(out=mha.out[..., :2], bias=mha.bias[:2])
+  gains, directions = values.spectrum(mha, INPUTS['data'])
+  assert gains.shape == (H, K)
+  assert directions.shape == (H, K, 2)
+  new = values.low_rank(mha, INPUTS['data'], (2, 3, K))
+  close(*(np.einsum('dhv,hve->dhe', x.value, x.out) for x in (new, mha)), 1e-9)
+
+
 def test_tree_is_that_of_the_layer():
   mha, m = read(layer()), INPUTS['data']
   tree = layers.collab(values.low_rank(mha, m, WIDTHS), m, shared_dim=4)

@@ -22,7 +22,8 @@ from collab.accounting import plots
 from collab.convert import __main__ as convert
 from collab.convert import output
 from collab.data import tokenizer_training
-from collab.inference.run import Continuation, Run
+from collab.inference.continuation import Continuation
+from collab.inference.run import Run
 from collab.tasks import wmt14
 from tests import tiny
 from tests.convert import checkpoints

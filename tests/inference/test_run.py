@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """collab.load opens runs, conversions and checkpoints, and uses them."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import collab
+from collab import models
 from collab.convert import __main__ as convert
 from collab.convert import source
 from tests.convert import checkpoints
@@ -95,6 +97,13 @@ def test_attention_maps(bert, second):
   for weights in maps.weights.values():
     assert weights.shape == (3, len(maps.tokens), len(maps.tokens))
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+
+
+def test_attention_maps_of_a_model_in_half_precision(bert):
+  run = collab.load(bert)
+  model = models.build(**source.read(bert).model | dict(dtype='bfloat16'))
+  maps = dataclasses.replace(run, model=model).attention_maps('one two')
+  assert {x.dtype for x in maps.weights.values()} == {np.dtype('float32')}
 
 
 def test_attention_maps_of_a_shared_layer(tmp_path):

@@ -6,8 +6,9 @@ Both compare outputs on the inputs that the old model's layers receive:
     error = sqrt(sum |new(x) - old(x)|^2 / sum |old(x) - mean old|^2)
     disturbance = sqrt(sum |new(x) - old(x)|^2 / sum |x|^2)
 
-The disturbance is that of the residual stream. The sums are over tokens that
-are not padding. Axes: B batch, T queries, D model.
+x is the layer's input. With norm='post' this is the residual stream, to which
+the output is added; with 'pre' and 'both' it is the normalised stream. The sums
+are over tokens that are not padding. Axes: B batch, T queries, D model.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,11 +42,11 @@ class Sums(NamedTuple):
   count: jax.Array
   inputs: jax.Array
 
-  def error(self) -> jax.Array:
+  def squared_error(self) -> jax.Array:
     """Computes the square of the error."""
     return self.lost / (self.square - jnp.square(self.total).sum() / self.count)
 
-  def disturbance(self) -> jax.Array:
+  def squared_disturbance(self) -> jax.Array:
     """Computes the square of the disturbance."""
     return self.lost / self.inputs
 
@@ -100,7 +101,7 @@ def refine(
 
   def loss(own, calls):
     return sum(
-      _sums(layer, own[path], calls[path]).error()
+      _sums(layer, own[path], calls[path]).squared_error()
       for path, (_, layer) in pairs.items()
     )
 

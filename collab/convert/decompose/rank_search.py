@@ -21,25 +21,22 @@ class Curve(NamedTuple):
     widths: increasing widths; the last has no error.
     errors: relative error of the scores at each width. Heads are weighted by
       the effect on the output, see `layers.grams`.
-    energy: mean square of these scores, which makes the errors of different
-      layers comparable.
   """
 
   widths: list
   errors: list
-  energy: float
 
 
 def curve(mha: Mha, moments: Moments, bias: str, more: Iterable[int]) -> Curve:
   """Computes errors at shares of the full width and at the widths in `more`."""
-  D, H, K = mha.query.shape
+  _, H, K = mha.query.shape
   N = H * K
   widths = {max(1, round(N * share)) for share in SHARES} | {N, *more}
   q, k = layers.grams(mha, moments, bias)
   errors = [
     cp.decompose(q, k, H, width, SWEEPS).error for width in sorted(widths)
   ]
-  return Curve(sorted(widths), errors, cp.square(q, k, H) / N)
+  return Curve(sorted(widths), errors)
 
 
 def for_error(curves: list[Curve], most: float) -> list[int]:

@@ -35,9 +35,8 @@ def spectrum(mha: Mha, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
   _, s, directions = np.linalg.svd(
     cp.root(cov)[0] @ mha.out, full_matrices=False
   )
-  gains = np.zeros((H, V))  # there are fewer if D < V
-  gains[:, : s.shape[1]] = s**2
-  return gains, directions
+  ends = [(0, 0), (0, V - s.shape[1])]  # there are fewer if D < V
+  return np.pad(s**2, ends), np.pad(directions, [*ends, (0, 0)])
 
 
 @cp.one_thread
@@ -49,9 +48,7 @@ def low_rank(mha: Mha, moments: Moments, widths: Sequence[int]) -> Mha:
   """
   H, V, D = mha.out.shape
   _, directions = spectrum(mha, moments)
-  z = np.zeros_like(mha.out)
-  for h, width in enumerate(widths):
-    z[h, :width] = directions[h, :width]
+  z = np.where(_kept(widths, V)[..., None], directions, 0)
   x = mha.out @ z.swapaxes(1, 2)  # [H, V, V]
   mean, cov = _mixed(mha, moments)
   big, out, z = linalg.block_diag(*x), mha.out.reshape(-1, D), z.reshape(-1, D)
@@ -68,20 +65,22 @@ def low_rank(mha: Mha, moments: Moments, widths: Sequence[int]) -> Mha:
 
 def packed(tree: dict, widths: Sequence[int]) -> dict:
   """Makes the tree of a layer with value_dims of one with zeros beyond them."""
-  ends = [slice(width) for width in widths]
-  join = lambda x: np.concatenate([x[h, end] for h, end in enumerate(ends)])
-  value = {
-    name: np.moveaxis(join(np.moveaxis(x, (-2, -1), (0, 1))), 0, -1)
-    for name, x in tree['value'].items()
-  }
-  out = tree['out'] | dict(kernel=join(tree['out']['kernel']))
-  return tree | dict(value=value, out=out)
+  kernel = tree['out']['kernel']
+  kept = _kept(widths, kernel.shape[1])
+  value = {name: x[..., kept] for name, x in tree['value'].items()}
+  return tree | dict(value=value, out=tree['out'] | dict(kernel=kernel[kept]))
+
+
+def _kept(widths, V):
+  """Tells which columns lie within the widths, bool [H, V]."""
+  return np.arange(V) < np.array(widths)[:, None]
 
 
 def _mixed(mha, moments):
   """Returns mean [H V] and covariance [H V, H V] of o, without Wv's bias.
 
-  Of unknown inputs each head sees one token, another than those of the others.
+  Where the inputs are unknown, each head is taken to read a single token, and
+  no two heads the same one.
   """
   if moments.o_cov is not None:
     return moments.o_mean - mha.value_bias.reshape(-1), moments.o_cov

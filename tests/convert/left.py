@@ -32,6 +32,8 @@ FIELDS = dict(
   gqa=dict(name='gqa', kv_heads=1),
   mhe_mul=dict(name='mhe_mul', offset=0.5),
   mla=dict(name='mla', latent_dim=5),
+  collab_values=dict(name='collab', shared_dim=7),
+  mha_values=dict(name='mha'),
 )
 # Every family; those that write projections differently with every variant.
 OF_COLLAB = str.split(
@@ -45,6 +47,9 @@ OF_COLLAB = str.split(
 OF_ALL = 'bert_Model', 'gpt2_LMHeadModel', 'marian_MTModel'
 CASES = [(case, 'collab') for case in OF_COLLAB]
 CASES += [(case, name) for case in OF_ALL for name in FIELDS]
+# Those whose output projections are elsewhere.
+OF_VALUES = 'albert_Model', 'distilbert_Model', 'vit_Model'
+CASES += [(case, 'mha_values') for case in OF_VALUES]
 CASES += [('bert_Model', 'layers'), ('marian_Model', 'layers')]
 
 
@@ -59,6 +64,10 @@ def converted(case, name):
       fields = dict(name='collab', shared_dim=widths)
     heads = old.model[place.field]['num_heads']
     model[place.field] = dict(fields, num_heads=heads)
+    if name.endswith('_values'):  # the second layer's are as they were
+      widths = [(1 + i + n, 0, 5)[:heads] for n in range(place.layers)]
+      widths[1:2] = [None] * len(widths[1:2])
+      model[place.field]['value_dims'] = tuple(widths)
   rng, known = np.random.default_rng(0), tree_table.named(old.params)
   params = {}
   for key, x in tree_table.named(models.shapes(models.build(**model))).items():

@@ -18,8 +18,9 @@ from collab.convert.huggingface.plans import Plan
 CODE = pathlib.Path(__file__).parent / 'remote_code' / 'modeling_collab.py'
 # Fields that config.json has of the layers of a variant.
 FIELDS = dict(
-  collab=('shared_dim', 'bias'),
+  collab=('shared_dim', 'bias', 'value_dims'),
   gqa=('kv_heads',),
+  mha=('value_dims',),
   mhe_mul=(),
   mla=('latent_dim',),
 )
@@ -61,8 +62,9 @@ def translate(
         f'num_heads and the fields of one of {_shown()}.'
       )
     layer = attention.build(**fields)
-    own = {key: getattr(layer, key) for key in FIELDS[name]}
-    layers.append(dict(name=name, num_heads=layer.num_heads) | own)
+    own = {key: getattr(layer, key) for key in ('num_heads', *FIELDS[name])}
+    own = {key: value for key, value in own.items() if value is not None}
+    layers.append(dict(name=name) | own)
     parts, out = _WRITE[name](intercept.get(params, path), layer)
     params = intercept.put(params, path, dict(out=out))
     for part, found in parts.items():
@@ -112,14 +114,14 @@ def _linear(kernel, bias=None):
   return found if bias is None else found | dict(bias=bias.reshape(-1))
 
 
-def _gqa(p, layer):
+def _plain(p, layer):
   parts = {name: _linear(**p[name]) for name in ('query', 'key', 'value')}
   return parts, p['out']
 
 
 def _collab(p, layer):
   """The content bias is further dimensions of the keys, one for each head."""
-  parts, out = _gqa(p, layer)
+  parts, out = _plain(p, layer)
   parts['query']['mixing'] = p['mixing']
   if 'content_bias' in p:
     bias = p['content_bias']['kernel'].T
@@ -129,7 +131,7 @@ def _collab(p, layer):
 
 def _mhe_mul(p, layer):
   """The values' embeddings scale the rows of the output projection."""
-  parts, out = _gqa(p, layer)
+  parts, out = _plain(p, layer)
   q, k, v = (
     layer.offset + p[f'{name}_embedding'] for name in ('query', 'key', 'value')
   )
@@ -145,4 +147,6 @@ def _mla(p, layer):
   return parts, p['out']
 
 
-_WRITE = dict(collab=_collab, gqa=_gqa, mhe_mul=_mhe_mul, mla=_mla)
+_WRITE = dict(
+  collab=_collab, gqa=_plain, mha=_plain, mhe_mul=_mhe_mul, mla=_mla
+)

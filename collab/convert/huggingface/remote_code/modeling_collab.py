@@ -7,6 +7,7 @@ needs torch and transformers alone.
 CollabBertModel is BertModel, and so on for any model. Its attention modules
 mask, cache and project outputs as ever. Their projections of queries, keys and
 values are a variant's, and `Heads.attend` makes heads of what these return.
+With value_dims the output projection has as many inputs as these say.
 config.collab has the name, num_heads and fields of each layer's variant, in the
 order of the modules.
 
@@ -18,9 +19,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 import transformers
 from transformers import conversion_mapping, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.pytorch_utils import Conv1D
 
 IMPLEMENTATION = 'collab'
 # Names that the attention modules of the families give to their projections.
@@ -29,6 +32,7 @@ PROJECTIONS = (
   ('q_lin', 'k_lin', 'v_lin'),
   ('q_proj', 'k_proj', 'v_proj'),
 )
+OUTPUTS = 'c_proj', 'dense', 'o_proj', 'out_lin', 'out_proj'
 
 
 class Mixed(nn.Linear):
@@ -84,30 +88,47 @@ class Fused(nn.Module):
 
 
 class Heads(NamedTuple):
-  """The projections of a layer; a head's queries and keys have width K."""
+  """The projections of a layer; a head's queries and keys have width K.
+
+  Its values have width V, or its own of value_dims.
+  """
 
   K: int
   V: int
   query: nn.Module
   key: nn.Module
   value: nn.Module
+  value_dims: list | None = None
 
   def attend(self, module, q, k, v, mask, **options):
     """Attends with q, k, v [B, width, S, 1], as the modules cut heads of 1."""
     latent = isinstance(self.value, Latent)
     q, k = cut(q, self.K), cut(k, self.K)
-    v = k if latent else cut(v, self.V)
+    if self.value_dims:
+      v = padded(v, self.value_dims)
+    else:
+      v = k if latent else cut(v, self.V)
     k, v = (repeat(x, q.shape[1]) for x in (k, v))
     options['scaling'] = self.V**-0.5
     o, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
     if latent:  # o is [B, T, H, R]
       o = torch.einsum('bthr,hrv->bthv', o, self.value.up)
+    if self.value_dims:
+      heads = [o[:, :, h, :n] for h, n in enumerate(self.value_dims)]
+      o = torch.cat(heads, -1)[:, :, None]
     return o, None
 
 
 def cut(x, width):
   """Cuts [B, G width, S, 1] into G heads [B, G, S, width]."""
   return x.squeeze(-1).unflatten(1, (-1, width)).transpose(2, 3)
+
+
+def padded(x, widths):
+  """Cuts [B, sum of widths, S, 1] into heads [B, H, S, V] that end in zeros."""
+  V = max(widths)
+  heads = x.squeeze(-1).transpose(1, 2).split(widths, -1)
+  return torch.stack([pad(h, (0, V - h.shape[-1])) for h in heads], 1)
 
 
 def repeat(x, H):
@@ -119,16 +140,23 @@ def repeat(x, H):
 # The variants: from D, H, V and fields to Heads -------------------------------
 
 
-def collab(D, H, V, shared_dim, bias):
+def collab(D, H, V, shared_dim, bias, value_dims=None):
   content, shared = bias == 'content', bias == 'shared'
   K = shared_dim + H * content
   query = Mixed(D, H, shared_dim, bias=shared, content=content)
-  return Heads(K, V, query, nn.Linear(D, K, shared), nn.Linear(D, H * V))
+  value = nn.Linear(D, sum(value_dims or [H * V]))
+  return Heads(K, V, query, nn.Linear(D, K, shared), value, value_dims)
 
 
 def gqa(D, H, V, kv_heads):
   key, value = nn.Linear(D, kv_heads * V), nn.Linear(D, kv_heads * V)
   return Heads(V, V, nn.Linear(D, H * V), key, value)
+
+
+def mha(D, H, V, value_dims=None):
+  query, key = nn.Linear(D, H * V), nn.Linear(D, H * V)
+  value = nn.Linear(D, sum(value_dims or [H * V]))
+  return Heads(V, V, query, key, value, value_dims)
 
 
 def mhe_mul(D, H, V):
@@ -142,7 +170,7 @@ def mla(D, H, V, latent_dim):
   return Heads(R, V, Absorbed(D, H, V, R), key, Latent(H, R, V))
 
 
-VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
+VARIANTS = dict(collab=collab, gqa=gqa, mha=mha, mhe_mul=mhe_mul, mla=mla)
 
 
 # The models -------------------------------------------------------------------
@@ -157,9 +185,12 @@ class Collab:
       raise ValueError(f'attn_implementation={got!r}; expected sdpa.')
     config._attn_implementation = IMPLEMENTATION
     super().__init__(config, *args, **kwargs)
-    modules = [x for x in self.modules() if projections(x)]
-    for module, fields in zip(modules, config.collab, strict=True):
+    modules = [(at, x) for at, x in self.named_modules() if projections(x)]
+    for (at, module), fields in zip(modules, config.collab, strict=True):
       replace(module, config.hidden_size, **fields)
+      if widths := fields.get('value_dims'):
+        parent = self.get_submodule(at.rpartition('.')[0])
+        narrow((module, getattr(parent, 'output', None)), sum(widths))
 
 
 def projections(module):
@@ -186,6 +217,18 @@ def replace(module, D, name, num_heads, **fields):
     if hasattr(module, width):  # they cut heads of one, `cut` the variant's
       setattr(module, width, 1)
   module.collab = heads
+
+
+def narrow(owners, width):
+  """Replaces the output projection, which one of the modules has."""
+  owner, name = next(
+    (x, name) for x in owners for name in OUTPUTS if hasattr(x, name)
+  )
+  if isinstance(old := getattr(owner, name), Conv1D):
+    new = Conv1D(old.nf, width)
+  else:
+    new = nn.Linear(width, old.out_features)
+  setattr(owner, name, new)
 
 
 @functools.cache

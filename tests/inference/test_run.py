@@ -75,6 +75,8 @@ def test_a_method_of_another_model(bert):
     run.translate(['one'])
   with pytest.raises(ValueError, match="list of texts, got one: 'one'"):
     run.encode('one')
+  with pytest.raises(ValueError, match='batch_size=0; expected at least 1'):
+    run.encode(['one'], batch_size=0)
 
 
 def test_a_model_without_a_tokenizer():

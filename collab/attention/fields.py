@@ -61,8 +61,8 @@ class Fields(nn.Module):
       has values of its own: collab, mha. A head of width 0 adds nothing. By
       default all are d = qkv_features / H; sqrt(d) divides scores either way.
       Parameters and cache have sum V_h in the place of H V and no padding; the
-      kernels pad values to the widest head. value/kernel is [D, sum V_h], and
-      out/kernel [sum V_h, out_features].
+      kernels, and an elementwise gate, pad to the widest head. value/kernel is
+      [D, sum V_h], and out/kernel [sum V_h, out_features].
   """
 
   num_heads: int

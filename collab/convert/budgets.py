@@ -120,9 +120,9 @@ def choose(
 
   Args:
     kind: 'error', 'parameters' or 'cache' (scalars a token).
-    most: of an error, the maximum of each layer's relative error of scores and
-      of outputs; else the maximum of all layers, as int, or as float a share of
-      what they have.
+    most: of an error, the maximum of what keys cost each layer's scores, and
+      values its outputs, relative to their spread; else the maximum of all
+      layers, as int, or as float a share of what they have.
     parts: the layers.
     params: parameters of the model.
     held: calibration.Calibration of the trials, or None.
@@ -130,11 +130,11 @@ def choose(
   Raises:
     ValueError: the least widths cost more.
   """
-  spectra = [values.spectrum(part.mha, part.moments)[0] for part in parts]
   if kind == 'error':
     keys = rank_search.for_error([part.curve for part in parts], most)
-    ranks = [rank_search.ranks_for_error(gains, most) for gains in spectra]
+    ranks = [values.ranks_for_error(p.mha, p.moments, most) for p in parts]
     return Widths(keys, list(map(_tuple, ranks)), ())
+  spectra = [values.spectrum(part.mha, part.moments)[0] for part in parts]
   if isinstance(most, float):
     now = [
       getattr(part.module, COUNTS[kind])(len(part.mha.query)) for part in parts

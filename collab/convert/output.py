@@ -133,9 +133,9 @@ def _facts(source, new, fields, args, words):
 def _write_run(folder, source, new, facts):
   """Writes run.json, model.json, tokenizer.json, and a checkpoint of step 0."""
   config = ConfigDict(source.config.to_dict())
-  for place in models.ATTENTIONS:
-    if place in new.model:
-      config.model[place] = new.model[place]
+  for field in (*models.ATTENTIONS, 'scan'):
+    if field in new.model:
+      config.model[field] = new.model[field]
   config.init_from = ''
   run = dict(command=facts['command'], versions=facts['versions'])
   atomic.save_json(folder / 'run.json', run | dict(config=config.to_dict()))

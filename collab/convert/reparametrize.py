@@ -277,6 +277,8 @@ def _model_fields(found, name, built):
       each = tuple(fields[key] for fields in here)
       same = len(set(each)) == 1 and not isinstance(first, tuple)
       changed[field][key] = first if same else each
+      if not same:
+        changed['scan'] = False  # which needs layers alike
   return changed
 
 

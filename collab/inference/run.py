@@ -90,11 +90,12 @@ class Run:
       and `length` exceed the model's max_length, or if outputs are not finite.
 
     Raises:
-      ValueError: this is no language model, length < 1, or an argument that
-        `decoding.sample` refuses.
+      ValueError: this is no language model, length or batch_size < 1, or an
+        argument that `decoding.sample` refuses.
     """
     words = self.words('stream', prompts)
     checks.at_least('length', length, 1)
+    checks.at_least('batch_size', batch_size, 1)
     checks.within('seed', seed, *plan.SEEDS)
     decoding.check_within(top_k, top_p)  # whatever the temperature
     ids = [[words.start_id, *x] for x in words.encode_batch(prompts)]
@@ -181,10 +182,11 @@ class Run:
       batch_size: texts at a time.
 
     Raises:
-      ValueError: this is no text encoder, or its files ask for what is not
-        supported.
+      ValueError: this is no text encoder, batch_size < 1, or its files ask for
+        what is not supported.
     """
     words = self.words('texts', texts)
+    checks.at_least('batch_size', batch_size, 1)
     pool = pooling.read(self.files)
     most = min(pool.longest or self.model.longest, self.model.longest)
     if not len(texts):

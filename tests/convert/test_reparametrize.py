@@ -168,22 +168,16 @@ def test_what_a_budget_buys_first():
       np.testing.assert_array_equal(a, b)
 
 
-def test_ranks_for_an_error():
-  gains = np.array([[5.0, 1], [3, 1]])
-  for most, want in ((1, [1, 0]), (0.5, [1, 1]), (0.4, [2, 1]), (0, [2, 2])):
-    np.testing.assert_array_equal(
-      rank_search.ranks_for_error(gains, most), want
-    )
-
-
 def test_a_budget_counts_the_bias_that_is_asked_for():
   model, params, _, _ = given('bert_Model')
+  model = model | dict(scan=True)
   fields, kind = dict(name='collab', sweeps=3), 'parameters'
   for bias, more in (('content', 2 * 36), ('none', 0)):
     least = 2 * (27 + 25 + 12) + more  # a column each, and the output's bias
     own = fields | dict(bias=bias)
     new = reparametrize.convert(model, params, own, budget=(kind, least))
     assert sum(row[kind] for row in new.rows) == least
+    assert not new.model['scan']  # layers differ
     with pytest.raises(ValueError, match=f'least widths .* has {least}'):
       reparametrize.convert(model, params, own, budget=(kind, least - 1))
 

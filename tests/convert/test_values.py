@@ -96,6 +96,36 @@ def test_outputs_narrower_than_a_head():
   close(*(np.einsum('dhv,hve->dhe', x.value, x.out) for x in (new, mha)), 1e-9)
 
 
+def test_ranks_for_an_error_are_the_least():
+  """Of what is left of two heads that nearly cancel each other out."""
+  params = layer(biases=())
+  params['value']['kernel'][:, 1] = params['value']['kernel'][:, 0]
+  params['out']['kernel'][1] = -params['out']['kernel'][0]
+  params['out']['kernel'][2] *= 1e-3
+  mha = read(params)
+  o = mixed(mha)
+  o[:, 1] = o[:, 0] + 0.05 * o[:, 1] @ RNG.normal(size=(K, K))
+  moments = seen(o)
+
+  def error(widths):
+    new = values.low_rank(mha, moments, widths)
+    old = np.einsum('nhv,hvd->nd', o, mha.out)
+    return (lost(mha, new, o).var(0).sum() / old.var(0).sum()) ** 0.5
+
+  gains, _ = values.spectrum(mha, moments)
+  order = np.argsort(-gains, axis=None)
+  for most in (0.1, 0.5, 2.0):
+    widths = values.ranks_for_error(mha, moments, most)
+    n = widths.sum()
+    np.testing.assert_array_equal(
+      widths, np.bincount(order[:n] // K, minlength=H)
+    )
+    assert error(widths) <= most * (1 + 1e-6)
+    if n > 1:
+      assert error(np.bincount(order[: n - 1] // K, minlength=H)) > most
+  assert values.ranks_for_error(mha, moments, 0).tolist() == [K] * H
+
+
 def test_tree_is_that_of_the_layer():
   mha, m = read(layer()), INPUTS['data']
   tree = layers.collab(values.low_rank(mha, m, WIDTHS), m, shared_dim=4)

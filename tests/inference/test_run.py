@@ -75,6 +75,8 @@ def test_a_method_of_another_model(bert):
     run.translate(['one'])
   with pytest.raises(ValueError, match="list of texts, got one: 'one'"):
     run.encode('one')
+  with pytest.raises(ValueError, match='batch_size=0; expected at least 1'):
+    run.encode(['one'], batch_size=0)
 
 
 def test_a_model_without_a_tokenizer():
@@ -108,9 +110,11 @@ def test_attention_maps_of_a_model_in_half_precision(bert):
 
 def test_attention_maps_of_a_shared_layer(tmp_path):
   albert = checkpoints.with_words(tmp_path / 'albert', 'albert_Model')
-  ((_, weights),) = collab.load(albert).attention_maps('one').weights.items()
-  calls = source.read(albert).model['num_layers']
-  assert weights.shape[0] == calls > 1
+  fields = source.read(albert).model | dict(dtype='bfloat16')
+  run = dataclasses.replace(collab.load(albert), model=models.build(**fields))
+  ((_, weights),) = run.attention_maps('one').weights.items()
+  assert weights.dtype == np.float32
+  assert weights.shape[0] == fields['num_layers'] > 1
   assert weights.shape[2:] == (3, 3)
 
 

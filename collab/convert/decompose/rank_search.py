@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses widths of keys and values by the errors of scores and outputs."""
+"""Chooses widths of keys by the errors of scores, and buys directions."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -45,16 +45,6 @@ def for_error(curves: list[Curve], most: float) -> list[int]:
     next(w for w, e in zip(c.widths, c.errors, strict=True) if e <= most)
     for c in curves
   ]
-
-
-def ranks_for_error(gains: np.ndarray, most: float) -> np.ndarray:
-  """Finds the smallest ranks [H] that leave at most `most`^2 of all gains."""
-  order = np.argsort(-gains, axis=None, kind='stable')
-  left = gains.sum() - np.cumsum(gains.reshape(-1)[order])
-  n = np.count_nonzero(left > most**2 * gains.sum()) + 1
-  taken = np.zeros(gains.size, bool)
-  taken[order[:n]] = True
-  return taken.reshape(gains.shape).sum(1)
 
 
 def buy(gains: list, prices: list, budget: float) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ lost of the mean. The new values are Wv_h X_h. A head of rank 0 is pruned.
 Axes: H heads, V value width, D output.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,26 +41,45 @@ def spectrum(mha: Mha, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cp.one_thread
+def ranks_for_error(mha: Mha, moments: Moments, most: float) -> np.ndarray:
+  """Finds ranks [H] of the fewest directions by which outputs lose `most`.
+
+  The error is sqrt(E|new - old|^2 / E|old - mean old|^2) of `low_rank`. It is
+  not what gains leave: the outputs of heads add up, and may cancel out.
+  """
+  gains, _ = spectrum(mha, moments)
+  order = np.argsort(-gains, axis=None, kind='stable')
+  _, cov = _mixed(mha, moments)
+  square = lambda out: np.einsum('nd,nd->', out, cov @ out)
+
+  def ranks(n):
+    heads = order[:n] // gains.shape[1]
+    return np.bincount(heads, minlength=len(gains))
+
+  def fits(n):
+    big, z = _factors(mha, moments, ranks(n))
+    out = mha.out.reshape(z.shape)
+    return square(out - big @ z) <= most**2 * square(out)
+
+  # With all directions nothing is lost, but for rounding.
+  return ranks(1 + bisect.bisect_left(range(1, order.size), True, key=fits))
+
+
+@cp.one_thread
 def low_rank(mha: Mha, moments: Moments, widths: Sequence[int]) -> Mha:
   """Lowers the rank of each head's values to its width.
 
   Returns:
     An Mha whose values have no bias, and are zeros beyond the widths.
   """
-  H, V, D = mha.out.shape
-  _, directions = spectrum(mha, moments)
-  z = np.where(_kept(widths, V)[..., None], directions, 0)
-  x = mha.out @ z.swapaxes(1, 2)  # [H, V, V]
-  mean, cov = _mixed(mha, moments)
-  big, out, z = linalg.block_diag(*x), mha.out.reshape(-1, D), z.reshape(-1, D)
-  seen = big.T @ cov
-  # The change to Z is fitted: where nothing is lost, it is exactly 0.
-  z = z + np.linalg.lstsq(seen @ big, seen @ (out - big @ z), rcond=1e-10)[0]
+  big, z = _factors(mha, moments, widths)
+  mean, _ = _mixed(mha, moments)
+  D, H, V = mha.value.shape
   return mha._replace(
-    value=np.einsum('dhv,hvw->dhw', mha.value, x),
+    value=(mha.value.reshape(D, -1) @ big).reshape(D, H, V),
     value_bias=0 * mha.value_bias,
-    out=z.reshape(H, V, D),
-    bias=mha.bias + mean @ (out - big @ z),
+    out=z.reshape(mha.out.shape),
+    bias=mha.bias + mean @ (mha.out.reshape(z.shape) - big @ z),
   )
 
 
@@ -74,6 +94,20 @@ def packed(tree: dict, widths: Sequence[int]) -> dict:
 def _kept(widths, V):
   """Tells which columns lie within the widths, bool [H, V]."""
   return np.arange(V) < np.array(widths)[:, None]
+
+
+def _factors(mha, moments, widths):
+  """Returns X of all heads, [H V, H V] with blocks, and Z [H V, D]."""
+  _, V, D = mha.out.shape
+  _, directions = spectrum(mha, moments)
+  z = np.where(_kept(widths, V)[..., None], directions, 0)
+  x = mha.out @ z.swapaxes(1, 2)  # [H, V, V]
+  _, cov = _mixed(mha, moments)
+  big, out, z = linalg.block_diag(*x), mha.out.reshape(-1, D), z.reshape(-1, D)
+  seen = big.T @ cov
+  # The change to Z is fitted: where nothing is lost, it is exactly 0.
+  more = np.linalg.lstsq(seen @ big, seen @ (out - big @ z), rcond=1e-10)[0]
+  return big, z + more
 
 
 def _mixed(mha, moments):

@@ -207,9 +207,6 @@ def parse(
     sizes: names of the sizes.
     **others: {kind: words} of this family alone; the first is the default.
 
-  Returns:
-    Words.
-
   Raises:
     ValueError: there is an unknown word, or two of a kind; the message lists
       the legal ones.

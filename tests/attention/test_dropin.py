@@ -107,7 +107,7 @@ def test_fields_have_linens_names_order_and_defaults():
   ours = dataclasses.fields(attention.Attention)
   # The last fields are ours alone.
   alone = str.split('implementation rope qk_norm soft_cap gate window')
-  alone += ['use_out_bias']
+  alone += ['use_out_bias', 'value_dims']
   assert [f.name for f in ours if f.name in alone] == alone
   ours = [f for f in ours if f.name not in alone]
   assert [f.name for f in ours] == [

@@ -247,7 +247,7 @@ def scaling(**fields):
     (
       'mistral_Model',
       dict(sliding_window=10**12),
-      'window=10+; expected at le',
+      'sliding_window is 10+, expected at least 0, b',
     ),
     (
       'gemma3_text_TextModel',

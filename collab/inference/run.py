@@ -182,7 +182,7 @@ class Run:
       batch_size: texts at a time.
 
     Raises:
-      ValueError: this is no text encoder, batch_size < 1, or an unknown pooling.
+      ValueError: this is no text encoder, batch_size < 1, or unknown pooling.
     """
     words = self.words('texts', texts)
     checks.at_least('batch_size', batch_size, 1)

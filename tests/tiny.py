@@ -18,8 +18,12 @@ WORDS = dict(
   en='zero one two three four five six seven eight nine',
   de='null eins zwei drei vier fünf sechs sieben acht neun',
 )
-# Errors, but for what ml_collections does.
-WARNINGS = ('-W', 'error', '-W', 'ignore:the load_module:DeprecationWarning')
+# Errors, but for those of pyproject.toml, and what ml_collections does.
+WARNINGS = (
+  '-Werror',
+  '-Wignore:Error reading persistent compilation cache entry:UserWarning',
+  '-Wignore:the load_module:DeprecationWarning',
+)
 # What makes the sample's config small: 9,000 parameters, 12 steps.
 SMALL = {
   'task.beam': 2,

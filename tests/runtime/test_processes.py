@@ -259,7 +259,7 @@ def loop(n, steps=10**9, failing=-1):
 def script(code, n, words):
   return [
     subprocess.Popen(
-      [sys.executable, '-W', 'error', '-c', code, *words],
+      [sys.executable, *tiny.WARNINGS, '-c', code, *words],
       cwd=pathlib.Path(__file__).parents[2],
       env=os.environ | e | dict(JAX_PLATFORMS='cpu', JAX_ENABLE_X64='1'),
       stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ import pytest
 
 from collab.runtime import checkpoint, tree_table
 from collab.training import sharding
+from tests import tiny
 from tests.few import few
 from tests.training import model
 
@@ -35,7 +36,7 @@ def on_devices(n, *arguments, module='tests.training.model'):
     f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={n}'
   )
   done = subprocess.run(
-    [sys.executable, '-W', 'error', '-m', module, *arguments],
+    [sys.executable, *tiny.WARNINGS, '-m', module, *arguments],
     cwd=pathlib.Path(__file__).parents[2],
     env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,

@@ -62,7 +62,7 @@ def test_two_processes_share_the_rows(one):
   ends = finish(
     [
       subprocess.Popen(
-        [sys.executable, '-W', 'error', '-m', MODULE, '8'],
+        [sys.executable, *tiny.WARNINGS, '-m', MODULE, '8'],
         cwd=tiny.ROOT,
         env=os.environ | e | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
         stdout=subprocess.PIPE,

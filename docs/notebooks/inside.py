@@ -3,7 +3,7 @@
 # # Train a model and look inside
 #
 # A small language model trains for 200 steps on Python's own help, which takes
-# a minute on two cores. Then it writes, and shows what its heads look at and
+# two minutes on one core. Then it writes, and shows what its heads look at and
 # what they have in common.
 
 # %%
@@ -40,18 +40,19 @@ print(*run.generate(['The statement', 'A class'], length=20, seed=1), sep='\n')
 # ## What heads look at
 #
 # A row is a token that looks, a column one that it sees. The model is causal,
-# so there is nothing above the diagonal.
+# so there is nothing above the diagonal. Ġ is a space.
 
 # %%
 maps = run.attention_maps('The function returns a list of the names.')
 name, weights = list(maps.weights.items())[-1]  # [H, T, S]
-figure, axes = plt.subplots(1, len(weights), figsize=(14, 4), sharey=True)
+figure, axes = plt.subplots(
+  1, len(weights), figsize=(14, 4), sharey=True, layout='constrained'
+)
 for h, (axis, weight) in enumerate(zip(axes, weights, strict=True)):
   axis.imshow(weight, cmap='viridis', vmin=0)
   axis.set_xticks(range(len(maps.tokens)), maps.tokens, rotation=90)
   axis.set_yticks(range(len(maps.tokens)), maps.tokens)
   axis.set_title(f'{name}, head {h}', fontsize=8)
-figure.tight_layout()
 
 # %% [markdown]
 # ## What heads have in common

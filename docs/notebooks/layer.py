@@ -61,7 +61,9 @@ for name, fields in VARIANTS.items():
 # are different wishes, and what they cost in quality only training tells.
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+figure, (left, right) = plt.subplots(
+  1, 2, figsize=(9, 3.5), sharey=True, layout='constrained'
+)
 mha = costs['mha']
 for axis, field in (left, 'parameters'), (right, 'forward'):
   share = {k: getattr(x, field) / getattr(mha, field) for k, x in costs.items()}
@@ -70,4 +72,3 @@ for axis, field in (left, 'parameters'), (right, 'forward'):
   axis.margins(x=0.15)
   axis.set_xlabel(f'{field}, share of mha')
 left.invert_yaxis()
-figure.tight_layout()

@@ -3,7 +3,8 @@
 
 A link in a page is the path of a file in the repository, so that it works there
 too. Here it becomes a link within the site. A file that is linked to becomes
-part of the site: a source as a page that shows it, others as they are.
+part of the site: a source as a page that shows it, a notebook (a source whose
+cells begin with # %%) as a page of its cells, others as they are.
 """
 
 import os
@@ -33,6 +34,19 @@ def _uri(path):
   return path.removeprefix('docs/') + ('.md' if is_shown else '')
 
 
+def of_cells(source: str) -> str:
+  """Makes a page of a notebook: what is prose, and blocks of Python."""
+  parts = []
+  for cell in re.split('^# %%', source, flags=re.MULTILINE)[1:]:
+    kind, _, text = cell.partition('\n')
+    text = text.strip()
+    if kind.strip() == '[markdown]':
+      parts.append(re.sub('^# ?', '', text, flags=re.MULTILINE))
+    else:
+      parts.append(f'```python\n{text}\n```')
+  return '\n\n'.join(parts) + '\n'
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
   """Adds the pages outside of docs/, and the files that pages link to."""
   pages = {x for pattern in PAGES for x in ROOT.glob(pattern)}
@@ -45,7 +59,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
       file, uri = ROOT / path, _uri(path)
       if file.is_file() and uri not in files.src_uris:
         if kind := SHOWN.get(file.suffix):
-          text = f'# {path}\n\n~~~~~~{kind}\n{file.read_text()}\n~~~~~~\n'
+          text = file.read_text()
+          if '\n# %%' in text:
+            text = of_cells(text)
+          else:
+            text = f'# {path}\n\n~~~~~~{kind}\n{text}\n~~~~~~\n'
           files.append(File.generated(config, uri, content=text))
         else:
           files.append(File.generated(config, uri, abs_src_path=str(file)))

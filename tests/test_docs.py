@@ -3,7 +3,8 @@
 
 A Python block with a title is a file, and is written. A command is followed as
 far as its arguments go: train.py's config is made with its overrides, and the
-parser of a module gets its words. Nothing trains, but for the slow test.
+parser of a module gets its words. Notebooks run, on small models where they
+can. Nothing trains, but for the slow tests.
 """
 
 import argparse
@@ -14,8 +15,10 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 
 from absl import flags
+from matplotlib import pyplot
 import pytest
 
 from collab import attention, command
@@ -173,6 +176,42 @@ def check_module(module, arguments, monkeypatch):
 
 def test_readme_is_short():
   assert len((tiny.ROOT / 'README.md').read_text('utf-8').split()) <= 900
+
+
+@pytest.fixture
+def notebook(place, monkeypatch):
+  """A function that runs a notebook and returns its variables."""
+
+  def run(name):
+    with pyplot.rc_context({'backend': 'agg'}):
+      names = runpy.run_path(str(tiny.ROOT / 'docs' / 'notebooks' / name))
+    pyplot.close('all')
+    return names
+
+  monkeypatch.setattr(tempfile, 'tempdir', str(place))
+  return run
+
+
+def test_notebook_of_the_layer(notebook):
+  costs = notebook('layer.py')['costs']
+  assert all(x.parameters <= costs['mha'].parameters for x in costs.values())
+
+
+def test_notebook_of_compression(notebook, place, monkeypatch):
+  common = ['the', 'of', 'a', 'is', 'to', 'in', 'and', 'it', 'that', 'be']
+  monkeypatch.setenv('MODEL', str(with_words(place / 'encoder', more=common)))
+  more, less = (x.mean() for x in notebook('compress.py')['cosines'])
+  assert less < more < 1
+
+
+@pytest.mark.slow
+def test_notebook_of_training(notebook, cache, monkeypatch):
+  for name, value in tiny.environ(cache, PYTHONPATH=str(tiny.ROOT)).items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv('XLA_FLAGS', '')  # those of the tests make training slow
+  names = notebook('inside.py')
+  assert len(names['weights']) == 4
+  assert 'the weights on inputs of the text' in names['report'].read_text()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from collab import attention
 from collab.attention import kernels
 from collab.attention.core import Attention
+from collab.attention.projections import Projections
 from tests.attention import variants as V
 from tests.attention.variants import B, D, H, T, close, d, normal
 from tests.few import few
@@ -382,8 +383,9 @@ def test_key_bias_lives_where_keys_are_values():
 @pytest.mark.parametrize('case', V.CASES)
 def test_no_variant_touches_the_core(case):
   """A variant says how inputs become heads; the rest exists once."""
-  core = {n for n, x in vars(Attention).items() if callable(x)} - {'__init__'}
-  core = {n for n in core if n in ('__call__',) or not n.startswith('__')}
+  layers = [vars(Attention), vars(Projections)]
+  core = {n for layer in layers for n, x in layer.items() if callable(x)}
+  core = {n for n in core if n == '__call__' or not n.startswith('__')}
   hooks = {'heads', 'read', 'finish', 'separate_values'}
   flax = {'parent', 'name', 'scope'}
   own = set(vars(type(V.build(case))))

@@ -125,7 +125,8 @@ def test_answers_are_recovered(tokenizer, letters, context, data):
   begin = data.draw(st.integers(0, len(context) - 1))
   end = data.draw(st.integers(begin + 1, len(context)))
   text = context[begin:end]
-  if not text.strip():
+  # A part of any character decodes to U+FFFD, so one is not told from another.
+  if not text.strip() or '\ufffd' in context:
     return
   for rules in (letters, tokenizer):
     cut = windows.cut([question(context, begin, end)], rules, 400, 100, 20)

@@ -127,7 +127,7 @@ def test_translate(words, capsys, data):
   lines = data.draw(LINES)
   with pytest.MonkeyPatch.context() as patch:
     run = model_of('encoder_decoder', words, encoder_layers=1, decoder_layers=1)
-    patched(patch, wmt14, '_decode', *run, words, lines)
+    patched(patch, wmt14.BeamSearch, '__call__', *run, words, lines)
     found = outcome(translate.main, ['--workdir=DIR', *argv])
   check_lines(found, capsys)
 

@@ -286,7 +286,7 @@ def test_a_line_break_of_the_model_is_a_blank(trained, monkeypatch):
     rows = jnp.tile(jnp.array(ids)[None], (len(source), 1))
     return decoding.Decoded(rows, jnp.zeros(len(source)))
 
-  monkeypatch.setattr(wmt14, '_decode', decode)
+  monkeypatch.setattr(wmt14.BeamSearch, '__call__', decode)
   translate = translate_by(*trained)
   assert translate(['one', 'two']) == ['one two  three '] * 2
 

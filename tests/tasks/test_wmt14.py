@@ -282,9 +282,10 @@ def test_a_line_break_of_the_model_is_a_blank(trained, monkeypatch):
   task, *_ = trained
   ids = task.tokenizer.encode('one\ntwo\r\n three\r') + [EOS]
 
-  def decode(model, tokenizer, beam, alpha, params, source, lengths):
-    rows = jnp.tile(jnp.array(ids)[None], (len(source), 1))
-    return decoding.Decoded(rows, jnp.zeros(len(source)))
+  def decode(self, model, params, batch):
+    B = len(batch['tokens'])
+    rows = jnp.tile(jnp.array(ids)[None], (B, 1))
+    return decoding.Decoded(rows, jnp.zeros(B))
 
   monkeypatch.setattr(wmt14.BeamSearch, '__call__', decode)
   translate = translate_by(*trained)

@@ -22,7 +22,7 @@ there was before. --time measures the milliseconds of the rows' models.
 there; they are not made again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import gzip
@@ -198,8 +198,7 @@ def run(
   if books:
     lines = map(str.strip, text_lines.of_path(pathlib.Path(books)))
     domains['books'] = [x for x in lines if len(x) >= PARAGRAPH]
-  every = [(domain, i, METHODS) for domain in domains for i in range(SAMPLES)]
-  for domain, sample, methods in [*every, ('STS-B', 0, REFINED)]:
+  for domain, sample, methods in plan(domains):
     lines = domains[domain]
     order = np.random.default_rng(0).permutation(len(lines))
     chosen = [lines[i] for i in order[sample * rows : (sample + 1) * rows]]
@@ -227,6 +226,12 @@ def run(
         row |= dict(rows=len(chosen)) | sizes(model, params)
         row['fields'] = {x: model[x] for x in CHANGED}
         yield row, scores(got, want, gold)
+
+
+def plan(domains: Iterable[str]) -> list[tuple[str, int, dict]]:
+  """Lists domain, sample and methods of the rows."""
+  every = [(domain, i, METHODS) for domain in domains for i in range(SAMPLES)]
+  return [*every, ('STS-B', 0, REFINED)]
 
 
 def _seen(found, texts):

@@ -63,7 +63,7 @@ class Converted(NamedTuple):
       'error' (relative, of the output), and 'parameters' and 'cache' (scalars
       per token), each also with '_before'.
     curves: a rank_search.Curve per layer if the new attention is collab, else
-      None.
+      None; also None where a budget was divided by trials.
     trials: those of a budget, see budgets.Widths.
   """
 
@@ -141,12 +141,14 @@ def convert(
     raise ValueError(f'refine={refine} needs calibration.')
   wanted = [of_layer(fields, i, len(found)) for i in range(len(found))]
   mhas = [_read(layer, params) for layer in found]
+  by_trial = budget is not None and budget[0] in budgets.COUNTS
   seen, held = calibration, None
-  if budget and budget[0] in budgets.COUNTS:
+  if by_trial:
     seen, held = budgets.held_out(calibration)
   moments = _moments(found, mhas, params, seen)
-  curves = _curves(mhas, moments, wanted) if name == 'collab' else None
-  trials = ()
+  curves, trials = None, ()
+  if name == 'collab' and not by_trial:
+    curves = _curves(mhas, moments, wanted)
   if budget and budget[0] == 'heads':
     heads = budgets.heads(budget[1], mhas, moments)
     wanted = [x | dict(num_heads=n) for x, n in zip(wanted, heads, strict=True)]

@@ -124,12 +124,14 @@ def pruned(mha: Mha, moments: Moments, heads: int) -> Mha:
   kept = np.sort(order[H - heads :])
   widths = np.where(np.isin(range(H), kept), V, 0)
   new = low_rank(mha, moments, widths)
+  query, key, value = (x[:, kept] for x in (new.query, new.key, new.value))
   return new._replace(
-    **{name: getattr(new, name)[:, kept] for name in ('query', 'key', 'value')},
-    **{
-      name: getattr(new, name)[kept]
-      for name in ('query_bias', 'out', 'value_bias')
-    },
+    query=query,
+    key=key,
+    query_bias=new.query_bias[kept],
+    value=value,
+    out=new.out[kept],
+    value_bias=new.value_bias[kept],
   )
 
 

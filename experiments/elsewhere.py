@@ -49,7 +49,7 @@ def fewer_neurons(
   """
   names = [f'layer_{i}' for i in range(model['num_layers'])]
   found = [_moments(seen, params)[name] for name in names]
-  layers = [params['encoder'][name] for name in names]
+  layers = [jax.tree.map(np.asarray, params['encoder'][x]) for x in names]
   costs = []
   for layer, (_, cov, energy) in zip(layers, found, strict=True):
     square = np.square(layer['mlp_out']['kernel']).sum(1)

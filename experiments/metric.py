@@ -81,13 +81,17 @@ def _moments(examples, found):
   return np.stack([*columns, np.ones(len(columns[0]))], 1)
 
 
+def _correlation(sums):
+  """Computes the correlation of x and y from x, y, xx, yy, xy and n."""
+  x, y, xx, yy, xy, n = np.moveaxis(sums, -1, 0)
+  spread = (xx - x * x / n) * (yy - y * y / n)
+  return (xy - x * y / n) / np.sqrt(spread)
+
+
 def _correlations(sums):
-  *columns, n = np.moveaxis(sums, -1, 0)
-  total = 0
-  for x, y, xx, yy, xy in (columns[:5], columns[5:]):
-    spread = (xx - x * x / n) * (yy - y * y / n)
-    total += (xy - x * y / n) / np.sqrt(spread)
-  return 50 * total
+  n = sums[..., -1:]
+  parts = sums[..., :5], sums[..., 5:-1]
+  return 50 * sum(_correlation(np.concatenate([x, n], -1)) for x in parts)
 
 
 def _share(sums):
@@ -127,6 +131,20 @@ TOP1 = Metric(
   digits=2,
 )
 ACCURACY = Metric('accuracy, %', _classes, _share, 'score', 100)
+SPEARMAN = Metric(
+  'Spearman',
+  lambda x, found: _moments(x, found)[:, 5:],
+  _correlation,
+  'spearman',
+  digits=4,
+)
+COSINE = Metric(
+  'cosine',
+  lambda x, found: np.stack([x['cosine'], np.ones(len(x['cosine']))], 1),
+  lambda sums: sums[..., 0] / sums[..., 1],
+  'cosine',
+  digits=4,
+)
 F1_ACCURACY = ACCURACY._replace(
   title='mean of F1 and accuracy, %', score=_f1_accuracy
 )

@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measures what re-parametrisation without fine-tuning does to embeddings.
+r"""Compares compressions of a sentence encoder at equal numbers of parameters.
 
-  python -m experiments.minilm --model=MODEL_DIR --glue=DIR
+  python -m experiments.minilm --model=MODEL_DIR --glue=DIR --books=FILE --save
+  python -m experiments.minilm --model=MODEL_DIR --time --save
 
-MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0); DIR has GLUE's STS-B. Calibration
-uses sentences of its training set. For each key width, the model is converted
-by weights alone and by looking at inputs; "keys and values" get a budget of as
-many parameters, which narrows the values of heads, too. On the dev set two
-things are measured: the mean cosine of the embeddings to the original's, and
-Spearman's correlation of the pairs' cosines with the gold scores. An embedding
-is what `Run.encode` makes by the model's own files: the mean over tokens,
-scaled to length one.
+MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0); DIR has GLUE's STS-B. Nothing is
+trained. All methods get the parameters in attention that `collab` has with one
+of the key widths in WIDTHS, or the nearest number that they can have; those
+that compress other parts save as many. They look at one of three disjoint
+random samples of sentences of STS-B's training set, or of the paragraphs in
+FILE, plain or .gz.
+
+On the dev set two things are measured: the mean cosine of the embeddings to the
+original's, and Spearman's correlation of the pairs' cosines with the gold
+scores. An embedding is what `Run.encode` makes by the model's own files: the
+mean over tokens, scaled to length one. Of the first sample's conversions, the
+seconds of the processor are measured, and how much memory they took more than
+there was before. --time measures the milliseconds of the rows' models.
+
+--save adds rows to experiments/results/minilm.jsonl, which keeps those that are
+there; they are not made again.
 """
 
-from collections.abc import Iterator
-import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+import functools
+import gzip
 import json
+import pathlib
 import tempfile
 import time
 
@@ -23,88 +34,210 @@ import jax
 import numpy as np
 
 import collab
-from collab import command, evaluate, models
-from collab.convert import calibration, reparametrize, source
+from collab import accounting, command, evaluate, models
+from collab.convert import calibration, source
+from collab.convert.decompose import input_statistics
 from collab.data.readers import glue
+from collab.io import atomic, text_lines
 from collab.metrics import labels
-from experiments import results, study
+from experiments import compressions, results, study
+from experiments.compressions import METHODS, REFINED, Given
 
-WIDTHS = 384, 192, 128, 96, 64, 32
+WIDTHS = 96, 32  # shared_dim of `collab`
 RESULTS = study.RESULTS / 'minilm.jsonl'
+SAMPLES = 3
+PARAGRAPH = 80  # letters at least
+SHAPES = (4, 128), (1, 512)  # B, T
+ROUNDS = 15
+CHANGED = 'attention', 'mlp_dim', 'num_layers'
 
 
-def run(folder: str, data: str, rows: int, pairs: int) -> Iterator[dict]:
-  """Yields a row for the original, and one for each key width and method."""
+def run(
+  folder: str, data: str, books: str, rows: int, pairs: int, have: set
+) -> Iterator[tuple[dict, dict]]:
+  """Yields rows that are not in `have`, see `key`, and their examples."""
   found = source.read(folder)
+  original = collab.load(folder)
   parts = glue.local('stsb', data, 'fatal').readers
-  train = [text for x in parts['train']() for text in x.texts]
+  train = sorted({text for x in parts['train']() for text in x.texts})
   dev = list(parts['dev']())[:pairs]
+  texts, gold = [text for x in dev for text in x.texts], [x.label for x in dev]
+  want = original.encode(texts)
+  row = dict(method='original', size=0, texts='', seed=0)
+  if key(row) not in have:
+    yield row | sizes(found.model, found.params), scores(want, want, gold)
+  domains = {'STS-B': train}
+  if books:
+    lines = map(str.strip, text_lines.of_path(pathlib.Path(books)))
+    domains['books'] = [x for x in lines if len(x) >= PARAGRAPH]
+  for domain, sample, methods in plan(domains):
+    lines = domains[domain]
+    order = np.random.default_rng(0).permutation(len(lines))
+    chosen = [lines[i] for i in order[sample * rows : (sample + 1) * rows]]
+    seen, first = _seen(found, chosen), domain == 'STS-B' and not sample
+    if first:  # all methods find this compiled
+      input_statistics.collect(seen.model, found.params, seen.batches)
+    for k in WIDTHS:
+      (size,) = compressions.parameters(
+        found.model, 'collab', 'shared_dim', [k]
+      )
+      given = Given(original, found.model, seen, chosen, int(size))
+      for method, convert in methods.items():
+        row = dict(method=method, size=given.size, texts=domain, seed=sample)
+        if method == 'collab, weights alone' and not first:
+          continue  # it is the same
+        if method == 'a layer dropped' and k == max(WIDTHS):
+          continue  # a layer has more parameters than are saved
+        if key(row) in have:
+          continue
+        pathlib.Path('/proc/self/clear_refs').write_text('5')
+        before, start = memory('VmRSS'), time.process_time()
+        model, params = convert(given)
+        if first:
+          seconds = round(time.process_time() - start, 1)
+          row |= dict(seconds=seconds, more_mib=memory('VmHWM') - before)
+        got = compressions.opened(original, model, params).encode(texts)
+        row |= dict(rows=len(chosen)) | sizes(model, params)
+        row['fields'] = {x: model[x] for x in CHANGED}
+        yield row, scores(got, want, gold)
+
+
+def plan(domains: Iterable[str]) -> list[tuple[str, int, dict]]:
+  """Lists domain, sample and methods of the rows."""
+  every = [(domain, i, METHODS) for domain in domains for i in range(SAMPLES)]
+  return [*every, ('STS-B', 0, REFINED)]
+
+
+def _seen(found, texts):
   with tempfile.NamedTemporaryFile('w', suffix='.txt') as file:
-    file.write('\n'.join(train))
+    file.write('\n'.join(texts))
     file.flush()
-    seen = calibration.read(found, file.name, rows=rows)
-  texts = [text for x in dev for text in x.texts]
-  opened = collab.load(folder)
-  original = opened.encode(texts)
-  gold = [x.label for x in dev]
-  yield dict(key_width=0, way='original', **scores(original, original, gold))
-  for k in WIDTHS:
-    size = 0
-    for way in ('plain', 'data-aware', 'keys and values'):
-      inputs = None if way == 'plain' else seen
-      fields, budget = dict(name='collab', shared_dim=k), None
-      if way == 'keys and values':  # with the parameters of the other methods
-        fields, budget = dict(name='collab'), ('parameters', size)
-      start = time.monotonic()
-      new = reparametrize.convert(
-        found.model, found.params, fields, inputs, budget
-      )
-      seconds = round(time.monotonic() - start, 1)
-      model = models.build(**new.model)
-      converted = dataclasses.replace(opened, model=model, params=new.params)
-      got = converted.encode(texts)
-      size = sum(row['parameters'] for row in new.rows)
-      yield dict(
-        key_width=k,
-        way=way,
-        widths=new.model['attention']['shared_dim'],
-        values=new.model['attention'].get('value_dims'),
-        **scores(got, original, gold),
-        parameters=sum(x.size for x in jax.tree.leaves(new.params)),
-        attention_parameters=size,
-        seconds=seconds,
-      )
+    return calibration.read(found, file.name, rows=len(texts))
 
 
-def scores(got: np.ndarray, original: np.ndarray, gold: list) -> dict:
-  """Computes cosines to the original, and Spearman's correlation."""
-  correlation = labels.correlation_scores(gold, evaluate.cosines(got))
+def key(row: Mapping) -> tuple:
+  """Returns what identifies a row; older rows have no method."""
+  names = 'method', 'size', 'texts', 'seed'
+  return tuple(row.get(name) for name in names)
+
+
+def sizes(model: Mapping, params: Mapping) -> dict:
+  """Counts parameters of the model and of its attention."""
   return dict(
-    cosine=float((got * original).sum(-1).mean()),
-    spearman=correlation['spearman'],
-    sentences=len(got),
+    parameters=sum(x.size for x in jax.tree.leaves(params)),
+    attention_parameters=accounting.attention_parameters(models.build(**model)),
   )
+
+
+def memory(name: str) -> int:
+  """Returns MiB of this process: VmRSS now, VmHWM the most since a reset."""
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  (line,) = (x for x in lines if x.startswith(name))
+  return int(line.split()[1]) // 1024
+
+
+def scores(got: np.ndarray, want: np.ndarray, gold: list) -> dict:
+  """Returns of each pair the cosine to the original, its own, and the gold."""
+  cosine = (got * want).sum(-1).reshape(-1, 2).mean(1)
+  return dict(cosine=cosine, predicted=evaluate.cosines(got), gold=gold)
+
+
+def times(folder: str, rows: list) -> Iterator[dict]:
+  """Yields a row with milliseconds of each model, and of the original's.
+
+  They take turns, and parameters are random.
+  """
+  found = source.read(folder)
+  rng, runs = np.random.default_rng(0), {}
+  every = [row for row in rows if row['seed'] == 0 and row['texts'] != 'books']
+  for row in every:
+    fields = _tuples(row.get('fields', {}))
+    model = models.build(**found.model | fields)
+    shapes = models.shapes(model)
+    draw = lambda x: jax.numpy.float32(rng.normal(0, 0.05, x.shape))
+    params = {'params': jax.tree.map(draw, shapes)}
+    for B, T in SHAPES:
+      batch = models.zeros(model.example(B, T))
+      batch['lengths'] += T
+      f = jax.jit(functools.partial(model.apply, params, batch))
+      runs[row['method'], row['size'], T] = f
+  taken = {name: [] for name in runs}
+  for turn in range(1 + ROUNDS):  # the first one compiles
+    for name, f in runs.items():
+      start = time.perf_counter()
+      jax.block_until_ready(f())
+      if turn:
+        taken[name].append(time.perf_counter() - start)
+  for row in every:
+    new = dict(method=row['method'], size=row['size'], texts='time', seed=0)
+    for _, T in SHAPES:
+      own, first = (
+        np.array(taken[*name, T])
+        for name in ((row['method'], row['size']), ('original', 0))
+      )
+      new[f'ms_{T}'] = round(1e3 * float(np.median(own)), 2)
+      new[f'ratio_{T}'] = round(float(np.median(own / first)), 4)
+    yield new
+
+
+def _tuples(x):
+  if isinstance(x, dict):
+    return {k: _tuples(v) for k, v in x.items()}
+  return tuple(map(_tuples, x)) if isinstance(x, list) else x
+
+
+def save(row: dict, examples: dict | None) -> None:
+  """Adds a row to the results, in place of one of the same key."""
+  if examples:
+    words = [row['method'], row['size'], row['texts'], row['seed']]
+    name = '-'.join(str(x) for x in words if x != '').replace(', ', '-')
+    row['examples'] = f'minilm/{name.replace(" ", "-")}.json.gz'
+    text = json.dumps({k: np.round(x, 4).tolist() for k, x in examples.items()})
+    path = study.RESULTS / row['examples']
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+  rows = [x for x in results.rows(RESULTS) if key(x) != key(row)] + [row]
+  atomic.write_text(RESULTS, ''.join(json.dumps(x) + '\n' for x in rows))
 
 
 def main() -> None:
   parser = command.Parser(__spec__, __doc__)
   add = parser.add_argument
   add('--model', required=True, help='of the checkpoint')
-  add('--glue', required=True, help='folder of STS-B')
+  add('--glue', help='folder of STS-B')
+  add('--books', default='', help='text to look at, too, a paragraph a line')
   add('--rows', type=int, default=1000, help='to look at')
   add('--pairs', type=int, default=1500, help='of the dev set')
+  add('--time', action='store_true', help='the models of the saved rows')
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
-  about = results.about(
-    f'{parser.prog} --model=MODEL_DIR --glue=DIR --rows={args.rows} '
-    f'--pairs={args.pairs}'
-  )
-  lines = []
-  for row in run(args.model, args.glue, args.rows, args.pairs):
+  if bool(args.glue) == args.time:
+    raise ValueError('Expected --glue=DIR or --time.')
+  rows = [row for row in results.rows(RESULTS) if 'method' in row]
+  if args.time:
+    words = f'{parser.prog} --model=MODEL_DIR --time'
+    made = ((row, None) for row in times(args.model, rows))
+  else:
+    words = (
+      f'{parser.prog} --model=MODEL_DIR --glue=DIR --books=FILE '
+      f'--rows={args.rows} --pairs={args.pairs}'
+    )
+    have = set(map(key, rows)) if args.save else set()
+    made = run(args.model, args.glue, args.books, args.rows, args.pairs, have)
+  about = results.about(words)
+  for row, examples in made:
+    if examples:
+      correlation = labels.correlation_scores(
+        examples['gold'], examples['predicted']
+      )
+      row |= dict(
+        cosine=float(np.mean(examples['cosine'])),
+        spearman=correlation['spearman'],
+        pairs=len(examples['gold']),
+      )
     print(json.dumps(row), flush=True)
-    lines.append(json.dumps(about | dict(seed=0) | row) + '\n')
-  if args.save:
-    RESULTS.write_text(''.join(lines))
+    if args.save:
+      save(about | row, examples)
 
 
 if __name__ == '__main__':

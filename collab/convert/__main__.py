@@ -33,7 +33,7 @@ def _amount(text):
   return float(text) if '.' in text else int(text)
 
 
-BUDGETS = dict(error=float, parameters=_amount, cache=_amount)
+BUDGETS = dict(error=float, parameters=_amount, cache=_amount, heads=_amount)
 
 
 def main(argv: list[str]) -> None:
@@ -63,7 +63,8 @@ def _parse(argv):
     __doc__,
     'Fields of the attention: --shared_dim, --bias (collab), --sweeps '
     '(collab, mhe_mul), --kv_heads, --pooling (gqa), --latent_dim (mla), '
-    '--offset (mhe_mul); a list with commas has a value for each layer.',
+    '--offset (mhe_mul), --num_heads, --key_features (mha); a list with commas '
+    'has a value for each layer.',
   )
   add = parser.add_argument
   add('model_dir')
@@ -79,7 +80,9 @@ def _parse(argv):
   add('--rows', type=int, default=1000, help='texts to look at')
   add('--length', type=int, default=128, help='tokens of a text at most')
   add(
-    '--budget', type=_budget, help='error=E; parameters=N or =SHARE; cache=...'
+    '--budget',
+    type=_budget,
+    help='parameters=N or =SHARE; cache=...; heads=... (mha); error=E (collab)',
   )
   add('--refine', type=int, default=0, help='steps of fitting the outputs')
   add('--seed', type=int, default=0, help='of drawing the texts')
@@ -108,7 +111,8 @@ def _budget(text):
     return kind, BUDGETS[kind](value)
   except (KeyError, ValueError) as error:
     raise argparse.ArgumentTypeError(
-      f'{text}; expected error=E, parameters=N or cache=N, N perhaps a share'
+      f'{text}; expected error=E, parameters=N, cache=N or heads=N, N perhaps '
+      'a share'
     ) from error
 
 

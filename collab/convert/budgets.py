@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Divides a budget among keys and values of a model's layers.
+"""Divides a budget among keys and values of a model's layers, or among heads.
 
 Of the values of all heads and layers, the directions that matter most for their
 price are bought first. Errors of scores and of values have no exchange rate, so
 how much of the budget the keys get is found by trial: by what the outputs of
 all layers lose. All layers get the same share of their keys; widths by layer,
 from the errors of their scores, lost more
-(experiments/questions/decompose_with_data.md).
+(experiments/questions/decompose_with_data.md). A budget of heads keeps those
+without which the outputs would lose most.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,33 +28,48 @@ from collab.convert.decompose.mha import Mha
 TRIALS = 5
 HELD_OUT = 5  # each fifth batch is for the trials
 COUNTS = dict(parameters='count', cache='cache_size')  # methods of Attention
+KEYS = dict(collab='shared_dim', mha='key_features')  # the width of keys
+# The attention that each kind of budget is for.
+LEGAL = dict(error=('collab',), heads=('mha',)) | dict.fromkeys(COUNTS, KEYS)
 
 
 class Part(NamedTuple):
-  """A layer that becomes collaborative attention.
+  """A layer that gets narrower keys and values.
 
   Attributes:
     path: of its parameters.
+    name: of the new attention, one of KEYS.
     module: the layer as it is.
     fields: of the new attention, without its widths.
     mha: its parameters.
     moments: moments of its inputs.
-    curve: errors of its scores.
-    want: arguments of layers.collab, without shared_dim.
+    curve: errors of its scores, or None.
+    want: arguments of the conversion, without widths.
   """
 
   path: tuple
+  name: str
   module: Attention
   fields: dict
   mha: Mha
   moments: Moments
-  curve: rank_search.Curve
+  curve: rank_search.Curve | None
   want: dict
 
+  @property
+  def step(self) -> int:
+    """Returns how many columns keys gain at a time: in mha one a head."""
+    return self.mha.query.shape[1] if self.name == 'mha' else 1
+
+  @property
+  def steps(self) -> int:
+    """Returns the number of these in the whole width."""
+    return self.mha.query[0].size // self.step
+
   def count(self, kind: str, key: int, ranks: tuple) -> int:
-    """Counts parameters or cache, with shared_dim and value_dims."""
-    widths = dict(shared_dim=key, value_dims=ranks)
-    layer = attention.build('collab', **self.fields | widths)
+    """Counts parameters or cache, with widths of keys and value_dims."""
+    widths = {KEYS[self.name]: key, 'value_dims': ranks}
+    layer = attention.build(self.name, **self.fields | widths)
     return getattr(layer, COUNTS[kind])(len(self.mha.query))
 
 
@@ -61,7 +77,7 @@ class Widths(NamedTuple):
   """The widths of all layers.
 
   Attributes:
-    keys: shared_dim of each.
+    keys: KEYS of each.
     values: value_dims of each.
     trials: dicts with `keys`, their part of what columns may cost, and
       `disturbance`, see `fit`: its root mean square over the layers.
@@ -79,11 +95,12 @@ def check(kind: str, most: float, name: str, fields: Mapping) -> None:
     kind, most: see `choose`.
     name, fields: of the new attention.
   """
-  checks.one_of('budget', kind, ('error', *COUNTS))
-  if name != 'collab' or 'shared_dim' in fields:
+  checks.one_of('budget', kind, LEGAL)
+  chosen = 'shared_dim', 'num_heads', 'key_features'
+  if name not in LEGAL[kind] or fields.keys() & {*chosen}:
     raise ValueError(
-      f'budget={kind}={most} chooses the shared_dim of collab; give no other '
-      'attention and no shared_dim.'
+      f'budget={kind}={most} chooses the widths of {" or ".join(LEGAL[kind])}; '
+      f'give no other attention, and no {", ".join(chosen)}.'
     )
   if kind == 'error':
     checks.at_least('budget error', most, 0)
@@ -107,6 +124,30 @@ def held_out(
   held = rest[HELD_OUT // 2 :: HELD_OUT]
   del rest[HELD_OUT // 2 :: HELD_OUT]
   return calibration._replace(batches=rest), calibration._replace(batches=held)
+
+
+def heads(most: float, mhas: list[Mha], moments: list[Moments]) -> list[int]:
+  """Chooses the number of heads of each layer.
+
+  Args:
+    most: heads of all layers, as int, or as float a share of them.
+    mhas, moments: of each layer.
+
+  Raises:
+    ValueError: there are fewer heads than layers.
+  """
+  costs = [
+    values.leaving(*layer)[1] / _energy(layer[1])
+    for layer in zip(mhas, moments, strict=True)
+  ]
+  if isinstance(most, float):
+    most = int(most * sum(map(len, costs)))
+  if most < len(costs):
+    raise ValueError(
+      f'budget heads={most}; expected one for each of {len(costs)} layers.'
+    )
+  kept = rank_search.buy(costs, [1] * len(costs), most)
+  return [int(x.sum()) for x in kept]
 
 
 def choose(
@@ -151,10 +192,10 @@ def choose(
 
 
 def _prices(kind, part):
-  """Prices of a layer without columns, of a key's column, and of a value's."""
+  """Prices of a layer without columns, of a key's step, and of a value's."""
   rest = (0,) * (part.fields['num_heads'] - 1)
   one, *more = (
-    part.count(kind, key, (value, *rest))
+    part.count(kind, key * part.step, (value, *rest))
     for key, value in ((1, 1), (2, 1), (1, 2))
   )
   key, value = (x - one for x in more)
@@ -165,19 +206,20 @@ def _search(most, prices, parts, spectra, trial):
   """Returns the Widths of the best trial."""
   rest, key, value = prices
   spend = most - rest.sum()
-  columns = np.array([part.mha.query[0].size for part in parts])
-  all_keys = key @ columns
+  steps = np.array([part.steps for part in parts])
+  size = [part.step for part in parts]
+  all_keys = key @ steps
   all_values = value @ [gains.size for gains in spectra]
   # Relative to the layer's input, as `fit` measures disturbance.
   gains = [
-    gains / (np.trace(part.moments.x_cov) + np.sum(part.moments.x_mean**2))
+    gains / _energy(part.moments)
     for gains, part in zip(spectra, parts, strict=True)
   ]
 
   def buy(share):
-    keys = np.maximum(1, columns * share // all_keys).astype(int)
+    keys = np.maximum(1, steps * share // all_keys).astype(int)
     got = rank_search.buy(gains, value, spend - key @ keys)
-    return _tuple(keys), [_tuple(x.sum(1)) for x in got]
+    return _tuple(keys * size), [_tuple(x.sum(1)) for x in got]
 
   trials = []
 
@@ -211,8 +253,8 @@ def _trial(parts, params, held) -> Callable:
   """
   pairs = {}
   for part in parts:
-    _, H, K = part.mha.query.shape
-    wide = attention.build('collab', **part.fields, shared_dim=H * K)
+    width = {KEYS[part.name]: part.mha.query[0].size}
+    wide = attention.build(part.name, **part.fields | width)
     pairs[part.path] = part.module, wide
   measure = fit.measure(params, pairs, held)
 
@@ -220,10 +262,12 @@ def _trial(parts, params, held) -> Callable:
     new = {}
     for part, key, widths in zip(parts, keys, ranks, strict=True):
       mha = values.low_rank(part.mha, part.moments, widths)
-      want = part.want | dict(shared_dim=key, sweeps=rank_search.SWEEPS)
-      tree = layers.collab(mha, part.moments, **want)
-      fill = functools.partial(_filled, N=pairs[part.path][1].shared_dim)
-      for name in ('query', 'key', 'mixing'):
+      want = part.want | {KEYS[part.name]: key}
+      if part.name == 'collab':
+        want['sweeps'] = rank_search.SWEEPS
+      tree = layers.VARIANTS[part.name](mha, part.moments, **want)
+      fill = functools.partial(_filled, N=part.steps)
+      for name in tree.keys() & {'query', 'key', 'mixing'}:
         tree[name] = jax.tree.map(fill, tree[name])
       new[part.path] = jax.tree.map(np.float32, tree)
     return float(
@@ -231,6 +275,11 @@ def _trial(parts, params, held) -> Callable:
     )
 
   return run
+
+
+def _energy(moments):
+  """Returns the mean square of a layer's inputs, the unit of a disturbance."""
+  return np.trace(moments.x_cov) + np.sum(moments.x_mean**2)
 
 
 def _filled(x, N):

@@ -30,7 +30,8 @@ from collab.convert.decompose.mha import read
 from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
-KEPT = 'num_heads', 'qkv_features', 'out_features'  # carried over
+# Carried over, where the new attention has them.
+KEPT = 'num_heads', 'qkv_features', 'key_features', 'out_features'
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
 PLAIN |= dict(window=None, value_dims=None)
@@ -62,7 +63,7 @@ class Converted(NamedTuple):
       'error' (relative, of the output), and 'parameters' and 'cache' (scalars
       per token), each also with '_before'.
     curves: a rank_search.Curve per layer if the new attention is collab, else
-      None.
+      None; also None where a budget was divided by trials.
     trials: those of a budget, see budgets.Widths.
   """
 
@@ -120,10 +121,10 @@ def convert(
       layers.VARIANTS takes; a tuple gives one value per layer. {} returns the
       model unchanged, and dict(name='mha') alone does so if it has mha.
     calibration: calibration.Calibration to look at, None for weights alone.
-    budget: for collab without shared_dim, chooses the widths of keys and
-      values: ('error', maximum per layer); or ('parameters', maximum) or
-      ('cache', maximum) of all attention layers, as int, or as float, a share
-      of what they have. See `budgets`.
+    budget: chooses widths of keys and values for collab and mha:
+      ('parameters', maximum) or ('cache', maximum) of all attention layers, as
+      int, or as float, a share of what they have; for collab ('error', maximum
+      per layer); or ('heads', maximum) prunes those of mha. See `budgets`.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
@@ -140,17 +141,22 @@ def convert(
     raise ValueError(f'refine={refine} needs calibration.')
   wanted = [of_layer(fields, i, len(found)) for i in range(len(found))]
   mhas = [_read(layer, params) for layer in found]
+  by_trial = budget is not None and budget[0] in budgets.COUNTS
   seen, held = calibration, None
-  if budget and budget[0] != 'error':
+  if by_trial:
     seen, held = budgets.held_out(calibration)
   moments = _moments(found, mhas, params, seen)
-  curves = _curves(mhas, moments, wanted) if name == 'collab' else None
-  trials = ()
-  if budget:  # of collab, see _checked
+  curves, trials = None, ()
+  if name == 'collab' and not by_trial:
+    curves = _curves(mhas, moments, wanted)
+  if budget and budget[0] == 'heads':
+    heads = budgets.heads(budget[1], mhas, moments)
+    wanted = [x | dict(num_heads=n) for x, n in zip(wanted, heads, strict=True)]
+  elif budget:
     wanted, mhas, trials = _within_budget(
-      budget, params, found, mhas, moments, curves, wanted, held
+      budget, params, found, name, mhas, moments, curves, wanted, held
     )
-  built = _attention_fields(found, name, wanted)
+  built = _attention_fields(found, name, mhas, wanted)
   pairs = {
     layer.path: (layer.module, attention.build(name, **fields))
     for layer, fields in zip(found, built, strict=True)
@@ -228,20 +234,24 @@ def _curves(mhas, moments, wanted):
   ]
 
 
-def _within_budget(budget, params, found, mhas, moments, curves, wanted, held):
+def _within_budget(
+  budget, params, found, name, mhas, moments, curves, wanted, held
+):
   """Returns `wanted` with the widths that a budget chooses, Mhas, and trials.
 
   The values of these Mhas have the rank of their widths.
   """
-  built = _attention_fields(found, 'collab', wanted)
+  built = _attention_fields(found, name, mhas, wanted)
+  curves = curves or [None] * len(found)
   parts = [
-    budgets.Part(layer.path, layer.module, *part)
+    budgets.Part(layer.path, name, layer.module, *part)
     for layer, *part in zip(
       found, built, mhas, moments, curves, wanted, strict=True
     )
   ]
   keys, ranks, trials = budgets.choose(*budget, parts, params, held)
-  wanted = [x | dict(shared_dim=k) for x, k in zip(wanted, keys, strict=True)]
+  field = budgets.KEYS[name]
+  wanted = [x | {field: k} for x, k in zip(wanted, keys, strict=True)]
   if all(min(r) == x.out.shape[1] for r, x in zip(ranks, mhas, strict=True)):
     return wanted, mhas, trials  # all values stay as they are
   wanted = [x | dict(value_dims=r) for x, r in zip(wanted, ranks, strict=True)]
@@ -257,13 +267,19 @@ def _converted(name, mha, moments, want):
   return tree if widths is None else values.packed(tree, widths)
 
 
-def _attention_fields(found, name, wanted):
+def _attention_fields(found, name, mhas, wanted):
   """Fields of each new layer; others of `wanted` are the conversion's alone."""
   known = {f.name for f in dataclasses.fields(attention.variants.variant(name))}
-  return [
-    layer.kept | {key: value for key, value in want.items() if key in known}
-    for layer, want in zip(found, wanted, strict=True)
-  ]
+  built = []
+  for layer, mha, want in zip(found, mhas, wanted, strict=True):
+    fields = {k: x for k, x in (layer.kept | want).items() if k in known}
+    if name == 'mha':  # the heads that stay are as wide as they were
+      n = fields['num_heads'] = want.get('num_heads') or layer.module.num_heads
+      fields['qkv_features'] = n * mha.out.shape[1]
+      keys = want.get('key_features') or n * mha.query.shape[2]
+      fields['key_features'] = keys
+    built.append(fields)
+  return built
 
 
 def _model_fields(found, name, built):

@@ -38,6 +38,8 @@ RANGES = {
   **dict.fromkeys(('activation_dropout', 'drop_path'), RATE),
   **dict.fromkeys(('epsilon', 'layer_scale'), (0, math.inf)),
 }
+# Fields of which a tuple has each layer's value.
+PER_LAYER = {field.name for field in dataclasses.fields(BlockConfig)}
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -184,11 +186,13 @@ def _check(fields):
       kind, what = numbers.Real, ''
       if isinstance(end, int):
         kind, what = numbers.Integral, ', an integer'
-      if not isinstance(value, kind) or not least <= value < end:
-        raise ValueError(
-          f'model.{key}={value!r}; expected at least {least}, below '
-          f'{end}{what}.'
-        )
+      by_layer = key in PER_LAYER and isinstance(value, tuple)
+      for x in value if by_layer else (value,):
+        if not isinstance(x, kind) or not least <= x < end:
+          raise ValueError(
+            f'model.{key}={value!r}; expected at least {least}, below '
+            f'{end}{what}.'
+          )
   cap = fields.get('soft_cap')
   real = isinstance(cap, numbers.Real)
   if cap is not None and not (real and 0 < cap < math.inf):

@@ -34,6 +34,7 @@ FIELDS = dict(
   mla=dict(name='mla', latent_dim=5),
   collab_values=dict(name='collab', shared_dim=7),
   mha_values=dict(name='mha'),
+  mha_pruned=dict(name='mha'),
 )
 # Every family; those that write projections differently with every variant.
 OF_COLLAB = str.split(
@@ -49,7 +50,7 @@ CASES = [(case, 'collab') for case in OF_COLLAB]
 CASES += [(case, name) for case in OF_ALL for name in FIELDS]
 # Those whose output projections are elsewhere.
 OF_VALUES = 'albert_Model', 'distilbert_Model', 'vit_Model'
-CASES += [(case, 'mha_values') for case in OF_VALUES]
+CASES += [(x, y) for x in OF_VALUES for y in ('mha_values', 'mha_pruned')]
 CASES += [('bert_Model', 'layers'), ('marian_Model', 'layers')]
 
 
@@ -64,6 +65,10 @@ def converted(case, name):
       fields = dict(name='collab', shared_dim=widths)
     heads = old.model[place.field]['num_heads']
     model[place.field] = dict(fields, num_heads=heads)
+    if name == 'mha_pruned':
+      n = heads - 1
+      widths = dict(qkv_features=n * model['dim'] // heads, key_features=3 * n)
+      model[place.field] |= dict(num_heads=n, **widths)
     if name.endswith('_values'):  # the second layer's are as they were
       widths = [(1 + i + n, 0, 5)[:heads] for n in range(place.layers)]
       widths[1:2] = [None] * len(widths[1:2])

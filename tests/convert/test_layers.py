@@ -25,6 +25,7 @@ FULL = {
   'collab, shared bias': ('collab', dict(shared_dim=H * K, bias='shared')),
   'gqa': ('gqa', dict(kv_heads=H)),
   'gqa, mean': ('gqa', dict(kv_heads=H, pooling='mean')),
+  'mha': ('mha', dict(key_features=H * K)),
   'mla': ('mla', dict(latent_dim=D)),
 }
 SMALL = {
@@ -33,6 +34,7 @@ SMALL = {
   'collab, no bias': ('collab', dict(shared_dim=4, bias='none')),
   'gqa': ('gqa', dict(kv_heads=1)),
   'gqa, mean': ('gqa', dict(kv_heads=1, pooling='mean')),
+  'mha': ('mha', dict(key_features=2 * H)),
   'mhe_mul': ('mhe_mul', {}),
   'mla': ('mla', dict(latent_dim=4)),
 }
@@ -355,7 +357,9 @@ def test_one_head_and_heads_of_width_one(name, fields, heads, width):
   params = layer(heads=heads, width=width)
   fields = dict(fields)
   fields |= dict.fromkeys(fields.keys() & {'kv_heads'}, heads)
-  fields |= dict.fromkeys(fields.keys() & {'shared_dim'}, heads * width)
+  fields |= dict.fromkeys(
+    fields.keys() & {'shared_dim', 'key_features'}, heads * width
+  )
   new = convert(name, params, INPUTS['data'], **fields)
   close(output(name, new, **fields), output('mha', params))
 

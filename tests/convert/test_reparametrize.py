@@ -124,6 +124,39 @@ def test_budgets(kind):
   jax.tree.map(np.testing.assert_array_equal, again.params, new.params)
 
 
+def test_a_budget_of_mha():
+  model, params, batch, _ = given('bert_Model')
+  seen = calibrated(model, batch)
+  new = reparametrize.convert(
+    model, params, dict(name='mha'), seen, ('parameters', 0.7)
+  )
+  whole = sum(row['parameters_before'] for row in new.rows)
+  size = sum(row['parameters'] for row in new.rows)
+  assert 0.7 * whole - 2 * (12 + 12 + 1) < size <= 0.7 * whole
+  widths = new.model['attention']['key_features']
+  assert widths == new.rows[0]['key_features'] < 12
+  apply(new, batch)  # the fields fit the parameters
+
+
+@pytest.mark.parametrize('most', [4, 0.7])
+def test_a_budget_of_heads(most):
+  model, params, batch, _ = given('bert_Model')
+  seen = calibrated(model, batch)
+  new = reparametrize.convert(
+    model, params, dict(name='mha'), seen, ('heads', most)
+  )
+  heads = [row['num_heads'] for row in new.rows]
+  assert sum(heads) == 4
+  for row in new.rows:
+    gone = (3 - row['num_heads']) * (4 * 12 * 4 + 3 * 4)
+    assert row['parameters'] == row['parameters_before'] - gone
+  apply(new, batch)
+  again = reparametrize.convert(
+    model, params, dict(name='mha', num_heads=tuple(heads)), seen
+  )
+  jax.tree.map(np.testing.assert_array_equal, again.params, new.params)
+
+
 def test_a_budget_for_everything():
   model, params, batch, want = given('bert_Model')
   seen = calibrated(model, batch)
@@ -207,6 +240,19 @@ def test_refining_brings_outputs_closer():
     (dict(name='mqa', kv_heads=3), {}, 'mqa: kv_heads=3; expected 1,'),
     (dict(name='mqa'), dict(refine=2), 'refine=2 needs calibration'),
     (dict(name='mqa'), dict(budget=('error', 1)), 'budget=error=1 chooses'),
+    (dict(name='mha'), dict(budget=('error', 1)), 'the widths of collab; give'),
+    (dict(name='mha'), dict(budget=('heads', 1)), 'one for each of 2 layers'),
+    (
+      dict(name='mha', num_heads=2),
+      dict(budget=('cache', 0.5)),
+      'the widths of collab or mha; give no other',
+    ),
+    (dict(name='mha', num_heads=4), {}, 'num_heads=4; expected 1 to 3'),
+    (
+      dict(name='mha', key_features=4),
+      {},
+      'a multiple of num_heads=3',
+    ),
     (
       dict(name='collab'),
       dict(budget=('parameters', 9)),

@@ -139,3 +139,39 @@ def test_tree_is_that_of_the_layer():
     {'params': jax.tree.map(jnp.float32, tree)}, x
   )
   close(run(built, own), run(plain, tree))
+
+
+def test_a_pruned_head_is_its_mean():
+  """Where it tells nothing about others, whose outputs then stay."""
+  mha = read(layer())
+  o = mixed(mha)
+  moments = seen(o + mha.value_bias)
+  own = np.kron(np.eye(H), np.ones((K, K)))
+  moments = moments._replace(o_cov=moments.o_cov * own)
+  new = values.pruned(mha, moments, 2)
+  (gone,) = set(range(H)) - {
+    h for h in range(H) for x in new.query.swapaxes(0, 1)
+    if (x == mha.query[:, h]).all()
+  }  # fmt: skip
+  products = lambda x: np.einsum('dhv,hve->hde', x.value, x.out)
+  close(products(new), np.delete(products(mha), gone, 0), 1e-9)
+  mean = o[:, gone].mean(0) @ mha.out[gone]
+  close(new.bias, mha.bias + mean, 1e-9)
+  assert new.query_bias.shape == (2, K)
+
+
+def test_the_heads_that_cost_least_leave():
+  mha = read(layer(biases=()))
+  o = mixed(mha)
+  o[:, 1] += o[:, 0]
+  moments = seen(o)
+  error = lambda kept: np.square(
+    lost(mha, values.low_rank(mha, moments, np.isin(range(H), kept) * K), o)
+  ).sum(1).mean()  # fmt: skip
+  order, costs = values.leaving(mha, moments)
+  left, before = set(range(H)), 0
+  for h, cost in zip(order[:-1], costs, strict=False):
+    errors = {x: error([*left - {x}]) for x in left}
+    assert h == min(errors, key=errors.get)
+    np.testing.assert_allclose(cost, errors[h] - before, rtol=1e-5)
+    left, before = left - {h}, errors[h]

@@ -16,7 +16,7 @@ import numpy as np
 
 from collab import checks
 from collab.attention.variants.collab import LEGAL
-from collab.convert.decompose import cp
+from collab.convert.decompose import cp, values
 from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
 
@@ -120,6 +120,51 @@ def gqa(
   return new | dict(value=_dense(value), out=_dense(out, bias))
 
 
+def mha(
+  mha: Mha, moments: Moments, *, num_heads: int = 0, key_features: int = 0
+) -> dict:
+  """Prunes heads (see `values.pruned`), and lowers the rank of their scores.
+
+  Of each head that stays, the scores keep as many components as its keys are
+  wide: with G the second moments of queries and keys, the leading ones of
+  Gq^1/2 Gk^1/2. By default, 0, nothing changes.
+  """
+  _, H, K = mha.query.shape
+  if num_heads:
+    checks.within('num_heads', num_heads, 1, H)
+    mha, H = values.pruned(mha, moments, num_heads), num_heads
+  if key_features:
+    width, rest = divmod(key_features, H)
+    if rest or not 1 <= width <= K:
+      raise ValueError(
+        f'key_features={key_features}; expected a multiple of num_heads={H}, '
+        f'at most {H * K}.'
+      )
+    mha = _narrow_keys(mha, moments, width)
+  return dict(
+    query=_dense(mha.query, mha.query_bias),
+    key=_dense(mha.key),
+    value=_dense(mha.value),
+    out=_dense(mha.out, mha.bias),
+  )
+
+
+def _narrow_keys(mha, moments, width):
+  """Returns the Mha with queries and keys [D, H, width]."""
+  gram = np.einsum('dhk,de,ehl->hkl', mha.key, moments.y_within, mha.key)
+  root, inverse = cp.root(gram)
+  of_queries, _ = cp.root(_query_moments(mha, moments))
+  _, s, v = np.linalg.svd(of_queries @ root)
+  v, s = v[:, :width].swapaxes(1, 2), np.sqrt(np.maximum(s, 1e-30))
+  s = s[:, None, :width]  # makes queries and keys equally large
+  x, y = root @ v / s, inverse @ v * s
+  return mha._replace(
+    query=np.einsum('dhk,hkl->dhl', mha.query, x),
+    query_bias=np.einsum('hk,hkl->hl', mha.query_bias, x),
+    key=np.einsum('dhk,hkl->dhl', mha.key, y),
+  )
+
+
 def mhe_mul(
   mha: Mha, moments: Moments, *, offset: float = 1.0, sweeps: int = 100
 ) -> dict:
@@ -177,7 +222,7 @@ def mla(mha: Mha, moments: Moments, *, latent_dim: int) -> dict:
   )
 
 
-VARIANTS = dict(collab=collab, gqa=gqa, mhe_mul=mhe_mul, mla=mla)
+VARIANTS = dict(collab=collab, gqa=gqa, mha=mha, mhe_mul=mhe_mul, mla=mla)
 
 
 def _dense(kernel, bias=None):
@@ -190,8 +235,8 @@ def _same_width(mha):
   K, V = mha.query.shape[2], mha.value.shape[2]
   if K != V:
     raise ValueError(
-      f'Heads have keys of width {K} and values of width {V}; only collab '
-      'takes those.'
+      f'Heads have keys of width {K} and values of width {V}; only collab and '
+      'mha take those.'
     )
 
 

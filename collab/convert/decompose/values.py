@@ -7,7 +7,7 @@ o_h are the values that a query mixes, with covariance C_h. A head keeps the r_h
 directions E_h of its output that vary most, the leading singular vectors of
 C_h^1/2 Wo_h: X_h = Wo_h E_h. The outputs Z of all heads are then fitted
 together, since some heads can make up for what others lose, and b has what is
-lost of the mean. The new values are Wv_h X_h. A head of rank 0 is pruned.
+lost of the mean. The new values are Wv_h X_h. A head of rank 0 adds nothing.
 
 Axes: H heads, V value width, D output.
 """
@@ -80,6 +80,58 @@ def low_rank(mha: Mha, moments: Moments, widths: Sequence[int]) -> Mha:
     value_bias=0 * mha.value_bias,
     out=z.reshape(mha.out.shape),
     bias=mha.bias + mean @ (mha.out.reshape(z.shape) - big @ z),
+  )
+
+
+@cp.one_thread
+def leaving(mha: Mha, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+  """Orders heads by what outputs lose, if they leave one by one.
+
+  The head that costs least leaves next, and the outputs of those that stay are
+  fitted again. With C the covariance of their values and Z their outputs, head
+  h costs |A^-1/2 Z_h|^2, where A is its block of C^-1.
+
+  Returns:
+    Heads in the order in which they leave, [H], and what each costs, made so
+    that none costs less than one before, [H].
+  """
+  H, V, _ = mha.out.shape
+  _, cov = _mixed(mha, moments)
+  cov = cov + (1e-9 * np.trace(cov) / len(cov) + 1e-30) * np.eye(len(cov))
+  cov, z = cov.reshape(H, V, H, V), mha.out
+  left, order, costs = np.arange(H), [], []
+  while len(left):
+    n = len(left)
+    inverse = np.linalg.inv(cov[left][:, :, left].reshape(n * V, -1))
+    inverse = inverse.reshape(n, V, n, V)
+    own = np.linalg.solve(inverse[range(n), :, range(n)], z)
+    cost = np.einsum('hvd,hvd->h', z, own)
+    i = cost.argmin()
+    z = np.delete(z - np.einsum('hvw,wd->hvd', inverse[:, :, i], own[i]), i, 0)
+    order.append(left[i])
+    costs.append(cost[i])
+    left = np.delete(left, i)
+  return np.array(order), np.maximum.accumulate(costs)
+
+
+def pruned(mha: Mha, moments: Moments, heads: int) -> Mha:
+  """Keeps some heads, the last ones to leave; their outputs are fitted again.
+
+  The mean output of those that leave moves into the bias.
+  """
+  H, V, _ = mha.out.shape
+  order, _ = leaving(mha, moments)
+  kept = np.sort(order[H - heads :])
+  widths = np.where(np.isin(range(H), kept), V, 0)
+  new = low_rank(mha, moments, widths)
+  query, key, value = (x[:, kept] for x in (new.query, new.key, new.value))
+  return new._replace(
+    query=query,
+    key=key,
+    query_bias=new.query_bias[kept],
+    value=value,
+    out=new.out[kept],
+    value_bias=new.value_bias[kept],
   )
 
 

@@ -20,7 +20,7 @@ CODE = pathlib.Path(__file__).parent / 'remote_code' / 'modeling_collab.py'
 FIELDS = dict(
   collab=('shared_dim', 'bias', 'value_dims'),
   gqa=('kv_heads',),
-  mha=('value_dims',),
+  mha=('qkv_features', 'key_features', 'value_dims'),
   mhe_mul=(),
   mla=('latent_dim',),
 )
@@ -63,7 +63,7 @@ def translate(
       )
     layer = attention.build(**fields)
     own = {key: getattr(layer, key) for key in ('num_heads', *FIELDS[name])}
-    own = {key: value for key, value in own.items() if value is not None}
+    own = {key: value for key, value in own.items() if value}  # else default
     layers.append(dict(name=name) | own)
     parts, out = _WRITE[name](intercept.get(params, path), layer)
     params = intercept.put(params, path, dict(out=out))

@@ -7,7 +7,8 @@ needs torch and transformers alone.
 CollabBertModel is BertModel, and so on for any model. Its attention modules
 mask, cache and project outputs as ever. Their projections of queries, keys and
 values are a variant's, and `Heads.attend` makes heads of what these return.
-With value_dims the output projection has as many inputs as these say.
+With value_dims, or qkv_features of pruned heads, the output projection has as
+many inputs as these say.
 config.collab has the name, num_heads and fields of each layer's variant, in the
 order of the modules.
 
@@ -153,10 +154,11 @@ def gqa(D, H, V, kv_heads):
   return Heads(V, V, nn.Linear(D, H * V), key, value)
 
 
-def mha(D, H, V, value_dims=None):
-  query, key = nn.Linear(D, H * V), nn.Linear(D, H * V)
+def mha(D, H, V, key_features=0, value_dims=None):
+  N = key_features or H * V
   value = nn.Linear(D, sum(value_dims or [H * V]))
-  return Heads(V, V, query, key, value, value_dims)
+  query, key = nn.Linear(D, N), nn.Linear(D, N)
+  return Heads(N // H, V, query, key, value, value_dims)
 
 
 def mhe_mul(D, H, V):
@@ -188,9 +190,10 @@ class Collab:
     modules = [(at, x) for at, x in self.named_modules() if projections(x)]
     for (at, module), fields in zip(modules, config.collab, strict=True):
       replace(module, config.hidden_size, **fields)
-      if widths := fields.get('value_dims'):
+      width = sum(fields.get('value_dims') or [fields.get('qkv_features', 0)])
+      if width:
         parent = self.get_submodule(at.rpartition('.')[0])
-        narrow((module, getattr(parent, 'output', None)), sum(widths))
+        narrow((module, getattr(parent, 'output', None)), width)
 
 
 def projections(module):
@@ -201,9 +204,9 @@ def projections(module):
   return ()
 
 
-def replace(module, D, name, num_heads, **fields):
+def replace(module, D, name, num_heads, qkv_features=0, **fields):
   """Replaces the projections of an attention module."""
-  V = D // num_heads
+  V = (qkv_features or D) // num_heads
   heads = VARIANTS[name](D, num_heads, V, **fields)
   parts = heads.query, heads.key, heads.value
   names = projections(module)

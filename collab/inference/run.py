@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained or converted model to use: text, translations, embeddings, maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -211,7 +211,7 @@ class Run:
       ValueError: the model does not read text, or has an implementation of
         attention without weights.
     """
-    model, words = self.model, self.words(self.model.READS, [text])
+    model, words = self.model, self.words(self.model.READS, [text, second])
     most, target = model.longest, []
     if model.READS == 'stream':
       ids = [words.start_id, *words.encode(text)][:most]
@@ -250,7 +250,7 @@ class Run:
 
     Raises:
       ValueError: the model is of another kind (see `models.Model.READS`), there
-        is no tokenizer, or `texts` is a single one.
+        is no tokenizer, or `texts` is no list of str.
     """
     if reads != self.model.READS or reads == 'images':
       want = KINDS[reads] if reads != 'images' else 'a model of text'
@@ -263,8 +263,10 @@ class Run:
       )
     if self.tokenizer is None:
       raise ValueError(source.NO_WORDS.format(self.folder))
-    if isinstance(texts, str):
-      raise ValueError(f'Expected a list of texts, got one: {texts!r:.60}.')
+    many = isinstance(texts, Collection) and not isinstance(texts, str | bytes)
+    for text in texts if many else [texts]:
+      if not many or not isinstance(text, str):
+        raise ValueError(f'Expected a list of str, got {text!r:.60}.')
     return self.tokenizer
 
 

@@ -73,8 +73,19 @@ def test_a_method_of_another_model(bert):
     run.generate(['one'])
   with pytest.raises(ValueError, match='a text encoder, expected a translator'):
     run.translate(['one'])
-  with pytest.raises(ValueError, match="list of texts, got one: 'one'"):
-    run.encode('one')
+  for texts, told in (
+    ('one', "'one'"),
+    (b'one', "b'one'"),
+    (None, 'None'),
+    (['one', 2], '2'),
+    (['one', None], 'None'),
+    ([['one', 'two']], r"\['one', 'two'\]"),
+    ((x for x in ['one']), '<generator'),
+  ):
+    with pytest.raises(ValueError, match=f'a list of str, got {told}'):
+      run.encode(texts)
+  with pytest.raises(ValueError, match='a list of str, got 1'):
+    run.attention_maps('one', 1)
   with pytest.raises(ValueError, match='batch_size=0; expected at least 1'):
     run.encode(['one'], batch_size=0)
 

@@ -85,8 +85,8 @@ def read(files: Mapping[str, bytes]) -> Pooling:
   longest = settings.get('max_seq_length')
   if longest is not None:
     json_text.require(settings, SETTINGS, max_seq_length=int)
-    with checks.located(SETTINGS):  # a token, and those before and after it
-      checks.at_least('max_seq_length', longest, 3)
+    with checks.located(SETTINGS):  # as of any row of tokens
+      checks.at_least('max_seq_length', longest, 5)
   return Pooling(
     _mode(_object(files, place), place),
     normalize=len(kinds) == 3,

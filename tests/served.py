@@ -22,6 +22,7 @@ for line in sys.stdin:
   if not os.fork():
     os.chdir(folder)
     sys.argv, code = [module, *argv], 0
+    sys.stdin = io.TextIOWrapper(io.BytesIO())
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
       try:

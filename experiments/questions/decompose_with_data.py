@@ -75,18 +75,17 @@ def table() -> tables.Table:
     )
 
   def draw(figure):
-    for axis, (key, label) in zip(
-      figure.subplots(1, 2),
-      {'cosine': 'cosine to the original', 'spearman': 'Spearman'}.items(),
-      strict=True,
-    ):
+    panels = figure.subplots(1, 2)
+    keys = dict(cosine='cosine to the original', spearman='Spearman')
+    ends = dict(cosine=1, spearman=original)
+    for axis, (key, label) in zip(panels, keys.items(), strict=True):
       for way, line in found.items():
         x = [row['attention_parameters'] / 1e6 for row in line]
         axis.plot(x, [row[key] for row in line], 'o-', label=WAYS[way])
+      axis.axhline(ends[key], color='#888888', lw=1, label='original')
       axis.set(xlabel='million parameters in attention', ylabel=label)
       tables.tidy(axis)
-    axis.axhline(original, color='#888888', lw=1, label='original')
-    axis.legend(loc='lower right')
+    panels[0].legend(loc='lower right', fontsize=9)
 
   title = 'Plain or data-aware, one width or one a layer'
   return tables.Table(title, __doc__, rows, draw)

@@ -74,10 +74,10 @@ def test_classes_of_texts_and_of_pairs(tmp_path):
   found = run.classify(['one two', 'three'], ['four', 'five'], batch_size=1)
   ids = [run.tokenizer.encode(x) for x in ('one two', 'four')]
   bos, eos = run.tokenizer.bos_id, run.tokenizer.eos_id
-  row = dict(tokens=[bos, *ids[0], eos, *ids[1], eos], types=[0] * 4 + [1] * 2)
-  batch = {k: np.int32([x]) for k, x in row.items()} | dict(
-    lengths=np.int32([6])
-  )
+  tokens = [bos, *ids[0], eos, *ids[1], eos]
+  row = dict(tokens=tokens, types=[0] * 4 + [1] * 2)
+  batch = {k: np.int32([x]) for k, x in row.items()}
+  batch['lengths'] = np.int32([6])
   logits = run.model.apply({'params': run.params}, batch)
   np.testing.assert_allclose(found[:1], jax.nn.softmax(logits), atol=1e-6)
   assert found.shape == (2, len(run.meaning.classes))

@@ -101,12 +101,12 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
     ),
     pytest.param(
       ['--config=missing.py'],
-      ['missing.py', 'No such file', 'lm, mlm, squad'],
+      ['missing.py', 'no such config', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
     pytest.param(
       ['--config=missing.py', '--config.seed=1'],
-      ['missing.py', 'No such file', 'lm, mlm, squad'],
+      ['missing.py', 'no such config', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
     pytest.param(

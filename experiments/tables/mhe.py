@@ -85,7 +85,8 @@ def table() -> tables.Table:
       places = [ATTENTIONS.index(name) for name in found]
       values = [100 * _prr(one, found, task) for one in found.values()]
       axis.plot(values, places, 'o')
-      axis.axvline(100, color='#888888', lw=1)
+      axis.axvline(100, color='#888888', lw=1, zorder=0)
+      axis.margins(x=0.15)
       axis.set_title(textwrap.fill(task.ours, 14), fontsize=8)
       tables.label_rows(axis, ATTENTIONS)
     figure.supxlabel('PRR, %', fontsize=10)

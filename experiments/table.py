@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from collab.accounting import family
 from collab.io import atomic
 from experiments import intervals, results, study
 from experiments.metric import Metric
@@ -28,10 +29,6 @@ from experiments.metric import Metric
 NOT_RUN = 'not run'
 MEASURED = dict(metrics=dict, parameters=int, attention_parameters=int)
 MEASURED |= dict(steps=int)
-# C0 to C6 of all figures, of Okabe and Ito: people who confuse colours can
-# tell them apart. The first six are those of accounting.family.KINDS.
-COLOURS = '#3b6fb6', '#D55E00', '#000000', '#009E73', '#CC79A7', '#56B4E9'
-COLOURS += ('#E69F00',)
 STATISTICS = 'std', '95 % from', 'to', 'difference', '95 % of it', 'p'
 
 
@@ -207,7 +204,9 @@ def write(name: str, table: Table, folder: pathlib.Path) -> list:
   figure = Figure(figsize=(9, 4), layout='constrained')
   # Identifies the numbers; a PNG's bytes depend on the library that drew it.
   source = hashlib.sha256(text.encode()).hexdigest()
-  with matplotlib.rc_context({'axes.prop_cycle': cycler(color=COLOURS)}):
+  with matplotlib.rc_context(
+    {'axes.prop_cycle': cycler(color=[*family.COLOURS.values()])}
+  ):
     table.draw(figure)
     figure.savefig(paths[2], dpi=110, metadata={'Source': source})
   return paths

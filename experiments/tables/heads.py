@@ -52,8 +52,8 @@ def table() -> tables.Table:
       axis = axes[column]
       curves = {}
       for name, values in shares.items():
-        colour = f'C{[*family.KINDS].index(family.kind(name))}'
-        (curves[name],) = axis.plot(HEADS, values[:, column], color=colour)
+        style = dict(color=family.colour(name))
+        (curves[name],) = axis.plot(HEADS, values[:, column], **style)
       axis.set(xlabel='heads of 64', title=f"{title}: share of MHA's")
       axis.set_xscale('log', base=2)
       axis.set_yscale('log', base=2)

@@ -61,14 +61,6 @@ NAMES = {
   'mfa_kr, C=128': ('mfa_kr', 2, (-8, 4)),
   'tpa, rank 2': ('tpa', 1, (0, 13)),
 }
-# Of Okabe and Ito, which people who confuse colours can tell apart.
-COLOURS = dict(
-  zip(
-    family.KINDS,
-    ('#0072B2', '#D55E00', '#000000', '#009E73', '#CC79A7', '#56B4E9'),
-    strict=True,
-  )
-)
 
 
 def point(name, fields):
@@ -102,7 +94,9 @@ def draw_matrices(figure):
   """Draws a row of three matrices for each kind, with its variants."""
   rows = figure.subplots(len(family.KINDS), 3)
   for axes, (kind, found) in zip(rows, matrices().items(), strict=True):
-    colours = LinearSegmentedColormap.from_list('', ['white', COLOURS[kind]])
+    colours = LinearSegmentedColormap.from_list(
+      '', ['white', family.COLOURS[kind]]
+    )
     for axis, matrix in zip(axes, found, strict=True):
       axis.imshow(matrix, colours, vmin=0, vmax=1)
       axis.set(xticks=[], yticks=[])
@@ -123,11 +117,10 @@ def draw_costs(figure):
     for name, curve in CURVES.items()
   }
   for name, points in found.items():
-    colour = COLOURS[family.kind(name)]
-    style = dict(color=colour, marker='o', ms=3, lw=1, alpha=0.5)
+    style = dict(color=family.colour(name), marker='o', ms=3, lw=1, alpha=0.5)
     axis.plot(*zip(*points, strict=True), **style)
   for label, (name, i, place) in NAMES.items():
-    colour = COLOURS[family.kind(name)]
+    colour = family.colour(name)
     size = 11 if name == 'mhe_add' else 7  # it lies under mhe_mul
     axis.plot(*found[name][i], 'o', color=colour, ms=size)
     axis.annotate(
@@ -141,7 +134,7 @@ def draw_costs(figure):
       fontsize=9,
     )
   words = r'$2 D^2 + D \times$ cache'  # of gqa, skv, gta and tpa alike
-  axis.text(500, 0.605, words, color=COLOURS['block'], fontsize=8)
+  axis.text(500, 0.605, words, color=family.COLOURS['block'], fontsize=8)
   axis.set_xscale('log', base=2)
   axis.set(
     xlim=(48, 2400),

@@ -10,6 +10,7 @@ collab list variants                  # one kind of it
 collab describe configs/lm.py:small   # the fields of a config, explained
 """
 
+import itertools
 import os
 import re
 import runpy
@@ -31,6 +32,7 @@ COMMANDS = dict(
 OURS = dict(
   list=f'Lists {", ".join(catalog.KINDS)}.',
   describe='Lists the fields of a config with their values and meanings.',
+  completion='Completes names in bash by eval "$(collab completion)".',
 )
 
 
@@ -49,6 +51,8 @@ def main() -> None:
         print(catalog.describe(config))
       case ['describe', *others]:
         raise ValueError(f'describe CONFIG takes one, got {len(others)}.')
+      case ['completion']:
+        print(_completion())
       case [command, *rest]:
         checks.one_of('COMMAND', command, [*COMMANDS, *OURS])
         _run(command, rest)
@@ -86,6 +90,14 @@ def _source(module):
     for end in ('/__main__.py', '.py')
   ]
   return next(filter(os.path.isfile, paths), None)
+
+
+def _completion():
+  """Makes the line of bash that completes commands, configs and names."""
+  found = {kind: [*catalog.listed(kind)] for kind in catalog.KINDS}
+  found['configs'] = [f'configs/{name}.py' for name in found['configs']]
+  words = [*COMMANDS, *OURS, *found, *itertools.chain(*found.values())]
+  return f"complete -o default -W '{' '.join(dict.fromkeys(words))}' collab"
 
 
 def _listed(kind):

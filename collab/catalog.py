@@ -67,16 +67,21 @@ def describe(config: str) -> str:
     ValueError: the file does not exist, or fails.
   """
   file, _, words = config.partition(':')
-  path = pathlib.Path(file)
-  if not path.is_file():
-    names = ', '.join(listed('configs'))
-    raise ValueError(f'{file}: no such config; configs/ has {names}.')
+  path = config_file(file)
   with checks.located(f'{config} fails', Exception):
     module = runpy.run_path(file)
     fields = dict(flat(module['get_config'](words)))
   known = comments(path)
   shown = {f'{k} = {x!r}': meaning(k, known) for k, x in fields.items()}
   return f'{module["__doc__"] or ""}\n{table(shown)}'
+
+
+def config_file(path: str | pathlib.Path) -> pathlib.Path:
+  """Returns the path of a config; a ValueError lists ours if it is no file."""
+  if not pathlib.Path(path).is_file():
+    names = ', '.join(listed('configs'))
+    raise ValueError(f'{path}: no such config; configs/ has {names}.')
+  return pathlib.Path(path)
 
 
 def flat(config: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:

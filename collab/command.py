@@ -158,6 +158,12 @@ def _parse(check_file, argv):
       values.config = override(values.workdir, rest)
       return rest[:1]
     return values(rest)
+  except flags.IllegalFlagValueError as e:
+    if group := re.match(r'flag --(config\.\S+)=.* as a ConfigDict', str(e)):
+      raise ValueError(
+        f'--{group[1]} is a group of fields; give --{group[1]}.FIELD=VALUE.'
+      ) from e
+    raise
   except OSError:  # the config is missing, or opens a missing file
     check_file(config_flags.get_config_filename(values['config']))
     raise

@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
   args = vars(parser.parse_args(argv))
   workdir, prompt = args.pop('workdir'), args.pop('prompt')
   run = collab.load(workdir, sharding.make_mesh(args.pop('fsdp')))
+  run.words('stream')  # refuses another model before it waits for input
   with checks.located('--prompt is not UTF-8'):
     (prompt or '').encode()
   prompts = [prompt.strip()] if prompt is not None else command.stdin_lines()

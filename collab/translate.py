@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
   )
   args = parser.parse_args(argv)
   run = collab.load(args.workdir, sharding.make_mesh(args.fsdp))
+  run.words('pairs')  # refuses another model before it waits for input
   lines = list(command.stdin_lines())
   found = run.translate(lines, beam=args.beam, alpha=args.alpha)
   command.print_lines('translate', found)

@@ -9,7 +9,6 @@ papers.
 
 from collections.abc import Callable, Iterable
 import dataclasses
-import pathlib
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -85,13 +84,8 @@ BOOL = dict(true=True, false=False)
 
 def check(config: str) -> None:
   """Raises a ValueError that lists our configs if the file does not exist."""
-  path = config.partition(':')[0]
-  if not pathlib.Path(path).is_file():
-    names = ', '.join(catalog.listed('configs'))
-    raise ValueError(
-      f'--config={path}: No such file; configs/ has {names}: train.py --help '
-      'has a line on each.'
-    )
+  with checks.located('--config'):
+    catalog.config_file(config.partition(':')[0])
 
 
 def overview() -> str:

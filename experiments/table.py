@@ -15,10 +15,13 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
+from cycler import cycler
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from collab.accounting import family
 from collab.io import atomic
 from experiments import intervals, results, study
 from experiments.metric import Metric
@@ -199,10 +202,13 @@ def write(name: str, table: Table, folder: pathlib.Path) -> list:
   atomic.write_text(paths[0], '\n\n'.join([*head, markdown(table.rows)]) + '\n')
   atomic.write_text(paths[1], text)
   figure = Figure(figsize=(9, 4), layout='constrained')
-  table.draw(figure)
   # Identifies the numbers; a PNG's bytes depend on the library that drew it.
   source = hashlib.sha256(text.encode()).hexdigest()
-  figure.savefig(paths[2], dpi=110, metadata={'Source': source})
+  with matplotlib.rc_context(
+    {'axes.prop_cycle': cycler(color=[*family.COLOURS.values()])}
+  ):
+    table.draw(figure)
+    figure.savefig(paths[2], dpi=110, metadata={'Source': source})
   return paths
 
 
@@ -227,7 +233,7 @@ def bars(axis: Axes, labels: Sequence, numbers: Mapping) -> None:
     numbers: {label: (value, low, high)} of some of them.
   """
   places = {i: numbers[x] for i, x in enumerate(labels) if x in numbers}
-  points(axis, places, 'x', color='#3b6fb6', capsize=3)
+  points(axis, places, 'x', color='C0', capsize=3)
   label_rows(axis, labels)
 
 
@@ -260,6 +266,31 @@ def tidy(axis: Axes) -> None:
   """Removes half of the frame and draws a grid."""
   axis.spines[['top', 'right']].set_visible(False)
   axis.grid(alpha=0.3)
+
+
+def label_ends(axis: Axes, curves: Mapping) -> None:
+  """Writes names of curves beside their last points, where they do not overlap.
+
+  Curves that end in one place share a label, in the colour of the last.
+
+  Args:
+    axis: with its final scales and limits.
+    curves: {name: Line2D}.
+  """
+  place = axis.transData + axis.transAxes.inverted()
+  ends = {k: place.transform(x.get_xydata()[-1])[1] for k, x in curves.items()}
+  groups = []
+  for name in sorted(ends, key=ends.get):
+    if groups and ends[name] - ends[groups[-1][-1]] < 0.01:
+      groups[-1].append(name)
+    else:
+      groups.append([name])
+  y = -1.0
+  for names in groups:
+    y = max(ends[names[0]], y + 0.06)
+    style = dict(color=curves[names[-1]].get_color(), va='center', fontsize=9)
+    where = dict(xycoords='axes fraction', annotation_clip=False)
+    axis.annotate(', '.join(names), (1.02, y), **where, **style)
 
 
 def legend(axis: Axes, **options: Any) -> None:

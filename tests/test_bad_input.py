@@ -101,12 +101,12 @@ SAMPLE = f'--config={tiny.ROOT}/{tiny.CONFIG}'
     ),
     pytest.param(
       ['--config=missing.py'],
-      ['missing.py', 'No such file', 'lm, mlm, squad'],
+      ['missing.py', 'no such config', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
     pytest.param(
       ['--config=missing.py', '--config.seed=1'],
-      ['missing.py', 'No such file', 'lm, mlm, squad'],
+      ['missing.py', 'no such config', 'lm, mlm, squad'],
       marks=pytest.mark.slow,
     ),
     pytest.param(
@@ -242,7 +242,7 @@ def test_workdir_that_is_not_a_folder(corpus):
     ({'optim.name': 'sgd'}, ["optim.name='sgd'", 'adam, adamw']),
     ({'optim.schedule': 'step'}, ["optim.schedule='step'", 'inverse_sqrt']),
     ({'fsdp': 2}, ['fsdp=2 does not divide the 1 devices', 'legal are 1']),
-    ({'accumulate': 3}, ['3 micro-batches do not divide', '8 rows']),
+    ({'accumulate': 3}, ['accumulate=3', 'a divisor of the 8 rows']),
     ({'model.norm': 'last'}, ["norm='last'", 'post, pre']),
     ({'task.label_smoothing': 1.5}, ['label_smoothing must be', '1.5']),
     ({'skip_nonfinite': -1}, ['skip_nonfinite=-1', 'at least 0']),
@@ -372,7 +372,9 @@ def test_nothing_to_evaluate(corpus, tmp_path):
 def test_missing_folder(corpus, tmp_path):
   where = corpus / 'not'
   layouts = ('train.en and train.de', 'val.*', 'train.tsv', '.gz', 'data.files')
-  check_refused(tiny.config(where), tmp_path, f'{where} is not a', *layouts)
+  check_refused(
+    tiny.config(where), tmp_path, f'{where} does not exist', *layouts
+  )
 
 
 @pytest.mark.parametrize(

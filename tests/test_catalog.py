@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is listed is all there is, and each field of a config has a meaning."""
 
+import re
+import subprocess
 import sys
 
 import pytest
@@ -87,6 +89,25 @@ def test_description(monkeypatch, capsys, tmp_path):
   given = fields['  model.attention.num_heads'].split(maxsplit=1)
   assert given == ['3', 'number of heads']
   assert len(fields) == len(list(catalog.flat(get('wmt14', 'mhe_mul'))))
+
+
+def test_completion_in_bash(monkeypatch, capsys, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  line = said(['completion'], monkeypatch, capsys)
+  names = re.search("-W ('.*')", line)[1]
+  for start, want in (
+    ('tr', ['train', 'translate']),
+    ('mhe', ['mhe_add', 'mhe_mul', 'mhe']),
+    ('configs/lm', ['configs/lm.py']),
+  ):
+    # Bash breaks words at = and :, so also in --config=configs/lm.py:mhe_add.
+    command = f'{line}complete -p collab; compgen -W {names} {start}'
+    done = subprocess.run(
+      ['bash', '-c', command], capture_output=True, text=True, check=True
+    )
+    first, *found = done.stdout.splitlines()
+    assert first == line.strip()
+    assert found == want
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_home_in_training(tmp_path, arguments, variables, workdir):
     **variables,
   )
   assert code == 1
-  assert err.startswith(f'train.py: data.path: {tmp_path}/nowhere is not a ')
+  assert err.startswith(f'train.py: data.path: {tmp_path}/nowhere does ')
   assert (tmp_path / workdir).is_dir()
   assert not (tmp_path / '~').exists()
 

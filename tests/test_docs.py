@@ -106,6 +106,8 @@ def write_models(place):
   write_run(place / 'runs' / 'lm-sample-s0')
   with_words(place / 'all-MiniLM-L6-v2')
   marian(place / 'opus-mt-en-de')
+  case = 'bert_ForSequenceClassification'
+  with_words(place / 'runs' / 'classify-reviews', case)
 
 
 def check(environ, words, monkeypatch):

@@ -34,7 +34,7 @@ import sys
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from collab import accounting, attention, checks, command, models
+from collab import accounting, attention, catalog, checks, command, models
 from collab.accounting import family, layer, plots
 from collab.io import atomic
 
@@ -76,9 +76,7 @@ def variants(
   Raises:
     ValueError: the config does not exist, or raises an error.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'There is no config {path}.')
+  path = catalog.config_file(path)
   thick = path.with_stem(path.stem.split('_')[0])
   given = argument.split(',')
   base = _config(path, given)

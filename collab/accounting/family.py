@@ -24,11 +24,25 @@ KINDS = {
   # Multiples of the identity, by numbers that depend on s.
   'per key': ('tpa',),
 }
+# For all pictures. Of Okabe and Ito: people who confuse colours can tell them
+# apart. So there is one for each kind, and none for each of 15 variants.
+COLOURS = dict(
+  zip(
+    KINDS,
+    ('#3b6fb6', '#D55E00', '#000000', '#009E73', '#CC79A7', '#56B4E9'),
+    strict=True,
+  )
+)
 
 
 def kind(name: str) -> str:
   """Returns the kind of a variant's A_h; '' if it is not of this package."""
   return next((kind for kind, names in KINDS.items() if name in names), '')
+
+
+def colour(name: str) -> str:
+  """Returns the colour of a variant's kind; orange if it has none."""
+  return COLOURS.get(kind(name), '#E69F00')
 
 
 def ordered(names: Iterable[str]) -> list[str]:

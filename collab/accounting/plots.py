@@ -4,14 +4,12 @@
 from collections.abc import Mapping
 import pathlib
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 import numpy as np
 
 from collab import attention, models
-from collab.accounting import layer
+from collab.accounting import family, layer
 
-COLOURS = colormaps['tab20'].colors[::2] + colormaps['tab20'].colors[1::2]
 MARKERS = 'osD^v<>PX*phdH8+x1234'
 # Fields of variants that are shares of D, or of the number of heads.
 SHARES = 'shared_dim', 'query_dim', 'latent_dim', 'key_features', 'kv_heads'
@@ -52,8 +50,9 @@ def draw(
 def _shares(axes, x, curves):
   """Draws each curve divided by the first one.
 
-  Coinciding curves all remain visible: later ones are thinner, with smaller
-  markers at other places.
+  Kinds of the family have colours, and variants have markers. Coinciding curves
+  all remain visible: later ones are thinner, with smaller markers at other
+  places.
   """
   base, n = next(iter(curves.values())), len(curves)
   for i, (name, curve) in enumerate(curves.items()):
@@ -62,7 +61,7 @@ def _shares(axes, x, curves):
       x,
       share,
       label=name,
-      color=COLOURS[i % len(COLOURS)],
+      color=family.colour(name),
       marker=MARKERS[i % len(MARKERS)],
       markevery=(i / n / len(x), 0.34),
       markersize=8 - 4 * i / n,

@@ -83,6 +83,10 @@ class SentencePieces:
     """Returns the names of ids in the vocabulary."""
     return [self._names[int(i)] for i in ids]
 
+  def spelled(self, ids: Iterable[int]) -> list[str]:
+    """Returns the text of each id alone; special ones have their names."""
+    return [piece.replace('▁', ' ') for piece in self.pieces(ids)]
+
   def _encode(self, rules, text):
     code = _LANGUAGE.match(text)
     first = [code[0]] if code else []

@@ -6,6 +6,7 @@ has the same ids at the beginning of a sentence as within it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
 import hashlib
 from itertools import islice
 import json
@@ -139,6 +140,11 @@ class Tokenizer:
   def pieces(self, ids: Iterable[int]) -> list[str]:
     """Returns the names of ids in the vocabulary."""
     return [self._rules.id_to_token(int(i)) for i in ids]
+
+  def spelled(self, ids: Iterable[int]) -> list[str]:
+    """Returns the text of each id alone; special ones have their names."""
+    decode = functools.partial(self._rules.decode, skip_special_tokens=False)
+    return [decode([int(i)]) for i in ids]
 
 
 def each(encode: Callable, texts: Iterable[str]) -> Iterator:

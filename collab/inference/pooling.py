@@ -82,12 +82,15 @@ def read(files: Mapping[str, bytes]) -> Pooling:
     )
   if place not in files:
     raise ValueError(f'{place} is missing, which {MODULES} lists.')
-  if settings.get('max_seq_length') is not None:
+  longest = settings.get('max_seq_length')
+  if longest is not None:
     json_text.require(settings, SETTINGS, max_seq_length=int)
+    with checks.located(SETTINGS):  # as of any row of tokens
+      checks.at_least('max_seq_length', longest, 5)
   return Pooling(
     _mode(_object(files, place), place),
     normalize=len(kinds) == 3,
-    longest=settings.get('max_seq_length') or 0,
+    longest=longest or 0,
     lower=bool(settings.get('do_lower_case')),
   )
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained or converted model to use: text, translations, embeddings, maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -185,18 +186,59 @@ class Run:
       ValueError: this is no text encoder, batch_size < 1, or unknown pooling.
     """
     words = self.words('texts', texts)
-    checks.at_least('batch_size', batch_size, 1)
     pool = pooling.read(self.files)
     most = min(pool.longest or self.model.longest, self.model.longest)
-    if not len(texts):
-      return np.zeros((0, self.model.dim), np.float32)
     texts = [text.strip() for text in texts]
     if pool.lower:
       texts = [text.lower() for text in texts]
     encoded = examples.encode([(text,) for text in texts], words, most)
-    every = np.arange(len(encoded))
-    size = min(batch_size, len(encoded))
-    return self.compute(tasks.Pass.by_length(pool, encoded, every, size, most))
+    return self._rows(pool, encoded, most, batch_size, self.model.dim)
+
+  def classify(
+    self,
+    texts: Sequence[str],
+    second: Sequence[str] = (),
+    *,
+    batch_size: int = 64,
+  ) -> np.ndarray:
+    """Computes the probabilities of the classes of texts, float32 [N, C].
+
+    They are in the order of `meaning.classes`. A regression has its number
+    instead, C = 1. What is too long is cut.
+
+    Args:
+      texts: list of str.
+      second: the second texts of pairs, as many; none by default.
+      batch_size: texts at a time.
+
+    Raises:
+      ValueError: this is no text encoder with a head that classifies, the
+        numbers of texts differ, or batch_size < 1.
+    """
+    words, model = self.words('texts', [*texts, *second]), self.model
+    if model.head != 'classify':
+      raise ValueError(
+        f"{self.folder} has head={model.head!r}, expected 'classify'."
+      )
+    if len(second) not in (0, len(texts)):
+      raise ValueError(
+        f'{len(texts)} texts, but {len(second)} second ones; expected as many.'
+      )
+    pairs = zip(texts, second, strict=True) if len(second) else zip(texts)
+    encoded = examples.encode(pairs, words, model.longest)
+    return self._rows(
+      _probabilities, encoded, model.longest, batch_size, model.outputs
+    )
+
+  def _rows(self, rows, encoded, most, batch_size, width):
+    """Computes an array [N, width] of encoded texts; see `Pass.by_length`."""
+    checks.at_least('batch_size', batch_size, 1)
+    if not (n := len(encoded)):
+      return np.zeros((0, width), np.float32)
+    size = min(batch_size, n)
+    return self.compute(
+      tasks.Pass.by_length(rows, encoded, np.arange(n), size, most)
+    )
 
   def attention_maps(
     self, text: str, second: str = ''
@@ -211,7 +253,7 @@ class Run:
       ValueError: the model does not read text, or has an implementation of
         attention without weights.
     """
-    model, words = self.model, self.words(self.model.READS, [text])
+    model, words = self.model, self.words(self.model.READS, [text, second])
     most, target = model.longest, []
     if model.READS == 'stream':
       ids = [words.start_id, *words.encode(text)][:most]
@@ -250,7 +292,7 @@ class Run:
 
     Raises:
       ValueError: the model is of another kind (see `models.Model.READS`), there
-        is no tokenizer, or `texts` is a single one.
+        is no tokenizer, or `texts` is no list of str.
     """
     if reads != self.model.READS or reads == 'images':
       want = KINDS[reads] if reads != 'images' else 'a model of text'
@@ -263,9 +305,16 @@ class Run:
       )
     if self.tokenizer is None:
       raise ValueError(source.NO_WORDS.format(self.folder))
-    if isinstance(texts, str):
-      raise ValueError(f'Expected a list of texts, got one: {texts!r:.60}.')
+    many = isinstance(texts, Collection) and not isinstance(texts, str | bytes)
+    for text in texts if many else [texts]:
+      if not many or not isinstance(text, str):
+        raise ValueError(f'Expected a list of str, got {text!r:.60}.')
     return self.tokenizer
+
+
+def _probabilities(model, params, batch):
+  x = model.apply({'params': params}, batch).astype(jnp.float32)
+  return x if model.outputs == 1 else jax.nn.softmax(x)
 
 
 def load(folder: str | pathlib.Path, mesh: Mesh | None = None) -> Run:

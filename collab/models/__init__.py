@@ -42,6 +42,19 @@ RANGES = {
 PER_LAYER = {field.name for field in dataclasses.fields(BlockConfig)}
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+# Fields that leave a model's outputs as they are, or that the names and shapes
+# of its parameters tell; so do all whose name ends in _dim, _dims, _features,
+# _init, _layers, _size or _std.
+TOLD = {
+  *('dropout', 'attention_dropout', 'activation_dropout', 'drop_path'),
+  *('dropout_rate', 'broadcast_dropout', 'deterministic', 'layer_scale'),
+  *('dtype', 'param_dtype', 'precision', 'force_fp32_for_softmax'),
+  *('implementation', 'scan', 'remat', 'decode', 'name', 'parent'),
+  *('dim', 'types', 'max_length', 'patch', 'channels', 'num_heads', 'kv_heads'),
+  *('head_width', 'rank', 'length', 'projected_length', 'outputs', 'head'),
+  *('pooler', 'use_bias', 'use_out_bias', 'output_bias'),
+}
+ENDS = '_dim', '_dims', '_features', '_init', '_layers', '_size', '_std'
 
 
 class Model(Protocol):
@@ -139,6 +152,38 @@ def find(name: str) -> type[nn.Module]:
   if name not in list(MODELS):  # the name may have any type
     raise ValueError(f'No model {name!r}; there are {", ".join(MODELS)}.')
   return MODELS[name]
+
+
+def computation(model: Model) -> dict[str, Any]:
+  """Returns the fields that decide what a model computes from parameters.
+
+  Those of each attention are named by its place: 'decoder attention.rope'. The
+  others are left out, see TOLD.
+  """
+  found = _deciding('model', model)
+  if block := getattr(model, 'block', None):  # one's own model may have none
+    found |= _deciding('model', block)
+  for place in getattr(model, 'attentions', tuple)():
+    key = f'{place.name} attention'
+    layers = [attention.build(**fields) for fields in place.each()]
+    each = [
+      {f'{key}.name': type(layer).__name__} | _deciding(key, layer)
+      for layer in layers
+    ]
+    for name, value in each[0].items():
+      values = tuple(x.get(name) for x in each)
+      found[name] = value if values == (value,) * len(each) else values
+  return found
+
+
+def _deciding(key, of):
+  names = {field.name for field in dataclasses.fields(of)}
+  names -= {*TOLD, *ATTENTIONS, 'block'}
+  return {
+    f'{key}.{name}': getattr(of, name)
+    for name in sorted(names)
+    if not name.endswith(ENDS)
+  }
 
 
 def zeros(shapes: Any) -> Any:

@@ -54,6 +54,7 @@ def check(config: ConfigDict) -> None:
   for name, value in flat.items():
     if name in counts or name.startswith('every.'):
       checks.at_least(name, value, 1)
+  checks.at_least('skip_nonfinite', config.skip_nonfinite, 0)
   checks.one_of('checkpoint.final', c.final, ('last', 'best'))
   written = -(-config.total_steps // every.checkpoint)
   if not 1 <= c.average <= min(written, c.keep):

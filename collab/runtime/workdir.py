@@ -210,8 +210,8 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
   """
   probe.same_run(dict(eval_only=eval_only, config=_values(config)))
   if jax.process_index() == 0:
-    if eval_only:
-      read(workdir)
+    if eval_only and not (buckets.at(workdir) / 'run.json').exists():
+      raise ValueError(f'--eval_only: {workdir} has no run; train one first.')
     claim(config, workdir)
     lease.lock(workdir)
   try:

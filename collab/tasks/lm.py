@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collab import checks, models, tasks
+from collab import models, tasks
 from collab.data import cache, tokenizer_training
 from collab.data.readers import text
 from collab.data.splits import SPLITS
@@ -112,7 +112,10 @@ class LanguageModel(RunningText):
         f'task.documents={self.documents!r}; expected one of {DOCUMENTS}.'
       )
     self._kind, length = self.data.kind, self.data.row_length
-    checks.within('data.eval_stride', self.data.eval_stride, 1, length)
+    if not 1 <= (stride := self.data.eval_stride) <= length:
+      raise ValueError(
+        f'data.eval_stride={stride}; expected 1 to data.row_length={length}.'
+      )
     super().__post_init__()
     n = len(self._streams['train'].tokens)
     if n < length:

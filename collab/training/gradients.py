@@ -82,7 +82,7 @@ def _scanned(f, n):
     B = len(jax.tree.leaves(batch)[0])
     if n < 1 or B % n:
       raise ValueError(
-        f'{n} micro-batches do not divide the {B} rows that a device has.'
+        f'accumulate={n}; expected a divisor of the {B} rows that a device has.'
       )
 
     def cut(x):

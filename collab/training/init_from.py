@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from collab import model_json
+from collab import model_json, models
 from collab.data import tokenizer
 from collab.io import buckets
 from collab.runtime import final_params, tree_table
@@ -19,6 +19,39 @@ from collab.training import logs, sharding
 HEADS = ('head', 'distilled_head')  # belong to a task
 # Parameters with one row for each id.
 ROWS = ('embed/embedding', 'embed/bias', 'head/bias')
+
+
+def check(workdir: str, model: models.Model) -> None:
+  """Refuses a model that computes something else from the same parameters.
+
+  Another kind of model, with which one of one's own may begin, is not compared.
+
+  Args:
+    workdir: workdir of the earlier run; very old ones have no model.json.
+    model: Model that begins with its parameters.
+
+  Raises:
+    ValueError: a field differs that no parameter tells; see
+      `models.computation`.
+  """
+  if not (buckets.at(workdir) / 'model.json').exists():
+    return
+  fields, _ = model_json.read(workdir)
+  earlier = models.build(**fields)
+  if type(earlier) is not type(model):
+    return
+  was, now = map(models.computation, (earlier, model))
+  if wrong := [
+    f'{key} was {was[key]!r}, is {now[key]!r}'
+    for key in sorted(was.keys() & now.keys())
+    if was[key] != now[key]
+  ]:
+    told = ' '.join(tree_table.join_names(wrong, between='; ').split())
+    raise ValueError(
+      f'init_from={workdir}: {told}, so its parameters would compute something '
+      'else. Set the config as it was; if the change is meant, make it in its '
+      'model.json.'
+    )
 
 
 def load(

@@ -70,12 +70,7 @@ def watch(
     steps up to `step`. `skipped` is the number of steps that the run has
     skipped so far. check logs each bad step, and raises FloatingPointError if
     more than `limit` were skipped.
-
-  Raises:
-    ValueError: limit < 0.
   """
-  if limit < 0:
-    raise ValueError(f'skip_nonfinite={limit}; expected at least 0.')
   names = _names(params)
 
   def check(seen, step, skipped):

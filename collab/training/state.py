@@ -56,6 +56,7 @@ def start(
     workdirs.begin(workdir)
     state = jax.jit(init, out_shardings=shardings)(key)
     if config.init_from:
+      init_from.check(config.init_from, model)
       params = init_from.load(
         config.init_from,
         state['params'],

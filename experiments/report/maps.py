@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import entr
-import tokenizers
 
 from collab import models
 from collab.analysis import redundancy
@@ -17,6 +16,7 @@ from collab.convert import source as sources
 from collab.data import examples
 from collab.inference import attention_maps, run
 from collab.models import vit
+from collab.tasks import wmt14
 
 MOST = 20  # maximum tokens of a text, which a page can label
 
@@ -101,7 +101,7 @@ def _row(found, text):
     batch = examples.pad(rows, [0], int(rows.lengths[0]))
   else:
     words = sources.words(found)
-    batch = dict(tokens=np.int32([[words.bos_id, *words.encode(text)]]))
+    batch = dict(tokens=np.int32([[words.start_id, *words.encode(text)]]))
   L = batch['tokens'].shape[-1]
   n = int(batch['lengths'].flat[0]) if 'lengths' in batch else L
   kept = min(n, MOST)
@@ -123,8 +123,8 @@ def _pair(found, text):
     (target,) = run.of_source(found).translate([text], beam=1)
     if isinstance(target, Exception):
       raise ValueError(f'{_whence(text)}: {target}.')
-    whole = [*words.encode(text), words.eos_id], [words.bos_id]
-    whole[1].extend(words.encode_targets([target])[0])
+    after = words.encode_targets([target])[0]
+    whole = wmt14.encode(words, [text])[0], [words.bos_id, *after]
   else:
     batch = _training(found)
     whole = [
@@ -153,9 +153,7 @@ def _training(found):
 
 def _spell(found, ids):
   """Converts tokens to text; special ones get their names."""
-  rules = tokenizers.Tokenizer.from_str(found.tokenizer)
-  spell = lambda i: rules.decode([int(i)], skip_special_tokens=False)
-  return [spell(i).strip() or '␣' for i in ids]
+  return [text.strip() or '␣' for text in sources.words(found).spelled(ids)]
 
 
 def _whence(text):

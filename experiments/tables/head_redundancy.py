@@ -8,6 +8,9 @@ weights of the same shape. The paper draws BERT-base. This is all-MiniLM-L6-v2
 with 6 layers and 12 heads of 32, so the scale differs.
 """
 
+from matplotlib import colormaps
+import numpy as np
+
 from collab.analysis import spectrum
 from collab.io import json_text
 from experiments import redundancy, study
@@ -17,6 +20,11 @@ SHARES = 0.9, 0.95, 0.99
 TITLES = dict(
   weights='the weights', inputs='the weights on inputs of 512 captions'
 )
+STYLES = {
+  'one head': dict(lw=2),
+  'all heads': dict(lw=1),
+  'Gaussian': dict(ls=':'),
+}
 
 
 def table() -> tables.Table:
@@ -38,17 +46,21 @@ def table() -> tables.Table:
     for axis, (kind, layers) in zip(
       figure.subplots(1, 2), kept['energy'].items(), strict=True
     ):
-      for i, (layer, curves) in enumerate(layers.items()):
+      colours = colormaps['viridis'](np.linspace(0, 0.9, len(layers)))
+      for colour, (layer, curves) in zip(colours, layers.items(), strict=True):
         for name, width in (('head', 2), ('product', 1)):
           y, other = curves[name], curves[f'gaussian_{name}']
           x = range(1, len(y) + 1)
-          axis.plot(x, y, color=f'C{i}', lw=width, label=f'{layer}, {name}')
+          label = layer if name == 'head' else None
+          axis.plot(x, y, color=colour, lw=width, label=label)
           axis.plot(x, other, ':', color='#888888', lw=width)
       axis.set_xscale('log')
       axis.xaxis.set_major_formatter('{x:g}')
       axis.set(xlabel='components', ylim=(0, 1.02), title=TITLES[kind])
       tables.tidy(axis)
-    tables.legend(axis, fontsize=7)
+    for label, style in STYLES.items():
+      axis.plot([], [], color='#888888', label=label, **style)
+    tables.legend(axis, fontsize=8)
 
   return tables.Table('What heads have in common', __doc__, rows, draw)
 

@@ -10,6 +10,7 @@ The paper draws parameters up to 16 heads; these are exact.
 import numpy as np
 
 from collab import attention
+from collab.accounting import family
 from experiments import table as tables
 
 WIDTH = 64
@@ -49,16 +50,17 @@ def table() -> tables.Table:
     axes = figure.subplots(1, 2)
     for column, title in enumerate(('parameters', 'cache, scalars a token')):
       axis = axes[column]
-      for i, (name, values) in enumerate(shares.items()):
-        style = dict(color=f'C{i}', dashes=(5, 2) if i % 2 else (1, 0))
-        axis.plot(HEADS, values[:, column], label=name, **style)
+      curves = {}
+      for name, values in shares.items():
+        style = dict(color=family.colour(name))
+        (curves[name],) = axis.plot(HEADS, values[:, column], **style)
       axis.set(xlabel='heads of 64', title=f"{title}: share of MHA's")
       axis.set_xscale('log', base=2)
       axis.set_yscale('log', base=2)
       axis.yaxis.set_major_formatter('{x:.3g}')
       axis.xaxis.set_major_formatter('{x:g}')
       tables.tidy(axis)
-    tables.legend(axes[1])
+      tables.label_ends(axis, curves)
 
   title = 'Parameters and memory against heads'
   return tables.Table(title, __doc__, rows, draw)

@@ -11,6 +11,7 @@ parameters buy much. p is against MHA; for BLEU it is sacreBLEU's. What is not
 in the table was not run.
 """
 
+import textwrap
 from typing import NamedTuple
 
 from experiments import metric
@@ -18,7 +19,6 @@ from experiments import table as tables
 from experiments.tables import glue_reparametrised
 
 ATTENTIONS = 'mha', 'skv', 'mqa', 'el', 'sha', 'mhe_add', 'mhe_mul', 'collab'
-MARKERS = dict(zip(ATTENTIONS, 'osDP^vX*', strict=True))
 
 
 class Task(NamedTuple):
@@ -79,18 +79,17 @@ def table() -> tables.Table:
     rows += [_row(task, name, found) for name in found or ['']]
 
   def draw(figure):
-    axis = figure.subplots()
-    for i, (task, found) in enumerate(measured.items()):
-      axis.plot([], [], color=f'C{i}', label=task.ours)  # for the legend
-      for name, one in found.items() if 'mha' in found else ():
-        share = tables.ratio(one.attention, found['mha'].attention)
-        value = 100 * _prr(one, found, task)
-        axis.plot(share, value, MARKERS[name], color=f'C{i}')
-    for name, marker in MARKERS.items():
-      axis.plot([], [], marker, color='#888888', label=name)
-    axis.set(xlabel="parameters in attention, share of MHA's", ylabel='PRR, %')
-    tables.legend(axis, fontsize=7)
-    tables.tidy(axis)
+    shown = {k: found for k, found in measured.items() if 'mha' in found}
+    panels = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)
+    for axis, (task, found) in zip(panels[0], shown.items(), strict=False):
+      places = [ATTENTIONS.index(name) for name in found]
+      values = [100 * _prr(one, found, task) for one in found.values()]
+      axis.plot(values, places, 'o')
+      axis.axvline(100, color='#888888', lw=1, zorder=0)
+      axis.margins(x=0.15)
+      axis.set_title(textwrap.fill(task.ours, 14), fontsize=8)
+      tables.label_rows(axis, ATTENTIONS)
+    figure.supxlabel('PRR, %', fontsize=10)
 
   title = 'Head embeddings against their baselines'
   return tables.Table(title, __doc__, rows, draw)

@@ -98,7 +98,10 @@ def test_words_of_the_config_are_those_of_all_variants():
 @pytest.mark.parametrize(
   'arguments, words',
   [
-    (['--config=configs/none.py'], 'There is no config configs/none.py'),
+    (
+      ['--config=configs/none.py'],
+      'configs/none.py: no such config; configs/ has',
+    ),
     (
       ['--config=configs/lm.py', '--length=0'],
       'length=0; expected at least 1',

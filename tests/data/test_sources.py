@@ -137,7 +137,7 @@ def test_missing(write, tmp_path):
     return sources.parallel(tmp_path, 'en', 'de')
 
   refused(
-    'nowhere is not a folder. Expected: train.en and train.de ... train.tsv',
+    'nowhere does not exist. Expected: train.en and train.de ... train.tsv',
     lambda: sources.parallel(tmp_path / 'nowhere', 'en', 'de'),
   )
   refused('no parallel text. Expected: train.en ... There: nothing', corpus)

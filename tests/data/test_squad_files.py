@@ -118,7 +118,7 @@ def test_missing(write, tmp_path):
     return squad_files.local(tmp_path, version, files)
 
   refused(
-    'nowhere is not a folder. Expected: train-v1.1.json and dev-v1.1.json',
+    'nowhere does not exist. Expected: train-v1.1.json and dev-v1.1.json',
     lambda: squad_files.local(tmp_path / 'nowhere', 'v1.1'),
   )
   refused("data.version='1.1'; there are v1.1, v2.0", lambda: local('1.1'))

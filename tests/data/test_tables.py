@@ -229,7 +229,7 @@ def test_a_name_of_the_hub(hub):
 @pytest.mark.parametrize(
   'name, error',
   [
-    ('glue/cola', r'abc/cola is not a folder\. Expected a table'),
+    ('glue/cola', r'abc/cola does not exist\. Expected a table'),
     ('owner/glue/rte', 'hf:owner/glue/rte is neither on the hub nor kept here'),
     ('glue', 'hf:glue: expected hf:NAME/SUBSET or hf:OWNER/NAME/SUBSET'),
   ],

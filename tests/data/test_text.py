@@ -164,7 +164,7 @@ def test_wrong_folders(names, words, tmp_path):
 
 
 def test_no_folder(tmp_path):
-  with pytest.raises(ValueError, match='nowhere is not a folder'):
+  with pytest.raises(ValueError, match='nowhere does not exist'):
     text.read('', str(tmp_path / 'nowhere'))
 
 

@@ -1,70 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any command line starts a run, or ends in one line and leaves nothing.
 
-A child of this process is a server that has imported train.py once and forks
-for each command: the whole of train.py runs, up to where the run itself begins.
+The whole of train.py runs, up to where the run itself begins.
 """
-
-import json
-import os
-import subprocess
-import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from tests import served
 from tests.fuzz.damage import ROOT, fuzz
 
-SERVER = r"""
-import contextlib, io, json, os, runpy, sys, warnings
-warnings.simplefilter('ignore')
+BEFORE = """
+import sys
 import train
 from collab import models
-
 models.check = lambda data, **fields: sys.exit(0)  # where the run begins
-for line in sys.stdin:
-  folder, *argv = json.loads(line)
-  if not os.fork():
-    os.chdir(folder)
-    sys.argv, code = ['train.py', *argv], 0
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      try:
-        runpy.run_path(train.__file__, run_name='__main__')
-      except SystemExit as e:
-        code = e.code or 0
-        if isinstance(code, str):
-          code, _ = 1, err.write(code + '\n')
-      except BaseException as e:
-        code, _ = 99, err.write(repr(e))
-    sys.__stdout__.write(json.dumps([code, out.getvalue(), err.getvalue()]))
-    sys.__stdout__.write('\n')
-    sys.__stdout__.flush()
-    os._exit(0)
-  os.wait()
 """
 
 
 @pytest.fixture(scope='module')
 def server():
-  process = subprocess.Popen(
-    [sys.executable, '-c', SERVER],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-  def run(folder, argv):
-    process.stdin.write(json.dumps([str(folder), *argv]) + '\n')
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
-
-  with process:
-    yield run
-    process.stdin.close()
+  with served.server(BEFORE) as run:
+    yield lambda folder, argv: run(folder, 'train', argv)
 
 
 def check(code, out, err, folder):

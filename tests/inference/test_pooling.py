@@ -72,6 +72,13 @@ def test_no_files():
       "default_prompt_name='query', which is not supported",
     ),
     (files({}, sentence_bert_config=dict(max_seq_length='9')), "is '9', expec"),
+    *(
+      (
+        files({}, sentence_bert_config=dict(max_seq_length=n)),
+        rf'^sentence_bert_config\.json: max_seq_length={n}; .* at least 5\.',
+      )
+      for n in (-4, 0, 4, True)
+    ),
     (files(7), r'1_Pooling/config\.json holds a int, expected'),
     (
       {'modules.json': b'[{"type": "Transformer"'},

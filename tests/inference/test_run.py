@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,14 +68,47 @@ def test_embeddings_do_not_depend_on_the_head(tmp_path):
   np.testing.assert_allclose(found[1:2], run.encode(TEXTS[1:2]), atol=1e-6)
 
 
+def test_classes_of_texts_and_of_pairs(tmp_path):
+  case = 'bert_ForSequenceClassification'
+  run = collab.load(checkpoints.with_words(tmp_path / 'bert', case))
+  found = run.classify(['one two', 'three'], ['four', 'five'], batch_size=1)
+  ids = [run.tokenizer.encode(x) for x in ('one two', 'four')]
+  bos, eos = run.tokenizer.bos_id, run.tokenizer.eos_id
+  tokens = [bos, *ids[0], eos, *ids[1], eos]
+  row = dict(tokens=tokens, types=[0] * 4 + [1] * 2)
+  batch = {k: np.int32([x]) for k, x in row.items()}
+  batch['lengths'] = np.int32([6])
+  logits = run.model.apply({'params': run.params}, batch)
+  np.testing.assert_allclose(found[:1], jax.nn.softmax(logits), atol=1e-6)
+  assert found.shape == (2, len(run.meaning.classes))
+  assert run.classify([]).shape == (0, found.shape[1])
+  alone = run.classify(['one two', 'three'])
+  np.testing.assert_allclose(alone.sum(-1), 1, atol=1e-6)
+  with pytest.raises(ValueError, match='2 texts, but 1 second ones'):
+    run.classify(['one', 'two'], ['three'])
+
+
 def test_a_method_of_another_model(bert):
   run = collab.load(bert)
+  with pytest.raises(ValueError, match="head='none', expected 'classify'"):
+    run.classify(['one'])
   with pytest.raises(ValueError, match='a text encoder, expected a language m'):
     run.generate(['one'])
   with pytest.raises(ValueError, match='a text encoder, expected a translator'):
     run.translate(['one'])
-  with pytest.raises(ValueError, match="list of texts, got one: 'one'"):
-    run.encode('one')
+  for texts, told in (
+    ('one', "'one'"),
+    (b'one', "b'one'"),
+    (None, 'None'),
+    (['one', 2], '2'),
+    (['one', None], 'None'),
+    ([['one', 'two']], r"\['one', 'two'\]"),
+    ((x for x in ['one']), '<generator'),
+  ):
+    with pytest.raises(ValueError, match=f'a list of str, got {told}'):
+      run.encode(texts)
+  with pytest.raises(ValueError, match='a list of str, got 1'):
+    run.attention_maps('one', 1)
   with pytest.raises(ValueError, match='batch_size=0; expected at least 1'):
     run.encode(['one'], batch_size=0)
 

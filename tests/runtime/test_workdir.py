@@ -100,7 +100,10 @@ def test_rows_of_no_run(tmp_path):
 
 
 def test_converted_from_a_checkpoint(tmp_path):
-  config = workdir.claim(tiny.config('corpus', total_steps=0), tmp_path)
+  config = tiny.config('corpus', total_steps=0)
+  with config.unlocked():
+    config.data = {}
+  workdir.claim(config, tmp_path)
   for other in (config, tiny.config('corpus', total_steps=5)):
     with pytest.raises(ValueError, match=r'has no task: start .*init_from='):
       workdir.claim(other, tmp_path)

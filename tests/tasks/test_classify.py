@@ -145,7 +145,7 @@ def test_errors(train, val, error, tmp_path):
       "data.malformed='drop'; there are fatal",
     ),
     ('classes', dict(path=''), r'data\.path is empty\. Expected a table'),
-    ('classes', dict(path='nowhere'), 'nowhere is not a folder'),
+    ('classes', dict(path='nowhere'), 'nowhere does not exist'),
   ],
 )
 def test_errors_of_fields(subtask, data, error, three, tmp_path):

@@ -149,7 +149,7 @@ def test_rows_have_their_documents(corpus, tmp_path):
 
 @pytest.mark.parametrize('stride', [0, 12])
 def test_stride_error(stride, corpus, tmp_path):
-  words = f'data.eval_stride={stride}; expected 1 to 11'
+  words = f'data.eval_stride={stride}; expected 1 to data.row_length=11'
   with pytest.raises(ValueError, match=words):
     build(corpus, tmp_path, eval_stride=stride)
 

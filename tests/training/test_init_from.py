@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameters of an earlier run, and what is said of them."""
 
+import copy
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from collab import model_json
+from collab import attention, model_json, models
+from collab.attention import variants
 from collab.data import tokenizer
 from collab.model_json import Meaning
+from collab.models.transformer import BlockConfig
 from collab.runtime import checkpoint, tree_table, workdir
 from collab.training import init_from
 
@@ -224,6 +229,69 @@ def test_rows_of_another_vocabulary_are_no_padding(tmp_path):
   mine = Meaning(tokenizer.fingerprint(WORDS))
   with pytest.raises(ValueError, match=r'expected float32\[17, 2\], found'):
     init_from.load(folder, fresh, mine)
+
+
+DECODER = dict(
+  name='decoder',
+  vocab_size=11,
+  dim=8,
+  num_layers=2,
+  positions='none',
+  attention=dict(name='gqa', num_heads=2, kv_heads=1, rope=dict(base=5e5)),
+)
+NO_TRACE = {
+  'dropout': 0.3,
+  'dtype': 'bfloat16',
+  'remat': 'full',
+  'scan': True,
+  'max_length': 7,
+  'attention.implementation': 'xla',
+  'attention.dropout_rate': 0.3,
+}
+
+
+def changed(changes, fields=DECODER):
+  fields = copy.deepcopy(fields)
+  for name, value in changes.items():
+    *part, name = name.split('.')
+    (fields[part[0]] if part else fields)[name] = value
+  return fields
+
+
+def test_what_no_parameter_tells_is_compared(tmp_path):
+  model_json.write(tmp_path, DECODER, Meaning())
+  check = lambda changes, fields=DECODER: init_from.check(
+    tmp_path, models.build(**changed(changes, fields))
+  )
+  check(NO_TRACE)
+  check({'head': 'classify', 'outputs': 3, 'vocab_size': 12, 'num_layers': 1})
+  mqa = dict(name='mqa', num_heads=2, rope=dict(base=5e5))
+  check(dict(attention=mqa))  # that is gqa with kv_heads=1
+  for changes, words in (
+    ({'epsilon': 1e-3}, r'model\.epsilon was 1e-05, is 0\.001,'),
+    ({'positions': 'sinusoidal'}, "model.positions was 'none', is 'sinu"),
+    ({'activation': 'relu', 'norm_kind': 'rms'}, "'relu'; model.norm_kind was"),
+    ({'attention.rope': dict(base=1e4)}, r'rope was .*=500000.0.*=10000.0'),
+    ({'attention.rope': None}, r'rope was .*is None'),
+    ({'attention.soft_cap': 9.0}, r'attention\.soft_cap was None, is 9\.0'),
+    ({'attention.window': (None, 3)}, r'window was None, is \(None, 3\)'),
+    ({'attention': dict(mqa, name='mha')}, "name was 'GQA', is 'MHA'"),
+  ):
+    with pytest.raises(ValueError, match=words) as info:
+      check(changes)
+    assert f'init_from={tmp_path}: ' in str(info.value)
+  scaled = dict(base=5e5, scaling=dict(rope_type='linear', factor=2.0))
+  with pytest.raises(ValueError, match=r'decoder attention\.rope was .*linear'):
+    check({'attention.rope': scaled})
+  encoder = DECODER | dict(name='encoder', attention=mqa)
+  check({}, encoder)  # workdir.claim refuses it, but for a model of one's own
+
+
+def test_what_is_left_out_of_the_comparison_exists():
+  every = [BlockConfig, *models.MODELS.values()]
+  every += map(variants.variant, attention.names())
+  names = {field.name for cls in every for field in dataclasses.fields(cls)}
+  assert names >= models.TOLD
 
 
 def test_no_run(tmp_path):

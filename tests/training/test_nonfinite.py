@@ -86,11 +86,6 @@ def test_up_to_the_limit_they_are_counted(caplog):
   assert caplog.messages[1].endswith('It is skipped, 3 of 3.')
 
 
-def test_limit_below_zero():
-  with pytest.raises(ValueError, match='skip_nonfinite=-1; expected at least'):
-    watch(-1)
-
-
 @pytest.mark.parametrize(
   'fields',
   [

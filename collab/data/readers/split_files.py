@@ -18,7 +18,8 @@ PREFIXES = dict(train=('train',), val=('val', 'dev'), test=('test',))
 def names(folder: Path, expected: str) -> list[str]:
   """Lists a folder's files that are not hidden; a ValueError if it is none."""
   if not folder.is_dir():
-    raise ValueError(f'data.path: {folder} is not a folder. {expected}')
+    wrong = 'is not a folder' if folder.exists() else 'does not exist'
+    raise ValueError(f'data.path: {folder} {wrong}. {expected}')
   files = (p.name for p in folder.iterdir() if p.is_file())
   # Notebooks and systems leave hidden files.
   return sorted(name for name in files if not name.startswith('.'))

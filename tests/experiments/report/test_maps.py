@@ -7,9 +7,12 @@ import pytest
 
 from collab import model_json, models, tasks
 from collab.convert import source
+from collab.inference import run
 from configs import glue, lm, vit
 from experiments.report import maps
 from tests.convert import checkpoints
+from tests.convert.test_main import longer_marian
+from tests.data import test_sentencepieces
 
 TEXT = dict(
   tokens=np.int32([[3, 5, 7, 4, 9]]),
@@ -137,6 +140,18 @@ def test_given_text(tmp_path):
   assert seen.tokens == dict(encoder=want)
   assert seen.about == 'The given text, 5 tokens'
   are_of_a_softmax(maps.attend(found, seen))
+
+
+def test_text_of_a_translator_with_sentencepieces(tmp_path, monkeypatch):
+  pytest.importorskip('sentencepiece', reason='needs the [convert] extra')
+  folder = longer_marian(tmp_path / 'marian')
+  found = source.read(test_sentencepieces.write(folder, most=33))
+  monkeypatch.setattr(run.Run, 'translate', lambda *args, **more: ['zwei'])
+  tokens = maps.example(found, '>>de<< one ☃').tokens
+  assert tokens['encoder'][0] == '>>de<<'
+  assert tokens['encoder'][-2:] == ['<unk>', '</s>']
+  assert 'one' in ''.join(tokens['encoder']).replace('␣', '')
+  assert tokens['decoder'][0] == '<pad>'
 
 
 def test_row_of_the_training_data(tmp_path):

@@ -150,6 +150,23 @@ def of_sigma(sigma: float, freedom: int) -> tuple[float, float]:
   return sigma * math.sqrt(freedom / low), sigma * math.sqrt(freedom / high)
 
 
+def of_seeds(
+  difference: float, sigma: float, freedom: int, seeds: Sequence[int]
+) -> tuple[float, float, float]:
+  """Returns the 95 % interval of a difference of means, and p: a t test.
+
+  Args:
+    difference: of the mean scores of two arms.
+    sigma, freedom: as `pooled` returns them.
+    seeds: number of seeds of either arm.
+  """
+  error = sigma * math.sqrt(sum(1 / n for n in seeds))
+  half = float(stats.t.ppf(0.975, freedom)) * error
+  t = abs(difference) / error if error else math.inf if difference else 0.0
+  p = 2 * float(stats.t.sf(t, freedom))
+  return difference - half, difference + half, p
+
+
 def smallest_effect(
   sigma: float, seeds: int, comparisons: int = 1, power: float = 0.8
 ) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
+from scipy import stats
 
 from collab.metrics import bleu, labels
 from experiments import intervals, metric
@@ -150,6 +151,15 @@ def test_pooled_sigma_does_not_see_means():
   low, high = intervals.of_sigma(1.0, 7)  # from a table of chi squared
   assert low == pytest.approx(math.sqrt(7 / 16.013), rel=1e-4)
   assert high == pytest.approx(math.sqrt(7 / 1.690), rel=1e-3)
+
+
+def test_t_test_of_seeds_is_scipys():
+  a, b = np.random.default_rng(0).normal(size=(2, 4))
+  want = stats.ttest_ind(a, b)
+  found = intervals.pooled([a, b])
+  low, high, p = intervals.of_seeds(a.mean() - b.mean(), *found, (4, 4))
+  assert p == pytest.approx(want.pvalue)
+  assert (low, high) == pytest.approx(want.confidence_interval())
 
 
 def test_smallest_effect_is_found_four_times_of_five():

@@ -10,11 +10,8 @@ Needs DIR/glue, and the finished runs of `pretrain` in RUNS.
 from experiments import study
 from experiments.studies import pretrain
 
-TASKS = {
-  'sst2': (48, 313),
-  'mrpc': (72, 230),
-  'stsb': (48, 360),
-}  # length, steps
+# {task: (row length, steps)}.
+TASKS = {'sst2': (48, 313), 'mrpc': (72, 230), 'stsb': (48, 360)}
 
 
 def arms(task: str, length: int, steps: int) -> list[study.Arm]:

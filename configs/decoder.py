@@ -163,12 +163,12 @@ def get_config(argument: str = '') -> ConfigDict:
     c.model.positions = words.others['positions']
   attend(c, words, **own)
   if words.others['parameters'] == 'equal':
-    c.model.mlp_dim += saved(c)
+    c.model.mlp_dim += saved(c, c.model.dim // 16)
   return c
 
 
-def saved(c: ConfigDict) -> int:
-  """Returns how much wider an MLP of the saved parameters is: n dim / 16.
+def saved(c: ConfigDict, step: int) -> int:
+  """Returns how much wider an MLP of the saved parameters is: n step.
 
   With a step of dim / 16, of which half is 0.8 % of a block, the width remains
   one that hardware likes.
@@ -178,4 +178,4 @@ def saved(c: ConfigDict) -> int:
   more = count(accounting.with_mha(model)) - count(model)
   matrices = 3 if c.model.mlp == 'gated' else 2
   width = more / (c.model.num_layers * matrices * c.model.dim)
-  return c.model.dim // 16 * round(16 * width / c.model.dim)
+  return step * round(width / step)

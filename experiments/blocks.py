@@ -24,7 +24,10 @@ class Block(NamedTuple):
 
 
 def compare(title: str, text: str, blocks: list[Block]) -> Table:
-  """Makes a Table of Blocks; notes on how to read it follow its text."""
+  """Makes a Table of Blocks; notes on how to read it follow its text.
+
+  A block that has not run is a single row, and not in the picture.
+  """
   measured = [
     table.measure(x.studies, x.metric, x.labels, next(iter(x.labels.values())))
     for x in blocks
@@ -33,14 +36,15 @@ def compare(title: str, text: str, blocks: list[Block]) -> Table:
     {'task': block.title, 'score': block.metric.title, 'model': label}
     | table.cells(found.get(label), block.metric)
     for block, found in zip(blocks, measured, strict=True)
-    for label in block.labels.values()
+    for label in (block.labels.values() if found else [''])
   ]
+  run = [x for x in zip(blocks, measured, strict=True) if x[1]]
 
   def draw(figure):
-    columns = min(2, len(blocks))
-    rows = -(-len(blocks) // columns)
+    columns = min(2, len(run)) or 1
+    rows = -(-len(run) // columns)
     figure.set_figheight(1 + 2.5 * rows)
-    for place, (block, found) in enumerate(zip(blocks, measured, strict=True)):
+    for place, (block, found) in enumerate(run):
       # Intervals of differences are narrower than those of the scores.
       axis = figure.add_subplot(rows, columns, place + 1)
       first, *_ = labels = [*block.labels.values()]

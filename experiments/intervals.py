@@ -15,12 +15,13 @@ replicate is. With S seeds the interval is too narrow with respect to the seeds,
 by sqrt((S - 1) / S). The standard deviation beside it is not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 REPLICATES = 1000
 SEED = 12345  # sacreBLEU's
@@ -109,6 +110,76 @@ def compare(
       p = math.nan
     found[name] = found[name]._replace(difference=d, span=_middle(against), p=p)
   return found
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+  """Corrects the p of several comparisons, by Holm (1979).
+
+  The i-th smallest of m is multiplied by m - i + 1, and is at least as large as
+  those before it. Where p is nan it stays so, and counts as a comparison.
+  """
+  found, least = {}, 0.0
+  ordered = sorted(p, key=lambda name: (math.isnan(p[name]), p[name]))
+  for i, name in enumerate(ordered):
+    least = max(least, min(1.0, p[name] * (len(p) - i)))
+    found[name] = p[name] if math.isnan(p[name]) else least
+  return {name: found[name] for name in p}
+
+
+@np.errstate(all='ignore')  # a diverged seed has nan or inf
+def pooled(arms: Iterable[Sequence[float]]) -> tuple[float, int]:
+  """Computes the standard deviation of seeds in several arms.
+
+  Args:
+    arms: the scores of each arm's seeds. Their means may differ.
+
+  Returns:
+    (sigma, degrees of freedom); nan and 0 if no arm has two seeds.
+  """
+  arms = [np.asarray(x, np.float64) for x in arms]
+  freedom = sum(len(x) - 1 for x in arms)
+  if not freedom:
+    return math.nan, 0
+  squares = sum(((x - x.mean()) ** 2).sum() for x in arms)
+  return float(np.sqrt(squares / freedom)), freedom
+
+
+def of_sigma(sigma: float, freedom: int) -> tuple[float, float]:
+  """Returns the 95 % interval of a `pooled` standard deviation."""
+  low, high = stats.chi2.ppf([0.975, 0.025], freedom)
+  return sigma * math.sqrt(freedom / low), sigma * math.sqrt(freedom / high)
+
+
+def of_seeds(
+  difference: float, sigma: float, freedom: int, seeds: Sequence[int]
+) -> tuple[float, float, float]:
+  """Returns the 95 % interval of a difference of means, and p: a t test.
+
+  Args:
+    difference: of the mean scores of two arms.
+    sigma, freedom: as `pooled` returns them.
+    seeds: number of seeds of either arm.
+  """
+  error = sigma * math.sqrt(sum(1 / n for n in seeds))
+  half = float(stats.t.ppf(0.975, freedom)) * error
+  t = abs(difference) / error if error else math.inf if difference else 0.0
+  p = 2 * float(stats.t.sf(t, freedom))
+  return difference - half, difference + half, p
+
+
+def smallest_effect(
+  sigma: float, seeds: int, comparisons: int = 1, power: float = 0.8
+) -> float:
+  """Computes the smallest difference of two arms that their seeds can show.
+
+    (z(1 - 0.05 / 2m) + z(power)) sqrt(2 / S) sigma
+
+  With m comparisons, of which Holm tests the largest at 0.05 / m, a difference
+  so large is found with the probability `power`.
+  """
+  alpha = 0.05 / comparisons
+  z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
+  return float(z * math.sqrt(2 / seeds) * sigma)
 
 
 def _middle(replicates):

@@ -3,11 +3,16 @@ r"""Trains a Kneser-Ney n-gram model, the baseline for language models.
 
   python -m experiments.kneser_ney --path=DIR --vocab_size=8000
   python -m experiments.kneser_ney --path=DIR --vocab_size=33283 --kind=words
+  python -m experiments.kneser_ney --path=DIR --vocab_size=2000 --tokens=3000000
 
 It is trained and tested on the tokens of an `lm` run with this vocabulary, and
-has the same metric: the perplexity of a word.
+has the same metrics: the perplexity of a word, and bits per character. With
+--tokens it reads no more than such a run has read: the same rows, those of
+configs/decoder.py:s with seed 0. --folder keeps tokenizer and tokens for runs
+to share, as data.vocabulary=FOLDER/tokenizer.json and data.folder=FOLDER.
 """
 
+import contextlib
 import json
 import shlex
 import sys
@@ -16,11 +21,12 @@ import time
 
 import numpy as np
 
-from collab import command
+from collab import command, tasks
 from collab.data import tokenizer_training
 from collab.data.readers import text
 from collab.metrics.tokens import perplexity
 from collab.training import logs
+from configs import decoder
 from experiments import results, study
 
 RESULTS = study.RESULTS / 'kneser_ney.jsonl'
@@ -38,7 +44,8 @@ class KneserNey:
   order.
 
   Args:
-    tokens: int [n], the training tokens.
+    tokens: int [R, n], the training tokens, in R pieces of text; no n-gram
+      reaches from one into the next.
     vocab_size: V.
     order: the longest n-gram.
   """
@@ -46,17 +53,21 @@ class KneserNey:
   def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
     self._V = vocab_size
     tokens = np.asarray(tokens, np.int64)
-    # ids[n][i] is the n-gram that ends at i; -1 if it would begin before 0.
-    ids, keys, counts = [np.zeros(len(tokens), np.int64)], [], []
+    # An id is the n-gram that ends there; -1 if it would begin before its text.
+    ids, keys, counts = np.zeros_like(tokens), [], []
     for n in range(1, order + 1):
-      key = self._keys(ids[-1], tokens, n)
+      key = self._keys(ids, tokens, n)
       found, first, inverse, count = np.unique(
-        key[n - 1 :], return_index=True, return_inverse=True, return_counts=True
+        key[:, n - 1 :],
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
       )
       if n > 1:  # tokens before the (n - 1)-grams
-        ends = ids[-1][n - 1 :][first]
+        ends = ids[:, n - 1 :].reshape(-1)[first]
         counts[-1] = np.bincount(ends, minlength=len(keys[-1]))
-      ids.append(np.concatenate([np.full(n - 1, -1), inverse.reshape(-1)]))
+      ids = np.full_like(tokens, -1)
+      ids[:, n - 1 :] = inverse.reshape(key[:, n - 1 :].shape)
       keys.append(found)
       counts.append(count)
     sizes = [1, *map(len, keys)]
@@ -66,10 +77,10 @@ class KneserNey:
     ]
 
   def log_probs(self, tokens: np.ndarray) -> np.ndarray:
-    """Computes log p(token | the order - 1 tokens before), float [n]."""
+    """Computes log p(token | the order - 1 tokens before), float [R, n]."""
     tokens = np.asarray(tokens, np.int64)
-    p = np.full(len(tokens), 1 / self._V)
-    ids = np.zeros(len(tokens), np.int64)
+    p = np.full(tokens.shape, 1 / self._V)
+    ids = np.zeros_like(tokens)
     for n, (keys, seen, kept) in enumerate(self._levels, 1):
       key = self._keys(ids, tokens, n)
       place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
@@ -83,7 +94,8 @@ class KneserNey:
 
   def _keys(self, ids, tokens, n):
     """Makes a number for each n-gram (context, token); -1 if too short."""
-    before = np.concatenate([[0 if n == 1 else -1], ids[:-1]])
+    before = np.full_like(ids, 0 if n == 1 else -1)
+    before[:, 1:] = ids[:, :-1]
     return np.where(before < 0, -1, before * self._V + tokens)
 
   def _level(self, context, counts, size):
@@ -99,33 +111,77 @@ class KneserNey:
 def discounts(counts: np.ndarray) -> np.ndarray:
   """Computes D for counts 0, 1, 2, 3+; Chen and Goodman, equation 17."""
   n = [np.count_nonzero(counts == i) for i in range(5)]
-  if not all(n[1:]):  # the text is too small for an estimate
-    return np.array([0.0, 0.5, 0.5, 0.5])
-  y = n[1] / (n[1] + 2 * n[2])
-  return np.array([0] + [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)])
+  if all(n[1:]):
+    y = n[1] / (n[1] + 2 * n[2])
+    found = [i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)]
+    if min(found) > 0:
+      return np.array([0, *found])
+  return np.array([0.0, 0.5, 0.5, 0.5])  # the text is too small for an estimate
 
 
-def measure(path: str, kind: str, vocab_size: int, order: int) -> dict:
-  """Trains and tests a model; returns settings and perplexity of a word."""
+def measure(
+  path: str,
+  kind: str,
+  vocab_size: int,
+  order: int,
+  read: int = 0,
+  folder: str = '',
+) -> dict:
+  """Trains and tests a model; returns settings, perplexity of a word, bits.
+
+  Args:
+    path: folder of the text.
+    kind, vocab_size: of the tokenizer, as in `tokenizer_training.train`.
+    order: the longest n-gram.
+    read: number of training tokens, 0 for all.
+    folder: where tokenizer and tokens stay, '' for nowhere.
+  """
   start, source = time.monotonic(), text.read('', path)
-  with tempfile.TemporaryDirectory() as folder:
+  with contextlib.ExitStack() as stack:
+    place = folder or stack.enter_context(tempfile.TemporaryDirectory())
     words = tokenizer_training.prepare(
-      folder, '', lambda: source.lines('train'), vocab_size, kind
+      place, '', lambda: source.lines('train'), vocab_size, kind
     )
     train, test = (
-      text.stream(source, split, words, folder) for split in ('train', 'test')
+      text.stream(source, split, words, place) for split in ('train', 'test')
     )
-    model = KneserNey(train.tokens, words.vocab_size, order)
-    nll = -model.log_probs(test.tokens).sum()
+    pieces = train.tokens[None]
+    if read:
+      pieces = rows(path, kind, read, place)
+    model = KneserNey(pieces, words.vocab_size, order)
+    nll = -model.log_probs(test.tokens[None]).sum()
     return dict(
       kind=kind,
       vocabulary=words.vocab_size,
       order=order,
+      trained=pieces.size,
       tokens=len(test.tokens),
       words=test.words,
       perplexity=perplexity(nll, test.words),
+      bits_per_character=nll / np.log(2) / test.characters,
       seconds=round(time.monotonic() - start, 1),
     )
+
+
+def rows(path: str, kind: str, read: int, folder: str) -> np.ndarray:
+  """Returns the rows of the first steps of configs/decoder.py:s, int [R, L].
+
+  Args:
+    path, kind: as in `measure`.
+    read: number of tokens, a multiple of those of a step.
+    folder: where tokenizer and tokens are.
+  """
+  c = decoder.get_config('s')
+  c.data.update(path=path, kind=kind, folder=folder)
+  task = tasks.build(
+    **c.task, data=c.data, workdir=folder, seed=0, shard=(0, 1)
+  )
+  steps, rest = divmod(read, task.units_per_step)
+  if rest or not steps:
+    raise ValueError(
+      f'--tokens={read}; expected a multiple of {task.units_per_step}.'
+    )
+  return np.concatenate([task.batch(i)['labels'] for i in range(steps)])
 
 
 def main() -> None:
@@ -135,10 +191,19 @@ def main() -> None:
   add('--kind', default='bpe', choices=list(tokenizer_training.KINDS))
   add('--vocab_size', type=int, default=8000)
   add('--order', type=int, default=5)
+  add('--tokens', type=int, default=0, help='of training, default all')
+  add('--folder', default='', help='where tokenizer and tokens stay')
   add('--save', action='store_true', help=f'into {RESULTS.name}')
   with command.errors_in_a_line('kneser_ney'):
     args = parser.parse_args()
-    row = measure(args.path, args.kind, args.vocab_size, args.order)
+    row = measure(
+      args.path,
+      args.kind,
+      args.vocab_size,
+      args.order,
+      args.tokens,
+      args.folder,
+    )
   logs.summary('Kneser-Ney', row)
   if args.save:
     words = f'{parser.prog} {shlex.join(sys.argv[1:])}'

@@ -16,21 +16,20 @@ BEGIN = '<!-- made by python -m experiments.results_page -->'
 END = '<!-- as far as here -->'
 TASKS = {  # {study: title}
   'translation': ('Multi30k, BLEU', metric.BLEU),
-  'lm': ('WikiText-2, perplexity', metric.PERPLEXITY),
   'vision': ('Fashion-MNIST, top-1', metric.TOP1),
 }
 ARMS = {  # {arm: name on the page}
-  'MHA': ('mha', 'mha', 'mha'),
-  'MHA, keys 1/2': ('mha-96', '', ''),
-  'MHA, keys 1/4': ('mha-48', '', ''),
-  'collaborative, 1/2': ('collab-96', 'collab', 'collab-64'),
-  'collaborative, 1/4': ('collab-48', '', 'collab-32'),
-  'SKV': ('skv', '', ''),
-  'MQA': ('mqa', 'mqa', ''),
-  'EL-ATT': ('el', '', ''),
-  'SHA': ('sha', 'sha', ''),
-  'MHE-ADD': ('mhe_add', 'mhe_add', 'mhe_add'),
-  'MHE-MUL': ('mhe_mul', 'mhe_mul', 'mhe_mul'),
+  'MHA': ('mha', 'mha'),
+  'MHA, keys 1/2': ('mha-96', ''),
+  'MHA, keys 1/4': ('mha-48', ''),
+  'collaborative, 1/2': ('collab-96', 'collab-64'),
+  'collaborative, 1/4': ('collab-48', 'collab-32'),
+  'SKV': ('skv', ''),
+  'MQA': ('mqa', ''),
+  'EL-ATT': ('el', ''),
+  'SHA': ('sha', ''),
+  'MHE-ADD': ('mhe_add', 'mhe_add'),
+  'MHE-MUL': ('mhe_mul', 'mhe_mul'),
 }
 
 

@@ -113,6 +113,19 @@ def measure(
   }
 
 
+def seeds(
+  studies: Iterable[str], metric: Metric, prefix: str = ''
+) -> dict[str, list[float]]:
+  """Returns {arm: scores of its seeds} of the arms that begin with `prefix`."""
+  found = defaultdict(list)
+  for name in studies:
+    path = study.RESULTS / f'{name}.jsonl'
+    for row in results.rows(path, metrics=dict):
+      if 'arm' in row and row['arm'].startswith(prefix):
+        found[row['arm']].append(metric.value(row['metrics']))
+  return dict(found)
+
+
 def _sums(row, metric, folder):
   examples = results.examples(row, folder)
   if examples is None:

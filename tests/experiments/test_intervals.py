@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intervals against sacreBLEU's own and what is known; metrics as sums."""
 
+import math
+
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
+from scipy import stats
 
 from collab.metrics import bleu, labels
 from experiments import intervals, metric
@@ -129,3 +132,41 @@ def test_perplexity_and_top1_are_functions_of_sums(rng):
   for of in (metric.PERPLEXITY, metric.TOP1):
     got = of.score(of.sums(kept, found).sum(0))
     assert got == pytest.approx(of.value(found), rel=1e-12)
+
+
+def test_holm():
+  got = intervals.holm(dict(a=0.02, b=0.01, c=0.04, d=math.nan))
+  assert got.pop('d') is math.nan
+  assert got == pytest.approx(dict(a=0.06, b=0.04, c=0.08))
+  assert intervals.holm(dict(a=0.9, b=0.5)) == dict(a=1.0, b=1.0)
+  assert list(intervals.holm(dict(a=0.03, b=0.02))) == ['a', 'b']
+  # The larger p is never below the smaller one.
+  assert intervals.holm(dict(a=0.02, b=0.021))['b'] == pytest.approx(0.04)
+
+
+def test_pooled_sigma_does_not_see_means():
+  sigma, freedom = intervals.pooled([[1, 3], [101, 103], [7]])
+  assert (sigma, freedom) == (pytest.approx(math.sqrt(2)), 2)
+  assert intervals.pooled([[5]])[1] == 0
+  low, high = intervals.of_sigma(1.0, 7)  # from a table of chi squared
+  assert low == pytest.approx(math.sqrt(7 / 16.013), rel=1e-4)
+  assert high == pytest.approx(math.sqrt(7 / 1.690), rel=1e-3)
+
+
+def test_t_test_of_seeds_is_scipys():
+  a, b = np.random.default_rng(0).normal(size=(2, 4))
+  want = stats.ttest_ind(a, b)
+  found = intervals.pooled([a, b])
+  low, high, p = intervals.of_seeds(a.mean() - b.mean(), *found, (4, 4))
+  assert p == pytest.approx(want.pvalue)
+  assert (low, high) == pytest.approx(want.confidence_interval())
+
+
+def test_smallest_effect_is_found_four_times_of_five():
+  rng = np.random.default_rng(0)
+  d = intervals.smallest_effect(2.0, seeds=3)
+  assert d == pytest.approx(2.29 * 2, rel=1e-2)
+  a, b = rng.normal(0, 2.0, (2, 20_000, 3)).mean(2)
+  z = (a + d - b) / (2.0 * math.sqrt(2 / 3))
+  assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.01)
+  assert intervals.smallest_effect(2.0, 3, 17) == pytest.approx(6.24, rel=1e-2)

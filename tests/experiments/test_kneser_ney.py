@@ -12,8 +12,8 @@ from experiments.kneser_ney import KneserNey, discounts
 from tests import tiny
 
 V = 11
-TRAIN = np.random.default_rng(0).zipf(1.5, 600) % V
-TEST = np.random.default_rng(1).zipf(1.3, 60) % V
+TRAIN = np.random.default_rng(0).zipf(1.5, (1, 600)) % V
+TEST = np.random.default_rng(1).zipf(1.3, (1, 60)) % V
 
 
 def reference(train, context, token, n, order):
@@ -39,11 +39,12 @@ def reference(train, context, token, n, order):
 
 @pytest.mark.parametrize('order', [1, 2, 3])
 def test_formula(order):
-  got = KneserNey(TRAIN, V, order).log_probs(TEST)
-  for i, token in enumerate(TEST[:23]):
-    context = TEST[max(0, i - order + 1) : i]
+  (test,) = TEST
+  (got,) = KneserNey(TRAIN, V, order).log_probs(TEST)
+  for i, token in enumerate(test[:23]):
+    context = test[max(0, i - order + 1) : i]
     n = min(order, i + 1)
-    want = reference(list(TRAIN), list(context), token, n, order)
+    want = reference(list(TRAIN[0]), list(context), token, n, order)
     assert got[i] == pytest.approx(np.log(want), rel=1e-9)
 
 
@@ -53,7 +54,7 @@ def test_formula(order):
 def test_distribution(context):
   """Also after what was never seen, and of tokens that never were."""
   model = KneserNey(TRAIN % 10, V, 4)
-  p = [np.exp(model.log_probs([*context, w])[-1]) for w in range(V)]
+  p = [np.exp(model.log_probs([[*context, w]])[0, -1]) for w in range(V)]
   assert sum(p) == pytest.approx(1, abs=1e-12)
   assert min(p) > 0
 
@@ -63,8 +64,19 @@ def test_longer_contexts_help():
   text = [0, 1]
   for _ in range(500):
     text.append((text[-1] + 2 * text[-2] + 1) % V)
-  nll = [-KneserNey(text, V, n).log_probs(text).mean() for n in (1, 2, 3)]
+  rows = [text]
+  nll = [-KneserNey(rows, V, n).log_probs(rows).mean() for n in (1, 2, 3)]
   assert nll[2] < 0.5 * nll[1] < nll[0]
+
+
+def test_no_n_gram_reaches_from_one_text_into_the_next():
+  """So the order of texts says nothing, and a context ends with its text."""
+  rows = TRAIN.reshape(100, 6)
+  got = KneserNey(rows, V, 3).log_probs(TEST)
+  assert np.array_equal(got, KneserNey(rows[::-1], V, 3).log_probs(TEST))
+  model = KneserNey([[0, 1, 2], [3, 4, 5]], V, 2)
+  inside, across = np.exp(model.log_probs([[1, 2], [2, 3]])[:, 1])
+  assert inside > 0.5 > across
 
 
 def test_errors_are_one_line(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import results_page, study
 from experiments.tables import __main__ as tables
-from experiments.tables import mhe
+from experiments.tables import claims, mhe
 from tests.few import few
 
 
@@ -22,7 +22,10 @@ def read(folder, name):
     return list(csv.DictReader(file))
 
 
-@few(tables.NAMES, ['mhe', 'vision_width', 'measured_savings'], 'name')
+@few(
+  tables.NAMES, ['mhe', 'vision_width', 'measured_savings', 'noise_floor'],
+  'name',
+)  # fmt: skip
 def test_committed_tables_come_from_committed_results(name, tmp_path):
   tables.make(name, tmp_path)
   package = tables.MODULES[name].split('.')[1]
@@ -101,6 +104,38 @@ def test_mhe(made):
   assert squad['mean'] == 'not run'
 
 
+def test_claims_of_rows(made):
+  """With equal and with far worse translations, and with none."""
+  del made
+  found = {
+    (claim.evidence.arm, claim.evidence.baseline): x
+    for claim, x in claims.compared().items()
+  }
+  assert found.keys() == {('collab-96', 'mha')}
+  one = found['collab-96', 'mha']
+  assert (one.difference, one.low, one.high, one.p) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+  'evidence, found, said',
+  [
+    (dict(margin=0.5), (0.1, -0.4, 0.6, 0.8), 'holds'),
+    (dict(margin=0.5), (-0.1, -0.6, 0.4, 0.8), 'cannot tell at this scale'),
+    (dict(margin=0.5), (-2, -3, -0.6, 0.01), 'does not hold'),
+    ({}, (1, 0.5, 1.5, 0.04), 'holds'),
+    ({}, (1, 0.1, 1.5, 0.06), 'cannot tell at this scale'),
+    ({}, (-1, -1.5, -0.5, 0.01), 'does not hold'),
+    (dict(sign=-1), (-1, -1.5, -0.5, 0.01), 'holds'),
+    (dict(sign=-1), (1, 0.5, 1.5, 0.01), 'does not hold'),
+    ({}, (float('nan'),) * 4, 'cannot tell at this scale'),
+    (dict(margin=1), (float('nan'),) * 4, 'cannot tell at this scale'),
+  ],
+)
+def test_verdicts(evidence, found, said):
+  x = claims.Paired(('translation',), claims.BLEU, 'a', 'b', **evidence)
+  assert claims.verdict(x, claims.Result(*found)) == said
+
+
 def test_page_has_the_tables():
   text = results_page.PAGE.read_text('utf-8')
   made = results_page.replaced(text)
@@ -115,7 +150,7 @@ def test_tables_of_the_page(made):
   (sha,) = (x for x in lines if x.startswith('| SHA'))
   score = 100 * np.exp(np.mean(np.log([4 / 8, 3 / 7, 2 / 6, 1 / 5])))
   got = f'{score:.2f}* ({score:.2f} to {score:.2f})'
-  assert sha == f'| SHA | 0.25 | {got} | not run |  |'
+  assert sha == f'| SHA | 0.25 | {got} |  |'
   assert 'BLEU (seeds: 2)' in lines[0]
 
 
@@ -138,6 +173,12 @@ def test_without_examples(tmp_path, monkeypatch):
   assert 'over seeds alone' in (tmp_path / 'vision_width.md').read_text()
 
 
+OF_TRANSLATION = (
+  'add_or_multiply', 'compute', 'direction', 'embedding_start', 'mhe',
+  'mixing_start', 'nmt_savings', 'nmt_width', 'noise_floor',
+)  # fmt: skip
+
+
 def row_of(folder, attention='mha'):
   return next(x for x in read(folder, 'mhe') if x['attention'] == attention)
 
@@ -153,9 +194,8 @@ def test_score_of_a_run_that_diverged_is_shown(value, tmp_path, monkeypatch):
     if value == 0:
       runs[arm, 0] = runs[arm, 1]
   write(tmp_path, 'translation', runs)
-  for name in tables.NAMES:
-    if name not in ('decompose_with_data', 'head_redundancy'):
-      tables.make(name, tmp_path)
+  for name in OF_TRANSLATION:
+    tables.make(name, tmp_path)
   shown = {'inf': 'inf', 0.0: '0.00'}.get(value if value != [] else '', 'nan')
   assert row_of(tmp_path)['mean'] == shown
   assert row_of(tmp_path)['PRR, %'] == 'nan'
@@ -169,9 +209,9 @@ def test_examples_of_a_run_that_diverged(tmp_path, monkeypatch):
   lost = dict(nll=['nan', 'inf'] + [1.0] * 7, tokens=[2] * 9)
   found = dict(words=18, perplexity=2.0)
   runs = {('mha', 0): (found, good), ('sha', 0): (found, lost)}
-  write(tmp_path, 'lm', runs)
+  write(tmp_path, 'ptb', runs)
   tables.make('mhe', tmp_path)
-  rows = [x for x in read(tmp_path, 'mhe') if x['ours'] == 'WikiText-2']
+  rows = [x for x in read(tmp_path, 'mhe') if x['ours'] == 'Penn Treebank']
   assert [x['mean'] for x in rows] == ['1.6', 'nan']
   assert [x['p'] for x in rows] == ['', 'nan']
 
@@ -191,7 +231,7 @@ def test_damaged_examples_are_one_line(examples, words, tmp_path, monkeypatch):
   monkeypatch.setattr(study, 'RESULTS', tmp_path)
   found, good = dict(words=2), dict(nll=[1, 1], tokens=[1, 1])
   runs = {('mha', 0): (found, examples or dict(x=1)), ('sha', 0): (found, good)}
-  write(tmp_path, 'lm', runs)
+  write(tmp_path, 'ptb', runs)
   with pytest.raises(ValueError, match=words):
     tables.make('mhe', tmp_path)
 
@@ -208,5 +248,5 @@ def test_damaged_row_of_a_table_is_one_line(made):
 
 
 def test_unknown_table():
-  with pytest.raises(ValueError, match='there are add_or_multiply, decomp'):
+  with pytest.raises(ValueError, match='there are add_or_multiply, claims, '):
     tables.make('nothing')

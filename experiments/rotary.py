@@ -27,6 +27,7 @@ from collab.io import text_lines
 from experiments import results, study
 
 SHARES = 0.5, 0.25
+CHARACTERS = 16  # at most, of a token on average
 RESULTS = study.RESULTS / 'rotary.jsonl'
 
 
@@ -37,7 +38,8 @@ def run(
   found = source.read(path)
   words, texts = source.words(found), {}
   for test in map(pathlib.Path, tests):
-    ids = np.int32(words.encode(text_lines.whole(test)))
+    text = text_lines.whole(test)[: CHARACTERS * windows * length]
+    ids = np.int32(words.encode(text))
     checks.at_least(f'tokens of {test}', len(ids), windows * length)
     texts[test.parent.name] = ids[: windows * length].reshape(windows, length)
   seen = calibration.read(found, train, rows, size=4, length=length)

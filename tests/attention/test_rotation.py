@@ -335,7 +335,7 @@ def test_the_cache_is_as_small_as_it_says(case):
   assert size == layer.cache_size(x.shape[-1]) == CASES[case][2]
   # Positions are kept where keys rotate on reading, and nowhere else.
   reads = {'skv', 'skv_norm', 'el', 'mhe_mul', 'mhe_mul_half', 'mhe_add'}
-  reads |= {'skv_groups', 'mfa_kr', 'mfa_kr_norm'}
+  reads |= {'skv_groups', 'mfa_kr', 'mfa_kr_norm', 'mla_whole'}
   assert (cache.positions is not None) == (case in reads)
 
 

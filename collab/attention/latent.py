@@ -29,11 +29,18 @@ class Latent(Attention, kw_only=True):
   Attributes:
     latent_dim: G R.
     rope_dim: d_R, width of what rotates; needed under rope, and 0 without.
+    planes: for each pair of the d_R dimensions a plane of a whole head's rope,
+      by whose rate it turns; several may have the same. By default d_R has a
+      series of rates of its own.
+    decoupled: False rotates whole keys, R_s c_g Uk_h, and rope_dim is 0. They
+      are made of the latents again whenever they are read.
     kv_heads: G, a field or a constant of the variant.
   """
 
   latent_dim: int
   rope_dim: int = 0
+  planes: tuple[int, ...] | None = None
+  decoupled: bool = True
 
   separate_values = False
   takes = ('qk_norm', 'rope')
@@ -46,17 +53,39 @@ class Latent(Attention, kw_only=True):
 
   def queries(self, x):
     """Computes x Wq_h and x Wr_h, [B, T, H, K + d_R]."""
-    if (self.rope is None) != (self.rope_dim == 0) or self.rope_dim < 0:
+    turns = self.rope is not None and self.decoupled
+    if turns != (self.rope_dim != 0) or self.rope_dim < 0:
       raise ValueError(
         f'rope_dim={self.rope_dim} with rope={self.rope}; expected at least 1 '
-        'with rope, and 0 without.'
+        'with rope, and 0 without, or with decoupled=False.'
       )
     K = self.head_dim(x.shape[-1])
+    if self.planes is not None:
+      self.check_planes(K)
     return self.project('query', x, (self.num_heads, K + self.rope_dim))
+
+  def check_planes(self, K):
+    whole = self.rope is not None and self.rope.fraction == 1
+    legal = all(0 <= i < K // 2 for i in self.planes)
+    if not whole or not legal or 2 * len(self.planes) != self.rope_dim:
+      raise ValueError(
+        f'planes={self.planes}; expected half of rope_dim={self.rope_dim} '
+        f'numbers from 0 to {K // 2 - 1}, under rope with fraction=1.'
+      )
+
+  def turn(self, x, positions, K):
+    """Rotates x [B, S, G, d_R], of heads of width K."""
+    if self.planes is None:
+      return self.rotate(x, positions)
+    rates, factor = self.rope.rates(K)
+    return self.rope.rotate(x, positions, (rates[list(self.planes)], factor))
 
   def of_latents(self, q, y, c, positions):
     """Makes Heads of what `queries` returned and latents c [B, S, G, R]."""
-    H, K, (*shape, G, R) = self.num_heads, q.shape[3] - self.rope_dim, c.shape
+    K, (*shape, G, R) = q.shape[3] - self.rope_dim, c.shape
+    if not self.decoupled:
+      c = c.reshape(*shape, 1, G * R)
+      return Heads(q=self.rotate(q, positions.queries), k=c)
     q, turned = q[..., :K], q[..., K:]
     key_up = self.up('key_up', K)
     if self.decode or R <= K:  # absorbed
@@ -66,36 +95,50 @@ class Latent(Attention, kw_only=True):
       # Of several groups each device has as many, perhaps copies.
       n = math.lcm(G, devices.tensor()) if G > 1 else 1
       each = jnp.repeat(c, n // G, 2)
-      k, v = (
-        self.einsum('bsgr,rgnk->bsgnk', each, up.reshape(R, n, H // n, K))
-        for up in (key_up, self.up('value_up', K))
-      )
-      k, v = k.reshape(*shape, H, K), v.reshape(*shape, H, K)
+      k, v = self.whole(each, key_up), self.whole(each, self.up('value_up', K))
     if self.decode:  # what the cache keeps
       k, v = c.reshape(*shape, 1, G * R), None
     if self.rope is not None:
       shared = self.project('rope_key', y, (self.rope_dim,), use_bias=False)
-      shared = self.rotate(shared[:, :, None], positions.keys)
+      shared = self.turn(shared[:, :, None], positions.keys, K)
       shared = jnp.repeat(shared, k.shape[2], 2)
-      q = jnp.concatenate([q, self.rotate(turned, positions.queries)], -1)
+      turned = self.turn(turned, positions.queries, K)
+      q = jnp.concatenate([q, turned], -1)
       k = jnp.concatenate([k, shared], -1)
     return Heads(q=q, k=k, v=v, scale=(K + self.rope_dim) ** -0.5)
 
+  @property
+  def reads_positions(self):
+    return not self.decoupled
+
   def read(self, h, positions):
-    if not self.decode:
+    if not self.decode and self.decoupled:
       return h
     G, n = self.kv_heads, self.latent_dim
     c = h.k[..., :n].reshape(*h.k.shape[:2], G, n // G)
+    if not self.decoupled:
+      k, v = (
+        self.whole(c, self.up(name, h.q.shape[-1]))
+        for name in ('key_up', 'value_up')
+      )
+      return h._replace(k=self.rotate(k, positions.keys), v=v)
     if self.rope is None:
       return h._replace(k=c)
     shared = jnp.repeat(h.k[..., n:], G, 2)
     return h._replace(k=jnp.concatenate([c, shared], -1), v=c)
 
   def finish(self, o):
-    if o.shape[-1] != self.latent_dim // self.kv_heads:  # not absorbed
+    absorbed = o.shape[-1] == self.latent_dim // self.kv_heads
+    if not (self.decoupled and absorbed):
       return o
     K = nn.unbox(self.get_variable('params', 'key_up'))['kernel'].shape[-1]
     return self.einsum('bthr,rhk->bthk', o, self.up('value_up', K))
+
+  def whole(self, c, up):
+    """Computes c_g U_h of all heads, [B, S, n, R] -> [B, S, H, K]."""
+    (B, S, n, R), (_, H, K) = c.shape, up.shape
+    x = self.einsum('bsgr,rgnk->bsgnk', c, up.reshape(R, n, H // n, K))
+    return x.reshape(B, S, H, K)
 
   def up(self, name, K):
     shape = self.latent_dim // self.kv_heads, self.num_heads, K

@@ -74,13 +74,19 @@ class Rope:
     kind = dict(self.scaling or {})
     return SCALINGS[kind.pop('rope_type', 'default')](self.base, K, **kind)
 
-  def rotate(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+  def rotate(
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    rates: tuple[np.ndarray, float] | None = None,
+  ) -> jax.Array:
     """Rotates x [B, S, G, K] by positions, int [B|1, S].
 
-    The angles are float32, or float64 for float64; the result has x's dtype.
+    By default the rates are those of the width K'. The angles are float32, or
+    float64 for float64; the result has x's dtype.
     """
     n = self.rotated(x.shape[-1])
-    rates, factor = self.rates(n)
+    rates, factor = rates or self.rates(n)
     dtype = np.promote_types(x.dtype, np.float32)
     angles = positions[:, :, None, None].astype(dtype)
     angles = angles * jnp.asarray(rates, dtype)[None, None, None]

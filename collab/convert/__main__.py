@@ -63,8 +63,9 @@ def _parse(argv):
     __doc__,
     'Fields of the attention: --shared_dim, --bias (collab), --sweeps '
     '(collab, mhe_mul), --kv_heads, --pooling (gqa), --latent_dim (mla), '
-    '--offset (mhe_mul), --num_heads, --key_features (mha); a list with commas '
-    'has a value for each layer.',
+    '--offset (mhe_mul), --num_heads, --key_features (mha), --cache_size, '
+    '--rope_dim, --method (mla, of decoders with rotary positions); a list '
+    'with commas has a value for each layer.',
   )
   add = parser.add_argument
   add('model_dir')

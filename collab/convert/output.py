@@ -179,7 +179,9 @@ def table(facts: dict) -> str:
   whole = f'{facts["parameters"]:,} of {facts["parameters_before"]:,}'
   if not rows:
     return f'Parameters: {whole}.'
+  # Those of a budget, or a conversion.
   chosen = 'num_heads', 'shared_dim', 'key_features', 'value_dims'
+  chosen += 'latent_dim', 'rope_dim'
   own = [k for k in rows[0] if k in facts['attention'] or k in chosen]
   columns = 'parameters', 'parameters_before', 'cache', 'cache_before'
   total = {k: sum(row[k] for row in rows) for k in columns}

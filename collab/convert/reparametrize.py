@@ -2,8 +2,9 @@
 """Converts the attention of a trained model, and measures what that loses.
 
 Every multi-head attention layer of a model becomes a layer of another variant
-(see `layers`), from its weights alone or, much better, also from statistics of
-its inputs (see `input_statistics`).
+(see `layers`, and `rotated` for those of decoders with rotary positions), from
+its weights alone or, much better, also from statistics of its inputs (see
+`input_statistics`).
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from collab.convert.decompose import (
   input_statistics,
   layers,
   rank_search,
+  rotated,
   values,
 )
 from collab.convert.decompose.mha import read
@@ -31,7 +33,8 @@ from collab.models.layers import of_layer
 from collab.runtime import tree_table
 
 # Carried over, where the new attention has them.
-KEPT = 'num_heads', 'qkv_features', 'key_features', 'out_features'
+KEPT = 'num_heads', 'qkv_features', 'key_features', 'out_features', 'rope'
+LENGTH = 512  # tokens whose lags count, where there are no texts
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
 PLAIN |= dict(window=None, value_dims=None)
@@ -82,16 +85,24 @@ def find(model: Mapping, params: Mapping) -> list[Layer]:
     params: of that model.
 
   Raises:
-    ValueError: one is not mha, or not as in PLAIN.
+    ValueError: one is neither mha, nor gqa that rotates, or not as in PLAIN.
   """
   found = []
   for path, place, fields in intercept.layers(model, params):
     module = attention.build(**fields)
     got = {key: getattr(module, key) for key in PLAIN}
-    if fields['name'] != 'mha' or got != PLAIN:
+    names, plain = ('mha',), PLAIN
+    if place.causal and module.rope and module.rope.fraction == 1:
+      names, plain = ('mha', 'gqa'), PLAIN | dict(rope=module.rope)
+    if fields['name'] not in names or got != plain:
       raise ValueError(
         f'{"/".join(path)}: the attention of the model is {fields["name"]}, '
-        f'{_shown(got)}; expected mha, {_shown(PLAIN)}.'
+        f'{_shown(got)}; expected {" or ".join(names)}, {_shown(plain)}.'
+      )
+    if found and (found[0].module.rope is None) != (module.rope is None):
+      raise ValueError(
+        f'{"/".join(path)} has rope={module.rope}, the first layer '
+        f'{found[0].module.rope}; expected that all rotate, or none.'
       )
     kept = {key: fields[key] for key in KEPT if key in fields}
     if not module.use_bias:  # whatever the model says, a conversion has them
@@ -118,13 +129,16 @@ def convert(
     model: fields of models.build.
     params: of that model.
     fields: of the new attention: name, and what the function in
-      layers.VARIANTS takes; a tuple gives one value per layer. {} returns the
-      model unchanged, and dict(name='mha') alone does so if it has mha.
+      layers.VARIANTS takes, or in rotated.VARIANTS; a tuple gives one value per
+      layer. {} returns the model unchanged, and dict(name='mha') alone does so
+      if it has mha that does not rotate.
     calibration: calibration.Calibration to look at, None for weights alone.
     budget: chooses widths of keys and values for collab and mha:
       ('parameters', maximum) or ('cache', maximum) of all attention layers, as
       int, or as float, a share of what they have; for collab ('error', maximum
-      per layer); or ('heads', maximum) prunes those of mha. See `budgets`.
+      per layer); or ('heads', maximum) prunes those of mha. See `budgets`. For
+      mla of layers that rotate, ('cache', maximum), of which all layers get the
+      same.
     refine: steps of `fit.refine`, which needs calibration.
 
   Raises:
@@ -134,38 +148,50 @@ def convert(
   if not (fields or budget or refine):
     return Converted(model, params, [], None)
   found = find(model, params)
-  if fields == dict(name='mha') and not (budget or refine):
+  rotates = found[0].module.rope is not None
+  if fields == dict(name='mha') and not (budget or refine or rotates):
     return Converted(model, params, [], None)
-  name, fields = _checked(dict(fields), budget)
+  variants = rotated.VARIANTS if rotates else layers.VARIANTS
+  name, fields = _checked(dict(fields), budget, variants, rotates)
   if refine and calibration is None:
     raise ValueError(f'refine={refine} needs calibration.')
   wanted = [of_layer(fields, i, len(found)) for i in range(len(found))]
   mhas = [_read(layer, params) for layer in found]
   by_trial = budget is not None and budget[0] in budgets.COUNTS
   seen, held = calibration, None
-  if by_trial:
+  if by_trial and not rotates:
     seen, held = budgets.held_out(calibration)
   moments = _moments(found, mhas, params, seen)
   curves, trials = None, ()
   if name == 'collab' and not by_trial:
     curves = _curves(mhas, moments, wanted)
-  if budget and budget[0] == 'heads':
+  if budget and rotates:
+    wanted = _same_cache(budget[1], found, mhas, wanted)
+  elif budget and budget[0] == 'heads':
     heads = budgets.heads(budget[1], mhas, moments)
     wanted = [x | dict(num_heads=n) for x, n in zip(wanted, heads, strict=True)]
   elif budget:
     wanted, mhas, trials = _within_budget(
       budget, params, found, name, mhas, moments, curves, wanted, held
     )
+  trees = []
+  for layer, *given, want in _progress('layers', found, mhas, moments, wanted):
+    if rotates:
+      how = layer.module.rope, _length(calibration)
+      tree, own = variants[name](*given, *how, **want)
+      want |= own
+    else:
+      tree = _converted(name, *given, want)
+    trees.append(tree)
   built = _attention_fields(found, name, mhas, wanted)
   pairs = {
     layer.path: (layer.module, attention.build(name, **fields))
     for layer, fields in zip(found, built, strict=True)
   }
   new = params
-  for layer, *given, want in _progress('layers', found, mhas, moments, wanted):
-    tree = _converted(name, *given, want)
+  for path, tree in zip(pairs, trees, strict=True):
     with np.errstate(over='ignore'):  # not_finite reports it below
-      new = intercept.put(new, layer.path, jax.tree.map(np.float32, tree))
+      new = intercept.put(new, path, jax.tree.map(np.float32, tree))
   if refine:
     new = fit.refine(params, new, pairs, calibration, refine)
   if bad := tree_table.join_names(tree_table.not_finite(new)):
@@ -181,17 +207,19 @@ def convert(
   return Converted(model, new, rows, curves, trials)
 
 
-def _checked(fields, budget):
+def _checked(fields, budget, variants, rotates):
   """Checks the fields; returns name and fields, mqa as gqa of kv_heads=1."""
   name = fields.pop('name')
   if name == 'mqa':
     name = 'gqa'
     if (got := fields.setdefault('kv_heads', 1)) != 1:
       raise ValueError(f'mqa: kv_heads={got}; expected 1, gqa takes others.')
-  if name not in layers.VARIANTS:
-    names = ', '.join(sorted([*layers.VARIANTS, 'mqa']))
-    raise ValueError(f'attention={name}: mha can be converted to {names}.')
-  parameters = inspect.signature(layers.VARIANTS[name]).parameters.values()
+  if name not in variants:
+    names, what = ', '.join(sorted([*variants, 'mqa'])), 'mha'
+    if rotates:
+      what = 'attention with rotary positions'
+    raise ValueError(f'attention={name}: {what} can be converted to {names}.')
+  parameters = inspect.signature(variants[name]).parameters.values()
   legal = {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY}
   if unknown := sorted(fields.keys() - legal):
     raise ValueError(
@@ -203,7 +231,10 @@ def _checked(fields, budget):
       if not isinstance(x, (int, float) if kind is float else kind):
         raise ValueError(f'{name}: {key}={x!r}; expected {kind.__name__}.')
   needed = {n for n, p in legal.items() if p.default is p.empty}
-  if budget:
+  if budget and rotates:
+    rotated.check_budget(*budget, name, fields)
+    needed.discard('cache_size')
+  elif budget:
     budgets.check(*budget, name, fields)
     needed.discard('shared_dim')
   if missing := sorted(needed - fields.keys()):
@@ -212,8 +243,34 @@ def _checked(fields, budget):
 
 
 def _read(layer, params):
+  tree = intercept.get(params, layer.path)
   with checks.located('/'.join(layer.path)):
-    return read(intercept.get(params, layer.path), layer.module.scale)
+    if layer.module.rope and np.any(tree.get('key', {}).get('bias', 0)):
+      raise ValueError(
+        'key/bias, which the softmax does not cancel under rope, is not 0.'
+      )
+    return read(tree, layer.module.scale, grouped=bool(layer.module.rope))
+
+
+def _length(calibration):
+  """The tokens of a row, whose lags count."""
+  if calibration is None:
+    return LENGTH
+  return max(batch['tokens'].shape[1] for batch in calibration.batches)
+
+
+def _same_cache(most, found, mhas, wanted):
+  """Returns `wanted` with the cache of each layer that a budget allows."""
+  sizes = [
+    layer.module.cache_size(len(mha.query))
+    for layer, mha in zip(found, mhas, strict=True)
+  ]
+  if isinstance(most, int):
+    most /= sum(sizes)
+  return [
+    want | dict(cache_size=int(most * size))
+    for want, size in zip(wanted, sizes, strict=True)
+  ]
 
 
 def _moments(found, mhas, params, calibration):
@@ -291,7 +348,7 @@ def _model_fields(found, name, built):
     changed[field] = dict(name=name)
     for key, first in here[0].items():
       each = tuple(fields[key] for fields in here)
-      same = len(set(each)) == 1 and not isinstance(first, tuple)
+      same = all(x == first for x in each) and not isinstance(first, tuple)
       changed[field][key] = first if same else each
       if not same:
         changed['scan'] = False  # which needs layers alike

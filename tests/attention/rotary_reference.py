@@ -6,17 +6,23 @@ and values do not. What fast forms do to the algebra, and what they cache, is
 not here. As in `reference`, everything also takes complex numbers.
 """
 
+import functools
+
 import numpy as np
 
 from tests.attention import reference
 
 
-def rotate(x, at, base=10_000.0, fraction=1.0):
-  """Rotates x [B, S, K] by at [B|1, S]: planes (i, i + n/2) of the first n."""
+def rotate(x, at, base=10_000.0, fraction=1.0, planes=None):
+  """Rotates x [B, S, K] by at [B|1, S]: planes (i, i + n/2) of the first n.
+
+  `planes` has numbers of planes, and the width of the vector that they are of.
+  """
   n = round(fraction * x.shape[-1])
+  numbers, width = planes or (range(n // 2), n)
   out = x.copy()
   for i in range(n // 2):
-    angle = at * base ** (-2 * i / n)
+    angle = at * base ** (-2 * numbers[i] / width)
     a, b = x[..., i], x[..., i + n // 2]
     out[..., i] = a * np.cos(angle) - b * np.sin(angle)
     out[..., i + n // 2] = a * np.sin(angle) + b * np.cos(angle)
@@ -110,10 +116,17 @@ def layer(
       d = Wo.shape[1]
       c = norm('latent', y @ p['latent']['kernel'])
       q, k = dense(p['query'], x, h), dense(p['key_up'], c, h)
-      shared = turn(y @ p['rope_key']['kernel'], key_at)
-      Q.append(np.concatenate([q[..., :d], turn(q[..., d:], at)], -1))
-      K.append(np.concatenate([k, shared], -1))
       V.append(dense(p['value_up'], c, h))
+      if not fields.get('decoupled', True):
+        Q.append(turn(q, at))
+        K.append(turn(k, key_at))
+        continue
+      planes = fields.get('planes')
+      how = dict(base=base, planes=planes and (planes, d))
+      part = functools.partial(rotate, **how)
+      shared = part(y @ p['rope_key']['kernel'], key_at)
+      Q.append(np.concatenate([q[..., :d], part(q[..., d:], at)], -1))
+      K.append(np.concatenate([k, shared], -1))
       scale = Q[-1].shape[-1] ** -0.5
     elif name == 'gla':
       d, G = Wo.shape[1], p['latent']['kernel'].shape[1]

@@ -50,6 +50,12 @@ CASES = {
   'mhe_add_half': ('mhe_add', dict(rope=HALF), 2 * d + H),
   'mla': ('mla', dict(latent_dim=5, rope_dim=6, qk_norm=True), 5 + 6),
   'mla_wide': ('mla', dict(latent_dim=17, rope_dim=2), 17 + 2),
+  'mla_planes': (
+    'mla',
+    dict(latent_dim=5, rope_dim=6, planes=(3, 0, 3)),
+    5 + 6,
+  ),
+  'mla_whole': ('mla', dict(latent_dim=17, decoupled=False), 17),
   'gla': (
     'gla',
     dict(num_heads=6, latent_dim=15, kv_heads=3, rope_dim=6, qk_norm=True),
@@ -75,6 +81,7 @@ every_case = pytest.mark.parametrize('case', CASES)
 # Each caches, or rotates, something else.
 FEW = ('collab', 'mhe_add_half', 'mla', 'gta')
 KINDS = ('mha_half', 'mhe_mul', 'tpa', 'skv_groups', 'mfa_kr') + FEW
+KINDS += ('mla_whole',)
 every_kind, few_kinds = few(CASES, KINDS), few(CASES, FEW)
 
 
@@ -328,7 +335,7 @@ def test_the_cache_is_as_small_as_it_says(case):
   assert size == layer.cache_size(x.shape[-1]) == CASES[case][2]
   # Positions are kept where keys rotate on reading, and nowhere else.
   reads = {'skv', 'skv_norm', 'el', 'mhe_mul', 'mhe_mul_half', 'mhe_add'}
-  reads |= {'skv_groups', 'mfa_kr', 'mfa_kr_norm'}
+  reads |= {'skv_groups', 'mfa_kr', 'mfa_kr_norm', 'mla_whole'}
   assert (cache.positions is not None) == (case in reads)
 
 

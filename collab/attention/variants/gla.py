@@ -24,6 +24,7 @@ class GLA(Latent, kw_only=True):
     latent_dim: r.
     kv_heads: G, divides num_heads and latent_dim.
     rope_dim: d_R, needed under rope, and 0 without.
+    planes, decoupled: see `Latent`.
   """
 
   kv_heads: int = 2

@@ -27,6 +27,7 @@ class MLA(Latent, kw_only=True):
   Attributes:
     latent_dim: r.
     rope_dim: d_R, needed under rope, and 0 without.
+    planes, decoupled: see `Latent`.
   """
 
   kv_heads: ClassVar[int] = 1

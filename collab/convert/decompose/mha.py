@@ -16,7 +16,8 @@ class Mha(NamedTuple):
   """The parameters of multi-head attention in float64, made by `read`.
 
   Attributes:
-    query, key: Wq, Wk [D, H, K].
+    query, key: Wq, Wk [D, H, K]. Of a rotated layer keys and values may be
+      those of G groups, [D, G, K], and the bias of values [G, V].
     query_bias: bq [H, K].
     value: Wv [D, H, V].
     out: Wo [H, V, Dout].
@@ -33,7 +34,7 @@ class Mha(NamedTuple):
   value_bias: np.ndarray
 
 
-def read(params: Mapping, scale: float = 0.0) -> Mha:
+def read(params: Mapping, scale: float = 0.0, grouped: bool = False) -> Mha:
   """Reads the Mha of a layer's parameters.
 
   The converted layers divide scores by sqrt(V). If this layer scales them
@@ -42,6 +43,7 @@ def read(params: Mapping, scale: float = 0.0) -> Mha:
   Args:
     params: parameters of multi-head attention.
     scale: scale of the scores, 0 for 1 / sqrt(V).
+    grouped: whether heads may share keys and values.
 
   Raises:
     ValueError: the parameters are those of another variant, or not finite.
@@ -52,8 +54,9 @@ def read(params: Mapping, scale: float = 0.0) -> Mha:
       f'expected {", ".join(NAMES)}.'
     )
   kernels = {n: np.asarray(params[n]['kernel'], np.float64) for n in NAMES}
-  heads = {w.shape[n != 'out'] for n, w in kernels.items() if w.ndim == 3}
-  if len(heads) != 1 or any(w.ndim != 3 for w in kernels.values()):
+  heads = [w.shape[n != 'out'] for n, w in kernels.items() if w.ndim == 3]
+  H, G = (heads[0], heads[1 if grouped else 0]) if heads else (0, 0)
+  if heads != [H, G, G, H]:
     shapes = ', '.join(f'{n} {w.shape}' for n, w in kernels.items())
     raise ValueError(f'Not the kernels of multi-head attention: {shapes}.')
   biases = {
@@ -66,5 +69,6 @@ def read(params: Mapping, scale: float = 0.0) -> Mha:
   query, key, value, out = kernels.values()
   scale = scale * value.shape[-1] ** 0.5 or 1.0
   query_bias = biases['query'] * scale
-  bias = biases['out'] + np.einsum('hk,hkd->d', biases['value'], out)
+  own = biases['value'].repeat(H // G, 0)
+  bias = biases['out'] + np.einsum('hk,hkd->d', own, out)
   return Mha(query * scale, key, query_bias, value, out, bias, biases['value'])

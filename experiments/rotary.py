@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Measures what a smaller cache costs a decoder with rotary positions.
+
+  python -m experiments.rotary --model=MODEL.gguf --train=FILE --tests FILE FILE
+
+The attention of SmolLM2-135M-Instruct (Apache-2.0) is converted by each method
+of collab/convert/decompose/rotated.py to a half and a quarter of its cache, and
+by averaging all key heads to a third. Nothing is trained. All methods get the
+moments of the same texts. The perplexity is that of the first tokens of each
+test text, in windows that do not overlap.
+"""
+
+from collections.abc import Iterator, Mapping
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+import optax
+
+from collab import attention, checks, command, models
+from collab.convert import calibration, intercept, reparametrize, source
+from collab.convert.decompose import input_statistics, rotated
+from collab.convert.decompose.mha import read
+from collab.io import text_lines
+from experiments import results, study
+
+SHARES = 0.5, 0.25
+CHARACTERS = 16  # at most, of a token on average
+RESULTS = study.RESULTS / 'rotary.jsonl'
+
+
+def run(
+  path: str, train: str, tests: list[str], rows: int, length: int, windows: int
+) -> Iterator[dict]:
+  """Yields a row for the original, and one for each method and size."""
+  found = source.read(path)
+  words, texts = source.words(found), {}
+  for test in map(pathlib.Path, tests):
+    text = text_lines.whole(test)[: CHARACTERS * windows * length]
+    ids = np.int32(words.encode(text))
+    checks.at_least(f'tokens of {test}', len(ids), windows * length)
+    texts[test.parent.name] = ids[: windows * length].reshape(windows, length)
+  seen = calibration.read(found, train, rows, size=4, length=length)
+  start = time.monotonic()
+  moments = input_statistics.collect(seen.model, found.params, seen.batches)
+  about = dict(
+    looked_at=sum(x['tokens'].size for x in seen.batches),
+    looking=round(time.monotonic() - start, 1),
+    length=length,
+    tokens=windows * (length - 1),
+  )
+  layers = reparametrize.find(found.model, found.params)
+  whole = layers[0].module.cache_size(found.model['dim'])
+
+  def row(method, model, params, layer, **more):
+    size = layer.cache_size(found.model['dim'])
+    scores = {k: perplexity(model, params, x) for k, x in texts.items()}
+    return dict(method=method, cache=size, **scores, **more, **about)
+
+  yield row('original', found.model, found.params, layers[0].module)
+  wanted = [
+    ('mla', dict(cache_size=int(share * whole), method=method))
+    for share in SHARES
+    for method in rotated.METHODS
+  ]
+  for name, fields in [*wanted, ('gqa', dict(kv_heads=1))]:
+    start = time.monotonic()
+    model, params = convert(found, layers, moments, length, name, fields)
+    seconds = round(time.monotonic() - start, 1)
+    *_, layer = intercept.layers(model, params)
+    layer = attention.build(**layer[2])
+    method = fields.get('method', 'mean')
+    yield row(method, model, params, layer, seconds=seconds)
+
+
+def convert(
+  found: source.Source,
+  layers: list,
+  moments: Mapping,
+  length: int,
+  name: str,
+  fields: Mapping,
+) -> tuple[dict, dict]:
+  """Converts all layers without measuring them; returns model and parameters.
+
+  Args:
+    found: the model.
+    layers: its reparametrize.Layers.
+    moments: {path: Moments}.
+    length: tokens of a text.
+    name: of a function in rotated.VARIANTS.
+    fields: its arguments.
+  """
+  params, built = found.params, []
+  for path, _, old, _ in layers:
+    mha = read(intercept.get(params, path), old.scale, grouped=True)
+    make = rotated.VARIANTS[name]
+    tree, own = make(mha, moments[path], old.rope, length, **fields)
+    params = intercept.put(params, path, jax.tree.map(np.float32, tree))
+    built.append(own)
+  own = {key: tuple(x[key] for x in built) for key in built[0]}
+  return found.model | dict(
+    attention=layers[0].kept | own | dict(name=name)
+  ), params
+
+
+def perplexity(model: Mapping, params: Mapping, rows: np.ndarray) -> float:
+  """Computes the perplexity of rows of tokens [B, L], each by itself.
+
+  Without jit: to compile layers that all differ takes longer than to run them.
+  """
+  built, total = models.build(**model), 0.0
+  for row in rows:
+    logits = built.apply({'params': params}, dict(tokens=row[None, :-1]))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    total += float(loss(logits[0], row[1:]).sum())
+  return float(np.exp(total / rows[:, 1:].size))
+
+
+def main() -> None:
+  parser = command.Parser(__spec__, __doc__)
+  add = parser.add_argument
+  add('--model', required=True, help='file of llama.cpp')
+  add('--train', required=True, help='text to look at')
+  add('--tests', required=True, nargs='+', help='texts to score')
+  add('--rows', type=int, default=80, help='lines to look at')
+  add('--length', type=int, default=512, help='tokens of a window')
+  add('--windows', type=int, default=4, help='of each test text')
+  add('--save', action='store_true', help=f'in {RESULTS.name}')
+  args = parser.parse_args()
+  about = results.about(
+    f'{parser.prog} --model=MODEL.gguf --train=FILE --tests FILE FILE '
+    f'--rows={args.rows} --length={args.length} --windows={args.windows}'
+  )
+  lines = []
+  given = args.rows, args.length, args.windows
+  for row in run(args.model, args.train, args.tests, *given):
+    lines.append(json.dumps(about | dict(seed=0) | row) + '\n')
+    print(lines[-1], end='', flush=True)
+  if args.save:
+    RESULTS.write_text(''.join(lines))
+
+
+if __name__ == '__main__':
+  with command.errors_in_a_line('rotary'):
+    main()

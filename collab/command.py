@@ -214,5 +214,6 @@ def _default_workdir(config_file, config):
   name, _, argument = config_file.partition('.py:')
   name = pathlib.Path(name.removesuffix('.py')).name
   words = [name, *argument.replace('=', '').split(',')]
-  run = f'{"-".join(filter(None, words))}-s{config.seed}'
+  seed = workdirs.values(config).get('seed')
+  run = f'{"-".join(filter(None, words))}-s{seed}'
   return os.path.join(paths.runs_folder(), run)

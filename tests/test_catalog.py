@@ -96,7 +96,7 @@ def test_completion_in_bash(monkeypatch, capsys, tmp_path):
   line = said(['completion'], monkeypatch, capsys)
   names = re.search("-W ('.*')", line)[1]
   for start, want in (
-    ('tr', ['train', 'translate']),
+    ('tra', ['train', 'translate', 'translation']),
     ('mhe', ['mhe_add', 'mhe_mul', 'mhe']),
     ('configs/lm', ['configs/lm.py']),
   ):

@@ -54,6 +54,8 @@ class Rope:
       object.__setattr__(self, 'scaling', core.freeze(dict(self.scaling)))
       _check_scaling(**self.scaling)
       self.rates(2)
+      if self.scaling['rope_type'] == 'default':  # is none
+        object.__setattr__(self, 'scaling', None)
 
   def rotated(self, K: int) -> int:
     """Returns K', how many dimensions of vectors of width K rotate.

@@ -59,7 +59,7 @@ def claim(config: ConfigDict | None, workdir: str | pathlib.Path) -> ConfigDict:
     kinds = ValueError, TypeError, LookupError, AttributeError
     with checks.located(f'{path} is damaged', kinds):
       return ConfigDict(kept['config']).lock()
-  _check_parts(_values(config), '--config is not whole')
+  _check_parts(values(config), '--config is not whole')
   paths.expand_all(config)
   check_links(workdir)
   if path.exists():
@@ -208,7 +208,7 @@ def owned(config: ConfigDict, workdir: str, eval_only: bool) -> Iterator[None]:
     ValueError: as in `claim` and `lease.lock`; or the processes of the run have
       different configs, code or workdirs.
   """
-  probe.same_run(dict(eval_only=eval_only, config=_values(config)))
+  probe.same_run(dict(eval_only=eval_only, config=values(config)))
   if jax.process_index() == 0:
     if eval_only and not (buckets.at(workdir) / 'run.json').exists():
       raise ValueError(f'--eval_only: {workdir} has no run; train one first.')
@@ -256,7 +256,8 @@ def read(workdir: str | pathlib.Path) -> dict:
   return kept | dict(config=config, changes=found, first_steps=steps)
 
 
-def _values(config):
+def values(config: ConfigDict) -> dict:
+  """Returns a config as a dict; a ValueError if it is none."""
   if not callable(getattr(config, 'to_dict', None)):
     raise ValueError(f'--config gave {config!r}, expected a ConfigDict.')
   return config.to_dict()

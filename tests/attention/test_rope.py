@@ -97,6 +97,7 @@ def test_default():
     got, factor = Rope(BASE, scaling=scaling).rates(N)
     np.testing.assert_allclose(got, [plain(i) for i in range(N // 2)])
     assert factor == 1
+  assert Rope(scaling=dict(rope_type='default')) == Rope()
 
 
 def test_linear():

@@ -6,11 +6,12 @@ import gzip
 import hashlib
 import json
 
+from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import results_page, study
+from experiments import results_page, study, table
 from experiments.tables import __main__ as tables
 from experiments.tables import claims, mhe
 from tests.few import few
@@ -250,3 +251,14 @@ def test_damaged_row_of_a_table_is_one_line(made):
 def test_unknown_table():
   with pytest.raises(ValueError, match='there are add_or_multiply, claims, '):
     tables.make('nothing')
+
+
+def test_labels_of_curves_keep_apart():
+  axis = Figure().subplots()
+  axis.set(ylim=(0, 1))
+  ends = dict(a=0.9, b=0.5, c=0.505, d=0.53)
+  curves = {name: axis.plot([0, 1], [0, y])[0] for name, y in ends.items()}
+  table.label_ends(axis, curves)
+  found = {text.get_text(): text.xy[1] for text in axis.texts}
+  assert list(found) == ['b, c', 'd', 'a']
+  assert list(found.values()) == pytest.approx([0.5, 0.56, 0.9])

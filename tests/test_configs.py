@@ -247,15 +247,15 @@ def test_equal_parameters(name):
 def test_words_of_the_decoder():
   """Each says what its ingredient is."""
   base = get('decoder', 's')
-  assert base.model.attention.qk_norm
+  assert not (base.model.attention.qk_norm or base.task.z_loss)
   assert base == get('decoder', 's,swiglu,rope,bpe,own,mha')
   changed = get('decoder', 's,bytes')
   assert (changed.data.vocab_size, changed.data.row_length) == (261, 512)
   assert changed.model.max_length == 1024
-  changed = get('decoder', 's,learned,qk_norm=false')
+  changed = get('decoder', 's,learned,qk_norm=true')
   assert changed.model.positions == 'learned'
   assert changed.model.attention.to_dict() == dict(
-    name='mha', num_heads=4, key_features=0, qk_norm=False
+    name='mha', num_heads=4, key_features=0, qk_norm=True
   )
   with pytest.raises(ValueError, match='qk_norm=0, expected bool'):
     get('decoder', 'qk_norm=0')

@@ -2,8 +2,9 @@
 """Language models of WikiText-2: the modern decoder against `lm`'s recipe.
 
 Both have as many parameters without embeddings, to within 1 %, and read as many
-tokens. The other arms take one ingredient of the modern decoder away. Needs
-DIR/wikitext-2: wiki.train.raw, ...
+tokens. The other arms take one ingredient of the modern decoder away. Of these,
+two are no default of configs/decoder.py. Needs DIR/wikitext-2: wiki.train.raw,
+...
 """
 
 from experiments import study
@@ -15,6 +16,7 @@ BUDGET = {
 }
 SEEDS = 0, 1, 2
 CONFIG = 'configs/decoder.py:s,mha'
+QK_NORM, Z_LOSS = ',qk_norm=true', {'task.z_loss': 1e-4}
 # `lm`'s small size at the width of :s, with its learning rate.
 OLD = {
   'model.dim': 128,
@@ -24,18 +26,18 @@ OLD = {
 }
 # {an ingredient: further words, and fields, of the decoder that lacks it}.
 WITHOUT = {
-  'rotation': (',learned', {}),
-  'rms': ('', {'model.norm_kind': 'layer'}),
-  'gated_mlp': (',gelu', {}),
-  'qk_norm': (',qk_norm=false', {}),
-  'z_loss': ('', {'task.z_loss': 0.0}),
-  'wsd': ('', {'optim.schedule': 'cosine'}),
+  'rotation': (QK_NORM + ',learned', Z_LOSS),
+  'rms': (QK_NORM, Z_LOSS | {'model.norm_kind': 'layer'}),
+  'gated_mlp': (QK_NORM + ',gelu', Z_LOSS),
+  'qk_norm': ('', Z_LOSS),
+  'z_loss': (QK_NORM, {}),
+  'wsd': (QK_NORM, Z_LOSS | {'optim.schedule': 'cosine'}),
 }
 ARMS = [
-  study.Arm('modern', CONFIG, BUDGET, SEEDS),
+  study.Arm('modern', CONFIG + QK_NORM, BUDGET | Z_LOSS, SEEDS),
   study.Arm('lm', 'configs/lm.py:wikitext2,small', BUDGET | OLD, SEEDS),
   *(
-    study.Arm(f'without_{name}', CONFIG + words, BUDGET | fields, SEEDS)
+    study.Arm(f'without_{name}', CONFIG + words, BUDGET | fields, (0,))
     for name, (words, fields) in WITHOUT.items()
   ),
 ]

@@ -31,102 +31,61 @@ epoch is short; the paper, whose factors see weights alone, trains longer.
 """
 
 from collections import defaultdict
-import functools
+import math
 
-import numpy as np
-
-from experiments import intervals, results, study
+from collab import checks
+from collab.io import json_text
+from experiments import results, study
 from experiments import table as tables
-from experiments.metric import COSINE, SPEARMAN
 
-ORIGINAL = ('original', 0)
-METRICS = COSINE, SPEARMAN
+WAYS = {
+  'plain': 'weights alone',
+  'data-aware': 'looks at data',
+  'per layer': 'looks at data, a width for each layer',
+  'keys and values': 'looks at data, values narrower, too',
+}
 
 
 def table() -> tables.Table:
-  """Makes the table of all methods, at each size."""
-  every = [
-    row
-    for row in results.rows(study.RESULTS / 'minilm.jsonl')
-    if 'method' in row
-  ]
-  arms = {}
-  for row in every:
-    if row['texts'] != 'time':
-      arms.setdefault(_arm(row), row)
-  order = sorted(arms, key=lambda arm: -(arm[1] or np.inf))
-  times = {_arm(row): row for row in every if row['texts'] == 'time'}
-  near, far = (_measure(every, texts) for texts in ('STS-B', 'books'))
-  rows = []
-  for arm in order:
-    row, cells = arms[arm], {'method': arm[0]}
-    cells['in attention'] = f'{row["attention_parameters"]:,}'
-    cells['in all'] = f'{row["parameters"]:,}'
-    cells |= _cells(near, arm)
-    for of in METRICS:
-      x = far[of.title].get(arm if arm != ORIGINAL else None)
-      cells[f'{of.title}, books'] = f'{x.mean:.4f}' if x else ''
-    cells['seconds'] = f'{row["seconds"]:.0f}' if 'seconds' in row else ''
-    cells['MiB'] = str(row.get('more_mib', ''))
-    for T in (128, 512):
-      time = times.get(arm)
-      cells[f'time, T={T}'] = f'{time[f"ratio_{T}"]:.2f}' if time else ''
-    rows.append(cells)
-  draw = functools.partial(_draw, order[1:], near)
-  return tables.Table('Compressions at equal sizes', __doc__, rows, draw)
+  """Makes the table of converted embeddings' quality, by key width and way."""
+  found, rows, original = defaultdict(list), [], math.nan
+  path = study.RESULTS / 'minilm.jsonl'
+  for row in results.rows(path, way=str, key_width=int):
+    row |= {x: results.as_float(row.get(x)) for x in ('cosine', 'spearman')}
+    if row['way'] == 'original':
+      original = row['spearman']
+      continue
+    checks.one_of(f'{path}: way', row['way'], WAYS)
+    json_text.require(row, path, attention_parameters=int, widths=object)
+    found[row['way']].append(row)
+    widths = row['widths'] if isinstance(row['widths'], list) else []
+    if row['way'] == 'keys and values':  # the same in all layers
+      widths = [row['widths']]
+    values = [sum(heads) for heads in row.get('values') or []]
+    rows.append(
+      {
+        'key width': str(row['key_width']),
+        'decomposition': WAYS[row['way']],
+        'widths of the layers': '/'.join(map(str, widths)),
+        'and of their values': '/'.join(map(str, values)),
+        'in attention': f'{row["attention_parameters"]:,}',
+        'cosine': f'{row["cosine"]:.4f}',
+        'Spearman': f'{row["spearman"]:.3f}',
+      }
+    )
 
+  def draw(figure):
+    panels = figure.subplots(1, 2)
+    keys = dict(cosine='cosine to the original', spearman='Spearman')
+    ends = dict(cosine=1, spearman=original)
+    for axis, (key, label) in zip(panels, keys.items(), strict=True):
+      for way, line in found.items():
+        x = [row['attention_parameters'] / 1e6 for row in line]
+        axis.plot(x, [row[key] for row in line], 'o-', label=WAYS[way])
+      axis.axhline(ends[key], color='#888888', lw=1, label='original')
+      axis.set(xlabel='million parameters in attention', ylabel=label)
+      tables.tidy(axis)
+    panels[0].legend(loc='lower right', fontsize=9)
 
-def _arm(row):
-  return row['method'], row['size']
-
-
-def _measure(every, texts):
-  """Returns {title of a metric: {arm: Interval}}, samples in place of seeds."""
-  found = {}
-  for metric in METRICS:
-    sums = defaultdict(list)
-    for row in every:
-      if row['texts'] in ('', texts):
-        examples = results.examples(row, study.RESULTS)
-        sums[_arm(row)].append(metric.sums(examples, row))
-    found[metric.title] = intervals.compare(sums, metric.score, ORIGINAL)
-  return found
-
-
-def _cells(found, arm):
-  cells = {}
-  for of in METRICS:
-    x = found[of.title][arm]
-    cells[of.title] = f'{x.mean:.4f}'
-    cells[f'{of.title}, 95 %'] = f'{x.low:.4f} to {x.high:.4f}'
-    cells[f'{of.title}, std'] = '' if x.std is None else f'{x.std:.4f}'
-  x = found[SPEARMAN.title][arm]
-  cells['difference'] = '' if x.span is None else f'{x.difference:+.4f}'
-  ends = [] if x.span is None else [f'{end:+.4f}' for end in x.span]
-  return cells | {'difference, 95 %': ' to '.join(ends)}
-
-
-def _draw(arms, found, figure):
-  """Draws cosines, and the differences of Spearman's correlation."""
-  names = list(dict.fromkeys(name for name, _ in arms))
-  sizes = list(dict.fromkeys(size for _, size in arms))
-  left, right = figure.subplots(1, 2, sharey=True)
-  for i, size in enumerate(sizes):
-    cosine, spearman = {}, {}
-    for name in names:
-      if (name, size) in arms:
-        place = names.index(name) + 0.25 * (i - 0.5)
-        x = found[COSINE.title][name, size]
-        cosine[place] = x.mean, x.low, x.high
-        x = found[SPEARMAN.title][name, size]
-        spearman[place] = x.difference, *x.span
-    style = dict(color=f'C{i}', capsize=2, ms=4)
-    label = f'{size / 1e6:.2f} million in attention'
-    tables.points(left, cosine, 'x', label=label, **style)
-    tables.points(right, spearman, 'x', **style)
-  for axis in (left, right):
-    tables.label_rows(axis, names)
-  right.axvline(0, color='#888888', lw=1)
-  left.set_xlabel('cosine to the original')
-  right.set_xlabel("Spearman less the original's")
-  left.legend(fontsize=7)
+  title = 'Plain or data-aware, one width or one a layer'
+  return tables.Table(title, __doc__, rows, draw)

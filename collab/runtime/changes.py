@@ -57,7 +57,7 @@ def check(kept: dict, config: ConfigDict, workdir: str) -> None:
     ValueError: config or settings differ; the message says where.
   """
   old, new = _flat(kept['config']), _flat(config.to_dict())
-  if not kept['config']['data']:
+  if not (old['total_steps'] or kept['config']['data']):
     raise ValueError(
       f'{workdir} was converted from a checkpoint and has no task: start a run '
       f'with --config and --config.init_from={workdir}.'

@@ -384,8 +384,13 @@ def mha2mla(layer: Layer, n: int, d_R: int) -> Iterator[Cache]:
   found = []
   for g, query in enumerate(layer.queries):
     k = layer.key(g)
+<<<<<<< HEAD
     size = [np.diag(query), np.diag(layer.inputs)[k]]
     energy = np.prod([x.reshape(2, -1).sum(0) for x in size], 0)
+=======
+    sizes = np.diag(query), np.diag(layer.inputs)[k]
+    energy = np.prod([x.reshape(2, -1).sum(0) for x in sizes], 0)
+>>>>>>> d22e82e (Name the planes of a layer apart from the method)
     most = np.argsort(-energy, kind='stable')[:count]
     found += [(i, k[[i]], np.ones(1)) for i in most]
   yield _with_rest(layer, _rotating(layer, found), n, layer.weights, False)
@@ -412,8 +417,8 @@ METHODS = dict(planes=planes, transmla=transmla, mha2mla=mha2mla, svd=svd)
 
 def at_rest(layer: Layer) -> Layer:
   """Makes the same layer as one whose keys rotate when they are read."""
-  planes = range(layer.lags.planes)
-  turned = [layer.lags.moments(x, planes, planes, -1) for x in layer.queries]
+  every = range(layer.lags.planes)
+  turned = [layer.lags.moments(x, every, every, -1) for x in layer.queries]
   still = Lags(1, np.zeros(layer.lags.planes))
   return layer._replace(queries=np.stack(turned), lags=still)
 

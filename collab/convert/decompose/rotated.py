@@ -384,13 +384,8 @@ def mha2mla(layer: Layer, n: int, d_R: int) -> Iterator[Cache]:
   found = []
   for g, query in enumerate(layer.queries):
     k = layer.key(g)
-<<<<<<< HEAD
-    size = [np.diag(query), np.diag(layer.inputs)[k]]
-    energy = np.prod([x.reshape(2, -1).sum(0) for x in size], 0)
-=======
     sizes = np.diag(query), np.diag(layer.inputs)[k]
     energy = np.prod([x.reshape(2, -1).sum(0) for x in sizes], 0)
->>>>>>> d22e82e (Name the planes of a layer apart from the method)
     most = np.argsort(-energy, kind='stable')[:count]
     found += [(i, k[[i]], np.ones(1)) for i in most]
   yield _with_rest(layer, _rotating(layer, found), n, layer.weights, False)

@@ -11,7 +11,7 @@ from experiments import study
 from experiments.studies import pretrain
 
 # {task: (row length, steps)}.
-TASKS = {'sst2': (48, 313), 'mrpc': (72, 230), 'stsb': (48, 360)}
+TASKS = {'sst2': (48, 313), 'mrpc': (96, 230), 'stsb': (64, 360)}
 
 
 def arms(task: str, length: int, steps: int) -> list[study.Arm]:

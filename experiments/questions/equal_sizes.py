@@ -10,8 +10,7 @@ STS-B's training set. On the 1,500 pairs of its dev set: the mean cosine of the
 embeddings to the original's, and Spearman's correlation of the pairs' cosines
 with the gold scores, and its difference to the original's. Intervals are over
 pairs, and std is over disjoint samples of sentences, where there are several.
-Seconds are of the processor, on a busy core, and MiB what a conversion took
-more than there was.
+Seconds are of the processor, on a busy core.
 
 **Collaborative keys with values of lower rank keep embeddings closest.** At
 1.95 million their cosine is 0.983, against 0.979 of pruned neurons, 0.974 of a
@@ -65,7 +64,6 @@ def table() -> tables.Table:
       x = far[of.title].get(arm if arm != ORIGINAL else None)
       cells[f'{of.title}, books'] = f'{x.mean:.4f}' if x else ''
     cells['seconds'] = f'{row["seconds"]:.0f}' if 'seconds' in row else ''
-    cells['MiB'] = str(row.get('more_mib', ''))
     for T in (128, 512):
       time = times.get(arm)
       cells[f'time, T={T}'] = f'{time[f"ratio_{T}"]:.2f}' if time else ''

@@ -247,7 +247,8 @@ def test_equal_parameters(name):
 def test_words_of_the_decoder():
   """Each says what its ingredient is."""
   base = get('decoder', 's')
-  assert not (base.model.attention.qk_norm or base.task.z_loss)
+  assert not base.model.attention.qk_norm
+  assert not base.task.z_loss
   assert base == get('decoder', 's,swiglu,rope,bpe,own,mha')
   changed = get('decoder', 's,bytes')
   assert (changed.data.vocab_size, changed.data.row_length) == (261, 512)

@@ -2,7 +2,29 @@
 """How small can the cache of a decoder with rotary positions be made?
 
 SmolLM2-135M-Instruct (30 layers of width 576, 9 heads, 3 of keys) with a half
-and a quarter of its cache, nothing fine-tuned: perplexity of a token.
+and a quarter of its cache by four methods ([what they
+do](../../docs/how-to/compress.md#decoders-with-rotary-positions)), nothing
+fine-tuned: perplexity of a token on the first four windows of 512 tokens of
+WikiText-2's test text and of the books'. All methods look at the same 8,192
+tokens of WikiText-2's training text.
+
+**Ours loses least of those whose cache is read as it is, and is not the best of
+all.** With half of the cache the perplexity rises from 30.0 to 37.1 on
+WikiText-2 and from 42.8 to 56.6 on the books; TransMLA's method gives 50.4 and
+70.1, and MHA2MLA's, which looks at weights alone and counts on training, 676
+and 474. A joint low rank of keys and values that have not rotated yet is
+better, 32.1 and 47.7, but each step makes the keys and values of all tokens
+again, 221,000 multiplications for a token in the cache of a layer where ours
+takes about 3,000 and the original 1,150.
+
+With a quarter all lose much: ours has 97.3 and 149, TransMLA's 165 and 153,
+hardly worse on the books, and MHA2MLA's 924 and 676; the low rank that rotates
+when it is read, 48.7 and 81.5.
+
+A small sample: one text to look at, 2,044 tokens a text to score, one model.
+All methods are ours after the papers, and choose how much rotates by the same
+error. The papers' methods are meant to be trained afterwards, which was not
+done here. Seconds are those of a core that others used, too.
 """
 
 from collab.io import json_text

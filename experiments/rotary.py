@@ -21,7 +21,11 @@ import optax
 
 from collab import attention, checks, command, models
 from collab.convert import calibration, intercept, reparametrize, source
-from collab.convert.decompose import input_statistics, rotated
+from collab.convert.decompose import (
+  input_statistics,
+  rotary_methods,
+  rotated,
+)
 from collab.convert.decompose.mha import read
 from collab.io import text_lines
 from experiments import results, study
@@ -63,7 +67,7 @@ def run(
   wanted = [
     ('mla', dict(cache_size=int(share * whole), method=method))
     for share in SHARES
-    for method in rotated.METHODS
+    for method in rotary_methods.METHODS
   ]
   for name, fields in [*wanted, ('gqa', dict(kv_heads=1))]:
     start = time.monotonic()

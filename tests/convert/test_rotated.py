@@ -12,7 +12,7 @@ from collab import attention, models
 from collab.convert import __main__ as command
 from collab.convert import reparametrize, source
 from collab.convert.calibration import Calibration
-from collab.convert.decompose import rotated
+from collab.convert.decompose import rotary_cache, rotary_methods, rotated
 from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import read
 from collab.convert.decompose.rotation import REST, Lags
@@ -22,7 +22,7 @@ from tests.few import few
 D, H, G, K, T = 17, 6, 3, 8, 11
 N = 2 * G * K
 YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=8)
-every_method = pytest.mark.parametrize('method', rotated.METHODS)
+every_method = pytest.mark.parametrize('method', rotary_methods.METHODS)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def run(module, tree, x, positions=None):
 
 def problem():
   _, mha, moments = layer()
-  return rotated._layer(mha, moments, old().rope, T)
+  return rotary_cache.layer_of(mha, moments, old().rope, T)
 
 
 def turned(at, rates):
@@ -104,8 +104,8 @@ def test_error_is_that_of_all_pairs(method):
   """By a loop over lags, of keys that rotate before or after they are read."""
   known, whole, rates = problem(), np.eye(N), old().rope.rates(K)[0]
   rests = method == 'svd'
-  given = rotated.at_rest(known) if rests else known
-  cache = next(rotated.METHODS[method](given, 12, 0 if rests else 6))
+  given = rotary_cache.at_rest(known) if rests else known
+  cache = next(rotary_methods.METHODS[method](given, 12, 0 if rests else 6))
   want, (n, r) = 0.0, (12, cache.latent)
   for g in range(G):
     for lag in range(T):
@@ -119,16 +119,16 @@ def test_error_is_that_of_all_pairs(method):
       want += lost * (T - lag) / (T * (T + 1) / 2)
     left = whole[known.value(g)] - cache.values[g] @ cache.kept[:, :r].T
     want += np.sum(known.outputs[g] * (left @ known.inputs @ left.T))
-  np.testing.assert_allclose(rotated.error(given, cache), want, rtol=1e-9)
+  np.testing.assert_allclose(rotary_cache.error(given, cache), want, rtol=1e-9)
 
 
 def test_fitting_never_adds_to_the_error():
   known = problem()
-  cache = next(rotated.planes(known, 18, 6))
-  errors = [rotated.error(known, cache)]
+  cache = next(rotary_methods.planes(known, 18, 6))
+  errors = [rotary_cache.error(known, cache)]
   for _ in range(4):
-    cache = rotated.fitted(known, cache, 1)
-    errors.append(rotated.error(known, cache))
+    cache = rotary_cache.fitted(known, cache, 1)
+    errors.append(rotary_cache.error(known, cache))
   assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(errors))
   assert errors[-1] < 0.999 * errors[0]
 
@@ -136,9 +136,9 @@ def test_fitting_never_adds_to_the_error():
 def test_ours_loses_least_of_those_that_keep_rotated_keys():
   known = problem()
   size = lambda method: min(
-    rotated.error(known, x)
+    rotary_cache.error(known, x)
     for d_R in (6, 8, 12)
-    for x in rotated.METHODS[method](known, 24, d_R)
+    for x in rotary_methods.METHODS[method](known, 24, d_R)
   )
   assert size('planes') < min(size('transmla'), size('mha2mla'))
 
@@ -147,7 +147,11 @@ def test_ours_loses_least_of_those_that_keep_rotated_keys():
 
 
 @few(
-  [(name, method) for name in ('gqa', 'mha') for method in rotated.METHODS],
+  [
+    (name, method)
+    for name in ('gqa', 'mha')
+    for method in rotary_methods.METHODS
+  ],
   [('gqa', 'planes'), ('mha', 'transmla'), ('gqa', 'svd')],
   'name, method',
 )
@@ -160,7 +164,7 @@ def test_exact_at_full_rank(name, method):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@few(rotated.METHODS, ['planes', 'svd'], 'method')
+@few(rotary_methods.METHODS, ['planes', 'svd'], 'method')
 def test_cache_decodes_and_depends_on_distance(method):
   """A prompt and a step equal the full pass; a shift changes nothing."""
   module, tree = converted(method, 24)

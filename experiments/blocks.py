@@ -44,6 +44,8 @@ def compare(title: str, text: str, blocks: list[Block]) -> Table:
     columns = min(2, len(run)) or 1
     rows = -(-len(run) // columns)
     figure.set_figheight(1 + 2.5 * rows)
+    if not run:
+      figure.text(0.5, 0.5, table.NOT_RUN, ha='center')
     for place, (block, found) in enumerate(run):
       # Intervals of differences are narrower than those of the scores.
       axis = figure.add_subplot(rows, columns, place + 1)

@@ -48,7 +48,8 @@ def fewer_neurons(
   it. Those that stay are fitted to the old output, whose mean is kept.
   """
   names = [f'layer_{i}' for i in range(model['num_layers'])]
-  found = [_moments(seen, params)[name] for name in names]
+  moments = _moments(seen, params)
+  found = [moments[name] for name in names]
   layers = [jax.tree.map(np.asarray, params['encoder'][x]) for x in names]
   costs = []
   for layer, (_, cov, energy) in zip(layers, found, strict=True):

@@ -168,18 +168,23 @@ def of_seeds(
 
 
 def smallest_effect(
-  sigma: float, seeds: int, comparisons: int = 1, power: float = 0.8
+  sigma: float,
+  seeds: int,
+  comparisons: int = 1,
+  power: float = 0.8,
+  freedom: float = math.inf,
 ) -> float:
   """Computes the smallest difference of two arms that their seeds can show.
 
-    (z(1 - 0.05 / 2m) + z(power)) sqrt(2 / S) sigma
+    (t(1 - 0.05 / 2m) + t(power)) sqrt(2 / S) sigma
 
-  With m comparisons, of which Holm tests the largest at 0.05 / m, a difference
-  so large is found with the probability `power`.
+  with quantiles t of the degrees of freedom that sigma has, `freedom`. With m
+  comparisons, of which Holm tests the largest at 0.05 / m, a difference so
+  large is found with the probability `power`, about.
   """
   alpha = 0.05 / comparisons
-  z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
-  return float(z * math.sqrt(2 / seeds) * sigma)
+  t = stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(power, freedom)
+  return float(t * math.sqrt(2 / seeds) * sigma)
 
 
 def _middle(replicates):

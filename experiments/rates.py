@@ -51,5 +51,8 @@ def best(
   """
   rates = tried(start, found)
   if left := [f'{rate:g}' for rate in rates if rate not in found]:
-    raise ValueError(f'{name} has to run with {", ".join(left)} before.')
+    raise ValueError(
+      f'{name} has to run with {", ".join(left)} before, in its study of '
+      f'rates; {study.RESULTS} has no rows of it.'
+    )
   return min(rates, key=found.get)

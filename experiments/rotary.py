@@ -4,10 +4,10 @@ r"""Measures what a smaller cache costs a decoder with rotary positions.
   python -m experiments.rotary --model=MODEL.gguf --train=FILE --tests FILE FILE
 
 The attention of SmolLM2-135M-Instruct (Apache-2.0) is converted by each method
-of collab/convert/decompose/rotated.py to a half and a quarter of its cache, and
-by averaging all key heads to a third. Nothing is trained. All methods get the
-moments of the same texts. The perplexity is that of the first tokens of each
-test text, in windows that do not overlap.
+of collab/convert/decompose/rotary_methods.py to a half and a quarter of its
+cache, and by averaging all key heads to a third. Nothing is trained. All
+methods get the moments of the same texts. The perplexity is that of the first
+tokens of each test text, in windows that do not overlap.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,11 +41,14 @@ def run(
   """Yields a row for the original, and one for each method and size."""
   found = source.read(path)
   words, texts = source.words(found), {}
-  for test in map(pathlib.Path, tests):
-    text = text_lines.whole(test)[: CHARACTERS * windows * length]
+  for test in tests:
+    name, equals, file = test.partition('=')
+    if not (equals and file) or name in texts:
+      raise ValueError(f'--tests {test}; expected NAME=FILE, each name once.')
+    text = text_lines.whole(pathlib.Path(file))[: CHARACTERS * windows * length]
     ids = np.int32(words.encode(text))
     checks.at_least(f'tokens of {test}', len(ids), windows * length)
-    texts[test.parent.name] = ids[: windows * length].reshape(windows, length)
+    texts[name] = ids[: windows * length].reshape(windows, length)
   seen = calibration.read(found, train, rows, size=4, length=length)
   start = time.monotonic()
   moments = input_statistics.collect(seen.model, found.params, seen.batches)
@@ -128,14 +131,15 @@ def main() -> None:
   add = parser.add_argument
   add('--model', required=True, help='file of llama.cpp')
   add('--train', required=True, help='text to look at')
-  add('--tests', required=True, nargs='+', help='texts to score')
+  add('--tests', required=True, nargs='+', metavar='NAME=FILE', help='to score')
   add('--rows', type=int, default=80, help='lines to look at')
   add('--length', type=int, default=512, help='tokens of a window')
   add('--windows', type=int, default=4, help='of each test text')
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(
-    f'{parser.prog} --model=MODEL.gguf --train=FILE --tests FILE FILE '
+    f'{parser.prog} --model=MODEL.gguf --train=FILE '
+    '--tests wikitext-2=FILE books=FILE '
     f'--rows={args.rows} --length={args.length} --windows={args.windows}'
   )
   lines = []

@@ -231,6 +231,8 @@ def _checked(fields, budget, variants, rotates):
       if not isinstance(x, (int, float) if kind is float else kind):
         raise ValueError(f'{name}: {key}={x!r}; expected {kind.__name__}.')
   needed = {n for n, p in legal.items() if p.default is p.empty}
+  if rotates:
+    rotated.check(fields)
   if budget and rotates:
     rotated.check_budget(*budget, name, fields)
     needed.discard('cache_size')

@@ -215,7 +215,8 @@ class Run:
       ValueError: this is no text encoder with a head that classifies, the
         numbers of texts differ, or batch_size < 1.
     """
-    words, model = self.words('texts', [*texts, *second]), self.model
+    words, model = self.words('texts', texts), self.model
+    self.words('texts', second)
     if model.head != 'classify':
       raise ValueError(
         f"{self.folder} has head={model.head!r}, expected 'classify'."

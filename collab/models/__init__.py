@@ -54,7 +54,7 @@ TOLD = {
   *('head_width', 'rank', 'length', 'projected_length', 'outputs', 'head'),
   *('pooler', 'use_bias', 'use_out_bias', 'output_bias'),
 }
-ENDS = '_dim', '_dims', '_features', '_init', '_layers', '_size', '_std'
+ENDS = '_dim', '_features', '_init', '_layers', '_size', '_std'
 
 
 class Model(Protocol):

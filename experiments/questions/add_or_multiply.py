@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which head embeddings are better across tasks, MHE-ADD or MHE-MUL?
 
-Which of the two, when ADD can only re-weight keys? In MHE-ADD all
+In MHE-ADD all
 heads share one score matrix: they differ by a bias of each key that no query
 changes, and by a bias of their value (`collab.attention.variants.mhe_add`). In
 MHE-MUL each head has its own scores. Both cost the same parameters, about those
 of SHA, which is here as what no embeddings at all give.
 
-**No task tells them apart for good, and both are near SHA.** MUL is ahead by
+**No task tells them apart, and both are near SHA.** MUL is ahead by
 0.2 BLEU into German and 0.2 % of images, within the intervals, and level out of
 German; MHA is well ahead of all three in both directions. That MUL's heads have
 scores of their own bought little here, where heads are 32 wide. Models are

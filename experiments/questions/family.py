@@ -4,9 +4,9 @@
 Language models of books, split by author (BPE of 2,000; 2.5 million tokens, no
 text twice; 0.5 million parameters without embeddings). What attention saves
 goes into the MLP, and each attention has its own learning rate, chosen on
-validation text. Below are the same attentions in one recipe, MHA's, where who
-saves parameters is a smaller model; and those that have a cache of about 64
-scalars a token and layer, of which MHA has 256.
+validation text. Below are the same attentions in one recipe, MHA's, where
+what an attention saves makes the model smaller; and those that have a cache of
+about 64 scalars a token and layer, of which MHA has 256.
 """
 
 from experiments import blocks, metric

@@ -4,10 +4,11 @@
 Runs of one arm that differ by their seed alone spread by sigma, the standard
 deviation, pooled over the arms of a study; with its 95 % interval, for seeds
 are few. A difference of two means of three seeds has to be 2.3 sigma, to be
-found in four of five cases at p < 0.05; and more if it is the largest of
-several arms against MHA (Holm's correction). Smaller differences need more
-seeds: 16 (sigma / difference)² an arm. Seeds alone: the test set, which all
-arms share, adds to this.
+found in four of five cases at p < 0.05, if sigma is known; more where few runs
+tell sigma, as the table has it; and more if it is the largest of several arms
+against MHA (Holm's correction, of which the last column is a share). Smaller
+differences need more seeds: at least 16 (sigma / difference)² an arm. Seeds
+alone: the test set, which all arms share, adds to this.
 """
 
 from typing import NamedTuple
@@ -59,7 +60,8 @@ def table() -> tables.Table:
     )  # fmt: skip
     if freedom:
       one, holm = (
-        intervals.smallest_effect(sigma, SEEDS, n) for n in (1, group.compared)
+        intervals.smallest_effect(sigma, SEEDS, n, freedom=freedom)
+        for n in (1, group.compared)
       )
       values = [x for arm in found for x in arm]
       mean = sum(values) / len(values)

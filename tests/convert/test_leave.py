@@ -299,7 +299,6 @@ def test_numbers_that_half_precision_lacks(tmp_path):
 @pytest.mark.parametrize(
   'fields, words',
   [
-    (dict(name='mha', key_features=6), "key_features': 6.*; expected that"),
     (dict(name='sha'), r"attention is .*'sha'.*one of collab \(shared_dim, bi"),
     (
       dict(name='collab', shared_dim=6, mixing='complex'),

@@ -266,6 +266,12 @@ def test_command_writes_what_loads_again(folder, tmp_path):
       None,
       r'can rotate none of rope_dim=\[6\], of 2 key heads with 2 planes',
     ),
+    (
+      dict(name='mla', rope_dim=7),
+      ('cache', 0.5),
+      'rope_dim=7; expected an ev',
+    ),
+    (dict(name='mla'), ('cache', 1.5), 'cache=1.5; expected a whole number'),
   ],
 )
 def test_refuses(llama, fields, budget, message):

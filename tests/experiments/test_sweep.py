@@ -520,12 +520,18 @@ def test_unknown_study():
 @pytest.mark.parametrize('path', sorted(study.STUDIES.glob('[!_]*.py')))
 def test_studies_have_configs(path):
   """All arms of a study have configs, and one budget of steps a task."""
-  runs = study.plan(str(path))
+  try:
+    runs = study.plan(str(path))
+  except ValueError as e:
+    if 'in its study of rates' not in str(e):
+      raise
+    pytest.skip('its learning rates have not run')
   assert len({study.config_hash(x) for x in runs if not x.source}) == sum(
     not x.source for x in runs
   )
   steps = {}
   for run in runs:
     c = study.config(run)
-    steps.setdefault(str(c.task), set()).add(c.total_steps)
+    if not run.arm.name.endswith('-long'):  # what more steps are worth
+      steps.setdefault(str(c.task), set()).add(c.total_steps)
   assert all(len(x) == 1 for x in steps.values())

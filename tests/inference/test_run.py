@@ -86,6 +86,9 @@ def test_classes_of_texts_and_of_pairs(tmp_path):
   np.testing.assert_allclose(alone.sum(-1), 1, atol=1e-6)
   with pytest.raises(ValueError, match='2 texts, but 1 second ones'):
     run.classify(['one', 'two'], ['three'])
+  for texts in (('one',), (['one'], 'two')):
+    with pytest.raises(ValueError, match='a list of str, got'):
+      run.classify(*texts)
 
 
 def test_a_method_of_another_model(bert):

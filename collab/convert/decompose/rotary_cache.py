@@ -106,7 +106,8 @@ def layer_of(mha: Mha, moments: Moments, rope: Rope, length: int) -> Layer:
   query = np.einsum('dhk,dhl->hkl', mha.query, np.tensordot(x, mha.query, 1))
   query += np.einsum('hk,hl->hkl', mha.query_bias, one + mha.query_bias)
   query += np.einsum('hk,hl->hkl', one, mha.query_bias)
-  query *= (effect**2 / K)[:, None, None]
+  rates, factor = rope.rates(K)
+  query *= (effect**2 * factor**4 / K)[:, None, None]
   out = np.einsum('hkd,hld->hkl', mha.out, mha.out)
   of_group = lambda x: x.reshape(G, H // G, K, K).sum(1)
   inputs = w.T @ square(moments.y_cov, moments.y_mean) @ w
@@ -116,7 +117,7 @@ def layer_of(mha: Mha, moments: Moments, rope: Rope, length: int) -> Layer:
     w.T @ w,
     of_group(query),
     of_group(out),
-    Lags(length, rope.rates(K)[0]),
+    Lags(length, rates),
   )
 
 

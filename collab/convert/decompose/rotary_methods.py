@@ -16,7 +16,7 @@ FOLDS = 1, 2, 4, 8  # neighbouring planes that TransMLA takes for one
 
 
 def planes(layer: Layer, n: int, d_R: int) -> Iterator[Cache]:
-  """Rotates what is seen most and turns, and leaves the rest to the latent.
+  """Rotates what queries see most and what turns most; the latent has the rest.
 
   Complex PCA of the keys of all groups, plane by plane, weighted by queries. A
   component is worth its energy times 1 - |G(rate)|^2, what is lost where it

@@ -78,8 +78,23 @@ def gqa(
 VARIANTS = dict(gqa=gqa, mla=mla)
 
 
+def check(fields: Mapping) -> None:
+  """Refuses fields of `mla` that cannot be, before anything is computed."""
+  for key, given in fields.items():
+    for x in given if isinstance(given, tuple) else (given,):
+      if key == 'method':
+        checks.one_of(key, x, METHODS)
+      if key == 'rope_dim' and (x < 0 or x % 2):
+        raise ValueError(f'rope_dim={x}; expected an even number, at least 0.')
+
+
 def check_budget(kind: str, most: float, name: str, fields: Mapping) -> None:
   """Refuses a budget that cannot be one, before anything is computed."""
+  if isinstance(most, float) and not 0 < most <= 1:
+    raise ValueError(
+      f'budget {kind}={most}; expected a whole number, or a share above 0, at '
+      'most 1.0.'
+    )
   if (kind, name) != ('cache', 'mla') or 'cache_size' in fields:
     raise ValueError(
       f'budget={kind}={most} with {name}: of attention with rotary positions '

@@ -14,9 +14,9 @@ FILE, plain or .gz.
 On the dev set two things are measured: the mean cosine of the embeddings to the
 original's, and Spearman's correlation of the pairs' cosines with the gold
 scores. An embedding is what `Run.encode` makes by the model's own files: the
-mean over tokens, scaled to length one. Of the first sample's conversions, the
-seconds of the processor are measured, and how much memory they took more than
-there was before. --time measures the milliseconds of the rows' models.
+mean over tokens, scaled to length one. Of the first sample's conversions the
+seconds of the processor are measured. --time measures the milliseconds of the
+rows' models.
 
 --save adds rows to experiments/results/minilm.jsonl, which keeps those that are
 there; they are not made again.

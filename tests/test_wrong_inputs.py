@@ -119,7 +119,7 @@ COMMANDS = {
   'convert BERT out --attention=collab --shared_dims=4': 'has shared_dim, bias',
   'convert BERT out --shared_dim=4 --shared_dim=8': 'shared_dim is given twice',
   'convert BERT out --attention=gqa --kv_heads=2': 'not divide num_heads=3',
-  'convert BERT out --budget=flops=1': 'error=E, parameters=N, cache=N or heads',
+  'convert BERT out --budget=flops=1': 'error=E, parameters=N, cache=N or h',
   'convert BERT out --attention=collab --budget=parameters=1.5': 'at most 1.0',
   'convert LLAMA out --attention=mqa': 'key/bias, .*under rope, is not 0',
   'evaluate': 'required: model_dir',

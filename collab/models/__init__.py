@@ -43,9 +43,8 @@ PER_LAYER = {field.name for field in dataclasses.fields(BlockConfig)}
 ATTENTIONS = ('attention', 'decoder_attention', 'cross_attention')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 # Fields that leave a model's outputs as they are, or that the names and shapes
-# of its parameters tell; so do all whose name ends in _dim, _dims, _features,
-# _init, _layers, _size or _std.
-TOLD = {
+# of its parameters tell; so do all whose name ends in one of ENDS.
+NOT_COMPARED = {
   *('dropout', 'attention_dropout', 'activation_dropout', 'drop_path'),
   *('dropout_rate', 'broadcast_dropout', 'deterministic', 'layer_scale'),
   *('dtype', 'param_dtype', 'precision', 'force_fp32_for_softmax'),
@@ -158,7 +157,7 @@ def computation(model: Model) -> dict[str, Any]:
   """Returns the fields that decide what a model computes from parameters.
 
   Those of each attention are named by its place: 'decoder attention.rope'. The
-  others are left out, see TOLD.
+  others are left out, see NOT_COMPARED.
   """
   found = _deciding('model', model)
   if block := getattr(model, 'block', None):  # one's own model may have none
@@ -178,7 +177,7 @@ def computation(model: Model) -> dict[str, Any]:
 
 def _deciding(key, of):
   names = {field.name for field in dataclasses.fields(of)}
-  names -= {*TOLD, *ATTENTIONS, 'block'}
+  names -= {*NOT_COMPARED, *ATTENTIONS, 'block'}
   return {
     f'{key}.{name}': getattr(of, name)
     for name in sorted(names)

@@ -2,6 +2,7 @@
 r"""Compares compressions of a sentence encoder at equal numbers of parameters.
 
   python -m experiments.minilm --model=MODEL_DIR --glue=DIR --books=FILE --save
+  python -m experiments.minilm --model=MODEL_DIR --glue=DIR --cost --save
   python -m experiments.minilm --model=MODEL_DIR --time --save
 
 MODEL_DIR is all-MiniLM-L6-v2 (Apache-2.0); DIR has GLUE's STS-B. Nothing is
@@ -14,18 +15,20 @@ FILE, plain or .gz.
 On the dev set two things are measured: the mean cosine of the embeddings to the
 original's, and Spearman's correlation of the pairs' cosines with the gold
 scores. An embedding is what `Run.encode` makes by the model's own files: the
-mean over tokens, scaled to length one. Of the first sample's conversions the
-seconds of the processor are measured. --time measures the milliseconds of the
-rows' models.
+mean over tokens, scaled to length one. --cost measures what the conversions
+took, and --time how fast the models are, both for the methods and sizes that
+have rows.
 
 --save adds rows to experiments/results/minilm.jsonl, which keeps those that are
 there; they are not made again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import concurrent.futures
 import functools
 import gzip
 import json
+import multiprocessing
 import pathlib
 import tempfile
 import time
@@ -36,16 +39,17 @@ import numpy as np
 import collab
 from collab import accounting, command, evaluate, models
 from collab.convert import calibration, source
-from collab.convert.decompose import input_statistics
 from collab.data.readers import glue
 from collab.io import atomic, text_lines
 from collab.metrics import labels
+from collab.runtime import devices
 from experiments import compressions, results, study
 from experiments.compressions import METHODS, REFINED, Given
 
 WIDTHS = 96, 32  # shared_dim of `collab`
 RESULTS = study.RESULTS / 'minilm.jsonl'
 SAMPLES = 3
+FIRST = 'STS-B', 0  # which all methods have
 PARAGRAPH = 80  # letters at least
 SHAPES = (4, 128), (1, 512)  # B, T
 ROUNDS = 15
@@ -58,25 +62,19 @@ def run(
   """Yields rows that are not in `have`, see `key`, and their examples."""
   found = source.read(folder)
   original = collab.load(folder)
-  parts = glue.local('stsb', data, 'fatal').readers
-  train = sorted({text for x in parts['train']() for text in x.texts})
-  dev = list(parts['dev']())[:pairs]
+  dev = list(_read(data, 'dev'))[:pairs]
   texts, gold = [text for x in dev for text in x.texts], [x.label for x in dev]
   want = original.encode(texts)
   row = dict(method='original', size=0, texts='', seed=0)
   if key(row) not in have:
     yield row | sizes(found.model, found.params), scores(want, want, gold)
-  domains = {'STS-B': train}
+  domains = {'STS-B': sentences(data)}
   if books:
     lines = map(str.strip, text_lines.of_path(pathlib.Path(books)))
     domains['books'] = [x for x in lines if len(x) >= PARAGRAPH]
   for domain, sample, methods in plan(domains):
-    lines = domains[domain]
-    order = np.random.default_rng(0).permutation(len(lines))
-    chosen = [lines[i] for i in order[sample * rows : (sample + 1) * rows]]
-    seen, first = _seen(found, chosen), domain == 'STS-B' and not sample
-    if first:  # all methods find this compiled
-      input_statistics.collect(seen.model, found.params, seen.batches)
+    chosen = sampled(domains[domain], sample, rows)
+    seen = _seen(found, chosen)
     for k in WIDTHS:
       (size,) = compressions.parameters(
         found.model, 'collab', 'shared_dim', [k]
@@ -84,16 +82,13 @@ def run(
       given = Given(original, found.model, seen, chosen, int(size))
       for method, convert in methods.items():
         row = dict(method=method, size=given.size, texts=domain, seed=sample)
-        if method == 'collab, weights alone' and not first:
+        if method == 'collab, weights alone' and (domain, sample) != FIRST:
           continue  # it is the same
         if method == 'a layer dropped' and k == max(WIDTHS):
           continue  # a layer has more parameters than are saved
         if key(row) in have:
           continue
-        start = time.process_time()
         model, params = convert(given)
-        if first:
-          row['seconds'] = round(time.process_time() - start, 1)
         got = compressions.opened(original, model, params).encode(texts)
         row |= dict(rows=len(chosen)) | sizes(model, params)
         row['fields'] = {x: model[x] for x in CHANGED}
@@ -103,7 +98,22 @@ def run(
 def plan(domains: Iterable[str]) -> list[tuple[str, int, dict]]:
   """Lists domain, sample and methods of the rows."""
   every = [(domain, i, METHODS) for domain in domains for i in range(SAMPLES)]
-  return [*every, ('STS-B', 0, REFINED)]
+  return [*every, (*FIRST, REFINED)]
+
+
+def sentences(data: str) -> list[str]:
+  """Returns the distinct sentences of STS-B's training set."""
+  return sorted({text for x in _read(data, 'train') for text in x.texts})
+
+
+def _read(data, part):
+  return glue.local('stsb', data, 'fatal').readers[part]()
+
+
+def sampled(lines: list[str], sample: int, rows: int) -> list[str]:
+  """Returns one of disjoint random samples of lines."""
+  order = np.random.default_rng(0).permutation(len(lines))
+  return [lines[i] for i in order[sample * rows : (sample + 1) * rows]]
 
 
 def _seen(found, texts):
@@ -133,6 +143,33 @@ def scores(got: np.ndarray, want: np.ndarray, gold: list) -> dict:
   return dict(cosine=cosine, predicted=evaluate.cosines(got), gold=gold)
 
 
+def costs(folder: str, texts: list, rows: list, have: set) -> Iterator[dict]:
+  """Yields a row with the seconds and memory of each conversion.
+
+  Each has a process of its own, since a process has only one peak; that of
+  'original' converts nothing. The seconds are the processor's, and have the
+  compilation in them.
+  """
+  spawn = multiprocessing.get_context('spawn')
+  for row in _first(rows):
+    new = dict(method=row['method'], size=row['size'], texts='cost', seed=0)
+    if key(new) not in have:
+      with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+        how = row['method'], row['size']
+        yield new | pool.submit(_cost, folder, texts, *how).result()
+
+
+def _cost(folder, texts, method, size):
+  found, original = source.read(folder), collab.load(folder)
+  given = Given(original, found.model, _seen(found, texts), texts, size)
+  start = time.process_time()
+  if method != 'original':
+    (METHODS | REFINED)[method](given)
+  seconds = round(time.process_time() - start, 1)
+  (peak,) = devices.peak_bytes().values()
+  return dict(seconds=seconds, peak_mib=round(peak / 2**20))
+
+
 def times(folder: str, rows: list) -> Iterator[dict]:
   """Yields a row with milliseconds of each model, and of the original's.
 
@@ -140,17 +177,15 @@ def times(folder: str, rows: list) -> Iterator[dict]:
   """
   found = source.read(folder)
   rng, runs = np.random.default_rng(0), {}
-  every = [x for x in rows if x['seed'] == 0 and x['texts'] in ('', 'STS-B')]
-  for row in every:
-    fields = _tuples(row.get('fields', {}))
-    model = models.build(**found.model | fields)
-    shapes = models.shapes(model)
+  for row in _first(rows):
+    model = models.build(**found.model | _tuples(row.get('fields', {})))
     draw = lambda x: jax.numpy.float32(rng.normal(0, 0.05, x.shape))
-    params = {'params': jax.tree.map(draw, shapes)}
+    params = {'params': jax.tree.map(draw, models.shapes(model))}
     for B, T in SHAPES:
       batch = models.zeros(model.example(B, T))
       batch['lengths'] += T
-      f = jax.jit(functools.partial(model.apply, params, batch))
+      # Of constants, the compiler could compute some beforehand.
+      f = functools.partial(jax.jit(model.apply), params, batch)
       runs[row['method'], row['size'], T] = f
   taken = {name: [] for name in runs}
   for turn in range(1 + ROUNDS):  # the first one compiles
@@ -158,17 +193,20 @@ def times(folder: str, rows: list) -> Iterator[dict]:
       start = time.perf_counter()
       jax.block_until_ready(f())
       if turn:
-        taken[name].append(time.perf_counter() - start)
-  for row in every:
+        taken[name].append(1e3 * (time.perf_counter() - start))
+  every = {name: np.array(x) for name, x in taken.items()}
+  for row in _first(rows):
     new = dict(method=row['method'], size=row['size'], texts='time', seed=0)
     for _, T in SHAPES:
-      own, first = (
-        np.array(taken[*name, T])
-        for name in ((row['method'], row['size']), ('original', 0))
-      )
-      new[f'ms_{T}'] = round(1e3 * float(np.median(own)), 2)
-      new[f'ratio_{T}'] = round(float(np.median(own / first)), 4)
+      own, whole = every[new['method'], new['size'], T], every['original', 0, T]
+      new[f'ms_{T}'] = round(float(np.median(own)), 2)
+      new[f'ratio_{T}'] = round(float(np.median(own / whole)), 4)
     yield new
+
+
+def _first(rows):
+  """The rows of the first sample: one of each method and size."""
+  return [x for x in rows if (x['texts'] or 'STS-B', x['seed']) == FIRST]
 
 
 def _tuples(x):
@@ -199,21 +237,24 @@ def main() -> None:
   add('--books', default='', help='text to look at, too, a paragraph a line')
   add('--rows', type=int, default=500, help='to look at')
   add('--pairs', type=int, default=1500, help='of the dev set')
-  add('--time', action='store_true', help='the models of the saved rows')
+  add('--cost', action='store_true', help='of the conversions')
+  add('--time', action='store_true', help='of the models')
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
-  if bool(args.glue) == args.time:
+  if not (args.glue or args.time):
     raise ValueError('Expected --glue=DIR or --time.')
   rows = [row for row in results.rows(RESULTS) if 'method' in row]
+  have = set(map(key, rows)) if args.save else set()
+  words = f'{parser.prog} --model=MODEL_DIR'
   if args.time:
-    words = f'{parser.prog} --model=MODEL_DIR --time'
+    words += ' --time'
     made = ((row, None) for row in times(args.model, rows))
+  elif args.cost:
+    words += f' --glue=DIR --rows={args.rows} --cost'
+    texts = sampled(sentences(args.glue), 0, args.rows)
+    made = ((row, None) for row in costs(args.model, texts, rows, have))
   else:
-    words = (
-      f'{parser.prog} --model=MODEL_DIR --glue=DIR --books=FILE '
-      f'--rows={args.rows} --pairs={args.pairs}'
-    )
-    have = set(map(key, rows)) if args.save else set()
+    words += f' --glue=DIR --books=FILE --rows={args.rows} --pairs={args.pairs}'
     made = run(args.model, args.glue, args.books, args.rows, args.pairs, have)
   about = results.about(words)
   for row, examples in made:

@@ -42,6 +42,12 @@ from experiments.metric import COSINE, SPEARMAN
 
 ORIGINAL = ('original', 0)
 METRICS = COSINE, SPEARMAN
+COLUMNS = (
+  ('cost', 'seconds', 'seconds'),
+  ('cost', 'peak_mib', 'MiB'),
+  ('time', 'ms_128', 'ms, T=128'),
+  ('time', 'ms_512', 'ms, T=512'),
+)
 
 
 def table() -> tables.Table:
@@ -51,12 +57,11 @@ def table() -> tables.Table:
     for row in results.rows(study.RESULTS / 'minilm.jsonl')
     if 'method' in row
   ]
+  kinds = {'time': {}, 'cost': {}}
   arms = {}
   for row in every:
-    if row['texts'] != 'time':
-      arms.setdefault(_arm(row), row)
+    kinds.get(row['texts'], arms).setdefault(_arm(row), row)
   order = sorted(arms, key=lambda arm: -(arm[1] or np.inf))
-  times = {_arm(row): row for row in every if row['texts'] == 'time'}
   near, far = (_measure(every, texts) for texts in ('STS-B', 'books'))
   rows = []
   for arm in order:
@@ -68,10 +73,9 @@ def table() -> tables.Table:
     for of in METRICS:
       x = far[of.title].get(arm if arm != ORIGINAL else None)
       cells[f'{of.title}, books'] = f'{x.mean:.4f}' if x else ''
-    cells['seconds'] = f'{row["seconds"]:.0f}' if 'seconds' in row else ''
-    for T in (128, 512):
-      time = times.get(arm)
-      cells[f'time, T={T}'] = f'{time[f"ratio_{T}"]:.2f}' if time else ''
+    for kind, field, name in COLUMNS:
+      x = kinds[kind].get(arm)
+      cells[name] = f'{x[field]:.0f}' if x else ''
     rows.append(cells)
   used = [name for name in rows[0] if any(row[name] for row in rows)]
   rows = [{name: row[name] for name in used} for row in rows]
@@ -101,7 +105,8 @@ def _cells(found, arm):
   for of in METRICS:
     x = found[of.title][arm]
     cells[of.title] = f'{x.mean:.4f}'
-    cells[f'{of.title}, 95 %'] = f'{x.low:.4f} to {x.high:.4f}'
+    if of is COSINE:
+      cells[f'{of.title}, 95 %'] = f'{x.low:.4f} to {x.high:.4f}'
     cells[f'{of.title}, std'] = '' if x.std is None else f'{x.std:.4f}'
   x = found[SPEARMAN.title][arm]
   cells['difference'] = '' if x.span is None else f'{x.difference:+.4f}'

@@ -61,8 +61,9 @@ def table() -> tables.Table:
   arms = {}
   for row in every:
     kinds.get(row['texts'], arms).setdefault(_arm(row), row)
-  order = sorted(arms, key=lambda arm: -(arm[1] or np.inf))
   near, far = (_measure(every, texts) for texts in ('STS-B', 'books'))
+  best = lambda arm: (-(arm[1] or np.inf), -near[COSINE.title][arm].mean)
+  order = sorted(arms, key=best)
   rows = []
   for arm in order:
     row, (method, size) = arms[arm], arm
@@ -70,9 +71,9 @@ def table() -> tables.Table:
     cells['in attention'] = f'{row["attention_parameters"]:,}'
     cells['in all'] = f'{row["parameters"]:,}'
     cells |= _cells(near, arm)
-    for of in METRICS:
-      x = far[of.title].get(arm if arm != ORIGINAL else None)
-      cells[f'{of.title}, books'] = f'{x.mean:.4f}' if x else ''
+    x = far[COSINE.title].get(arm)
+    cells['cosine, books'] = f'{x.mean:.4f}' if x else ''
+    cells |= _difference(far[SPEARMAN.title].get(arm), ', books')
     for kind, field, name in COLUMNS:
       x = kinds[kind].get(arm)
       cells[name] = f'{x[field]:.0f}' if x else ''
@@ -108,10 +109,16 @@ def _cells(found, arm):
     if of is COSINE:
       cells[f'{of.title}, 95 %'] = f'{x.low:.4f} to {x.high:.4f}'
     cells[f'{of.title}, std'] = '' if x.std is None else f'{x.std:.4f}'
-  x = found[SPEARMAN.title][arm]
-  cells['difference'] = '' if x.span is None else f'{x.difference:+.4f}'
-  ends = [] if x.span is None else [f'{end:+.4f}' for end in x.span]
-  return cells | {'difference, 95 %': ' to '.join(ends)}
+  return cells | _difference(found[SPEARMAN.title][arm])
+
+
+def _difference(x, where=''):
+  """Cells of the difference to the original, where there is one."""
+  ends = x.span if x and x.span else ()
+  return {
+    f'difference{where}': f'{x.difference:+.4f}' if ends else '',
+    f'difference{where}, 95 %': ' to '.join(f'{end:+.4f}' for end in ends),
+  }
 
 
 def _draw(arms, found, figure):

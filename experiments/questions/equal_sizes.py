@@ -25,26 +25,26 @@ and so are both GQA: such pairs differ by up to 6 %.
 1.95 million their cosine is 0.984, against 0.978 of pruned neurons, 0.974 of a
 lower rank of each head's keys and values by the same search, 0.967 of pruned
 heads and 0.928 without a layer; at 2.25 million it is 0.990, against 0.984,
-0.983 and 0.976. No interval of another method overlaps theirs, but that of the
-same refined, which adds 0.003 at 1.95 million and takes four times as long. The
-order is the same for methods that looked at books, where all lose more (0.962,
-0.953, 0.946 and 0.860 at 1.95 million). MLA and GQA, which keep all queries and outputs and
-have to save everything on keys and values, are far behind (0.741 and 0.790).
+0.983 and 0.976. No interval of another method overlaps theirs. Refined, they
+gain 0.003 at 1.95 million, in one sample. They stay first if methods look at
+books, where all lose more (0.962 against 0.953, 0.946 and 0.860 at 1.95
+million). MLA and GQA, which keep all queries and outputs and have to save
+everything on keys and values, are far behind (0.741 and 0.790).
 
 **They are not the best in everything.** Spearman's correlation does not tell
 the best apart: at 1.95 million it is 0.002 below the original's, as that of
 pruned heads is, and that of pruned neurons equal to it; only low rank is below
 by more than its interval (0.005). With books pruned neurons lose half as much
-correlation (0.005 against 0.011), though intervals overlap. And the models do
-not become faster. With 512 tokens they take a fifth longer than the original, since their
-keys are four to five times as wide as those of a head, while pruned heads save
-a quarter to a third of the time, and pruned neurons a tenth. Nor are they the
-cheapest to make: 81 seconds of one core and 510 MiB, against 33 to 36 seconds
-for pruned neurons or heads.
+correlation (0.005 against 0.010), though intervals overlap. And the models do
+not become faster. With 512 tokens they take a fifth longer than the original,
+since their keys are four to five times as wide as those of a head, while pruned
+heads save a quarter to a third of the time, and pruned neurons a tenth. Nor are
+they the cheapest to make, with 81 seconds and 512 MiB more, against 33 and 36
+seconds of pruned neurons and heads; low rank takes 170.
 
-**Not run:** three samples of the methods that have one, heads pruned by
-gradient, other models. `python -m experiments.minilm --model=MODEL_DIR
---glue=DIR --books=FILE --save` goes on where it ended.
+**Not run:** three samples of the methods that have one, what has no number,
+heads pruned by gradient, other models. `python -m experiments.minilm
+--model=MODEL_DIR --glue=DIR --books=FILE --save` goes on where it ended.
 """
 
 from collections import defaultdict

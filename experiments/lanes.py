@@ -156,7 +156,7 @@ def program(made: list[Experiment], state: dict) -> Callable:
     old ones, then scalars and Health of each step, trees of [steps, lanes].
   """
   first = made[0]
-  rates = np.array([x.config.optim.lr for x in made], np.float32)
+  factors = np.array([x.config.optim.lr / first.config.optim.lr for x in made])
   seeds = jnp.array([x.config.seed for x in made])
   keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed))[1])(seeds)
 
@@ -171,7 +171,7 @@ def program(made: list[Experiment], state: dict) -> Callable:
     return state, (scalars | dict(lr=factor * scalars['lr']), health)
 
   def all_lanes(state, batch):
-    return jax.vmap(step)(state, batch, keys, rates / rates[0])
+    return jax.vmap(step)(state, batch, keys, factors.astype(np.float32))
 
   like = state
   return jax.jit(

@@ -103,27 +103,29 @@ def groups(runs: list[study.Run]) -> list[list[study.Run]]:
 
 def train(runs: list[study.Run]) -> list[str]:
   """Trains and tests one of `groups`; returns a line for each that diverged."""
+  if jax.device_count() > 1:
+    raise ValueError(
+      f'There are {jax.device_count()} devices; expected one, as with '
+      'CUDA_VISIBLE_DEVICES=0.'
+    )
   mesh, diverged = sharding.make_mesh(), {}
   with contextlib.ExitStack() as stack:
     lanes = [_open(run, mesh, stack) for run in runs]
     first, last = lanes[0].made, lanes[0].made.config.total_steps
     chunk = max(n for n in range(1, CHUNK + 1) if last % n == 0)
-    state = jax.tree.map(lambda *x: jnp.stack(x), *(x.state for x in lanes))
-    some_steps = program([x.made for x in lanes], lanes[0].state)
 
     def batches(i):
-      made = [
-        [x.made.task.batch(step) for x in lanes]
-        for step in range(i * chunk, (i + 1) * chunk)
-      ]
-      made = [jax.tree.map(lambda *x: np.stack(x), *x) for x in made]
-      return jax.tree.map(lambda *x: np.stack(x), *made)
+      steps_of = range(i * chunk, (i + 1) * chunk)
+      made = [_stack(x.made.task.batch(at) for x in lanes) for at in steps_of]
+      return _stack(made)
 
+    state = jax.tree.map(lambda *x: jnp.stack(x), *(x.state for x in lanes))
+    some_steps = program([x.made for x in lanes], lanes[0].state)
+    some_steps = steps.compiled(some_steps, state, batches(0))
     stream = pipeline.stream(batches, 0, last // chunk)
+    bar = tqdm.tqdm(stream, total=last // chunk, disable=None)
     since = time.monotonic()
-    for i, some in enumerate(
-      tqdm.tqdm(stream, total=last // chunk, disable=None), 1
-    ):
+    for i, some in enumerate(bar, 1):
       state, told = some_steps(state, some)
       scalars, health = jax.device_get(told)
       seconds, since = time.monotonic() - since, time.monotonic()
@@ -208,6 +210,10 @@ def _open(run: study.Run, mesh: Any, stack: contextlib.ExitStack) -> Lane:
     config.skip_nonfinite, state['params'], task.rows, run.workdir
   )
   return Lane(made, checkpoints, state, abstract, writer, check)
+
+
+def _stack(trees):
+  return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def _at(tree, i):

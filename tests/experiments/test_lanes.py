@@ -122,3 +122,9 @@ def test_updates_are_linear_in_the_rate(name):
     updates(1e-3),
     updates(3e-3),
   )
+
+
+def test_several_devices_are_refused(run, monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 2)
+  with pytest.raises(ValueError, match='There are 2 devices; expected one'):
+    lanes.train([run('a', FIELDS)])

@@ -7,9 +7,10 @@ r"""Trains a Kneser-Ney n-gram model, the baseline for language models.
 
 It is trained and tested on the tokens of an `lm` run with this vocabulary, and
 has the same metrics: the perplexity of a word, and bits per character. With
---tokens it reads no more than such a run has read: the same rows, those of
-configs/decoder.py:s with seed 0. --folder keeps tokenizer and tokens for runs
-to share, as data.vocabulary=FOLDER/tokenizer.json and data.folder=FOLDER.
+--tokens it reads no more than such a run has read: the same rows, those of seed
+0 and of --row_length and --batch_size, by default of configs/decoder.py:s.
+--folder keeps tokenizer and tokens for runs to share, as
+data.vocabulary=FOLDER/tokenizer.json and data.folder=FOLDER.
 """
 
 import contextlib
@@ -126,6 +127,7 @@ def measure(
   order: int,
   read: int = 0,
   folder: str = '',
+  **shape: int,
 ) -> dict:
   """Trains and tests a model; returns settings, perplexity of a word, bits.
 
@@ -135,6 +137,7 @@ def measure(
     order: the longest n-gram.
     read: number of training tokens, 0 for all.
     folder: where tokenizer and tokens stay, '' for nowhere.
+    **shape: row_length and batch_size of a run, with `read`.
   """
   start, source = time.monotonic(), text.read('', path)
   with contextlib.ExitStack() as stack:
@@ -147,7 +150,7 @@ def measure(
     )
     pieces = train.tokens[None]
     if read:
-      pieces = rows(path, kind, read, place)
+      pieces = rows(path, kind, read, place, **shape)
     model = KneserNey(pieces, words.vocab_size, order)
     nll = -model.log_probs(test.tokens[None]).sum()
     return dict(
@@ -163,16 +166,19 @@ def measure(
     )
 
 
-def rows(path: str, kind: str, read: int, folder: str) -> np.ndarray:
+def rows(
+  path: str, kind: str, read: int, folder: str, **shape: int
+) -> np.ndarray:
   """Returns the rows of the first steps of configs/decoder.py:s, int [R, L].
 
   Args:
     path, kind: as in `measure`.
     read: number of tokens, a multiple of those of a step.
     folder: where tokenizer and tokens are.
+    **shape: row_length, batch_size; those that the config has not.
   """
   c = decoder.get_config('s')
-  c.data.update(path=path, kind=kind, folder=folder)
+  c.data.update(path=path, kind=kind, folder=folder, eval_stride=1, **shape)
   task = tasks.build(
     **c.task, data=c.data, workdir=folder, seed=0, shard=(0, 1)
   )
@@ -192,6 +198,9 @@ def main() -> None:
   add('--vocab_size', type=int, default=8000)
   add('--order', type=int, default=5)
   add('--tokens', type=int, default=0, help='of training, default all')
+  s = decoder.get_config('s').data
+  add('--row_length', type=int, default=s.row_length, help='with --tokens')
+  add('--batch_size', type=int, default=s.batch_size, help='with --tokens')
   add('--folder', default='', help='where tokenizer and tokens stay')
   add('--save', action='store_true', help=f'into {RESULTS.name}')
   with command.errors_in_a_line('kneser_ney'):
@@ -203,6 +212,8 @@ def main() -> None:
       args.order,
       args.tokens,
       args.folder,
+      row_length=args.row_length,
+      batch_size=args.batch_size,
     )
   logs.summary('Kneser-Ney', row)
   if args.save:

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from collab import models
+from collab.attention import target
 from collab.models import layers
 
-PART = 4 << 20  # logits that exist at a time; they fit a CPU's cache
+# Logits that exist at a time. Those of a CPU fit its cache. For each part the
+# table is read and its gradient added to, so an accelerator has few large ones.
+PART = dict(cpu=4 << 20)
+LARGE_PART = 64 << 20
 
 
 def cross_entropy(
@@ -218,8 +222,9 @@ def logits_held(labels: np.ndarray, V: int) -> str:
 
 
 def _parts(B, T, V):
-  """Chooses n equal parts of at most PART logits, or of one token a row."""
-  fits = (n for n in range(1, T + 1) if T % n == 0 and n * PART >= B * T * V)
+  """Chooses n equal parts of at most `PART` logits, or of one token a row."""
+  most = PART.get(target.target().platform, LARGE_PART)
+  fits = (n for n in range(1, T + 1) if T % n == 0 and n * most >= B * T * V)
   return next(fits, T)
 
 

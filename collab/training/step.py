@@ -23,10 +23,28 @@ def build(made: Experiment, state: Any) -> Callable:
     state: state of state.start; later states have the same sharding.
 
   Returns:
-    A jitted function (state, batch, key) -> state, dict of scalars for the log,
-    and Health. It donates the given state.
+    A jitted `function` of the state's sharding. It donates the given state.
   """
-  config, tx, whole = made.config, made.tx, sharding.replicated(made.mesh)
+  shardings, whole = _shardings(state), sharding.replicated(made.mesh)
+  return jax.jit(
+    function(made, state),
+    donate_argnums=0,
+    out_shardings=(shardings, whole, whole),
+    compiler_options=xla_flags.preset(jax.default_backend()),
+  )
+
+
+def function(made: Experiment, state: Any) -> Callable:
+  """Makes the training step as a function that is not compiled.
+
+  Args:
+    made, state: as in `build`.
+
+  Returns:
+    A function (state, batch, key) -> state, dict of scalars for the log, and
+    Health.
+  """
+  config, tx = made.config, made.tx
 
   def loss(params, batch, key):
     params = split.gather_outside(params, made.model)
@@ -57,17 +75,15 @@ def build(made: Experiment, state: Any) -> Callable:
     )
     return new, scalars, health
 
-  shardings = jax.tree.map(lambda x: x.sharding, state)
-  specs = jax.tree.map(lambda x: x.spec, shardings['params'])
+  specs = jax.tree.map(lambda x: x.spec, _shardings(state['params']))
   value_and_grad = gradients.accumulate(
     loss, made.mesh, specs, config.accumulate
   )
-  return jax.jit(
-    train_step,
-    donate_argnums=0,
-    out_shardings=(shardings, whole, whole),
-    compiler_options=xla_flags.preset(jax.default_backend()),
-  )
+  return train_step
+
+
+def _shardings(tree):
+  return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def compiled(step: Callable, *arguments: Any) -> Callable:

@@ -109,9 +109,14 @@ def _attention(cost, mha, tokens):
 
 
 def end(
-  made: Experiment, params: Any, step: int, scores: dict, examples: dict
+  made: Experiment,
+  params: Any,
+  step: int,
+  scores: dict,
+  examples: dict,
+  **how: int,
 ) -> None:
-  """Writes result.json and examples.json, and prints the scores."""
+  """Writes result.json, with `how`, and examples.json; prints the scores."""
   if jax.process_index() > 0:
     return
   config, folder = made.config, buckets.at(made.workdir)
@@ -132,6 +137,7 @@ def end(
     attention_parameters=accounting.attention_parameters(made.model),
     versions=provenance.versions(),
     metrics=scores,
+    **how,
   )
   if changed := changes.off_tables(kept['changes']):
     result['changes'] = changed

@@ -18,7 +18,7 @@ LABELS = {
   'collab': 'collaborative, 1/2',
   'skv': 'SKV',
   'el': 'EL-ATT',
-  'mha-long': 'MHA, four times as long',
+  'mha-m': 'MHA, wider: 1.3M beside 0.5M',
 }
 
 

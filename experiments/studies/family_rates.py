@@ -3,16 +3,17 @@ r"""Learning rates for `family`: twelve attentions, short runs, not tested.
 
 The decoder of configs/decoder.py:s on books, with BPE of 2,000. What attention
 saves goes into the MLP: without embeddings all have as many parameters, to
-within 0.5 %. Every attention has three rates and, where the best is the highest
+within 0.5 %. Every attention has five rates and, where the best is the highest
 or the lowest, further ones: repeat the sweep until it has nothing to do. Scores
 are of validation text. Needs RUNS/texts (experiments.texts), and RUNS/books:
 
   python -m experiments.kneser_ney --path=RUNS/texts/books --vocab_size=2000 \
-      --folder=RUNS/books --tokens=2457600 --save
+      --folder=RUNS/books --tokens=8192000 --batch_size=32 --save
 """
 
 from collections.abc import Sequence
 import functools
+from typing import NamedTuple
 
 from configs import decoder
 from experiments import rates, study
@@ -21,20 +22,43 @@ NAMES = (
   'mha', 'gqa', 'mqa', 'skv', 'sha', 'collab', 'mhe_add', 'mhe_mul', 'mla',
   'gta', 'tpa', 'mfa',
 )  # fmt: skip
-RATES = 2e-3, 4e-3, 8e-3
+RATES = 1e-3, 2e-3, 4e-3, 8e-3, 16e-3
 
 
-def scores() -> dict[str, dict[float, float]]:
+class Budget(NamedTuple):
+  """What the runs of a size read.
+
+  Attributes:
+    study: name of the study of its learning rates.
+    length: tokens of a row; a step has 32 rows.
+    steps: steps of a run.
+    tries: steps of a run that compares rates, of 2 million tokens.
+  """
+
+  study: str
+  length: int
+  steps: int
+  tries: int
+
+
+SIZES = dict(
+  s=Budget('family_rates', 128, 2000, 500),
+  m=Budget('family_m_rates', 256, 3200, 250),
+)
+
+
+def scores(size: str = 's') -> dict[str, dict[float, float]]:
   """Returns {attention: {rate: bits per character}} of what has run."""
-  return rates.scores('family_rates', 'bits_per_character')
+  return rates.scores(SIZES[size].study, 'bits_per_character')
 
 
 def arm(
   name: str,
   words: str,
   rate: float,
+  size: str = 's',
   text: str = 'books',
-  steps: int = 1200,
+  steps: int = 0,
   seeds: Sequence[int] = (0, 1, 2),
 ) -> study.Arm:
   """Makes an arm of one size: without embeddings, MHA's parameters.
@@ -43,48 +67,63 @@ def arm(
     name: name of the arm.
     words: attention, as in a config.
     rate: peak learning rate.
+    size: one of `SIZES`.
     text: folder in RUNS/texts.
-    steps: of 2,048 tokens each.
+    steps: by default those of the size.
     seeds: seeds.
   """
+  budget = SIZES[size]
+  steps = steps or budget.steps
   fields = {
     'data.path': f'{{runs}}/texts/{text}',
     'data.vocabulary': '{runs}/books/tokenizer.json',
     'data.folder': '{runs}/books',
     'data.vocab_size': 2000,
-    'data.eval_stride': 128,
-    'model.mlp_dim': mlp_dim(words),
+    'data.row_length': budget.length,
+    'data.batch_size': 32,
+    'data.eval_stride': budget.length,
+    'model.mlp_dim': mlp_dim(size, words),
     'total_steps': steps,
     'optim.lr': rate,
     'optim.warmup_steps': steps // 15,
     'every.eval': steps,
-    'every.checkpoint': steps // 5,
+    'every.checkpoint': steps,
   }
-  return study.Arm(name, f'configs/decoder.py:s,{words}', fields, tuple(seeds))
+  return study.Arm(
+    name, f'configs/decoder.py:{size},{words}', fields, (*seeds,)
+  )
 
 
 @functools.cache
-def mlp_dim(words: str) -> int:
+def mlp_dim(size: str, words: str) -> int:
   """Returns the width of the MLP with which all parameters are MHA's."""
-  c = decoder.get_config(f's,{words}')
+  c = decoder.get_config(f'{size},{words}')
   return c.model.mlp_dim + decoder.saved(c, 1)
 
 
-def tuned(name: str, words: str = '', **fields) -> study.Arm:
+def tries(size: str, names: Sequence[str]) -> list[study.Arm]:
+  """Makes the arms that compare rates of some attentions."""
+  steps, found = SIZES[size].tries, scores(size)
+  return [
+    arm(f'{name}-{rate:g}', name, rate, size, 'books_rates', steps, (0,))
+    for name in names
+    for rate in rates.tried(RATES, found[name])
+  ]
+
+
+def tuned(name: str, words: str = '', size: str = 's', **fields) -> study.Arm:
   """Makes an arm with the best rate of its attention; a ValueError if unknown.
 
   Args:
     name: name of the arm.
     words: attention, as in a config, if it is not the name.
+    size: one of `SIZES`.
     **fields: of `arm`.
   """
   words = words or name
   of = words.partition(',')[0]
-  return arm(name, words, rates.best(of, RATES, scores()[of]), **fields)
+  rate = rates.best(of, RATES, scores(size)[of])
+  return arm(name, words, rate, size, **fields)
 
 
-ARMS = [
-  arm(f'{name}-{rate:g}', name, rate, 'books_rates', 250, (0,))
-  for name in NAMES
-  for rate in rates.tried(RATES, scores()[name])
-]
+ARMS = tries('s', NAMES)

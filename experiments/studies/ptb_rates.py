@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning rate and dropout for `ptb`: multi-head attention, not tested.
 
-Three rates, further ones where the best is the highest or the lowest, then two
+Five rates, further ones where the best is the highest or the lowest, then three
 other dropouts with the best rate: repeat the sweep until it has nothing to do.
-Half of `ptb`'s steps. Scores are of the validation text. Needs RUNS/texts
+As long as in `ptb`. Scores are of the validation text. Needs RUNS/texts
 (experiments.texts).
 """
 
 from experiments import rates, study
 
-RATES, DROPOUTS = (2e-3, 4e-3, 8e-3), (0.1, 0.0, 0.2)
-STEPS = 1362  # of 2,048 words: three epochs
+RATES, DROPOUTS = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3), (0.2, 0.1, 0.3, 0.4)
+STEPS = 2700  # of 4,096 words: twelve epochs
 CONFIG = 'configs/decoder.py:s'
 
 
-def fields(path: str, rate: float, dropout: float, steps: int) -> dict:
+def fields(path: str, rate: float, dropout: float) -> dict:
   """Makes the overrides of a run on words, the published 10,000 and no more."""
   return {
     'data.path': path,
     'data.kind': 'words',
     'data.vocab_size': 10_003,  # with special ones that the text lacks
+    'data.batch_size': 32,
     'model.dropout': dropout,
-    'total_steps': steps,
+    'total_steps': STEPS,
     'optim.lr': rate,
-    'optim.warmup_steps': steps // 15,
-    'every.eval': steps // 4,
-    'every.checkpoint': steps // 4,
+    'optim.warmup_steps': STEPS // 15,
+    'every.eval': STEPS,
+    'every.checkpoint': STEPS,
   }
 
 
@@ -64,7 +65,7 @@ ARMS = [
   study.Arm(
     f'{name(dropout)}-{rate:g}',
     f'{CONFIG},mha',
-    fields('{runs}/texts/ptb_rates', rate, dropout, STEPS // 2),
+    fields('{runs}/texts/ptb_rates', rate, dropout),
   )
   for dropout, rate in points()
 ]

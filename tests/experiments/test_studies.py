@@ -11,7 +11,7 @@ import pytest
 
 from collab import accounting, models
 from experiments import kneser_ney, rates, study, texts
-from experiments.studies import family_rates
+from experiments.studies import family_rates, ptb_rates
 from tests.few import few
 
 
@@ -50,26 +50,30 @@ def test_rates_go_on_until_the_best_is_inside():
 
 
 def test_family_has_the_best_rates(empty):
-  with pytest.raises(ValueError, match=r'noise.*mha has to run with 0.002, '):
+  with pytest.raises(ValueError, match=r'noise.*mha has to run with 0.001, '):
     study.plan('noise')
-  assert len(names('family_rates')) == 3 * len(family_rates.NAMES)
+  assert len(names('family_rates')) == 5 * len(family_rates.NAMES)
   worse = {f'{x}-{rate:g}': 2 for x in family_rates.NAMES
-           for rate in (0.002, 0.008)}  # fmt: skip
+           for rate in family_rates.RATES}  # fmt: skip
   best = {f'{x}-0.004': 1 for x in family_rates.NAMES}
-  found = worse | best | {'sha-0.008': 0.5}
+  found = worse | best | {'sha-0.016': 0.5}
   add(empty, 'family_rates', found, 'bits_per_character')
-  assert [x for x in names('family_rates') if '0.016' in x] == ['sha-0.016-s0']
+  assert [x for x in names('family_rates') if '0.032' in x] == ['sha-0.032-s0']
   assert names('noise') == [f'mha-s{seed}' for seed in range(8)]
-  with pytest.raises(ValueError, match=r'sha has to run with 0\.016 before'):
+  with pytest.raises(ValueError, match=r'sha has to run with 0\.032 before'):
     study.plan('family')
-  add(empty, 'family_rates', {'sha-0.016': float('nan')}, 'bits_per_character')
+  add(empty, 'family_rates', {'sha-0.032': float('nan')}, 'bits_per_character')
   runs = study.plan('family')
   assert len(runs) == 3 * (len(family_rates.NAMES) - 1)
   found = {run.arm.name: run.arm.overrides['optim.lr'] for run in runs}
-  assert found.pop('sha') == 0.008
+  assert found.pop('sha') == 0.016
   assert set(found.values()) == {0.004}
   for of in ('family_cache', 'family_recipe'):
-    assert study.plan(of)[0].arm.overrides['total_steps'] == 1200
+    assert study.plan(of)[0].arm.overrides['total_steps'] == 2000
+  with pytest.raises(
+    ValueError, match=r'family_m.*mha has to run with 0.001, '
+  ):
+    study.plan('family_m')  # it has rates of its own
 
 
 @few(family_rates.NAMES, ['mha', 'sha', 'mla'], 'name')
@@ -89,21 +93,20 @@ def test_family_has_equal_parameters(name):
 
 
 def test_treebank_has_the_best_rate_and_dropout(empty):
-  assert len(names('ptb_rates')) == 3
-  with pytest.raises(ValueError, match=r'dropout0.1 has to run with 0.002, '):
+  assert len(names('ptb_rates')) == 5
+  with pytest.raises(ValueError, match=r'dropout0.2 has to run with 0.001, '):
     study.plan('ptb')
-  found = {'dropout0.1-0.002': 9, 'dropout0.1-0.004': 8, 'dropout0.1-0.008': 9}
-  add(empty, 'ptb_rates', found, 'perplexity')
-  assert names('ptb_rates')[3:] == [
-    'dropout0.0-0.004-s0',
-    'dropout0.2-0.004-s0',
+  found = {f'dropout0.2-{x:g}': 9 for x in ptb_rates.RATES}
+  add(empty, 'ptb_rates', found | {'dropout0.2-0.004': 8}, 'perplexity')
+  assert names('ptb_rates')[5:] == [
+    f'dropout{x}-0.004-s0' for x in (0.1, 0.3, 0.4)
   ]
   with pytest.raises(ValueError, match='repeat its sweep'):
     study.plan('ptb')
-  found = {'dropout0.0-0.004': 9, 'dropout0.2-0.004': 7}
+  found = {f'dropout{x}-0.004': 9 for x in (0.1, 0.4)} | {'dropout0.3-0.004': 7}
   add(empty, 'ptb_rates', found, 'perplexity')
   run = study.plan('ptb')[0].arm.overrides
-  assert (run['optim.lr'], run['model.dropout']) == (0.004, 0.2)
+  assert (run['optim.lr'], run['model.dropout']) == (0.004, 0.3)
 
 
 def test_treebank_keeps_its_words(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from collab.attention import target
 from collab.metrics import tokens
 
 B, T, V = 3, 5, 7
@@ -140,7 +141,8 @@ def test_projected_cross_entropy_is_that_of_all_logits(
   bias = jax.random.normal(keys[2], (V,)) if with_bias else None
   labels = jnp.arange(B * T).reshape(B, T) % V
   weights = jnp.ones((B, T)).at[1, 7:].set(0).at[2, 3].set(0.5)
-  monkeypatch.setattr(tokens, 'PART', part)  # of T = 10 logits of 3 x 13
+  most = dict(cpu=part)
+  monkeypatch.setattr(tokens, 'PART', most)  # of T = 10 logits of 3 x 13
 
   def projected(x, table, bias):
     output = table, bias, *cap
@@ -220,3 +222,10 @@ def test_wrong_z_loss(c):
 def test_wrong_label_smoothing(e):
   with pytest.raises(ValueError, match=f'label_smoothing must .*got {e}'):
     tokens.cross_entropy(LOGITS, LABELS, WEIGHTS, e)
+
+
+def test_an_accelerator_holds_more_logits_than_a_cpu():
+  labels, V = np.zeros((16, 1024), np.int32), 50_304
+  assert tokens.logits_held(labels, V) == '12.9 of 3296.7 MB'
+  with target.lowering_for(target.Target('tpu')):
+    assert tokens.logits_held(labels, V) == '206.0 of 3296.7 MB'

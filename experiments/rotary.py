@@ -79,20 +79,18 @@ def run(
 
   def row(method, model, params, layer, **more):
     size = layer.cache_size(found.model['dim'])
-    lost = {k: losses(model, params, x) for k, x in texts.items()}
-    scores = {k: float(np.exp(x.mean())) for k, x in lost.items()}
-    lost = {k: x.round(5).tolist() for k, x in lost.items()}
-    return dict(method=method, cache=size, **scores, **more, **about) | dict(
-      losses=lost
-    )
+    lost = losses(model, params, texts)
+    more |= {k: float(np.exp(x.mean())) for k, x in lost.items()}
+    more['losses'] = {k: x.round(5).tolist() for k, x in lost.items()}
+    return dict(method=method, cache=size) | more | about
 
   wanted = {
     (method, size := int(share * whole)): (
       'mla',
       dict(cache_size=size, method=method),
     )
-    for method in rotary_methods.METHODS
     for share in SHARES
+    for method in rotary_methods.METHODS
   }
   wanted['mean', whole // layers[0].module.kv_heads] = 'gqa', dict(kv_heads=1)
   if ('original', whole) not in have:
@@ -137,17 +135,22 @@ def convert(
   ), params
 
 
-def losses(model: Mapping, params: Mapping, rows: np.ndarray) -> np.ndarray:
-  """Computes the mean loss of a token of each row of tokens [B, L], in nats.
+def losses(
+  model: Mapping, params: Mapping, texts: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Computes the mean loss of a token of each row [B, L] of the texts."""
+  built = models.build(**model)
 
-  Without jit: to compile layers that all differ takes longer than to run them.
-  """
-  built, found = models.build(**model), []
-  for row in rows:
-    logits = built.apply({'params': params}, dict(tokens=row[None, :-1]))
+  @jax.jit
+  def of_row(params, row):
+    logits = built.apply({'params': params}, dict(tokens=row[None, :-1]))[0]
     loss = optax.softmax_cross_entropy_with_integer_labels
-    found.append(loss(logits[0], row[1:]).mean())
-  return np.array(found, np.float64)
+    return loss(logits, row[1:]).mean()
+
+  return {
+    name: np.array([of_row(params, row) for row in rows], np.float64)
+    for name, rows in texts.items()
+  }
 
 
 def main() -> None:
@@ -158,7 +161,7 @@ def main() -> None:
   add('--tests', required=True, nargs='+', metavar='NAME=FILE', help='to score')
   add('--rows', type=int, default=80, help='lines to look at')
   add('--length', type=int, default=512, help='tokens of a window')
-  add('--windows', type=int, default=20, help='of each test text')
+  add('--windows', type=int, default=12, help='of each test text')
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(

@@ -157,7 +157,7 @@ def _attended(inputs, out):
   far = square(v, seen)[:, :, None] - 2 * both + square(o, own)[..., None]
   weights = jnp.square(p) * jnp.maximum(far, 0)
   T, S = p.shape[2:]
-  lags = jnp.arange(T)[:, None] - jnp.arange(S)
+  lags = jnp.subtract.outer(jnp.arange(T), jnp.arange(S))
   mixed = jnp.einsum('bhts,bsd->htbd', p, inputs.y).reshape(H, -1, out.shape[2])
   return dict(
     effects=weights.sum((0, 2, 3)),

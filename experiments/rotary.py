@@ -89,8 +89,8 @@ def run(
       'mla',
       dict(cache_size=size, method=method),
     )
-    for share in SHARES
     for method in rotary_methods.METHODS
+    for share in SHARES
   }
   wanted['mean', whole // layers[0].module.kv_heads] = 'gqa', dict(kv_heads=1)
   if ('original', whole) not in have:

@@ -14,10 +14,12 @@ import gzip
 import json
 import math
 import pathlib
+import time
 
 import torch
 import transformers
 
+START = '<|endoftext|>'  # as `collab.generate` does
 PROMPT, NEW = 'The capital of France is', 24
 CHARACTERS = 16  # at most, of a token on average
 
@@ -47,17 +49,19 @@ def main():
         logits = model(row[None, :-1]).logits[0]
         lost = torch.nn.functional.cross_entropy(logits, row[1:])
         losses[name].append(round(lost.item(), 5))
-    ids = torch.tensor([encode(PROMPT)])
+    ids = torch.tensor([encode(START + PROMPT)])
     for _ in range(NEW):
       new = model(ids).logits[0, -1].argmax()
       ids = torch.cat([ids, new[None, None]], 1)
   row = dict(
-    method='transformers',
+    command='python experiments/rotary_transformers.py --model=MODEL.gguf '
+    f'--tests wikitext-2=FILE books=FILE --windows={args.windows}',
+    date=time.strftime('%Y-%m-%d'),
     transformers=transformers.__version__,
     torch=torch.__version__,
     length=args.length,
     tokens=args.windows * (args.length - 1),
-    text=words.decode(ids[0]),
+    text=words.decode(ids[0, 1:]),
     losses=losses,
   )
   for name, lost in losses.items():

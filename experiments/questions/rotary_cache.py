@@ -28,16 +28,19 @@ error. The papers' methods are meant to be trained afterwards, which was not
 done here. Seconds are those of a core that others used, too.
 """
 
-from collab.io import json_text
-from experiments import results, study
+import numpy as np
+
+from experiments import intervals, results, study
 from experiments import table as tables
 
+OURS = 'planes'
 METHODS = {
   'original': 'original',
   'planes': 'complex PCA of planes, fitted (ours)',
+  'svd': 'SVD, fitted, keys rotated in each step (ours)',
   'transmla': "TransMLA's",
+  'pca': 'PCA, keys rotated in each step',
   'mha2mla': "MHA2MLA's",
-  'svd': 'SVD, keys rotated in each step',
 }
 FAR = {'mean': 'mean of the key heads (MQA)'}  # beyond the picture
 TEXTS = {'wikitext-2': 'WikiText-2', 'books': 'books'}
@@ -45,30 +48,35 @@ TEXTS = {'wikitext-2': 'WikiText-2', 'books': 'books'}
 
 def table() -> tables.Table:
   """Makes the table of perplexities by cache and method."""
-  rows, found = [], []
   path = study.RESULTS / 'rotary.jsonl'
-  for row in results.rows(path, method=str, cache=int):
-    json_text.require(row, path, **dict.fromkeys(TEXTS, float))
-    found.append(row)
-  found.sort(key=lambda row: (-row['cache'], row['wikitext-2']))
+  found = results.rows(path, method=str, cache=int, losses=dict)
+  measured = {text: _compared(found, text) for text in TEXTS}
+  of = lambda row, text: measured[text][row['method'], row['cache']]
+  found.sort(key=lambda row: (-row['cache'], of(row, 'books').mean))
+  rows = []
   for row in found:
-    rows.append(
-      {
-        'cache of a layer': str(row['cache']),
-        'method': (METHODS | FAR)[row['method']],
-        **{name: f'{row[key]:.4g}' for key, name in TEXTS.items()},
-        'seconds to convert': str(row.get('seconds', '')),
-      }
-    )
+    cells = {'cache of a layer': str(row['cache'])}
+    cells['method'] = (METHODS | FAR)[row['method']]
+    for text, name in TEXTS.items():
+      x = of(row, text)
+      cells[name] = f'{x.mean:.4g}'
+      cells[f'{name}, against ours'] = (
+        ''
+        if x.span is None
+        else (f'{x.difference:+.3g} ({x.span[0]:+.3g} to {x.span[1]:+.3g})')
+      )
+    seconds = row.get('seconds')
+    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
+    rows.append(cells)
 
   def draw(figure):
-    for axis, (key, name) in zip(
+    for axis, (text, name) in zip(
       figure.subplots(1, 2), TEXTS.items(), strict=True
     ):
       for method, label in METHODS.items():
         line = [row for row in found if row['method'] == method]
-        x, y = ([row[part] for row in line] for part in ('cache', key))
-        axis.plot(x, y, 'o-', label=label)
+        x = [row['cache'] for row in line]
+        axis.plot(x, [of(row, text).mean for row in line], 'o-', label=label)
       axis.set(xlabel='scalars a token and layer', title=name, yscale='log')
       axis.set_ylabel('perplexity')
       tables.tidy(axis)
@@ -76,3 +84,18 @@ def table() -> tables.Table:
 
   title = 'A smaller cache for keys that rotate'
   return tables.Table(title, __doc__, rows, draw)
+
+
+def _compared(rows, text):
+  """Returns {(method, cache): Interval}, against ours of the same cache."""
+  found = {}
+  for cache in {row['cache'] for row in rows}:
+    arms = {
+      row['method']: [[(x, 1) for x in row['losses'][text]]]
+      for row in rows
+      if row['cache'] == cache
+    }
+    score = lambda sums: np.exp(sums[:, 0] / sums[:, 1])
+    compared = intervals.compare(arms, score, OURS)
+    found |= {(method, cache): x for method, x in compared.items()}
+  return found

@@ -2,11 +2,11 @@
 r"""Measures the original of experiments/rotary.py by Transformers alone.
 
   python experiments/rotary_transformers.py --model=MODEL.gguf \
-      --tests wikitext-2=FILE books=FILE >ROW.json
+      --tests wikitext-2=FILE books=FILE >results/rotary_transformers.jsonl
 
 It needs transformers, torch, accelerate and gguf, and nothing of this project:
 tokenizer, weights and formulas are theirs. FILE is a .gz. The row also has the
-text that follows PROMPT, always the likeliest token.
+text that follows PROMPT, greedily.
 """
 
 import argparse

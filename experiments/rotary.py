@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Measures what a smaller cache costs a decoder with rotary positions.
 
-  python -m experiments.rotary --model=MODEL.gguf --train=FILE --tests FILE FILE
+  python -m experiments.rotary --model=MODEL.gguf --train=FILE \
+      --tests wikitext-2=FILE books=FILE --save
 
 The attention of SmolLM2-135M-Instruct (Apache-2.0) is converted by each method
 of collab/convert/decompose/rotary_methods.py to a half and a quarter of its
 cache, and by averaging all key heads to a third. Nothing is trained. All
 methods get the moments of the same texts. The perplexity is that of the first
-tokens of each test text, in windows that do not overlap.
+tokens of each test text, in windows that do not overlap; `losses` are those of
+the windows. Seconds are those of the processor.
+
+--save writes each row to experiments/results/rotary.jsonl as it is finished.
+Rows of the same command that are there are not made again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import json
 import pathlib
 import time
@@ -27,7 +32,7 @@ from collab.convert.decompose import (
   rotated,
 )
 from collab.convert.decompose.mha import read
-from collab.io import text_lines
+from collab.io import atomic, text_lines
 from experiments import results, study
 
 SHARES = 0.5, 0.25
@@ -36,9 +41,18 @@ RESULTS = study.RESULTS / 'rotary.jsonl'
 
 
 def run(
-  path: str, train: str, tests: list[str], rows: int, length: int, windows: int
+  path: str,
+  train: str,
+  tests: list[str],
+  rows: int,
+  length: int,
+  windows: int,
+  have: Collection = (),
 ) -> Iterator[dict]:
-  """Yields a row for the original, and one for each method and size."""
+  """Yields a row for the original, and one for each method and size.
+
+  Those are left out whose (method, cache) is in `have`.
+  """
   found = source.read(path)
   words, texts = source.words(found), {}
   for test in tests:
@@ -50,11 +64,13 @@ def run(
     checks.at_least(f'tokens of {test}', len(ids), windows * length)
     texts[name] = ids[: windows * length].reshape(windows, length)
   seen = calibration.read(found, train, rows, size=4, length=length)
-  start = time.monotonic()
-  moments = input_statistics.collect(seen.model, found.params, seen.batches)
+  start = time.process_time()
+  moments = input_statistics.collect(
+    seen.model, found.params, seen.batches, attended=True
+  )
   about = dict(
     looked_at=sum(x['tokens'].size for x in seen.batches),
-    looking=round(time.monotonic() - start, 1),
+    looking=round(time.process_time() - start, 1),
     length=length,
     tokens=windows * (length - 1),
   )
@@ -63,22 +79,30 @@ def run(
 
   def row(method, model, params, layer, **more):
     size = layer.cache_size(found.model['dim'])
-    scores = {k: perplexity(model, params, x) for k, x in texts.items()}
-    return dict(method=method, cache=size, **scores, **more, **about)
+    lost = losses(model, params, texts)
+    more |= {k: float(np.exp(x.mean())) for k, x in lost.items()}
+    more['losses'] = {k: x.round(5).tolist() for k, x in lost.items()}
+    return dict(method=method, cache=size) | more | about
 
-  yield row('original', found.model, found.params, layers[0].module)
-  wanted = [
-    ('mla', dict(cache_size=int(share * whole), method=method))
-    for share in SHARES
+  wanted = {
+    (method, size := int(share * whole)): (
+      'mla',
+      dict(cache_size=size, method=method),
+    )
     for method in rotary_methods.METHODS
-  ]
-  for name, fields in [*wanted, ('gqa', dict(kv_heads=1))]:
-    start = time.monotonic()
-    model, params = convert(found, layers, moments, length, name, fields)
-    seconds = round(time.monotonic() - start, 1)
+    for share in SHARES
+  }
+  wanted['mean', whole // layers[0].module.kv_heads] = 'gqa', dict(kv_heads=1)
+  if ('original', whole) not in have:
+    yield row('original', found.model, found.params, layers[0].module)
+  for (method, size), (name, fields) in wanted.items():
+    if (method, size) in have:
+      continue
+    start = time.process_time()
+    model, params = convert(found, layers, moments, name, fields)
+    seconds = round(time.process_time() - start, 1)
     *_, layer = intercept.layers(model, params)
     layer = attention.build(**layer[2])
-    method = fields.get('method', 'mean')
     yield row(method, model, params, layer, seconds=seconds)
 
 
@@ -86,7 +110,6 @@ def convert(
   found: source.Source,
   layers: list,
   moments: Mapping,
-  length: int,
   name: str,
   fields: Mapping,
 ) -> tuple[dict, dict]:
@@ -96,7 +119,6 @@ def convert(
     found: the model.
     layers: its reparametrize.Layers.
     moments: {path: Moments}.
-    length: tokens of a text.
     name: of a function in rotated.VARIANTS.
     fields: its arguments.
   """
@@ -104,7 +126,7 @@ def convert(
   for path, _, old, _ in layers:
     mha = read(intercept.get(params, path), old.scale, grouped=True)
     make = rotated.VARIANTS[name]
-    tree, own = make(mha, moments[path], old.rope, length, **fields)
+    tree, own = make(mha, moments[path], old.rope, **fields)
     params = intercept.put(params, path, jax.tree.map(np.float32, tree))
     built.append(own)
   own = {key: tuple(x[key] for x in built) for key in built[0]}
@@ -113,17 +135,22 @@ def convert(
   ), params
 
 
-def perplexity(model: Mapping, params: Mapping, rows: np.ndarray) -> float:
-  """Computes the perplexity of rows of tokens [B, L], each by itself.
+def losses(
+  model: Mapping, params: Mapping, texts: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Computes the mean loss of a token of each row [B, L] of the texts."""
+  built = models.build(**model)
 
-  Without jit: to compile layers that all differ takes longer than to run them.
-  """
-  built, total = models.build(**model), 0.0
-  for row in rows:
-    logits = built.apply({'params': params}, dict(tokens=row[None, :-1]))
+  @jax.jit
+  def of_row(params, row):
+    logits = built.apply({'params': params}, dict(tokens=row[None, :-1]))[0]
     loss = optax.softmax_cross_entropy_with_integer_labels
-    total += float(loss(logits[0], row[1:]).sum())
-  return float(np.exp(total / rows[:, 1:].size))
+    return loss(logits, row[1:]).mean()
+
+  return {
+    name: np.array([of_row(params, row) for row in rows], np.float64)
+    for name, rows in texts.items()
+  }
 
 
 def main() -> None:
@@ -134,7 +161,7 @@ def main() -> None:
   add('--tests', required=True, nargs='+', metavar='NAME=FILE', help='to score')
   add('--rows', type=int, default=80, help='lines to look at')
   add('--length', type=int, default=512, help='tokens of a window')
-  add('--windows', type=int, default=4, help='of each test text')
+  add('--windows', type=int, default=12, help='of each test text')
   add('--save', action='store_true', help=f'in {RESULTS.name}')
   args = parser.parse_args()
   about = results.about(
@@ -142,13 +169,16 @@ def main() -> None:
     '--tests wikitext-2=FILE books=FILE '
     f'--rows={args.rows} --length={args.length} --windows={args.windows}'
   )
-  lines = []
+  old = results.rows(RESULTS, command=str, method=str, cache=int)
+  same = [row for row in old if row['command'] == about['command']]
+  lines = [json.dumps(row) + '\n' for row in same]
+  have = {(row['method'], row['cache']) for row in same}
   given = args.rows, args.length, args.windows
-  for row in run(args.model, args.train, args.tests, *given):
+  for row in run(args.model, args.train, args.tests, *given, have):
     lines.append(json.dumps(about | dict(seed=0) | row) + '\n')
     print(lines[-1], end='', flush=True)
-  if args.save:
-    RESULTS.write_text(''.join(lines))
+    if args.save:
+      atomic.write_text(RESULTS, ''.join(lines))
 
 
 if __name__ == '__main__':

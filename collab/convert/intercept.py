@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from collab import models
 from collab.attention import Mask
 from collab.attention.core import Attention
+from collab.attention.heads import Heads
 from collab.models.transformer import Place
 
 OUT = ('out', 'kernel')  # the output projection, which every variant has
@@ -34,6 +35,7 @@ class Inputs(NamedTuple):
     mask: the masks.Mask of the call, or None.
     o: the heads' mixed values [B, T, H, V], None if they were not recorded.
     out: the layer's output [B, T, D].
+    heads: the Heads that attend, None if they were not wanted.
   """
 
   x: jax.Array
@@ -43,6 +45,7 @@ class Inputs(NamedTuple):
   mask: Mask | None
   o: jax.Array | None = None
   out: jax.Array | None = None
+  heads: Heads | None = None
 
 
 def paths(params: Mapping) -> list[tuple]:
@@ -99,7 +102,11 @@ def put(params: Mapping, path: tuple, new: Any) -> Any:
 
 
 def run(
-  model: nn.Module, params: Mapping, batch: Mapping, wanted: Iterable[tuple]
+  model: nn.Module,
+  params: Mapping,
+  batch: Mapping,
+  wanted: Iterable[tuple],
+  heads: bool = False,
 ) -> tuple:
   """Applies a model, and records the inputs of attention layers.
 
@@ -108,6 +115,7 @@ def run(
     params: its parameters.
     batch: a batch of the model.
     wanted: paths of the layers.
+    heads: whether to record their Heads.
 
   Returns:
     The model's output, and {path: [Inputs of each call]}.
@@ -117,14 +125,19 @@ def run(
   """
   calls = {path: [] for path in wanted}
 
+  methods = '__call__', 'finish', *(['read'] if heads else [])
+
   def look(function, args, kwargs, context):
     layer, method = context.module, context.method_name
     own = calls.get(layer.path) if isinstance(layer, Attention) else None
-    if own is None or method not in ('__call__', 'finish'):
+    if own is None or method not in methods:
       return function(*args, **kwargs)
     if method == 'finish':  # within the call that is last in the list
       own[-1] = own[-1]._replace(o=args[0])
       return function(*args, **kwargs)
+    if method == 'read':
+      own[-1] = own[-1]._replace(heads=function(*args, **kwargs))
+      return own[-1].heads
     own.append(_inputs(*args, mask=kwargs['mask']))
     out = function(*args, **kwargs)
     own[-1] = own[-1]._replace(out=out)
@@ -140,12 +153,16 @@ def run(
   return out, calls
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def record(
-  model: nn.Module, params: Mapping, batch: Mapping, wanted: tuple
+  model: nn.Module,
+  params: Mapping,
+  batch: Mapping,
+  wanted: tuple,
+  heads: bool = False,
 ) -> dict:
   """Computes the calls of `run`, compiled once for each shape of a batch."""
-  return run(model, params, batch, wanted)[1]
+  return run(model, params, batch, wanted, heads)[1]
 
 
 def _inputs(x, y=None, *, mask):

@@ -34,7 +34,6 @@ from collab.runtime import tree_table
 
 # Carried over, where the new attention has them.
 KEPT = 'num_heads', 'qkv_features', 'key_features', 'out_features', 'rope'
-LENGTH = 512  # tokens whose lags count, where there are no texts
 # Fields whose other values the conversions do not know.
 PLAIN = dict(normalize_qk=False, qk_norm=False, rope=None, soft_cap=None)
 PLAIN |= dict(window=None, value_dims=None)
@@ -177,8 +176,7 @@ def convert(
   trees = []
   for layer, *given, want in _progress('layers', found, mhas, moments, wanted):
     if rotates:
-      how = layer.module.rope, _length(calibration)
-      tree, own = variants[name](*given, *how, **want)
+      tree, own = variants[name](*given, layer.module.rope, **want)
       want |= own
     else:
       tree = _converted(name, *given, want)
@@ -254,13 +252,6 @@ def _read(layer, params):
     return read(tree, layer.module.scale, grouped=bool(layer.module.rope))
 
 
-def _length(calibration):
-  """The tokens of a row, whose lags count."""
-  if calibration is None:
-    return LENGTH
-  return max(batch['tokens'].shape[1] for batch in calibration.batches)
-
-
 def _same_cache(most, found, mhas, wanted):
   """Returns `wanted` with the cache of each layer that a budget allows."""
   sizes = [
@@ -280,7 +271,8 @@ def _moments(found, mhas, params, calibration):
   if calibration is None:
     return [input_statistics.white(len(m.query)) for m in mhas]
   model, batches = calibration
-  seen = input_statistics.collect(model, params, batches)
+  rotates = found[0].module.rope is not None
+  seen = input_statistics.collect(model, params, batches, rotates)
   return [seen[layer.path] for layer in found]
 
 

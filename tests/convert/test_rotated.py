@@ -13,9 +13,9 @@ from collab.convert import __main__ as command
 from collab.convert import reparametrize, source
 from collab.convert.calibration import Calibration
 from collab.convert.decompose import rotary_cache, rotary_methods, rotated
-from collab.convert.decompose.input_statistics import Moments
+from collab.convert.decompose.input_statistics import Attended, Moments
 from collab.convert.decompose.mha import read
-from collab.convert.decompose.rotation import REST, Lags
+from collab.convert.decompose.rotation import REST, Lags, of_pairs
 from tests.convert import checkpoints
 from tests.few import few
 
@@ -46,7 +46,15 @@ def layer(name='gqa'):
   tree['key']['bias'] *= 0
   x = rng.normal(size=(50, D)) @ rng.normal(size=(D, D)) + rng.normal(size=D)
   mean, cov = x.mean(0), np.cov(x.T, bias=True)
-  return tree, read(tree, grouped=True), Moments(mean, cov, mean, cov, cov)
+  root, lags = rng.normal(size=(D, D)), of_pairs(T) * rng.uniform(size=T)
+  attended = Attended(
+    effects=rng.uniform(size=H) + 1,
+    lags=lags / lags.sum(),
+    mean=rng.normal(size=(H, D)),
+    cov=root @ root.T,
+  )
+  moments = Moments(mean, cov, mean, cov, cov, attended=attended)
+  return tree, read(tree, grouped=True), moments
 
 
 def inputs():
@@ -58,7 +66,7 @@ def converted(method, size, name='gqa', rope=(), **fields):
   _, mha, moments = layer(name)
   before = old(name, **dict(rope))
   how = dict(cache_size=size, method=method) | fields
-  tree, own = rotated.mla(mha, moments, before.rope, T, **how)
+  tree, own = rotated.mla(mha, moments, before.rope, **how)
   more = dict(num_heads=H, qkv_features=H * K, rope=before.rope)
   return attention.build('mla', **more, **own), tree
 
@@ -71,7 +79,7 @@ def run(module, tree, x, positions=None):
 
 def problem():
   _, mha, moments = layer()
-  return rotary_cache.layer_of(mha, moments, old().rope, T)
+  return rotary_cache.layer_of(mha, moments, old().rope)
 
 
 def turned(at, rates):
@@ -86,7 +94,7 @@ def test_moments_are_means_over_lags():
   """Of planes in any order, and of one at rest."""
   rng = np.random.default_rng(0)
   rates, x = rng.normal(size=3), rng.normal(size=(6, 4))
-  lags, left, right = Lags(7, rates), [2, 0, 2], [REST, 1]
+  lags, left, right = Lags(of_pairs(7), rates), [2, 0, 2], [REST, 1]
   a, b = rates[left], np.array([0, rates[1]])
   for sign in (1, -1):
     want = sum(
@@ -103,7 +111,8 @@ def test_moments_are_means_over_lags():
 def test_error_is_that_of_all_pairs(method):
   """By a loop over lags, of keys that rotate before or after they are read."""
   known, whole, rates = problem(), np.eye(N), old().rope.rates(K)[0]
-  rests = method == 'svd'
+  share = layer()[2].attended.lags
+  rests = method in rotary_methods.RESTS
   given = rotary_cache.at_rest(known) if rests else known
   cache = next(rotary_methods.METHODS[method](given, 12, 0 if rests else 6))
   want, (n, r) = 0.0, (12, cache.latent)
@@ -116,15 +125,17 @@ def test_error_is_that_of_all_pairs(method):
         moves[r:, r:] = turned(-lag, rates[list(cache.planes)])
         left = R @ whole[known.key(g)] - cache.keys[g] @ moves @ cache.kept.T
       lost = np.sum(known.queries[g] * (left @ known.inputs @ left.T))
-      want += lost * (T - lag) / (T * (T + 1) / 2)
+      want += lost * share[lag]
     left = whole[known.value(g)] - cache.values[g] @ cache.kept[:, :r].T
-    want += np.sum(known.outputs[g] * (left @ known.inputs @ left.T))
+    want += np.sum(known.outputs[g] * (left @ known.mixed @ left.T))
   np.testing.assert_allclose(rotary_cache.error(given, cache), want, rtol=1e-9)
 
 
-def test_fitting_never_adds_to_the_error():
-  known = problem()
-  cache = next(rotary_methods.planes(known, 18, 6))
+@pytest.mark.parametrize('method', rotary_methods.FITTED)
+def test_fitting_never_adds_to_the_error(method):
+  rests = method in rotary_methods.RESTS
+  known = rotary_cache.at_rest(problem()) if rests else problem()
+  cache = next(rotary_methods.METHODS[method](known, 12, 0 if rests else 4))
   errors = [rotary_cache.error(known, cache)]
   for _ in range(4):
     cache = rotary_cache.fitted(known, cache, 1)

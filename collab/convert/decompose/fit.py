@@ -143,7 +143,7 @@ def _sums(layer, tree, calls):
   """Returns the Sums of a layer over the calls of the one before it."""
 
   def one(inputs):
-    x, y, valid, _, mask, _, out = inputs
+    x, y, valid, _, mask, _, out, _ = inputs
     got = layer.apply({'params': tree}, x, y, mask=mask, deterministic=True)
     x, there, lost = (
       jnp.where(valid[..., None], a, 0) for a in (x, out, got - out)

@@ -15,9 +15,11 @@ times their part of the output projection,
 
     sum_g E |Cq_g^1/2 (R k_g - A_g R z)|^2 + E |Wo_g^T (v_g - U_g c)|^2
 
-with Cq_g the second moments of the queries of a group, and the mean over
-tokens and lags (see `rotation`). Moments are not centred: the mean of the keys
-does not cancel, since it turns with the lag.
+with Cq_g the second moments of the queries of a group. The first mean is over
+tokens and the lags at which scores count (see `input_statistics.Attended`, and
+`rotation`), and is not centred: the mean of the keys does not cancel, since it
+turns with the lag. The second is over what queries mix, about its mean, which
+moves into the bias.
 
 Axes: D model, H heads, G groups of heads that share keys, K width of a head, N
 = 2 G K width of u.
@@ -31,8 +33,10 @@ from collab.attention.rope import Rope
 from collab.convert.decompose import cp, layers
 from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
-from collab.convert.decompose.rotation import REST, Lags
+from collab.convert.decompose.rotation import REST, Lags, of_pairs
 
+LENGTH = 512  # tokens whose lags count, where there are no texts
+EPSILON = 1e-13  # relative; what is smaller counts as 0
 ROUNDS = 4  # of fitting cache and readers in turn
 
 
@@ -42,7 +46,8 @@ class Layer(NamedTuple):
   Attributes:
     inputs: E[u u^T], [N, N].
     root: its root.
-    weights: the same for white inputs of the layer.
+    mixed: the covariance of the u that queries mix.
+    weights: E[u u^T] for white inputs of the layer.
     queries: Cq_g, [G, K, K].
     outputs: the sum of Wo_h Wo_h^T over the heads of a group, [G, K, K].
     lags: Lags of the texts and of the K / 2 planes.
@@ -50,6 +55,7 @@ class Layer(NamedTuple):
 
   inputs: np.ndarray
   root: np.ndarray
+  mixed: np.ndarray
   weights: np.ndarray
   queries: np.ndarray
   outputs: np.ndarray
@@ -92,49 +98,62 @@ class Cache(NamedTuple):
     return self.kept.shape[1] - 2 * len(self.planes)
 
 
-def layer_of(mha: Mha, moments: Moments, rope: Rope, length: int) -> Layer:
+def layer_of(mha: Mha, moments: Moments, rope: Rope) -> Layer:
   """Gathers what the methods know of a layer, see `rotated.mla`."""
   (D, H, K), G = mha.query.shape, mha.key.shape[1]
   square = lambda cov, mean: cov + np.outer(mean, mean)
   x = square(moments.x_cov, moments.x_mean)
   w = np.concatenate([mha.key, mha.value], 1).reshape(D, -1)
-  whole = mha._replace(key=mha.key.repeat(H // G, 1))
-  whole = whole._replace(value=mha.value.repeat(H // G, 1))
-  effect = layers.effects(whole, moments)
+  effects, lags, mixed = _attended(mha, moments)
   # E[(x Wq + b) (x Wq + b)^T] of each head
   one = np.einsum('d,dhk->hk', moments.x_mean, mha.query)
   query = np.einsum('dhk,dhl->hkl', mha.query, np.tensordot(x, mha.query, 1))
   query += np.einsum('hk,hl->hkl', mha.query_bias, one + mha.query_bias)
   query += np.einsum('hk,hl->hkl', one, mha.query_bias)
   rates, factor = rope.rates(K)
-  query *= (effect**2 * factor**4 / K)[:, None, None]
+  query *= (effects * factor**4 / K)[:, None, None]
   out = np.einsum('hkd,hld->hkl', mha.out, mha.out)
   of_group = lambda x: x.reshape(G, H // G, K, K).sum(1)
   inputs = w.T @ square(moments.y_cov, moments.y_mean) @ w
   return Layer(
     inputs,
     cp.root(inputs)[0],
+    w.T @ mixed @ w,
     w.T @ w,
     of_group(query),
     of_group(out),
-    Lags(length, rates),
+    Lags(lags, rates),
   )
+
+
+def _attended(mha, moments):
+  """Effects of heads [H], shares of lags, and the covariance of mixed inputs.
+
+  Where they are unknown, a query sees one token of LENGTH, no matter which.
+  """
+  if (seen := moments.attended) is not None:
+    return seen.effects, seen.lags, seen.cov
+  repeats = mha.query.shape[1] // mha.key.shape[1]
+  key, value = (x.repeat(repeats, 1) for x in (mha.key, mha.value))
+  whole = mha._replace(key=key, value=value)
+  effects = layers.effects(whole, moments) ** 2
+  return effects, of_pairs(LENGTH), moments.y_cov
 
 
 def at_rest(layer: Layer) -> Layer:
   """Makes the same layer as one whose keys rotate when they are read."""
   every = range(layer.lags.planes)
   turned = [layer.lags.moments(x, every, every, -1) for x in layer.queries]
-  still = Lags(1, np.zeros(layer.lags.planes))
+  still = Lags(np.ones(1), np.zeros(layer.lags.planes))
   return layer._replace(queries=np.stack(turned), lags=still)
 
 
 def error(layer: Layer, cache: Cache) -> float:
   """Computes the error of the module's docstring."""
   r, lost, turned = cache.latent, 0.0, range(layer.lags.planes)
-  seen = layer.inputs @ cache.kept
-  own = cache.kept.T @ seen
-  moved = _moved(layer, cache, own)
+  seen, mixed = layer.inputs @ cache.kept, layer.mixed @ cache.kept[:, :r]
+  moved = _moved(layer, cache, cache.kept.T @ seen)
+  own = cache.kept[:, :r].T @ mixed
   for g, (query, out) in enumerate(
     zip(layer.queries, layer.outputs, strict=True)
   ):
@@ -143,9 +162,9 @@ def error(layer: Layer, cache: Cache) -> float:
     whole = layer.lags.moments(whole, turned, turned)
     cross = a @ _crossed(layer, cache, seen[k]).T
     lost += np.sum(query * (whole - cross - cross.T + a @ moved @ a.T))
-    cross = u @ seen[v, :r].T
-    whole = layer.inputs[np.ix_(v, v)]
-    lost += np.sum(out * (whole - cross - cross.T + u @ own[:r, :r] @ u.T))
+    cross = u @ mixed[v].T
+    whole = layer.mixed[np.ix_(v, v)]
+    lost += np.sum(out * (whole - cross - cross.T + u @ own @ u.T))
   return lost
 
 
@@ -158,32 +177,53 @@ def fitted(layer: Layer, cache: Cache, rounds: int = ROUNDS) -> Cache:
 
 def read(layer: Layer, cache: Cache) -> Cache:
   """Fits A and U to B: the regression of rotated keys on the rotated cache."""
-  r, seen = cache.latent, layer.inputs @ cache.kept
-  own = cache.kept.T @ seen
-  inverse, of_latent = map(_inverse, (_moved(layer, cache, own), own[:r, :r]))
+  kept = cache.kept[:, : cache.latent]
+  seen, mixed = layer.inputs @ cache.kept, layer.mixed @ kept
+  inverse = _inverse(_moved(layer, cache, cache.kept.T @ seen))
+  of_latent = _inverse(kept.T @ mixed)
   groups = range(len(layer.queries))
   keys = [_crossed(layer, cache, seen[layer.key(g)]) @ inverse for g in groups]
-  values = [seen[layer.value(g), :r] @ of_latent for g in groups]
+  values = [mixed[layer.value(g)] @ of_latent for g in groups]
   return cache._replace(keys=np.stack(keys), values=np.stack(values))
 
 
 def _keep(layer, cache):
-  """Fits B to A and U: what the readers need of each token."""
+  """Fits B to A and U: what the readers need of each token.
+
+  The derivative is 0 where C B X + M B Y = C E + M F, with C the moments of
+  tokens, M of mixed ones, and X, E of keys, Y, F of values. In bases in which
+  all four are diagonal this is a division.
+  """
   n, r = cache.kept.shape[1], cache.latent
-  gram, wanted = np.zeros((n, n)), np.zeros_like(cache.kept)
+  of_keys, of_values = np.zeros((2, n, n))
+  keys, values = np.zeros((2, *cache.kept.shape))
   for g, (query, out) in enumerate(
     zip(layer.queries, layer.outputs, strict=True)
   ):
     a, u = cache.keys[g], cache.values[g]
-    gram += _moved(layer, cache, a.T @ query @ a, -1)
-    gram[:r, :r] += u.T @ out @ u
-    wanted[layer.key(g)] = _crossed(layer, cache, query @ a, -1)
-    wanted[layer.value(g), :r] = out @ u
-  return cache._replace(kept=wanted @ _inverse(gram))
+    of_keys += _moved(layer, cache, a.T @ query @ a, -1)
+    of_values[:r, :r] += u.T @ out @ u
+    keys[layer.key(g)] = _crossed(layer, cache, query @ a, -1)
+    values[layer.value(g), :r] = out @ u
+  left, c = _diagonal(layer.inputs, layer.mixed)
+  right, x = _diagonal(of_keys, of_values)
+  wanted = left.T @ (layer.inputs @ keys + layer.mixed @ values) @ right
+  both = np.outer(c, x) + np.outer(1 - c, 1 - x)
+  kept = np.divide(wanted, both, out=0 * wanted, where=both > EPSILON)
+  return cache._replace(kept=left @ kept @ right.T)
+
+
+def _diagonal(x, y):
+  """Finds W and d, with W^T x W = diag(d) and W^T (x + y) W = 1."""
+  sizes, w = np.linalg.eigh(x + y)
+  there = sizes > EPSILON * sizes[-1]
+  w = w[:, there] / np.sqrt(sizes[there])
+  d, turn = np.linalg.eigh(w.T @ x @ w)
+  return w @ turn, np.clip(d, 0, 1)
 
 
 def _inverse(x):
-  return np.linalg.pinv(x, 1e-13, hermitian=True)
+  return np.linalg.pinv(x, EPSILON, hermitian=True)
 
 
 def _moved(layer, cache, x, sign=1):

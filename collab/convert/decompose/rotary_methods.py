@@ -107,7 +107,21 @@ def svd(layer: Layer, n: int, d_R: int) -> Iterator[Cache]:
   yield read(layer, Cache(kept, ()))
 
 
-METHODS = dict(planes=planes, transmla=transmla, mha2mla=mha2mla, svd=svd)
+def pca(layer: Layer, n: int, d_R: int) -> Iterator[Cache]:
+  """Likewise, by a PCA of keys, scaled to the size of the values, and these.
+
+  Queries and outputs have no say.
+  """
+  if d_R:
+    return
+  nothing = Cache(np.zeros((len(layer.inputs), 0)), ())
+  yield _with_rest(layer, nothing, n, layer.inputs, True)
+
+
+METHODS = dict(planes=planes, svd=svd, transmla=transmla)
+METHODS |= dict(pca=pca, mha2mla=mha2mla)
+FITTED = 'planes', 'svd'  # ours, whose error `rotary_cache.fitted` makes least
+RESTS = 'svd', 'pca'  # their keys rotate when they are read
 
 
 def _components(layer, at, K, weights=1.0):

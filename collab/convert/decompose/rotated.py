@@ -14,7 +14,7 @@ from collab.attention.rope import Rope
 from collab.convert.decompose import layers, rotary_cache
 from collab.convert.decompose.input_statistics import Moments
 from collab.convert.decompose.mha import Mha
-from collab.convert.decompose.rotary_methods import METHODS
+from collab.convert.decompose.rotary_methods import FITTED, METHODS, RESTS
 
 SHARES = 1 / 6, 1 / 4, 1 / 3, 5 / 12, 1 / 2, 7 / 12  # of a cache, may rotate
 
@@ -23,7 +23,6 @@ def mla(
   mha: Mha,
   moments: Moments,
   rope: Rope,
-  length: int,
   *,
   cache_size: int,
   rope_dim: int = 0,
@@ -35,7 +34,6 @@ def mla(
     mha: the layer, with keys and values of G groups.
     moments: of its inputs.
     rope: its Rope.
-    length: tokens of a text, whose lags count.
     cache_size: n, scalars of a token.
     rope_dim: d_R; by default that of SHARES with the least error.
     method: one of METHODS.
@@ -43,9 +41,9 @@ def mla(
   G, K = mha.key.shape[1:]
   checks.one_of('method', method, METHODS)
   checks.within('cache_size', cache_size, 4, 2 * G * K)
-  layer = rotary_cache.layer_of(mha, moments, rope, length)
+  layer = rotary_cache.layer_of(mha, moments, rope)
   turning = {max(2, 2 * round(cache_size * share / 2)) for share in SHARES}
-  if method == 'svd':
+  if method in RESTS:
     layer, turning = rotary_cache.at_rest(layer), {0}
   turning = [rope_dim] if rope_dim else sorted(turning)
   make = METHODS[method]
@@ -57,16 +55,16 @@ def mla(
     )
   of = lambda x: rotary_cache.error(layer, x)
   best = min(found, key=of)
-  if method == 'planes':
+  if method in FITTED:
     best = min(best, rotary_cache.fitted(layer, best), key=of)
   return _tree(mha, moments, rope, best)
 
 
 def gqa(
-  mha: Mha, moments: Moments, rope: Rope, length: int, *, kv_heads: int
+  mha: Mha, moments: Moments, rope: Rope, *, kv_heads: int
 ) -> tuple[dict, dict]:
   """Averages keys and values of groups of heads (arXiv 2305.13245)."""
-  del rope, length
+  del rope
   repeats = mha.query.shape[1] // mha.key.shape[1]
   whole = mha._replace(
     key=mha.key.repeat(repeats, 1), value=mha.value.repeat(repeats, 1)
@@ -123,7 +121,9 @@ def _tree(mha, moments, rope, cache):
     fields |= dict(planes=tuple(map(int, cache.planes)))
   value = mha.value.repeat(each, 1)
   lost = value - np.einsum('dr,hkr->dhk', kept[:, :r], u)
-  lost = np.einsum('d,dhk,hke->e', moments.y_mean, lost, mha.out)
+  seen = moments.attended
+  mean = np.tile(moments.y_mean, (H, 1)) if seen is None else seen.mean
+  lost = np.einsum('hd,dhk,hke->e', mean, lost, mha.out)
   tree = more | dict(
     query=dict(kernel=query, bias=bias),
     latent=dict(kernel=kept[:, :r]),

@@ -22,18 +22,21 @@ import numpy as np
 REST = -1
 
 
+def of_pairs(length: int) -> np.ndarray:
+  """The share of each lag among all pairs of a causal row, [T]."""
+  return np.arange(length, 0, -1) / (length * (length + 1) / 2)
+
+
 class Lags:
-  """The lags of a causal row of T tokens: T + tau pairs have lag tau <= 0.
+  """How the lags tau = 0, -1, ... of causal rows turn planes.
 
   Attributes:
     planes: P, the number of planes that turn.
   """
 
-  def __init__(self, length: int, rates: np.ndarray):
-    """Takes the length of a row, and the rates [P] of the planes."""
-    lags = -np.arange(length)
-    share = (length + lags) / (length * (length + 1) / 2)
-    turns = np.exp(1j * np.outer(np.append(rates, 0), lags))
+  def __init__(self, share: np.ndarray, rates: np.ndarray):
+    """Takes the share of each lag [T], and the rates [P] of the planes."""
+    turns = np.exp(-1j * np.outer(np.append(rates, 0), np.arange(len(share))))
     self.planes = len(rates)
     self._direct = turns * share @ turns.conj().T
     self._other = turns * share @ turns.T

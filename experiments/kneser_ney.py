@@ -175,7 +175,7 @@ def rows(
     path, kind: as in `measure`.
     read: number of tokens, a multiple of those of a step.
     folder: where tokenizer and tokens are.
-    **shape: row_length, batch_size; those that the config has not.
+    **shape: row_length and batch_size, in place of those of the config.
   """
   c = decoder.get_config('s')
   c.data.update(path=path, kind=kind, folder=folder, eval_stride=1, **shape)

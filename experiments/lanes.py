@@ -8,9 +8,10 @@ A small model leaves most of a GPU idle. Here each run is a lane: one compiled
 program trains them all, by jax.vmap over states and batches, and a chunk of
 steps is one call. A lane has the initial values, the batches and the random
 numbers that train.py gives its run, and its workdir is as after train.py. Runs
-that have a result are left alone; a lane that was stopped begins again. The
-second command makes the rows. They have `lanes`, how many runs shared the
-program, and `seconds` is a lane's share of the time.
+that have a result are left alone. A lane that was stopped in training begins
+again; one that was stopped in its test is finished by the sweep. The second
+command makes the rows. They have `lanes`, how many runs shared the program, and
+`seconds` is a lane's share of the time.
 
 Several jobs share a GPU. RUNS/STUDY/RUN.lanes.log has the output of the job
 whose first lane is RUN. The rate of a lane is that of the first lane times a

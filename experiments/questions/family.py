@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does any attention beat multi-head attention at equal parameters?
 
-Language models of books, split by author (BPE of 2,000; 8 million tokens, no
+Language models of books, split by author (BPE of 2,000; 4 million tokens, no
 text twice; 0.5 million parameters without embeddings). What attention saves
 goes into the MLP, and each attention has its own learning rate, chosen on
 validation text. Below are the same attentions in one recipe, MHA's, where

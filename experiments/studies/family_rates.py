@@ -3,12 +3,12 @@ r"""Learning rates for `family`: twelve attentions, short runs, not tested.
 
 The decoder of configs/decoder.py:s on books, with BPE of 2,000. What attention
 saves goes into the MLP: without embeddings all have as many parameters, to
-within 0.5 %. Every attention has five rates and, where the best is the highest
-or the lowest, further ones: repeat the sweep until it has nothing to do. Scores
-are of validation text. Needs RUNS/texts (experiments.texts), and RUNS/books:
+within 0.5 %. Every attention has three rates and, where the best is the
+highest or the lowest, further ones: repeat the sweep until it has nothing to
+do. Scores are of validation text. Needs RUNS/texts (experiments.texts), and RUNS/books:
 
   python -m experiments.kneser_ney --path=RUNS/texts/books --vocab_size=2000 \
-      --folder=RUNS/books --tokens=8192000 --batch_size=32 --save
+      --folder=RUNS/books --tokens=4096000 --batch_size=32 --save
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ NAMES = (
   'mha', 'gqa', 'mqa', 'skv', 'sha', 'collab', 'mhe_add', 'mhe_mul', 'mla',
   'gta', 'tpa', 'mfa',
 )  # fmt: skip
-RATES = 1e-3, 2e-3, 4e-3, 8e-3, 16e-3
+RATES = 2e-3, 4e-3, 8e-3
 
 
 class Budget(NamedTuple):
@@ -32,7 +32,7 @@ class Budget(NamedTuple):
     study: name of the study of its learning rates.
     length: tokens of a row; a step has 32 rows.
     steps: steps of a run.
-    tries: steps of a run that compares rates, of 2 million tokens.
+    tries: steps of a run that compares rates, of 1 or 2 million tokens.
   """
 
   study: str
@@ -42,7 +42,7 @@ class Budget(NamedTuple):
 
 
 SIZES = dict(
-  s=Budget('family_rates', 128, 2000, 500),
+  s=Budget('family_rates', 128, 1000, 250),
   m=Budget('family_m_rates', 256, 3200, 250),
 )
 

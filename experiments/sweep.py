@@ -51,8 +51,10 @@ BUCKET = re.compile(r'[a-z0-9]+://[\w./-]+', re.ASCII)
 def sweep(
   shared: jobs.Jobs, runs: list[study.Run], number: int, gpus: list[str]
 ) -> None:
-  """Makes runs, `number` at a time, sources first, and shows progress.
+  """Makes runs, `number` at a time, and shows progress.
 
+  Sources come before what is made of them. The first seed of all arms comes
+  before the second of any, so that a sweep that was stopped compares them all.
   Of `gpus`, if there are any, each job has one.
   """
   slots, cores = queue.SimpleQueue(), sorted(_cores())
@@ -66,7 +68,7 @@ def sweep(
     shared.make(run, variables)
     slots.put(slot)
 
-  waiting, active = list(runs), {}
+  waiting, active = sorted(runs, key=lambda run: run.seed), {}
   bar = tqdm.tqdm(total=len(runs), unit='run', disable=None)
   pool = futures.ThreadPoolExecutor(number)
   with bar, pool:

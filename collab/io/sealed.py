@@ -31,7 +31,8 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
   """Reads a sealed folder, and makes it if it is missing or damaged.
 
   The folder is filled under another name, sealed and renamed. So a folder with
-  the right name is complete, even if a process was killed.
+  the right name is complete, even if a process was killed. Of processes that
+  make it at once the first one's stays.
 
   Args:
     place: path of the folder.
@@ -51,6 +52,7 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
       return read(place, content(place))
     except (OSError, ValueError, LookupError, TypeError) as error:
       print(f'The cache {place} is damaged ({error}): making it anew.')
+      shutil.rmtree(place, ignore_errors=True)
   try:
     place.parent.mkdir(parents=True, exist_ok=True)
     with atomic.beside(place) as new:
@@ -59,7 +61,6 @@ def folder(place: Path, fill: Callable, read: Callable, *inputs: Any) -> Any:
       files = {p.name: _checksum(p) for p in sorted(new.iterdir())}
       sealed = seal('content', dict(stated, files=files))
       (new / 'content.json').write_text(json.dumps(sealed, indent=2))
-      shutil.rmtree(place, ignore_errors=True)  # damaged
       atomic.rename_unless_there(new, place)
     return read(place, content(place))
   except OSError as error:

@@ -5,10 +5,11 @@ The decoder of configs/decoder.py:s on books, with BPE of 2,000. What attention
 saves goes into the MLP: without embeddings all have as many parameters, to
 within 0.5 %. Every attention has three rates and, where the best is the
 highest or the lowest, further ones: repeat the sweep until it has nothing to
-do. Scores are of validation text. Needs RUNS/texts (experiments.texts), and RUNS/books:
+do. Scores are of validation text. Needs RUNS/texts (experiments.texts), and
+RUNS/books:
 
   python -m experiments.kneser_ney --path=RUNS/texts/books --vocab_size=2000 \
-      --folder=RUNS/books --tokens=4096000 --batch_size=32 --save
+      --folder=RUNS/books --tokens=4096000 --batch_size=16 --save
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ NAMES = (
   'mha', 'gqa', 'mqa', 'skv', 'sha', 'collab', 'mhe_add', 'mhe_mul', 'mla',
   'gta', 'tpa', 'mfa',
 )  # fmt: skip
-RATES = 2e-3, 4e-3, 8e-3
+RATES = 4e-3, 8e-3, 16e-3
 
 
 class Budget(NamedTuple):
@@ -30,20 +31,22 @@ class Budget(NamedTuple):
 
   Attributes:
     study: name of the study of its learning rates.
-    length: tokens of a row; a step has 32 rows.
+    rows: rows of a step.
+    length: tokens of a row.
     steps: steps of a run.
     tries: steps of a run that compares rates, of 1 or 2 million tokens.
   """
 
   study: str
+  rows: int
   length: int
   steps: int
   tries: int
 
 
 SIZES = dict(
-  s=Budget('family_rates', 128, 1000, 250),
-  m=Budget('family_m_rates', 256, 3200, 250),
+  s=Budget('family_rates', 16, 128, 2000, 500),
+  m=Budget('family_m_rates', 32, 256, 3200, 250),
 )
 
 
@@ -80,7 +83,7 @@ def arm(
     'data.folder': '{runs}/books',
     'data.vocab_size': 2000,
     'data.row_length': budget.length,
-    'data.batch_size': 32,
+    'data.batch_size': budget.rows,
     'data.eval_stride': budget.length,
     'model.mlp_dim': mlp_dim(size, words),
     'total_steps': steps,

@@ -50,28 +50,28 @@ def test_rates_go_on_until_the_best_is_inside():
 
 
 def test_family_has_the_best_rates(empty):
-  with pytest.raises(ValueError, match=r'noise.*mha has to run with 0.002, '):
+  with pytest.raises(ValueError, match=r'noise.*mha has to run with 0.004, '):
     study.plan('noise')
   assert len(names('family_rates')) == 3 * len(family_rates.NAMES)
   worse = {f'{x}-{rate:g}': 2 for x in family_rates.NAMES
            for rate in family_rates.RATES}  # fmt: skip
-  best = {f'{x}-0.004': 1 for x in family_rates.NAMES}
-  found = worse | best | {'sha-0.008': 0.5}
+  best = {f'{x}-0.008': 1 for x in family_rates.NAMES}
+  found = worse | best | {'sha-0.016': 0.5}
   add(empty, 'family_rates', found, 'bits_per_character')
-  assert [x for x in names('family_rates') if '0.016' in x] == ['sha-0.016-s0']
+  assert [x for x in names('family_rates') if '0.032' in x] == ['sha-0.032-s0']
   assert names('noise') == [f'mha-s{seed}' for seed in range(8)]
-  with pytest.raises(ValueError, match=r'sha has to run with 0\.016 before'):
+  with pytest.raises(ValueError, match=r'sha has to run with 0\.032 before'):
     study.plan('family')
-  add(empty, 'family_rates', {'sha-0.016': float('nan')}, 'bits_per_character')
+  add(empty, 'family_rates', {'sha-0.032': float('nan')}, 'bits_per_character')
   runs = study.plan('family')
   assert len(runs) == 3 * (len(family_rates.NAMES) - 1)
   found = {run.arm.name: run.arm.overrides['optim.lr'] for run in runs}
-  assert found.pop('sha') == 0.008
-  assert set(found.values()) == {0.004}
+  assert found.pop('sha') == 0.016
+  assert set(found.values()) == {0.008}
   for of in ('family_cache', 'family_recipe'):
-    assert study.plan(of)[0].arm.overrides['total_steps'] == 1000
+    assert study.plan(of)[0].arm.overrides['total_steps'] == 2000
   with pytest.raises(
-    ValueError, match=r'family_m.*mha has to run with 0.002, '
+    ValueError, match=r'family_m.*mha has to run with 0.004, '
   ):
     study.plan('family_m')  # it has rates of its own
 

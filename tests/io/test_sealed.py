@@ -32,6 +32,17 @@ def test_a_folder_is_made_once(tmp_path):
   assert sealed.content(place)['files'].keys() == {'lines'}
 
 
+def test_of_two_that_make_it_the_first_stays(tmp_path):
+  place = tmp_path / 'cache'
+
+  def overtaken(folder, *lines):
+    assert sealed.folder(place, fill, read, 'first') == (['first'], 1)
+    return fill(folder, *lines)
+
+  assert sealed.folder(place, overtaken, read, 'second') == (['first'], 1)
+  assert list(tmp_path.iterdir()) == [place]
+
+
 @pytest.mark.parametrize(
   'name, text', [('lines', 'a\nB'), ('content.json', '{}')]
 )

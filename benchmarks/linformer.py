@@ -26,7 +26,7 @@ LAYERS = {
   'linformer, p=64': dict(name='linformer', projected_length=64),
 }
 # Of Okabe and Ito, which people who confuse colours can tell apart.
-COLOURS = '#0072B2', '#D55E00', '#E69F00', '#009E73', '#CC79A7'
+COLOURS = '#3b6fb6', '#D55E00', '#E69F00', '#009E73', '#CC79A7'
 
 
 def cases(T):

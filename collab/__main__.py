@@ -56,6 +56,10 @@ def main() -> None:
       case [command, *rest]:
         checks.one_of('COMMAND', command, [*COMMANDS, *OURS])
         _run(command, rest)
+    sys.stdout.flush()
+  except BrokenPipeError:  # as command.errors_in_a_line, which needs JAX
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(1)
   except (ValueError, OSError, ImportError) as e:
     sys.exit(f'collab: {" ".join(str(e).split())}')
 

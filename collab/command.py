@@ -50,9 +50,16 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def errors_in_a_line(prog: str) -> Iterator[None]:
-  """Ends the program with the line `prog: ...` on an error of its input."""
+  """Ends the program with the line `prog: ...` on an error of its input.
+
+  It ends in silence if nobody reads its output any more, as after `| head`.
+  """
   try:
     yield
+    sys.stdout.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes it at exit
+    sys.exit(1)
   except (ValueError, OSError) as e:
     sys.exit(f'{prog}: {" ".join(str(e).split())}')
 

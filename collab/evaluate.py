@@ -196,12 +196,12 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   if bool(args.glue) != bool(args.data):
     raise ValueError('--glue=TASK and --data=DIR go together.')
-  if args.stride and not args.text:
+  if args.stride and args.text is None:
     raise ValueError(f'--stride={args.stride} is for --text.')
   if args.length and args.stsb:
     raise ValueError(f'--length={args.length} is not for --stsb.')
   run = collab.load(args.model_dir)
-  if args.text:
+  if args.text is not None:
     found = perplexity(run, args.text, args.length, args.stride)
   elif args.glue:
     found = glue(run, args.glue, args.data, args.length)

@@ -74,7 +74,7 @@ class Jobs:
       if self.stopping.is_set():
         return
       child = subprocess.Popen(
-        [*_with_parent(), sys.executable, *command],
+        [*with_parent(), sys.executable, *command],
         env=os.environ | variables,
         stdin=subprocess.DEVNULL,
         stdout=file,
@@ -134,7 +134,7 @@ def _locked(file):
     return False
 
 
-def _with_parent():
+def with_parent():
   """Returns a command prefix that ends a child with its parent, if possible."""
   found = shutil.which('setpriv')
   return [found, '--pdeathsig', 'TERM'] if found else []

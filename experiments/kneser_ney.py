@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from collab import command, tasks
+from collab import checks, command, tasks
 from collab.data import tokenizer_training
 from collab.data.readers import text
 from collab.metrics.tokens import perplexity
@@ -56,7 +56,7 @@ class KneserNey:
     tokens = np.asarray(tokens, np.int64)
     # An id is the n-gram that ends there; -1 if it would begin before its text.
     ids, keys, counts = np.zeros_like(tokens), [], []
-    for n in range(1, order + 1):
+    for n in range(1, min(order, tokens.shape[1]) + 1):
       key = self._keys(ids, tokens, n)
       found, first, inverse, count = np.unique(
         key[:, n - 1 :],
@@ -139,6 +139,8 @@ def measure(
     folder: where tokenizer and tokens stay, '' for nowhere.
     **shape: row_length and batch_size of a run, with `read`.
   """
+  checks.at_least('--order', order, 1)
+  checks.at_least('--tokens', read, 0)
   start, source = time.monotonic(), text.read('', path)
   with contextlib.ExitStack() as stack:
     place = folder or stack.enter_context(tempfile.TemporaryDirectory())
@@ -205,6 +207,9 @@ def main() -> None:
   add('--save', action='store_true', help=f'into {RESULTS.name}')
   with command.errors_in_a_line('kneser_ney'):
     args = parser.parse_args()
+    for name in ('row_length', 'batch_size'):
+      if not args.tokens and getattr(args, name) != parser.get_default(name):
+        raise ValueError(f'--{name} needs --tokens.')
     row = measure(
       args.path,
       args.kind,

@@ -37,7 +37,7 @@ import jax
 import numpy as np
 
 import collab
-from collab import accounting, command, evaluate, models
+from collab import accounting, checks, command, evaluate, models
 from collab.convert import calibration, source
 from collab.data.readers import glue
 from collab.io import atomic, text_lines
@@ -60,6 +60,7 @@ def run(
   folder: str, data: str, books: str, rows: int, pairs: int, have: set
 ) -> Iterator[tuple[dict, dict]]:
   """Yields rows that are not in `have`, see `key`, and their examples."""
+  checks.at_least('--pairs', pairs, 2)
   found = source.read(folder)
   original = collab.load(folder)
   dev = list(_read(data, 'dev'))[:pairs]
@@ -72,6 +73,8 @@ def run(
   if books:
     lines = map(str.strip, text_lines.of_path(pathlib.Path(books)))
     domains['books'] = [x for x in lines if len(x) >= PARAGRAPH]
+  for domain, lines in domains.items():
+    checks.within(f'--rows of {domain}', rows, 1, len(lines) // SAMPLES)
   for domain, sample, methods in plan(domains):
     chosen = sampled(domains[domain], sample, rows)
     seen = _seen(found, chosen)

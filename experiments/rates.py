@@ -16,7 +16,7 @@ def scores(name: str, metric: str) -> dict[str, dict[float, float]]:
   """Returns {NAME: {rate: score}} of a study; a diverged run has infinity."""
   found = defaultdict(dict)
   for row in results.rows(study.RESULTS / f'{name}.jsonl', metrics=dict):
-    of, _, rate = row['arm'].rpartition('-')
+    of, _, rate = row['arm'].partition('-')  # a rate may be 5e-05
     score = results.as_float(row['metrics'].get(metric))
     found[of][float(rate)] = math.inf if math.isnan(score) else score
   return found

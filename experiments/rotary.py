@@ -53,11 +53,16 @@ def run(
 
   Those are left out whose (method, cache) is in `have`.
   """
+  checks.at_least('--length', length, 2)
+  checks.at_least('--windows', windows, 1)
   found = source.read(path)
+  layers = reparametrize.find(found.model, found.params)
+  if layers[0].module.rope is None:
+    raise ValueError(f'The attention of {path} does not rotate.')
   words, texts = source.words(found), {}
   for test in tests:
     name, equals, file = test.partition('=')
-    if not (equals and file) or name in texts:
+    if not (name and equals and file) or name in texts:
       raise ValueError(f'--tests {test}; expected NAME=FILE, each name once.')
     text = text_lines.whole(pathlib.Path(file))[: CHARACTERS * windows * length]
     ids = np.int32(words.encode(text))
@@ -74,8 +79,8 @@ def run(
     length=length,
     tokens=windows * (length - 1),
   )
-  layers = reparametrize.find(found.model, found.params)
-  whole = layers[0].module.cache_size(found.model['dim'])
+  old = layers[0].module
+  whole = old.cache_size(found.model['dim'])
 
   def row(method, model, params, layer, **more):
     size = layer.cache_size(found.model['dim'])
@@ -92,9 +97,10 @@ def run(
     for method in rotary_methods.METHODS
     for share in SHARES
   }
-  wanted['mean', whole // layers[0].module.kv_heads] = 'gqa', dict(kv_heads=1)
+  heads = getattr(old, 'kv_heads', old.num_heads)
+  wanted['mean', whole // heads] = 'gqa', dict(kv_heads=1)
   if ('original', whole) not in have:
-    yield row('original', found.model, found.params, layers[0].module)
+    yield row('original', found.model, found.params, old)
   for (method, size), (name, fields) in wanted.items():
     if (method, size) in have:
       continue

@@ -111,6 +111,17 @@ def test_completion_in_bash(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+  'words',
+  [['collab', 'describe', 'configs/lm.py'], ['collab.accounting', '--help']],
+)
+def test_nobody_reads_on(words):
+  """As with `| head`: no traceback, and no line either."""
+  command = f'{sys.executable} -m {" ".join(words)} | true; exit $PIPESTATUS'
+  done = subprocess.run(['bash', '-c', command], capture_output=True)
+  assert (done.returncode, done.stderr) == (1, b'')
+
+
+@pytest.mark.parametrize(
   'words, error',
   [
     (['trian'], "COMMAND='trian'; there are train, convert, "),

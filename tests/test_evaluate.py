@@ -147,6 +147,7 @@ def test_classes_are_matched_by_name(names, tmp_path):
     (['--text=x', '--length=32'], r'length=32; expected 1 to 31\.'),
     (['--text=x', '--length=-1'], 'length=-1; expected'),
     (['--text=absent'], 'absent'),
+    (['--text='], 'Is a directory'),
     (['--glue=rte', '--data=DIR'], 'a language model, expected a text encoder'),
     (['--glue=rte'], 'go together'),
     (['--stsb=DIR', '--data=DIR'], 'go together'),

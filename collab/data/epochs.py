@@ -6,6 +6,8 @@ import functools
 
 import numpy as np
 
+from collab import checks
+
 
 class Epochs:
   """The rows of each batch: every epoch is a permutation of all n examples.
@@ -64,7 +66,8 @@ def check(batch_size: int, shard: tuple[int, int]) -> None:
   """Raises ValueError if batches do not divide over the hosts."""
   index, count = shard
   assert 0 <= index < count, shard
-  if batch_size < 1 or batch_size % count:
+  checks.at_least('data.batch_size', batch_size, 1)
+  if batch_size % count:
     raise ValueError(
       f'data.batch_size={batch_size}; expected a multiple of the {count} hosts.'
     )

@@ -406,7 +406,7 @@ def verdict(x: Paired, found: Result) -> str:
     if found.low > -x.margin:
       return HOLDS
     return FAILS if found.high < -x.margin else UNKNOWN
-  if not found.p < 0.05:  # nor if it is nan
+  if not found.p < 0.05 or found.low <= 0 <= found.high:  # nor if p is nan
     return UNKNOWN
   return HOLDS if found.difference * x.sign > 0 else FAILS
 

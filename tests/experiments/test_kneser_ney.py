@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import kneser_ney
 from experiments.kneser_ney import KneserNey, discounts
 from tests import tiny
 
@@ -67,6 +68,24 @@ def test_longer_contexts_help():
   rows = [text]
   nll = [-KneserNey(rows, V, n).log_probs(rows).mean() for n in (1, 2, 3)]
   assert nll[2] < 0.5 * nll[1] < nll[0]
+
+
+def test_a_text_shorter_than_the_order():
+  long, short = (KneserNey([[1, 2, 1]], V, n).log_probs([[1]]) for n in (9, 3))
+  assert np.array_equal(long, short)
+
+
+@pytest.mark.parametrize(
+  'words, error',
+  [
+    (['--order=0'], '--order=0; expected at least 1'),
+    (['--row_length=9'], '--row_length needs --tokens'),
+  ],
+)
+def test_wrong_arguments_are_one_line(words, error, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['kneser_ney', '--path=.', *words])
+  with pytest.raises(SystemExit, match=f'^kneser_ney: {error}'):
+    kneser_ney.main()
 
 
 def test_no_n_gram_reaches_from_one_text_into_the_next():

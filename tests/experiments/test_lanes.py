@@ -62,7 +62,7 @@ def losses(run):
 
 def test_a_lane_is_the_run_of_train_py(run):
   """Other seeds and rates share the program, and keep their values."""
-  runs = [run('a', FIELDS), run('b', SLOW, seed=1)]
+  runs = [run('a', FIELDS), run('b', SLOW, seed=3_000_000_000)]
   assert lanes.groups(runs) == [runs]
   assert lanes.train(runs) == []
   lane = runs[1]
@@ -90,8 +90,12 @@ def test_programs_are_of_equal_configs(run):
 @pytest.mark.parametrize(
   'fields, words',
   [
-    ({'every.eval': 3, 'every.checkpoint': 3}, 'those of its last step'),
-    ({'optim.end_lr': 1e-4}, r'end_lr; expected 0'),
+    (
+      {'every.eval': 3, 'every.checkpoint': 3},
+      "final='best' and checkpoint.average=1; expected 'last' and 1",
+    ),
+    ({'optim.end_lr': 1e-4}, 'end_lr=0.0001; expected more than 0, and 0'),
+    ({'optim.lr': 0.0}, 'optim.lr=0.0, '),
   ],
 )
 def test_what_is_no_lane_is_refused(fields, words, run):
@@ -105,6 +109,66 @@ def test_a_diverged_lane_leaves_the_others_alone(run):
   assert told.startswith('bad: At step ')
   assert study.finished(good)
   assert not study.finished(bad)
+
+
+def test_so_does_one_that_cannot_be_saved(run, monkeypatch):
+  """For a NaN in its last update, or in its validation."""
+  save = lanes.checkpoint.Checkpoints.save
+
+  def one_time(self, step, state, scores):
+    monkeypatch.setattr(lanes.checkpoint.Checkpoints, 'save', save)
+    raise FloatingPointError(f'Step {step} is not saved.')
+
+  monkeypatch.setattr(lanes.checkpoint.Checkpoints, 'save', one_time)
+  bad, good = run('bad', FIELDS), run('good', FIELDS, seed=1)
+  assert lanes.train([bad, good]) == ['bad: Step 6 is not saved.']
+  assert study.finished(good)
+  assert not study.finished(bad)
+
+
+def test_lanes_that_were_stopped_in_their_test_are_tested(run, monkeypatch):
+  """All are saved before the first is tested, and none is trained again."""
+  runs = [run('a', FIELDS), run('b', SLOW, seed=1)]
+  with monkeypatch.context() as patch:
+    patch.setattr(lanes.summary, 'end', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      lanes.train(runs)
+  for one in runs:  # the process would have ended
+    (pathlib.Path(one.workdir) / 'lock').unlink()
+  before = list(map(losses, runs))
+  monkeypatch.delattr(lanes, 'program')
+  assert lanes.train(runs) == []
+  assert all(map(study.finished, runs))
+  assert list(map(losses, runs)) == before
+  assert 'lanes' not in read(runs[0], 'result.json')
+
+
+def interrupted(*_, **__):
+  raise KeyboardInterrupt
+
+
+def test_runs_with_rows_are_left_alone(tmp_path, monkeypatch, capsys):
+  """As in a fresh clone, which has no workdirs."""
+  path = tmp_path / 'tried.py'
+  path.write_text(
+    'from experiments.study import Arm\n'
+    "ARMS = [Arm('a', 'configs/decoder.py:sample', seeds=(0, 1))]\n"
+  )
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  (tmp_path / 'tried.jsonl').write_text(
+    ''.join(
+      json.dumps(
+        dict(
+          arm='a', seed=x.seed, examples='x', config_hash=study.config_hash(x)
+        )
+      )
+      + '\n'
+      for x in study.plan(str(path))
+    )
+  )
+  with pytest.raises(SystemExit, match='0'):
+    lanes.main([str(path), f'--runs={tmp_path}'])
+  assert capsys.readouterr().out == '2 of 2 runs are finished.\n'
 
 
 @pytest.mark.parametrize('name', optim.OPTIMIZERS)

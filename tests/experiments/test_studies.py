@@ -49,6 +49,12 @@ def test_rates_go_on_until_the_best_is_inside():
     rates.best('mha', start, {2: 3, 4: 4, 8: 6})
 
 
+def test_rates_of_any_size(empty):
+  """5e-05 has a dash in it."""
+  add(empty, 'tried', {'mha-5e-05': 1, 'mha-0.001': 2}, 'perplexity')
+  assert rates.scores('tried', 'perplexity') == dict(mha={5e-5: 1, 1e-3: 2})
+
+
 def test_family_has_the_best_rates(empty):
   with pytest.raises(ValueError, match=r'noise.*mha has to run with 0.004, '):
     study.plan('noise')
@@ -199,3 +205,5 @@ def test_kneser_ney_reads_the_rows_of_a_run(tmp_path):
   assert bits == pytest.approx(nll)
   with pytest.raises(ValueError, match='--tokens=2000; expected a multiple of'):
     kneser_ney.measure(*arguments, 2000, str(tmp_path / 'a'))
+  with pytest.raises(ValueError, match='--tokens=-2048; expected at least 0'):
+    kneser_ney.measure(*arguments, -2048, str(tmp_path / 'a'))

@@ -125,6 +125,7 @@ def test_claims_of_rows(made):
     (dict(margin=0.5), (-2, -3, -0.6, 0.01), 'does not hold'),
     ({}, (1, 0.5, 1.5, 0.04), 'holds'),
     ({}, (1, 0.1, 1.5, 0.06), 'cannot tell at this scale'),
+    ({}, (1, -0.1, 2.1, 0.04), 'cannot tell at this scale'),
     ({}, (-1, -1.5, -0.5, 0.01), 'does not hold'),
     (dict(sign=-1), (-1, -1.5, -0.5, 0.01), 'holds'),
     (dict(sign=-1), (1, 0.5, 1.5, 0.01), 'does not hold'),

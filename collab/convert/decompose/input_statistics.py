@@ -190,6 +190,8 @@ def _seen(sums):
   if 'attended' not in sums:
     return None
   found = jax.tree.map(lambda x: x / sums['n'], sums['attended'])
+  if not found['lags'].any():
+    raise ValueError('The calibration batches have no row of two tokens.')
   mean = found['mean']
   cov = (found['cov'] - mean.T @ mean) / len(mean)
   lags = found['lags'] / found['lags'].sum()

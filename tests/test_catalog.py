@@ -112,7 +112,10 @@ def test_completion_in_bash(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize(
   'words',
-  [['collab', 'describe', 'configs/lm.py'], ['collab.accounting', '--help']],
+  [
+    ['collab', 'describe', 'configs/lm.py'],
+    ['experiments.sweep', 'vision', '--print', '--results=/nope'],
+  ],
 )
 def test_nobody_reads_on(words):
   """As with `| head`: no traceback, and no line either."""

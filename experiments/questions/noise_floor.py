@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """How large must a difference be, to be more than noise of seeds?
 
-Runs of one arm that differ by their seed alone spread by sigma, the standard
-deviation, pooled over the arms of a study; with its 95 % interval, for seeds
-are few. A difference of two means of three seeds has to be 2.3 sigma, to be
-found in four of five cases at p < 0.05, if sigma is known; more where few runs
-tell sigma, as the table has it; and more if it is the largest of several arms
-against MHA (Holm's correction, of which the last column is a share). Smaller
-differences need more seeds: at least 16 (sigma / difference)² an arm. Seeds
-alone: the test set, which all arms share, adds to this.
+Runs of one arm differ by their seed. Their scores spread with a standard
+deviation sigma, which is pooled here over the arms of a study. Its interval is
+wide, because seeds are few. Pooling takes the arms to spread alike: a column
+has the smallest and the largest standard deviation of one arm, and p is that of
+Bartlett's test. Where it is small, as between the recipes, sigma is too large
+for some arms and too small for others.
+
+Suppose that two means of three seeds are compared at p < 0.05, and that a true
+difference should be found in four of five cases. If sigma is known, the
+difference has to be 2.3 sigma. Here it is more, since few runs tell sigma: that
+is the column `smallest`. It is more again if it is the largest of several arms
+against MHA: `after Holm`, which the last column has as a share of the arms'
+mean score. Smaller differences need more seeds, at least 16 (sigma /
+difference)² an arm. This is about seeds alone. The test set, which all arms
+share, adds to it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from experiments import intervals, metric
 from experiments import table as tables
@@ -55,8 +63,8 @@ def table() -> tables.Table:
     sigma, freedom = intervals.pooled(found)
     number = lambda x, of=group.of: f'{x:.{of.digits + 1}f}'
     row = dict.fromkeys(
-      ('arms', 'runs', 'sigma', '95 % of it', f'smallest, {SEEDS} seeds',
-       'after Holm', "of the arms' mean"), ''
+      ('arms', 'runs', 'sigma', '95 % of it', 'of one arm', 'alike, p',
+       f'smallest, {SEEDS} seeds', 'after Holm', "of the arms' mean"), ''
     )  # fmt: skip
     if freedom:
       one, holm = (
@@ -69,11 +77,15 @@ def table() -> tables.Table:
       if np.isfinite(shares).all():
         effects[group.title] = shares
       ends = intervals.of_sigma(sigma, freedom)
+      several = [x for x in found if len(x) > 1]
+      spreads = [np.std(x, ddof=1) for x in several]
       row |= {
         'arms': str(len(found)),
         'runs': str(len(values)),
         'sigma': number(sigma),
         '95 % of it': ' to '.join(map(number, ends)),
+        'of one arm': ' to '.join(map(number, (min(spreads), max(spreads)))),
+        'alike, p': f'{_alike(several):.3f}' if len(several) > 1 else '',
         f'smallest, {SEEDS} seeds': number(one),
         'after Holm': number(holm),
         "of the arms' mean": f'{shares[1]:.1f} %',
@@ -97,3 +109,9 @@ def table() -> tables.Table:
     axis.legend()
 
   return tables.Table('The noise floor', __doc__, rows, draw)
+
+
+@np.errstate(all='ignore')  # a diverged seed has nan; equal scores have log 0
+def _alike(arms):
+  """Returns p of Bartlett's test: do the arms spread alike?"""
+  return stats.bartlett(*arms).pvalue

@@ -56,9 +56,6 @@ def run(
   checks.at_least('--length', length, 2)
   checks.at_least('--windows', windows, 1)
   found = source.read(path)
-  layers = reparametrize.find(found.model, found.params)
-  if layers[0].module.rope is None:
-    raise ValueError(f'The attention of {path} does not rotate.')
   words, texts = source.words(found), {}
   for test in tests:
     name, equals, file = test.partition('=')
@@ -79,8 +76,10 @@ def run(
     length=length,
     tokens=windows * (length - 1),
   )
-  old = layers[0].module
-  whole = old.cache_size(found.model['dim'])
+  layers = reparametrize.find(found.model, found.params)
+  if not getattr(layers[0].module, 'kv_heads', 0):
+    raise ValueError(f'The attention of {path} is not gqa that rotates.')
+  whole = layers[0].module.cache_size(found.model['dim'])
 
   def row(method, model, params, layer, **more):
     size = layer.cache_size(found.model['dim'])
@@ -97,10 +96,9 @@ def run(
     for method in rotary_methods.METHODS
     for share in SHARES
   }
-  heads = getattr(old, 'kv_heads', old.num_heads)
-  wanted['mean', whole // heads] = 'gqa', dict(kv_heads=1)
+  wanted['mean', whole // layers[0].module.kv_heads] = 'gqa', dict(kv_heads=1)
   if ('original', whole) not in have:
-    yield row('original', found.model, found.params, old)
+    yield row('original', found.model, found.params, layers[0].module)
   for (method, size), (name, fields) in wanted.items():
     if (method, size) in have:
       continue

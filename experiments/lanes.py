@@ -15,8 +15,11 @@ have `lanes`, how many runs shared the program (not if it was only tested), and
 `seconds` is a lane's share of the time.
 
 Several jobs share a GPU. RUNS/STUDY/RUN.lanes.log has the output of the job
-whose first lane is RUN. The rate of a lane is that of the first lane times a
-factor on its updates, which all of collab.training.optim are linear in.
+whose first lane is RUN.
+
+The program has the learning rate of its first lane. The updates of every
+optimiser in collab.training.optim are linear in the rate, so those of another
+lane are multiplied by the ratio of the rates.
 """
 
 from collections.abc import Callable

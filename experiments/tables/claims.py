@@ -2,9 +2,10 @@
 """The register of claims: papers', peers' and our own, each with a verdict.
 
 A verdict is computed from the committed rows. `holds` and `does not hold`: the
-difference has that sign and p < 0.05, after Holm's correction over the claims
-of a study; where a claim is that nothing is lost beyond a margin, its 95 %
-interval lies above or below that. Otherwise the rows `cannot tell at this
+difference has that sign, its 95 % interval is without 0, and p < 0.05 after
+Holm's correction over the claims of a study. Where a claim is that nothing is
+lost beyond a margin, its 95 % interval lies above or below that; such claims
+are not corrected for their number. Otherwise the rows `cannot tell at this
 scale`. All models are small: what holds here need not hold at another scale,
 nor what does not.
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from collab import models
-from collab.convert import intercept
+from collab.convert import calibration, intercept, source
 from collab.convert.decompose import input_statistics
+from tests.convert import checkpoints
 from tests.models import small
 
 RNG = np.random.default_rng(0)
@@ -85,6 +86,15 @@ def test_padding_is_not_seen(model):
   other = collect(model, batch(TOKENS, lengths=[7, 7, 7, 7, 7, 6]))
   for path in bare:
     assert np.abs(other[path].x_cov - bare[path].x_cov).max() > 1e-4
+
+
+def test_rows_of_one_token_have_nothing_to_look_at(tmp_path):
+  folder = checkpoints.with_words(tmp_path / 'llama', 'llama_Model')
+  (tmp_path / 'text').write_text('one two three\n')
+  found = source.read(folder)
+  seen = calibration.read(found, tmp_path / 'text', length=1)
+  with pytest.raises(ValueError, match='have no row of two tokens'):
+    input_statistics.collect(seen.model, found.params, seen.batches, True)
 
 
 def test_batches_add_up(model):

@@ -85,7 +85,7 @@ def weights_alone(given: Given) -> tuple[dict, dict]:
 
 def heads_pruned(given: Given) -> tuple[dict, dict]:
   """Prunes heads of all layers to the nearest number."""
-  return given.convert(dict(name='mha'), ('heads', _heads_left(given)))
+  return given.convert(dict(name='mha'), ('heads', _left(given)))
 
 
 def heads_pruned_by_gradient(given: Given) -> tuple[dict, dict]:
@@ -94,15 +94,18 @@ def heads_pruned_by_gradient(given: Given) -> tuple[dict, dict]:
   There are no labels, and the distance to the original has no slope at the
   original. So the loss is the product of a text's embedding and a random
   vector, a new one for each text: the mean absolute slope of a mask is
-  proportional to how far the embedding moves with it, to first order. As in the
-  paper, slopes are divided by the norm of those of their layer. Only the choice
-  of heads differs from `heads_pruned`; what stays is fitted in the same way.
+  proportional to how far the embedding moves with it, to first order. Only the
+  choice of heads differs from `heads_pruned`: the means of those that leave
+  stay, which masks do not count either, and outputs are fitted again.
+
+  Slopes are not divided by the norm of those of their layer, as in the paper:
+  that kept less of other texts of STS-B's training set, as did masks of the
+  means.
   """
-  model, params = given.seen.model, given.opened.params
-  slopes = _slopes(given)
-  shares = [x / np.linalg.norm(x) for x in slopes.values()]
-  every = rank_search.buy(shares, [1] * len(shares), _heads_left(given))
-  moments = input_statistics.collect(model, params, given.seen.batches)
+  params, batches = given.opened.params, given.seen.batches
+  moments = input_statistics.collect(given.seen.model, params, batches)
+  slopes = _slopes(given, _centred(params, moments))
+  every = rank_search.buy([*slopes.values()], [1] * len(slopes), _left(given))
   for path, kept in zip(slopes, every, strict=True):
     old = mha.read(intercept.get(params, path))
     widths = np.where(kept, old.out.shape[1], 0)
@@ -110,19 +113,34 @@ def heads_pruned_by_gradient(given: Given) -> tuple[dict, dict]:
     params = intercept.put(params, path, layers.mha(new, moments[path]))
   # Heads without values are those that this prunes.
   numbers = tuple(int(kept.sum()) for kept in every)
-  opened = dataclasses.replace(given.opened, params=params)
-  fields = dict(name='mha', num_heads=numbers)
-  return given._replace(opened=opened).convert(fields)
+  given = given._replace(
+    opened=dataclasses.replace(given.opened, params=params)
+  )
+  return given.convert(dict(name='mha', num_heads=numbers))
 
 
-def _heads_left(given):
+def _left(given):
+  """Returns the number of heads of all layers that is nearest to the size."""
   whole = saved(given) + given.size
   every = given.fields['num_layers'] * given.fields['attention']['num_heads']
   return round(every * given.size / whole)
 
 
-def _slopes(given):
-  """{path: mean slope [H]}, see `heads_pruned_by_gradient`."""
+def _centred(params, moments):
+  """Moves the heads' means into the outputs' biases, which changes nothing."""
+  for path, seen in moments.items():
+    layer = intercept.get(params, path)
+    value, out = layer['value'], layer['out']
+    mean = np.float32(seen.o_mean).reshape(value['bias'].shape)
+    all_means = np.einsum('hv,hvd->d', mean, out['kernel'])
+    value = value | dict(bias=value['bias'] - mean)
+    out = out | dict(bias=out['bias'] + all_means)
+    params = intercept.put(params, path, layer | dict(value=value, out=out))
+  return params
+
+
+def _slopes(given, params):
+  """Measures {path: mean absolute slope [H]} of the masks of heads."""
   model, rng = given.seen.model, np.random.default_rng(0)
   pool = pooling.read(given.opened.files)
 
@@ -138,7 +156,7 @@ def _slopes(given):
     for batch in given.seen.batches
     for i in range(len(batch['tokens']))
   )
-  return heads.importance(loss, given.opened.params, rows)
+  return heads.importance(loss, params, rows)
 
 
 def neurons_pruned(given: Given) -> tuple[dict, dict]:

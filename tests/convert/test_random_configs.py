@@ -164,7 +164,9 @@ def decoder(among, kind):
     fields['attn_logit_softcapping'] = among(None, 1.5)
   fields['rope_parameters'] = rope(among)
   if kind == 'gemma3_text':
-    fields['rope_parameters'] = {WHOLE: rope(among), NEAR: dict(rope_theta=9.0)}
+    whole = rope(among)
+    whole.pop('truncate', None)  # Transformers ignores it: it is refused
+    fields['rope_parameters'] = {WHOLE: whole, NEAR: dict(rope_theta=9.0)}
   return fields
 
 

@@ -29,7 +29,7 @@ and so are both GQA: such pairs differ by up to 6 %.
 1.95 million their cosine is 0.983, against 0.978 of pruned neurons, 0.974 of a
 lower rank of each head's keys and values by the same search, 0.967 of pruned
 heads, 0.963 of those by gradient, and 0.928 without a layer; at 2.25 million it
-is 0.990, against 0.984, 0.983, 0.976 and 0.975. No interval of another method
+is 0.990, against 0.984, 0.983, 0.975 and 0.975. No interval of another method
 overlaps theirs. Refined, they gain 0.003 at 1.95 million and nothing at 2.25,
 in one sample. They stay first if methods look at books, where all lose more:
 0.963 against 0.953 of pruned neurons, 0.946 of low rank, 0.940 of heads by

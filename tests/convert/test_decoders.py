@@ -245,6 +245,11 @@ def scaling(**fields):
       f"rope_parameters.{NEAR} is 'x', expected dict",
     ),
     (
+      'gemma3_text_TextModel',
+      dict(rope_parameters={WHOLE: dict(rope_type='yarn', truncate=False)}),
+      f'rope_parameters.{WHOLE}.truncate is False, expected True',
+    ),
+    (
       'mistral_Model',
       dict(sliding_window=10**12),
       'sliding_window is 10+, expected at least 0, b',

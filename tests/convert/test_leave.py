@@ -160,6 +160,40 @@ def test_sentence_transformers_opens_a_compressed_model(tmp_path):
   np.testing.assert_allclose(model.encode(SENTENCES), ours, atol=1e-5)
 
 
+@in_torch
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not installed('onnxruntime', 'onnxscript'),
+  reason='needs onnxruntime and onnxscript',
+)
+@pytest.mark.usefixtures('modules')
+@pytest.mark.parametrize('name', ['collab', 'collab_values', 'mha_pruned'])
+def test_torch_makes_onnx_of_it(name, tmp_path):
+  """As docs/how-to/compress.md does; of texts of any number and length."""
+  import onnxruntime
+  import torch
+
+  checkpoints.save(tmp_path / 'new', left.converted('bert_Model', name))
+  model = left.open_in_torch(tmp_path / 'new')
+  sizes = {0: 'batch', 1: 'tokens'}
+  names = 'input_ids', 'attention_mask'
+  example = dict(zip(names, torch.ones(2, 2, 3, dtype=int), strict=True))
+  torch.onnx.export(
+    model,
+    kwargs=example,
+    f=tmp_path / 'model.onnx',
+    dynamic_shapes=dict.fromkeys(names, sizes),
+    dynamo=True,
+  )
+  tokens = torch.tensor([[5, 9, 21, 3, 8], [7, 7, 30, 0, 0], [4, 2, 0, 0, 0]])
+  mask = (tokens > 0).long()
+  with torch.no_grad():
+    want = model(tokens, attention_mask=mask).last_hidden_state.numpy()
+  session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+  inputs = dict(zip(names, (tokens.numpy(), mask.numpy()), strict=True))
+  np.testing.assert_allclose(session.run(None, inputs)[0], want, atol=1e-5)
+
+
 # What is in the folder --------------------------------------------------------
 
 

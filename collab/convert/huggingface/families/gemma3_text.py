@@ -21,6 +21,12 @@ def fields(get: Callable) -> dict:
       raise ValueError(f'rope_parameters.{name} is {value!r}, expected dict.')
   full = (given.get(decoder.FULL) or {}) | get('rope_scaling', {})
   near = given.get(decoder.SLIDING) or {}
+  for name, value in ((decoder.FULL, full), (decoder.SLIDING, near)):
+    # Of a type of layers, Transformers does not read it (5.24), and truncates.
+    if (got := value.get('truncate', True)) not in (True, None):
+      raise ValueError(
+        f'rope_parameters.{name}.truncate is {got!r}, expected True.'
+      )
   ropes = {
     decoder.FULL: decoder.rope(get, full, get('rope_theta', 1e6)),
     decoder.SLIDING: decoder.rope(get, near, get('rope_local_base_freq', 1e4)),

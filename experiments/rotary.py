@@ -140,6 +140,7 @@ def losses(
 ) -> dict[str, np.ndarray]:
   """Computes the mean loss of a token of each row [B, L] of the texts."""
   built = models.build(**model)
+  params = jax.device_put(params)  # else each call copies them
 
   @jax.jit
   def of_row(params, row):

@@ -56,7 +56,6 @@ import numpy as np
 from experiments import intervals, results, study
 from experiments import table as tables
 
-OURS = 'planes'
 METHODS = {
   'original': 'original',
   'planes': 'planes: complex PCA, fitted (ours)',
@@ -67,30 +66,24 @@ METHODS = {
 }
 FAR = {'mean': 'mean of the key heads (MQA)'}  # beyond the picture
 TEXTS = {'wikitext-2': 'WikiText-2', 'books': 'books'}
+# What a method is compared with, at the same cache: ours of the same kind.
+AGAINST = dict(pca='svd', planes='svd', transmla='planes', mha2mla='planes')
 
 
 def table() -> tables.Table:
   """Makes the table of perplexities by cache and method."""
-  path = study.RESULTS / 'rotary.jsonl'
-  found = results.rows(path, method=str, cache=int, losses=dict)
-  measured = {text: _compared(found, text) for text in TEXTS}
-  of = lambda row, text: measured[text][row['method'], row['cache']]
-  found.sort(key=lambda row: (-row['cache'], of(row, 'books').mean))
-  rows = []
-  for row in found:
-    cells = {'cache of a layer': str(row['cache'])}
-    cells['method'] = (METHODS | FAR)[row['method']]
-    for text, name in TEXTS.items():
-      x = of(row, text)
-      cells[name] = f'{x.mean:.4g}'
-      cells[f'{name}, against planes'] = (
-        ''
-        if x.span is None
-        else (f'{x.difference:+.3g} ({x.span[0]:+.3g} to {x.span[1]:+.3g})')
-      )
-    seconds = row.get('seconds')
-    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
-    rows.append(cells)
+  read = lambda name: results.rows(
+    study.RESULTS / f'{name}.jsonl', method=str, cache=int, losses=dict
+  )
+  found, tuned = read('rotary'), read('rotary_tuned')
+  rows = _rows(found)
+  if tuned:  # beside what these methods have untrained, of as many windows
+    n = len(tuned[0]['losses']['books'])
+    have = {(row['method'], row['cache']) for row in tuned}
+    same = [row for row in found if (row['method'], row['cache']) in have]
+    first = lambda row: {k: x[:n] for k, x in row['losses'].items()}
+    rows += _rows([row | dict(losses=first(row)) for row in same])
+    rows += _rows(tuned)
 
   def draw(figure):
     for axis, (text, name) in zip(
@@ -98,8 +91,9 @@ def table() -> tables.Table:
     ):
       for method, label in METHODS.items():
         line = [row for row in found if row['method'] == method]
+        line.sort(key=lambda row: row['cache'])
         x = [row['cache'] for row in line]
-        axis.plot(x, [of(row, text).mean for row in line], 'o-', label=label)
+        axis.plot(x, [row[text] for row in line], 'o-', label=label)
       axis.set(xlabel='scalars a token and layer', title=name, yscale='log')
       axis.set_ylabel('perplexity')
       tables.tidy(axis)
@@ -109,16 +103,47 @@ def table() -> tables.Table:
   return tables.Table(title, __doc__, rows, draw)
 
 
-def _compared(rows, text):
-  """Returns {(method, cache): Interval}, against ours of the same cache."""
-  found = {}
-  for cache in {row['cache'] for row in rows}:
-    arms = {
-      row['method']: [[(x, 1) for x in row['losses'][text]]]
-      for row in rows
-      if row['cache'] == cache
-    }
-    score = lambda sums: np.exp(sums[:, 0] / sums[:, 1])
-    compared = intervals.compare(arms, score, OURS)
-    found |= {(method, cache): x for method, x in compared.items()}
-  return found
+def _rows(found):
+  """Returns the rows of the table for results on the same windows."""
+  key = lambda row: (row['method'], row['cache'])
+  known = {key(row): row for row in found}
+  rows = []
+  for row in sorted(
+    found, key=lambda row: (-row['cache'], _mean(row, 'books'))
+  ):
+    method, cache = key(row)
+    base = AGAINST.get(method, 'original')
+    whole = max(row['cache'] for row in found)
+    other = known.get((base, whole if base == 'original' else cache))
+    if other is row:
+      other = None
+    cells = dict(windows=str(len(row['losses']['books'])))
+    cells['steps'] = str(row.get('steps', 0))
+    cells['cache of a layer'] = str(cache)
+    cells['method'] = (METHODS | FAR)[method]
+    cells['against'] = base if other else ''
+    for text, name in TEXTS.items():
+      cells[name] = f'{_mean(row, text):.4g}'
+      cells[f'{name}, difference'] = _difference(row, other, text)
+    seconds = row.get('seconds')
+    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
+    rows.append(cells)
+  return rows
+
+
+def _mean(row, text):
+  return np.exp(np.mean(row['losses'][text]))
+
+
+def _difference(row, other, text):
+  """Shows the difference of two rows, with the interval of the same windows."""
+  if other is None:
+    return ''
+  arms = {
+    name: [[(x, 1) for x in of['losses'][text]]]
+    for name, of in dict(row=row, other=other).items()
+  }
+  score = lambda sums: np.exp(sums[:, 0] / sums[:, 1])
+  found = intervals.compare(arms, score, 'other')['row']
+  low, high = found.span
+  return f'{found.difference:+.3g} ({low:+.3g} to {high:+.3g})'

@@ -71,7 +71,7 @@ def converted(case, name):
     before = old.model[place.field]
     heads = before['num_heads']
     model[place.field] = dict(fields, num_heads=heads)
-    if name in ROTATED:
+    if 'rope' in before:
       kept = {key: before[key] for key in ('rope', 'qkv_features')}
       model[place.field] |= kept | dict(use_bias=True)
       if 'planes' in fields:

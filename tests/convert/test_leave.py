@@ -318,6 +318,24 @@ def test_numbers_that_half_precision_lacks(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'case, fields',
+  [
+    ('llama_ForCausalLM', dict(name='mla', latent_dim=5, rope_dim=4)),
+    ('llama_ForCausalLM', dict(name='collab', shared_dim=8)),
+    ('mistral_ForCausalLM', dict(name='gqa', kv_heads=1)),
+    ('qwen2_ForCausalLM', left.FIELDS['mla_whole']),
+  ],
+)
+def test_rotary_attention_that_cannot_leave(
+  case, fields, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(left.FIELDS, 'other', fields)
+  with pytest.raises(ValueError, match='with rope, of mla with planes or dec'):
+    checkpoints.save(tmp_path / 'new', left.converted(case, 'other'))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
   'fields, words',
   [
     (dict(name='sha'), r"attention is .*'sha'.*one of collab \(shared_dim, bi"),

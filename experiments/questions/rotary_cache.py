@@ -4,22 +4,26 @@
 SmolLM2-135M-Instruct (30 layers of width 576, 9 heads, 3 of keys) with a half
 and a quarter of its cache, nothing fine-tuned ([what the methods
 do](../../docs/how-to/compress.md#decoders-with-rotary-positions)): perplexity
-of a token on the first twelve windows of 512 tokens of WikiText-2's test text
-and of the books'. All methods look at the same 8,192 tokens of WikiText-2's
+of a token on the first 98 windows of 512 tokens of WikiText-2's test text and
+of the books'. All methods look at the same 8,192 tokens of WikiText-2's
 training text. Brackets have 95 % of bootstrap replicates of the windows, which
-are the same for all.
+are the same for all. Each method is compared with ours of its kind at the same
+cache, and `svd` with the original.
 
-**Of those whose cache is read as it is, ours (`planes`) loses least. A low rank
-that rotates when it is read (`svd`, ours too) loses less still, and computes
-more.** With half of the cache the perplexity rises from 34.0 to 39.1 on
-WikiText-2 and from 42.4 to 49.1 on the books; TransMLA's method gives 52.3 and
-66.1. With a quarter ours has 74.1 and 97.8, TransMLA's 141 and 155. The low
-rank gets 35.6 and 44.3 with a half, 50.4 and 68.4 with a quarter; a plain PCA
-of keys and values, read likewise, gets 36.2 and 46.1, 63.0 and 83.0 (all four
-differences are clear: the nearest is 0.65, 0.35 to 0.98). But each step makes
-the keys and values of all tokens again: 74,000 multiplications for a token in
-the cache of a layer (221,000 in this implementation, which makes them for each
-head) where `planes` takes about 3,000 and the original 1,150.
+**Best is `svd`, ours: a low rank of keys and values, whose keys rotate when
+they are read. Of those whose cache is read as it is, `planes`, ours too, loses
+least.** With half of the cache the perplexity rises from 29.4 to 30.4 on
+WikiText-2 and from 42.8 to 45.0 on the books by `svd`, and by a plain PCA that
+is read likewise to 31.1 and 47.0. `planes` has 33.0 and 50.5, TransMLA's method
+44.5 and 69.3. With a quarter they are 41.5 and 70.2 (`svd`), 53.0 and 86.6
+(PCA), 59.0 and 102 (`planes`), 125 and 165 (TransMLA's). All these differences
+are clear; the nearest is 0.65, 0.53 to 0.80.
+
+**Where ours loses**: `planes` to both low ranks, at both sizes. But each step
+of these makes the keys and values of all tokens again: 74,000 multiplications
+for a token in the cache of a layer (221,000 in this implementation, which makes
+them for each head) where `planes` takes about 3,000 and the original 1,150. And
+no quarter of the cache is near the original.
 
 The reason: what rotates in the cache costs two scalars for each plane, and no
 value can be read from it. A cache at rest has all its scalars for keys and
@@ -32,23 +36,24 @@ Then, on the first four of the windows, `planes` had 37.1 and 56.6 with a half
 where it has 33.6 and 50.0 now, and 97.3 and 149 with a quarter where it has
 59.1 and 94.3. The low rank had 32.1 and 47.7, now 31.0 and 44.9; 48.7 and 81.5,
 now 41.4 and 66.5. Outputs that are fitted again to those of the original gave
-nothing on other texts. Three layers were looked at by hand: with fewer planes
-than the error chooses all three would have lost a little less. What counts was
-chosen by the outputs of five layers, on the first two windows of both texts,
-which are among the twelve.
+nothing on other texts. What counts was chosen by the outputs of five layers, on
+the first two windows of both texts. Without the first twelve windows the order
+is the same: with half of the cache 29.8 and 45.1 (`svd`), 30.4 and 47.2 (PCA),
+32.3 and 50.7 (`planes`), 43.5 and 69.8 (TransMLA's); with a quarter 40.4 and
+70.5, 51.7 and 87.2, 57.2 and 103, 123 and 166; the original 28.8 and 42.9.
 
-The original has the perplexity that Transformers has from the same file, to
-0.002 %, and continues a prompt with the same text
-([row](../results/rotary_transformers.jsonl)). To look took 148 seconds of the
-processor and to convert 40, on a core that others used; a whole conversion on
-two free cores was not timed.
+On the first 20 windows of both texts the original has the perplexity that
+Transformers has from the same file, to 0.002 %, and it continues a prompt with
+the same text ([row](../results/rotary_transformers.jsonl)). To look took 57
+seconds of the processor, and `planes` took 20 to convert, on a core that others
+used.
 
-A small sample: one text to look at, 6,132 tokens a text to score, one model.
-All methods are ours after the papers, and choose how much rotates by the same
-error. The papers' methods are meant to be trained afterwards, which was not
-done here. MHA2MLA's method and the mean of the key heads were measured on the
-first four windows only, before: 676 and 474 with a half, 924 and 676 with a
-quarter; 33,900 and 15,300 with a third.
+One text to look at, 50,078 tokens a text to score, one model. All methods are
+ours after the papers, and choose how much rotates by the same error. The
+papers' methods are meant to be trained afterwards, which was not done here.
+MHA2MLA's method and the mean of the key heads were measured on the first four
+windows only, before: 676 and 474 with a half, 924 and 676 with a quarter;
+33,900 and 15,300 with a third.
 """
 
 import numpy as np
@@ -56,7 +61,6 @@ import numpy as np
 from experiments import intervals, results, study
 from experiments import table as tables
 
-OURS = 'planes'
 METHODS = {
   'original': 'original',
   'planes': 'planes: complex PCA, fitted (ours)',
@@ -67,30 +71,24 @@ METHODS = {
 }
 FAR = {'mean': 'mean of the key heads (MQA)'}  # beyond the picture
 TEXTS = {'wikitext-2': 'WikiText-2', 'books': 'books'}
+# What a method is compared with, at the same cache: ours of the same kind.
+AGAINST = dict(pca='svd', planes='svd', transmla='planes', mha2mla='planes')
 
 
 def table() -> tables.Table:
   """Makes the table of perplexities by cache and method."""
-  path = study.RESULTS / 'rotary.jsonl'
-  found = results.rows(path, method=str, cache=int, losses=dict)
-  measured = {text: _compared(found, text) for text in TEXTS}
-  of = lambda row, text: measured[text][row['method'], row['cache']]
-  found.sort(key=lambda row: (-row['cache'], of(row, 'books').mean))
-  rows = []
-  for row in found:
-    cells = {'cache of a layer': str(row['cache'])}
-    cells['method'] = (METHODS | FAR)[row['method']]
-    for text, name in TEXTS.items():
-      x = of(row, text)
-      cells[name] = f'{x.mean:.4g}'
-      cells[f'{name}, against planes'] = (
-        ''
-        if x.span is None
-        else (f'{x.difference:+.3g} ({x.span[0]:+.3g} to {x.span[1]:+.3g})')
-      )
-    seconds = row.get('seconds')
-    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
-    rows.append(cells)
+  read = lambda name: results.rows(
+    study.RESULTS / f'{name}.jsonl', method=str, cache=int, losses=dict
+  )
+  found, tuned = read('rotary'), read('rotary_tuned')
+  rows = _rows(found)
+  if tuned:  # beside what these methods have untrained, of as many windows
+    n = len(tuned[0]['losses']['books'])
+    have = {(row['method'], row['cache']) for row in tuned}
+    same = [row for row in found if (row['method'], row['cache']) in have]
+    first = lambda row: {k: x[:n] for k, x in row['losses'].items()}
+    rows += _rows([row | dict(losses=first(row)) for row in same])
+    rows += _rows(tuned)
 
   def draw(figure):
     for axis, (text, name) in zip(
@@ -98,8 +96,9 @@ def table() -> tables.Table:
     ):
       for method, label in METHODS.items():
         line = [row for row in found if row['method'] == method]
+        line.sort(key=lambda row: row['cache'])
         x = [row['cache'] for row in line]
-        axis.plot(x, [of(row, text).mean for row in line], 'o-', label=label)
+        axis.plot(x, [row[text] for row in line], 'o-', label=label)
       axis.set(xlabel='scalars a token and layer', title=name, yscale='log')
       axis.set_ylabel('perplexity')
       tables.tidy(axis)
@@ -109,16 +108,47 @@ def table() -> tables.Table:
   return tables.Table(title, __doc__, rows, draw)
 
 
-def _compared(rows, text):
-  """Returns {(method, cache): Interval}, against ours of the same cache."""
-  found = {}
-  for cache in {row['cache'] for row in rows}:
-    arms = {
-      row['method']: [[(x, 1) for x in row['losses'][text]]]
-      for row in rows
-      if row['cache'] == cache
-    }
-    score = lambda sums: np.exp(sums[:, 0] / sums[:, 1])
-    compared = intervals.compare(arms, score, OURS)
-    found |= {(method, cache): x for method, x in compared.items()}
-  return found
+def _rows(found):
+  """Returns the rows of the table for results on the same windows."""
+  key = lambda row: (row['method'], row['cache'])
+  known = {key(row): row for row in found}
+  rows = []
+  for row in sorted(
+    found, key=lambda row: (-row['cache'], _mean(row, 'books'))
+  ):
+    method, cache = key(row)
+    base = AGAINST.get(method, 'original')
+    whole = max(row['cache'] for row in found)
+    other = known.get((base, whole if base == 'original' else cache))
+    if other is row:
+      other = None
+    cells = dict(windows=str(len(row['losses']['books'])))
+    cells['steps'] = str(row.get('steps', 0))
+    cells['cache of a layer'] = str(cache)
+    cells['method'] = (METHODS | FAR)[method]
+    cells['against'] = base if other else ''
+    for text, name in TEXTS.items():
+      cells[name] = f'{_mean(row, text):.4g}'
+      cells[f'{name}, difference'] = _difference(row, other, text)
+    seconds = row.get('seconds')
+    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
+    rows.append(cells)
+  return rows
+
+
+def _mean(row, text):
+  return np.exp(np.mean(row['losses'][text]))
+
+
+def _difference(row, other, text):
+  """Shows the difference of two rows, with the interval of the same windows."""
+  if other is None:
+    return ''
+  arms = {
+    name: [[(x, 1) for x in of['losses'][text]]]
+    for name, of in dict(row=row, other=other).items()
+  }
+  score = lambda sums: np.exp(sums[:, 0] / sums[:, 1])
+  found = intervals.compare(arms, score, 'other')['row']
+  low, high = found.span
+  return f'{found.difference:+.3g} ({low:+.3g} to {high:+.3g})'

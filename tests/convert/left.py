@@ -32,6 +32,8 @@ FIELDS = dict(
   gqa=dict(name='gqa', kv_heads=1),
   mhe_mul=dict(name='mhe_mul', offset=0.5),
   mla=dict(name='mla', latent_dim=5),
+  mla_planes=dict(name='mla', latent_dim=5, rope_dim=6, planes=(0, 1, 1)),
+  mla_whole=dict(name='mla', latent_dim=5, decoupled=False),
   collab_values=dict(name='collab', shared_dim=7),
   mha_values=dict(name='mha'),
   mha_pruned=dict(name='mha'),
@@ -46,8 +48,11 @@ OF_COLLAB = str.split(
   'gpt2_ForSequenceClassification marian_apart_MTModel'
 )
 OF_ALL = 'bert_Model', 'gpt2_LMHeadModel', 'marian_MTModel'
+OF_ROTARY = 'llama_ForCausalLM', 'llama_Model', 'mistral_ForCausalLM'
+ROTATED = 'mla_planes', 'mla_whole'  # those of rotary positions
 CASES = [(case, 'collab') for case in OF_COLLAB]
-CASES += [(case, name) for case in OF_ALL for name in FIELDS]
+CASES += [(x, y) for x in OF_ALL for y in FIELDS if y not in ROTATED]
+CASES += [(x, y) for x in OF_ROTARY for y in ROTATED]
 # Those whose output projections are elsewhere.
 OF_VALUES = 'albert_Model', 'distilbert_Model', 'vit_Model'
 CASES += [(x, y) for x in OF_VALUES for y in ('mha_values', 'mha_pruned')]
@@ -63,8 +68,15 @@ def converted(case, name):
     if name == 'layers':  # no two are alike
       widths = tuple(5 + 3 * n + i for n in range(place.layers))
       fields = dict(name='collab', shared_dim=widths)
-    heads = old.model[place.field]['num_heads']
+    before = old.model[place.field]
+    heads = before['num_heads']
     model[place.field] = dict(fields, num_heads=heads)
+    if 'rope' in before:
+      kept = {key: before[key] for key in ('rope', 'qkv_features')}
+      model[place.field] |= kept | dict(use_bias=True)
+      if 'planes' in fields:
+        model[place.field]['planes'] = (fields['planes'],) * place.layers
+      old = old._replace(config=old.config | dict(sliding_window=None))
     if name == 'mha_pruned':
       n = heads - 1
       widths = dict(qkv_features=n * model['dim'] // heads, key_features=3 * n)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ FILES = {
   'tokenizer_config.json': '{"tokenizer_class": "BertTokenizer"}',
   'vocab.txt': 'one\ntwo\n',
 }
+GENERATE = 'gpt2_LMHeadModel', 'marian_MTModel', 'llama_ForCausalLM'
 WEIGHTS = 'pytorch_model.bin', 'onnx/model.onnx', 'pytorch.bin.index.json'
 
 
@@ -89,8 +91,10 @@ def test_torch_makes_the_same_of_it(case, name, tmp_path):
 
 @in_torch
 @pytest.mark.usefixtures('modules')
-@pytest.mark.parametrize('name', left.FIELDS)
-@pytest.mark.parametrize('case', ['gpt2_LMHeadModel', 'marian_MTModel'])
+@pytest.mark.parametrize(
+  'case, name',
+  [x for x in left.CASES if x[0] in GENERATE],
+)
 def test_torch_generates_with_a_small_cache(case, name, tmp_path):
   import torch
 
@@ -104,12 +108,13 @@ def test_torch_generates_with_a_small_cache(case, name, tmp_path):
   assert found.sequences.tolist() == plain.tolist()
   cache = found.past_key_values
   cache = getattr(cache, 'self_attention_cache', cache).layers[0]
+  size = sum(x[0, :, 0].numel() for x in (cache.keys, cache.values))
   places = models.build(**pretrained.model).attentions()
   (fields,) = (p.each()[0] for p in places if p.name == 'decoder')
   # Where the values are the keys, the cache holds one number in their place.
   more = fields['name'] == 'mla'
-  want = attention.build(**fields).cache_size(12) + more
-  assert cache.keys.shape[1] + cache.values.shape[1] == want
+  width = pretrained.model['dim']
+  assert size == attention.build(**fields).cache_size(width) + more
 
 
 @in_torch
@@ -242,6 +247,22 @@ def test_plain_attention_leaves_without_code(bert, tmp_path):
   assert names(tmp_path / 'new') == {*FILES, *own}
 
 
+def test_key_heads_of_a_llama_leave_without_code(tmp_path):
+  old = load('llama_ForCausalLM')
+  attention = old.model['attention'] | dict(kv_heads=1)
+  params = jax.tree.map(np.copy, old.params)
+  layer = params['decoder']['layer_0']['self_attention']
+  for name in ('key', 'value'):
+    layer[name] = jax.tree.map(lambda x: x[..., :1, :], layer[name])
+  new = old._replace(model=old.model | dict(attention=attention), params=params)
+  checkpoints.save(tmp_path / 'new', new)
+  assert names(tmp_path / 'new') == {'config.json', 'model.safetensors'}
+  again = checkpoints.load(tmp_path / 'new')
+  assert again.config == old.config | dict(num_key_value_heads=1)
+  assert again.model == new.model
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
 def test_a_link_in_a_workdir_is_not_followed_out_of_it(bert, tmp_path):
   run(bert, tmp_path / 'out')
   place = tmp_path / 'out' / source.ORIGIN / source.FILES / 'vocab.txt'
@@ -328,6 +349,24 @@ def test_numbers_that_half_precision_lacks(tmp_path):
 
 
 # Wrong input ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'case, fields',
+  [
+    ('llama_ForCausalLM', dict(name='mla', latent_dim=5, rope_dim=4)),
+    ('llama_ForCausalLM', dict(name='collab', shared_dim=8)),
+    ('mistral_ForCausalLM', dict(name='gqa', kv_heads=1)),
+    ('qwen2_ForCausalLM', left.FIELDS['mla_whole']),
+  ],
+)
+def test_rotary_attention_that_cannot_leave(
+  case, fields, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(left.FIELDS, 'other', fields)
+  with pytest.raises(ValueError, match='with rope, of mla with planes or dec'):
+    checkpoints.save(tmp_path / 'new', left.converted(case, 'other'))
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

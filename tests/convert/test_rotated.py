@@ -295,3 +295,14 @@ def test_refuses_biases_of_keys():
   found = checkpoints.load('llama_ForCausalLM')
   with pytest.raises(ValueError, match='key/bias, which the softmax does not'):
     reparametrize.convert(found.model, found.params, dict(name='mqa'))
+
+
+@every_method
+def test_what_is_kept_is_as_long_as_its_readers(method):
+  """So that a step of Adam changes both alike."""
+  _, tree = converted(method, 18)
+  kept, up = tree['latent']['kernel'], [tree['key_up'], tree['value_up']]
+  r = kept.shape[1]
+  each = [x['kernel'][:, :: H // G].reshape(r, -1) for x in up]  # of groups
+  want = np.sqrt(sum(np.sum(x**2, 1) for x in each))
+  np.testing.assert_allclose(np.linalg.norm(kept, axis=0), want, rtol=1e-6)

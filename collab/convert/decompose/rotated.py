@@ -105,8 +105,8 @@ def _tree(mha, moments, rope, cache):
   (D, H, K), G = mha.query.shape, mha.key.shape[1]
   r, each = cache.latent, H // G
   kept = np.concatenate([mha.key, mha.value], 1).reshape(D, -1) @ cache.kept
-  a = cache.keys.repeat(each, 0)
-  u = cache.values.repeat(each, 0)
+  kept, a, u = _balanced(kept, cache)
+  a, u = a.repeat(each, 0), u.repeat(each, 0)
   _, factor = rope.rates(K)
   fields = dict(latent_dim=r, decoupled=False)
   query, bias, more = mha.query, mha.query_bias, {}
@@ -132,3 +132,38 @@ def _tree(mha, moments, rope, cache):
     out=dict(kernel=mha.out, bias=mha.bias + lost),
   )
   return tree, fields
+
+
+def _balanced(kept, cache):
+  """Makes the columns that are kept as long as those that read them.
+
+  Else one may be a hundred thousand times as long as the other, and Adam, whose
+  steps have one size for both, does not train such a model but ruins it.
+
+  Args:
+    kept: [D, n].
+    cache: Cache.
+
+  Returns:
+    New ones of `kept`, and of the cache's keys and values.
+  """
+  (G, K, _), r = cache.keys.shape, cache.latent
+  readers = np.concatenate([cache.keys[..., :r], cache.values], 1)
+  left, x = np.linalg.qr(kept[:, :r])
+  right, y = np.linalg.qr(readers.reshape(2 * G * K, r))
+  z, sizes, w = np.linalg.svd(x @ y.T, full_matrices=False)
+  # A rank below r leaves columns of zeros.
+  wide = lambda x: np.pad(x * np.sqrt(sizes), ((0, 0), (0, r - len(sizes))))
+  latent, readers = wide(left @ z), wide(right @ w.T).reshape(G, 2 * K, r)
+  turned, reads = kept[:, r:], cache.keys[..., r:]
+  square = lambda x: np.sum(
+    np.split((x**2).sum(tuple(range(x.ndim - 1))), 2), 0
+  )
+  a, b = square(turned), square(reads)
+  ratio = np.divide(b, a, out=np.ones(len(a)), where=a * b > 0)
+  scale = np.tile(ratio**0.25, 2)
+  return (
+    np.concatenate([latent, turned * scale], 1),
+    np.concatenate([readers[:, :K], reads / scale], 2),
+    readers[:, K:],
+  )

@@ -129,11 +129,10 @@ def save(folder: str | pathlib.Path, pretrained: Pretrained) -> None:
   """
   model, params, config, text, rest, names, dtype, files = pretrained
   plan = plans.make(config, model.get('pooler', False))
-  others = {
-    place: model[place]
-    for place in models.ATTENTIONS
-    if place in model and _given(model[place]) != _given(plan.model.get(place))
-  }
+  if others := _others(plan, model):
+    config = leave.plain(config, model)
+    plan = plans.make(config, model.get('pooler', False))
+    others = _others(plan, model)
   _check_same(plan, others, model, params)
   tensors = {}
   if others:
@@ -251,6 +250,15 @@ def _narrow(name, x, dtype):
       f"checkpoint's {dtype}."
     )
   return new
+
+
+def _others(plan, model):
+  """Returns the attentions of the model that are not those of the plan."""
+  return {
+    place: model[place]
+    for place in models.ATTENTIONS
+    if place in model and _given(model[place]) != _given(plan.model.get(place))
+  }
 
 
 def _check_same(plan, others, model, params):

@@ -22,10 +22,15 @@ FIELDS = dict(
   gqa=('kv_heads',),
   mha=('qkv_features', 'key_features', 'value_dims'),
   mhe_mul=(),
-  mla=('latent_dim',),
+  mla=('latent_dim', 'planes'),
 )
 _ALWAYS = 'name', 'num_heads', 'use_bias'
-_OWN = dict(mhe_mul=('offset',))  # which the tensors contain
+# Which the tensors contain, or whose other values are refused.
+_OWN = dict(mhe_mul=('offset',), mla=('rope_dim', 'decoupled'))
+# Families with rotary positions that may have other attention than their own,
+# and fields of it that have to be the config's.
+_ROTARY = 'Llama', 'Mistral'
+_ROTATED = 'rope', 'qkv_features'
 # The Auto classes whose names do not follow from those of architectures.
 _AUTO = dict(
   GPT2LMHeadModel='AutoModelForCausalLM',
@@ -54,23 +59,50 @@ def translate(
   """
   layers, tensors = [], {}
   for path, place, fields in intercept.layers(model, params):
-    name = fields['name']
+    name, layer = fields['name'], attention.build(**fields)
     legal = {*_ALWAYS, *FIELDS.get(name, ()), *_OWN.get(name, ())}
-    if name not in FIELDS or fields.keys() - legal:
+    known = name in FIELDS
+    if layer.rope:
+      old = plan.model[place.field]
+      legal |= {key for key in _ROTATED if fields.get(key) == old[key]}
+      known = (
+        name == 'mla'
+        and plan.architecture.startswith(_ROTARY)
+        and not old.get('window')
+        and layer.use_bias
+        and layer.decoupled == (layer.planes is not None)
+      )
+    if not known or fields.keys() - legal:
       raise ValueError(
         f'{place.field} is {dict(fields)}; expected that of the config, or '
-        f'num_heads and the fields of one of {_shown()}.'
+        f'num_heads and the fields of one of {_shown()}; with rope, of mla '
+        f'with planes or decoupled=False, for {" and ".join(_ROTARY)}.'
       )
-    layer = attention.build(**fields)
     own = {key: getattr(layer, key) for key in ('num_heads', *FIELDS[name])}
     own = {key: value for key, value in own.items() if value}  # else default
     layers.append(dict(name=name) | own)
     parts, out = _WRITE[name](intercept.get(params, path), layer)
-    params = intercept.put(params, path, dict(out=out))
+    if layer.rope:  # the config's has no biases
+      parts['out'] = _rows(**out)
+    params = intercept.put(params, path, {} if layer.rope else dict(out=out))
     for part, found in parts.items():
       module = _module(plan, names, '/'.join(path), part)
       tensors |= {f'{module}.{suffix}': x for suffix, x in found.items()}
   return layers, tensors, params
+
+
+def plain(config: dict, model: Mapping) -> dict:
+  """Returns the config of a Llama with the model's key heads and biases.
+
+  That of any other model is returned as it is.
+  """
+  attention = model.get('attention', {})
+  heads = attention.get('kv_heads')
+  wanted = config['model_type'] == 'llama' and attention.get('name') == 'gqa'
+  if not wanted or not isinstance(heads, int):
+    return config
+  bias = attention.get('use_bias', True)
+  return config | dict(num_key_value_heads=heads, attention_bias=bias)
 
 
 def describe(config: dict, plan: Plan, layers: list) -> dict:
@@ -88,7 +120,10 @@ def describe(config: dict, plan: Plan, layers: list) -> dict:
     collab=layers,
   )
   if 'vocab_size' in plan.model:  # which else follows from the model_type
-    config = dict(tokenizer_class=f'{family}Tokenizer') | config
+    words = f'{family}Tokenizer'
+    if family in _ROTARY:  # their own class is not of every tokenizer.json
+      words = 'PreTrainedTokenizerFast'
+    config = dict(tokenizer_class=words) | config
   return config | new
 
 
@@ -112,6 +147,11 @@ def _linear(kernel, bias=None):
   """Translates the parameters of a projection [D, ...]."""
   found = dict(weight=kernel.reshape(len(kernel), -1).T)
   return found if bias is None else found | dict(bias=bias.reshape(-1))
+
+
+def _rows(kernel, bias):
+  """Translates the parameters of the output projection [H, K, D]."""
+  return dict(weight=kernel.reshape(-1, kernel.shape[-1]).T, bias=bias)
 
 
 def _plain(p, layer):
@@ -143,8 +183,9 @@ def _mla(p, layer):
   query = _linear(**p['query'])
   query['up'] = p['key_up']['kernel'].transpose(1, 2, 0)
   value = dict(up=p['value_up']['kernel'].transpose(1, 0, 2))
-  parts = dict(query=query, key=_linear(**p['latent']), value=value)
-  return parts, p['out']
+  kept = [p[name]['kernel'] for name in ('latent', 'rope_key') if name in p]
+  key = _linear(np.concatenate(kept, 1))
+  return dict(query=query, key=key, value=value), p['out']
 
 
 _WRITE = dict(

@@ -8,7 +8,8 @@ CollabBertModel is BertModel, and so on for any model. Its attention modules
 mask, cache and project outputs as ever. Their projections of queries, keys and
 values are a variant's, and `Heads.attend` makes heads of what these return.
 With value_dims, or qkv_features of pruned heads, the output projection has as
-many inputs as these say.
+many inputs as these say. Modules with rotary positions are replaced as a whole,
+by `Rotated`.
 config.collab has the name, num_heads and fields of each layer's variant, in the
 order of the modules.
 
@@ -138,6 +139,74 @@ def repeat(x, H):
   return x[:, :, None].expand(B, G, H // G, S, K).reshape(B, H, S, K)
 
 
+class Rotated(nn.Module):
+  """Attention to latents c under rotary positions, in the place of Llama's own.
+
+    [x Wq_h Uk_h^T; R_t x Wr_h] . [c; R_s y Wr],  values c Uv_h
+
+  Each plane of the rotated part turns at the rate of one of a whole head's.
+  Without planes whole keys turn, R_t x Wq_h . R_s c Uk_h. They are made of the
+  cached c in each call, so the cache has their positions in place of values.
+  """
+
+  def __init__(self, old, rotary, num_heads, latent_dim, planes=()):
+    super().__init__()
+    D, H, K, R = old.q_proj.in_features, num_heads, old.head_dim, latent_dim
+    self.K, self.R, self.rotated = K, R, 2 * len(planes)
+    self.rates = 2 * list(planes or range(K // 2))  # of both halves of a vector
+    self.layer_idx, self.is_causal = old.layer_idx, True
+    self.dropout = old.attention_dropout
+    self.rotary_emb = rotary
+    self.q_proj = nn.Linear(D, H * (K + self.rotated))
+    self.q_proj.up = nn.Parameter(torch.randn(H, K, R) * K**-0.5)
+    self.k_proj = nn.Linear(D, R + self.rotated, bias=False)
+    self.v_proj = Latent(H, R, K)
+    self.o_proj = nn.Linear(H * K, D)
+
+  def forward(
+    self,
+    hidden_states,
+    position_ids,
+    attention_mask=None,
+    cache=None,
+    past_key_values=None,  # its name before Transformers 5.24
+    is_causal=None,
+    **options,
+  ):
+    at = position_ids.expand(hidden_states.shape[:2])[:, None, :, None]
+    q = self.q_proj(hidden_states).unflatten(-1, (-1, self.K + self.rotated))
+    q, k = q.transpose(1, 2), self.k_proj(hidden_states)[:, None]
+    if self.rotated:
+      q, turned = q.split([self.K, self.rotated], -1)
+      q = torch.einsum('bhtk,hkr->bhtr', q, self.q_proj.up)
+      q = torch.cat([q, self.turn(turned, at)], -1)
+      c, turned = k.split([self.R, self.rotated], -1)
+      k = torch.cat([c, self.turn(turned, at)], -1)
+    else:
+      q = self.turn(q, at)
+    if (past := past_key_values if cache is None else cache) is not None:
+      k, at = past.update(k, at.float(), self.layer_idx)
+    if self.rotated:
+      k, v = (repeat(x, q.shape[1]) for x in (k, k[..., : self.R]))
+    else:
+      c = k[:, 0]
+      k = torch.einsum('bsr,hkr->bhsk', c, self.q_proj.up)
+      k, v = self.turn(k, at), torch.einsum('bsr,hrv->bhsv', c, self.v_proj.up)
+    how = dict(is_causal=is_causal, scaling=(self.K + self.rotated) ** -0.5)
+    how['dropout'] = self.dropout if self.training else 0.0
+    o, _ = sdpa_attention_forward(self, q, k, v, attention_mask, **how)
+    if self.rotated:  # o is [B, T, H, R]
+      o = torch.einsum('bthr,hrv->bthv', o, self.v_proj.up)
+    return self.o_proj(o.flatten(-2)), None
+
+  def turn(self, x, at):
+    """Rotates x [B, H, S, *] by positions [B, 1, S, 1]."""
+    cos, sin = self.rotary_emb(x, at[:, 0, :, 0])
+    cos, sin = (y[:, None, :, self.rates] for y in (cos, sin))
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
 # The variants: from D, H, V and fields to Heads -------------------------------
 
 
@@ -188,7 +257,14 @@ class Collab:
     config._attn_implementation = IMPLEMENTATION
     super().__init__(config, *args, **kwargs)
     modules = [(at, x) for at, x in self.named_modules() if projections(x)]
+    rotary = next((x for x in self.modules() if hasattr(x, 'inv_freq')), None)
     for (at, module), fields in zip(modules, config.collab, strict=True):
+      if rotary:
+        parent, _, name = at.rpartition('.')
+        own = {key: x for key, x in fields.items() if key != 'name'}
+        new = Rotated(module, type(rotary)(config), **own)
+        setattr(self.get_submodule(parent), name, new)
+        continue
       replace(module, config.hidden_size, **fields)
       width = sum(fields.get('value_dims') or [fields.get('qkv_features', 0)])
       if width:

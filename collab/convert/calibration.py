@@ -15,6 +15,7 @@ from collab.data.readers.encoded_images import ENDINGS
 from collab.io import json_text, text_lines
 from collab.runtime import workdir
 
+TOKENS = 4096  # of a batch of texts, at most, for its layers are all recorded
 TRAIN = 'train'  # reads the run's own data instead of a file
 PROCESSOR = 'preprocessor_config.json'  # of a checkpoint that reads images
 
@@ -48,8 +49,8 @@ def read(
       model of images a folder that has some at any depth; or 'train'.
     rows: number of texts, pairs or images, drawn without replacement if there
       are more.
-    size: rows of a batch; a smaller last batch is dropped unless it is the only
-      one.
+    size: rows of a batch, fewer where they are so long that it would have more
+      than TOKENS; a smaller last batch is dropped unless it is the only one.
     length: maximum number of tokens of a text.
     seed: seed of the drawing.
 
@@ -71,6 +72,7 @@ def read(
     return Calibration(model, _images(source, chosen, size))
   words = sources.words(source)
   length = min(length, model.longest)
+  size = max(1, min(size, TOKENS // length))
   if model.READS == 'pairs':
     files = [pathlib.Path(name) for name in str(path).split(',')]
     if len(files) > 2:

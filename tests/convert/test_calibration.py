@@ -127,6 +127,18 @@ def test_pairs_of_two_files_or_of_one(translator, tmp_path):
     calibration.read(translator, f'{path},{path}')
 
 
+def test_batches_have_fewer_rows_where_these_are_long(
+  translator, tmp_path, monkeypatch
+):
+  (tmp_path / 'en-de.tsv').write_text('a b\tc d\n' * 40)
+  path = tmp_path / 'en-de.tsv'
+  assert translator.model['max_length'] > 11
+  monkeypatch.setattr(calibration, 'TOKENS', 10)
+  for length, rows in (2, 5), (3, 3), (11, 1):
+    batches = calibration.read(translator, path, length=length).batches
+    assert {len(batch['source']) for batch in batches} == {rows}
+
+
 def test_positions_that_begin_at_two(tmp_path):
   """RoBERTa's table has two rows that no token has: texts are cut earlier."""
   folder = checkpoints.with_words(tmp_path / 'roberta', 'roberta_Model')

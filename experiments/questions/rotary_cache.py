@@ -112,6 +112,8 @@ def table() -> tables.Table:
         axis.plot(x, [row[text] for row in line], 'o-', label=label)
       axis.set(xlabel='scalars a token and layer', title=name, yscale='log')
       axis.set_ylabel('perplexity')
+      axis.yaxis.set_major_formatter('{x:.0f}')
+      axis.yaxis.set_minor_formatter('{x:.0f}')
       tables.tidy(axis)
     axis.legend(fontsize=7)
 

@@ -4,11 +4,12 @@
 SmolLM2-135M-Instruct (30 layers of width 576, 9 heads, 3 of keys) with a half
 and a quarter of its cache ([what the methods
 do](../../docs/how-to/compress.md#decoders-with-rotary-positions)), nothing
-fine-tuned unless there is a number of steps: perplexity of a token on the first 98 windows of 512 tokens of WikiText-2's test text and
-of the books'. All methods look at the same 8,192 tokens of WikiText-2's
-training text. Brackets have 95 % of bootstrap replicates of the windows, which
-are the same for all. Each method is compared with ours of its kind at the same
-cache, and `svd` with the original.
+fine-tuned unless there is a number of steps: perplexity of a token on the first
+98 windows of 512 tokens of WikiText-2's test text and of the books'. All
+methods look at the same 8,192 tokens of WikiText-2's training text. Brackets
+have 95 % of bootstrap replicates of the windows, which are the same for all.
+Each method is compared with ours of its kind at the same cache, and `svd` with
+the original.
 
 **Best is `svd`, ours: a low rank of keys and values, whose keys rotate when
 they are read. Of those whose cache is read as it is, `planes`, ours too, loses
@@ -61,9 +62,9 @@ tried, and neither a half of the cache nor other methods.
 One text to look at, 50,078 tokens a text to score, one model. All methods are
 ours after the papers, and choose how much rotates by the same error. The
 papers' methods are meant to be trained afterwards, which was not done here but
-with PCA. MHA2MLA's method, which looks at weights alone, and the mean of the
-key heads, with a third of the cache, are far off without it: 128 and 155 with a
-half, 20,700 and 16,400.
+with PCA. Without it MHA2MLA's method, whose SVD is of the weights alone, is far
+off (128 and 155 with a half), as is the mean of the key heads with a third of
+the cache (20,700 and 16,400).
 """
 
 import numpy as np
